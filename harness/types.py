@@ -1,0 +1,176 @@
+"""Frozen values that the packages exchange. Nothing here reads a file or imports a model library.
+
+Boxes are LVIS boxes: `x, y, w, h` in pixels, origin top left, `x + w` and `y + h` being edges (not pixels).
+
+Shape legend (used in this file and wherever tensors appear):
+    B batch   L tokens   V vocabulary   N target positions of a batch (B x L, flattened)
+    K samples per image   I images   C categories   T IoU thresholds   R bootstrap replicates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+IGNORED_LABEL = -100
+"""Label of a position that is no target (prompt, padding), as in torch's cross_entropy."""
+
+Frequency = Literal["r", "c", "f"]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """`x, y, w, h` in pixels."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        """`x0, y0, x1, y1`."""
+        return self.x, self.y, self.x + self.w, self.y + self.h
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """An LVIS category. `names[0]` is its own name, the others its synonyms; all are equally valid."""
+
+    id: int
+    names: tuple[str, ...]
+    frequency: Frequency | None
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One annotated object. `id` is the annotation id (unique in its file)."""
+
+    id: int
+    category_id: int
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image with its objects and its federated fields.
+
+    `negative`: categories verified to be absent. `not_exhaustive`: categories that are present but not
+    annotated exhaustively: an unmatched mention of one is neither right nor wrong.
+    """
+
+    image_id: int
+    path: Path
+    width: int
+    height: int
+    instances: tuple[Instance, ...]
+    negative: frozenset[int] = frozenset()
+    not_exhaustive: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One object as a sequence gives it. `category_id` is None where the vocabulary has no such name.
+
+    `start`, `locations`, `end` are token positions in the sequence: the name is `[start, locations)`,
+    its four location tokens `[locations, end)`.
+    """
+
+    name: str
+    category_id: int | None
+    box: Box
+    start: int = 0
+    locations: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a sequence says. `malformed` counts the entries that could not be read; `truncated`: no end token."""
+
+    mentions: tuple[Mention, ...]
+    malformed: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One emitted sequence: target token ids (no prompt, no padding; the end token if it was reached) and
+    the log-probability of each under the raw model (temperature 1, no grammar), in nats."""
+
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One row of an LVIS results file."""
+
+    image_id: int
+    category_id: int
+    box: Box
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Official figures by their official names ("AP", "AP50", "APr", "AR@300", ...) and AP by category id.
+
+    An undefined figure is None, never -1 or 0.
+    """
+
+    metrics: Mapping[str, float | None]
+    per_category: Mapping[int, float | None]
+    engine: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Target positions of a batch, flattened.
+
+    logits   [N, V]  any float dtype; objectives compute in float32 (float64 stays float64)
+    labels   [N]     int64; IGNORED_LABEL where the position is no target
+    group    [N]     int64 or None: which sequence a position belongs to (sequence-level objectives)
+    selected [N]     bool or None: positions that a frozen reference model selected (SED-SFT `mask: base`)
+    """
+
+    logits: Tensor
+    labels: Tensor
+    group: Tensor | None = None
+    selected: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One additive part of a loss: `weight * sum / count`.
+
+    sum: scalar tensor with gradient; count: number of things summed over (tokens, groups). Sums and counts
+    are kept apart so that accumulation and data parallelism can reduce each globally before dividing.
+    """
+
+    sum: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """`terms` by name, and `stats`: detached scalars `name -> (sum, count)` for the training log."""
+
+    terms: Mapping[str, Term]
+    stats: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def mean(self) -> Tensor:
+        """Scalar: sum over terms of weight * sum / count; a term without a count contributes 0."""
+        parts = [term.weight * term.sum / term.count.clamp(min=1) for term in self.terms.values()]
+        return torch.stack(parts).sum()

@@ -1,0 +1,32 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("DETMODES_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """Path of a file among the reference data that are kept beside the repository; skips where it is absent."""
+
+    def find(relative: str) -> Path:
+        path = SHARED / relative
+        if not path.exists():
+            pytest.skip(f"reference data not found: {path} (set DETMODES_SHARED)")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Rendered sets go to a folder of this test session, never to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
