@@ -1,0 +1,89 @@
+"""The two extension points. A benchmark or a model family is one class that has these methods.
+
+Nothing is inherited: masks, objectives, scores, matching and records are functions that work on what
+these protocols return. Two things are asked of the class itself: how it is called,
+
+    Benchmark(settings, data)          data: the folder given with --data, or None
+    Predictor(categories, settings)
+
+and a static method `problems(settings) -> list[str]` that says, without loading anything, what is wrong with
+settings (unknown keys, types, ranges), so that a suite file's mistakes are all reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from harness.sequence import Codec
+from harness.types import Category, Detection, Evaluation, Example, Sample
+
+
+class Benchmark(Protocol):
+    """Images with objects, and the official evaluator for them."""
+
+    name: str
+    categories: tuple[Category, ...]
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        """Examples of "train", "val" or "calibration" (held out from both; for thresholds and budgets)."""
+        ...
+
+    def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
+        """The official figures. `engine`: "fast", or the reference implementation."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """What a record must hold to identify the data: settings and digests, JSON values only."""
+        ...
+
+
+class Predictor(Protocol):
+    """Emits sequences for images. The oracles are no more than this."""
+
+    codec: Codec
+
+    def generate(
+        self,
+        examples: Sequence[Example],
+        temperatures: Sequence[float],
+        seed: int,
+        max_tokens: int,
+        grammar: bool = False,
+    ) -> list[list[Sample]]:
+        """For each example one sample per entry of `temperatures`, 0 being greedy.
+
+        Every image is encoded once, whatever the number of samples. Log-probabilities are raw. What an image
+        gets depends on `seed` and the image, not on the rest of the batch.
+        """
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """What a record must hold to identify the model: configuration and weights digest."""
+        ...
+
+
+@runtime_checkable
+class Adapter(Predictor, Protocol):
+    """A predictor that can be fine-tuned."""
+
+    model: nn.Module
+
+    def pixels(self, examples: Sequence[Example]) -> Tensor:
+        """Model-ready images [B, 3, H, W], float32, on the CPU."""
+        ...
+
+    def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        """Teacher-forced logits [B, L, V] for tokens [B, L] (prompt, then targets, then padding)."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Writes the weights as safetensors, atomically."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Reads what `save` wrote for the same categories and settings; DataError if it does not fit."""
+        ...
