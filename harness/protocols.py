@@ -70,7 +70,10 @@ class Predictor(Protocol):
 class Adapter(Predictor, Protocol):
     """A predictor that can be fine-tuned."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """An attribute will do; read only, so that it may be declared as its own class of module."""
+        ...
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         """Model-ready images [B, 3, H, W], float32, on the CPU."""

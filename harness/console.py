@@ -1,0 +1,126 @@
+"""What the command line shows: progress, plans, lists and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from harness.runner import Context, Silence, Watch
+from harness.suite import Cell
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Watch]:
+    """Two bars (cells, and the work inside the current one), and a line for each cell that is done."""
+    if quiet:
+        yield Silence()
+        return
+    bars = Progress(
+        TextColumn("{task.description}", justify="right"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+    with bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._cells: TaskID = bars.add_task("cells", total=None, note="")
+        self._work: TaskID | None = None
+        self._kind = ""
+
+    def cell(self, cell: Cell, index: int, total: int, state: str) -> None:
+        self._bars.update(self._cells, total=total, completed=index - 1, note=escape(cell.id))
+        if state in ("finished", "failed"):
+            self._bars.update(self._cells, completed=index)
+            self._bars.console.print(f"{state:>8}  {escape(cell.id)}", highlight=False)
+        self._end()
+
+    def work(self, kind: str, done: int, total: int, note: str = "") -> None:
+        if kind != self._kind or self._work is None:
+            self._end()
+            self._work, self._kind = self._bars.add_task(kind, total=total, note=note), kind
+        self._bars.update(self._work, completed=done, note=note)
+
+    def _end(self) -> None:
+        if self._work is not None:
+            self._bars.remove_task(self._work)
+        self._work, self._kind = None, ""
+
+
+def show_plan(context: Context, folder: Path, only: str | None) -> None:
+    """The cells with their settings, and what they will cost on this machine."""
+    from harness import runner
+
+    planned = runner.plan(context, folder, only)
+    costs = runner.estimate(context, planned)
+    table = Table(title=f"{context.suite.suite}: {len(planned)} cells into {folder}")
+    for heading in ("cell", "objective", "estimated"):
+        table.add_column(heading, justify="right" if heading == "estimated" else "left")
+    for item, cost in zip(planned, costs, strict=True):
+        settings = item.info.objective or {}
+        shown = " ".join(f"{key}={value}" for key, value in settings.items() if key != "name")
+        objective = f"{settings.get('name', '-')} {shown}".strip()
+        table.add_row(escape(item.cell.id), escape(objective), "finished" if cost == 0 else f"{cost:.0f} s")
+    console = Console()
+    console.print(table)
+    console.print(f"train:     {context.suite.train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)
+    console.print(f"sample:    {context.suite.sample.model_dump()}", soft_wrap=True, highlight=False)
+    console.print(
+        f"benchmark: {context.suite.benchmark.name} {context.suite.benchmark.settings}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(f"estimated: {sum(costs) / 60:.1f} minutes on {context.accelerator.device}", highlight=False)
+
+
+def show_report(folder: Path) -> None:
+    from harness import report
+
+    Console().print(report.to_console(report.load(folder)))
+
+
+def show_list(kind: str) -> None:
+    """Names, and where they are defined or what they compute."""
+    from harness import objectives, registry, suite
+
+    table = Table()
+    if kind == "objectives":
+        for heading in ("objective", "loss per token", "settings", "source"):
+            table.add_column(heading)
+        for name, spec in objectives.OBJECTIVES.items():
+            table.add_row(name, escape(spec.equation), ", ".join(spec.settings), escape(spec.source))
+    elif kind == "suites":
+        for heading in ("suite", "cells", "what it runs"):
+            table.add_column(heading)
+        for name in registry.shipped_suites():
+            loaded = suite.load(name)
+            labels = ", ".join(objective.label for objective in loaded.objectives)
+            cells = sum(1 for _ in suite.cells(loaded))
+            table.add_row(name, str(cells), f"{loaded.benchmark.name}: {labels}; seeds {list(loaded.seeds)}")
+    else:
+        table.add_column(kind.removesuffix("s"))
+        table.add_column("class")
+        for name, reference in registry.names("model" if kind == "models" else "benchmark").items():
+            table.add_row(escape(name), escape(reference))
+    Console().print(table)

@@ -1,0 +1,116 @@
+"""Autoregressive sampling for any adapter that can say what comes next. Owns the random numbers.
+
+Each sample has its own stream, made from the seed, the image and the sample's index, so that what an image
+gets depends neither on its neighbours in the batch nor on the batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.sequence import Codec, Grammar
+from harness.types import Example, Sample
+
+Step = Callable[[Tensor], Tensor]
+"""New tokens [rows, n] -> raw logits [rows, V] of the token that follows them."""
+Keep = Callable[[Tensor], None]
+"""Goes on with these rows alone (indices into the current ones)."""
+SHRINK_BELOW = 0.8
+"""Finished rows are dropped when fewer than this share is unfinished: each drop copies the caches."""
+
+
+def uniforms(examples: Sequence[Example], samples: int, length: int, seed: int) -> Tensor:
+    """Uniform numbers in [0, 1) [I * K, length], float64; a row depends on (seed, image, sample) alone."""
+    rows = [
+        np.random.default_rng([seed, example.image_id, sample]).random(length)
+        for example in examples
+        for sample in range(samples)
+    ]
+    return torch.from_numpy(np.stack(rows))
+
+
+@torch.inference_mode()
+def sample(
+    step: Step,
+    codec: Codec,
+    temperatures: Tensor,
+    noise: Tensor,
+    grammar: bool = False,
+    keep: Keep | None = None,
+) -> list[Sample]:
+    """Samples one sequence per row until its end token or `noise.shape[1]` tokens.
+
+    temperatures [rows]: 0 is greedy. noise [rows, length]: a token is the inverse of the cumulative
+    distribution at this number. Log-probabilities are of the raw model: temperature 1, no grammar. With
+    `keep`, rows that have ended are taken out of the computation once they are many.
+    """
+    rows, length = noise.shape
+    device = temperatures.device
+    emitted = torch.full((rows, length), codec.tokens.pad, device=device)
+    scores = torch.zeros(rows, length, device=device)
+    walk = _Walk(codec, rows) if grammar else None
+    active = torch.arange(rows, device=device)  # the rows that `step` still sees, finished ones among them
+    unfinished = torch.ones(rows, dtype=torch.bool, device=device)
+    tokens = torch.tensor([codec.tokens.prompt] * rows, device=device)
+    for position in range(length):
+        raw = step(tokens).float()
+        logits = raw if walk is None else walk.mask(raw, active.tolist())
+        chosen = _choose(logits, temperatures[active], noise[active, position])
+        chosen = torch.where(unfinished, chosen, codec.tokens.pad)
+        emitted[active, position] = chosen
+        scores[active, position] = raw.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        unfinished = unfinished & (chosen != codec.tokens.end)
+        if not unfinished.any():
+            break
+        if walk is not None:
+            walk.advance(active[unfinished].tolist(), chosen[unfinished].tolist())
+        if keep is not None and unfinished.sum() < SHRINK_BELOW * len(active):
+            rest = unfinished.nonzero()[:, 0]
+            keep(rest)
+            active, chosen, unfinished = active[rest], chosen[rest], unfinished[rest]
+        tokens = chosen[:, None]
+    return _split(emitted.tolist(), scores.tolist(), codec.tokens.end)
+
+
+def _choose(logits: Tensor, temperatures: Tensor, noise: Tensor) -> Tensor:
+    """Inverse-transform sampling per row; the arg max where the temperature is 0."""
+    greedy = logits.argmax(-1)
+    hot = temperatures > 0
+    if not hot.any():
+        return greedy
+    scaled = logits.double() / torch.where(hot, temperatures, 1.0)[:, None]
+    cumulative = scaled.softmax(-1).cumsum(-1)
+    # The last cumulative sum may fall short of 1 by rounding: scale the number, never index past the end.
+    target = noise.to(cumulative)[:, None] * cumulative[:, -1:]
+    drawn = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return torch.where(hot, drawn, greedy)
+
+
+def _split(tokens: list[list[int]], scores: list[list[float]], end: int) -> list[Sample]:
+    """Cut every row after its first end token."""
+    lengths = [row.index(end) + 1 if end in row else len(row) for row in tokens]
+    return [Sample(tuple(row[:n]), tuple(score[:n])) for row, score, n in zip(tokens, scores, lengths, strict=True)]
+
+
+class _Walk:
+    """The grammar's state for every row."""
+
+    def __init__(self, codec: Codec, rows: int) -> None:
+        self._grammar = Grammar(codec)
+        self._states: list[tuple[int, ...]] = [Grammar.START] * rows
+        self._first = [True] * rows
+
+    def mask(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        allowed = torch.zeros_like(logits, dtype=torch.bool)
+        for position, row in enumerate(rows):
+            allowed[position, list(self._grammar.allowed(self._states[row], self._first[row]))] = True
+        return logits.masked_fill(~allowed, -torch.inf)
+
+    def advance(self, rows: Sequence[int], chosen: Sequence[int]) -> None:
+        for row, token in zip(rows, chosen, strict=True):
+            self._states[row] = self._grammar.advance(self._states[row], token)
+            self._first[row] = self._first[row] and self._states[row] != Grammar.START

@@ -1,0 +1,112 @@
+"""Scores of mentions (DESIGN 6.2). All probabilities are raw: temperature 1, no decoding grammar.
+
+A name is identified as soon as no other name continues its tokens; only where one does (`sofa` and
+`sofa_bed`, by tokens) is the terminator, the probability that a location follows, part of its probability.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.batches import target_batch
+from harness.protocols import Adapter
+from harness.sequence import Codec
+from harness.types import Example, Mention, Parsed
+
+CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class MentionScore:
+    """Probabilities in [0, 1]: of the emitted name, of its category over all names (None for an unknown
+    name), of the four location tokens given the name."""
+
+    name: float
+    category: float | None
+    locations: float
+
+    def of(self, source: str) -> float:
+        """The score that a detection gets from this source."""
+        if source == "constant":
+            return 1.0
+        if source == "sequence":
+            return self.name * self.locations
+        return self.name if source == "name" or self.category is None else self.category
+
+
+@torch.inference_mode()
+def score(
+    adapter: Adapter,
+    examples: Sequence[Example],
+    sequences: Sequence[tuple[int, ...]],
+    parsed: Sequence[Parsed],
+) -> list[list[MentionScore]]:
+    """Scores of every mention of one sequence per example, from teacher-forced forward passes."""
+    adapter.model.eval()
+    found: list[list[MentionScore]] = []
+    device = next(adapter.model.parameters()).device
+    for start in range(0, len(examples), CHUNK):
+        rows = slice(start, start + CHUNK)
+        pixels = adapter.pixels(examples[rows]).to(device)
+        log_p = _log_probs(adapter, pixels, sequences[rows])
+        for row, (tokens, mentions) in enumerate(zip(sequences[rows], parsed[rows], strict=True)):
+            image = pixels[row : row + 1]
+            found.append([_mention(adapter, image, tokens, mention, log_p[row]) for mention in mentions.mentions])
+    return found
+
+
+def _log_probs(adapter: Adapter, pixels: Tensor, sequences: Sequence[tuple[int, ...]]) -> Tensor:
+    """[B, L, V], position i being the distribution of target token i."""
+    batch = target_batch(sequences, adapter.codec)
+    logits = adapter.logits(pixels, batch.inputs.to(pixels.device)).float()
+    return logits[:, len(adapter.codec.tokens.prompt) - 1 :].log_softmax(-1).cpu()
+
+
+def _mention(
+    adapter: Adapter, pixels: Tensor, tokens: tuple[int, ...], mention: Mention, log_p: Tensor
+) -> MentionScore:
+    """log_p [L, V] of the whole sequence."""
+    codec = adapter.codec
+    box = sum(float(log_p[position, tokens[position]]) for position in range(mention.locations, mention.end))
+    ids = tokens[mention.start : mention.locations]
+    own = _name_log_prob(codec, ids, mention.name, log_p[mention.start :])
+    if mention.category_id is None:
+        return MentionScore(math.exp(own), None, math.exp(box))
+    total = math.exp(own)
+    slow = []
+    for name in codec.names_of[mention.category_id]:
+        if name == mention.name:
+            continue
+        if len(codec.name_ids[name]) == 1 and name not in codec.prefix_names:
+            total += math.exp(float(log_p[mention.start, codec.name_ids[name][0]]))
+        else:
+            slow.append(name)
+    total += _alternatives(adapter, pixels, tokens[: mention.start], slow)
+    return MentionScore(math.exp(own), total, math.exp(box))
+
+
+def _alternatives(adapter: Adapter, pixels: Tensor, before: tuple[int, ...], names: Sequence[str]) -> float:
+    """Sum of the probabilities of names that need a forward pass of their own."""
+    if not names:
+        return 0.0
+    codec = adapter.codec
+    # The token after the name is only there to make room for its distribution.
+    sequences = [(*before, *codec.name_ids[name], codec.tokens.locations[0]) for name in names]
+    repeated = pixels.expand(len(names), *pixels.shape[1:])
+    log_p = _log_probs(adapter, repeated, sequences)[:, len(before) :]
+    return sum(
+        math.exp(_name_log_prob(codec, codec.name_ids[name], name, log_p[row])) for row, name in enumerate(names)
+    )
+
+
+def _name_log_prob(codec: Codec, ids: Sequence[int], name: str, log_p: Tensor) -> float:
+    """log P(name) in nats; log_p [>= len(ids) + 1, V] begins at the name's first token."""
+    total = sum(float(log_p[position, token]) for position, token in enumerate(ids))
+    if name in codec.prefix_names:
+        total += float(log_p[len(ids), list(codec.tokens.locations)].logsumexp(0))
+    return total

@@ -1,0 +1,300 @@
+"""Suite files: schema, validation (every mistake at once), expansion into cells.
+
+A suite is data: YAML read with the safe loader, no code. What each key means is on the models below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness import objectives, registry
+from harness.errors import ConfigError, unknown
+from harness.records import Role
+from harness.targets import Targets
+
+BASE = "base"
+ORACLES = ("oracle-uniform", "oracle-collapsed")
+SCORES = ("category", "name", "sequence", "constant")
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Named(BaseModel):
+    """A name, and settings that only the thing of that name understands."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class NamedBenchmark(_Named):
+    """`benchmark: {name: shapes, ...}`"""
+
+
+class _Labelled(_Named):
+    """`label` is how tables and hypotheses call it; by default its name."""
+
+    label: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_label(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        return {"label": value["name"], **value} if isinstance(value, Mapping) and "name" in value else value
+
+
+class NamedModel(_Labelled):
+    """One of `models:`."""
+
+
+class NamedObjective(_Labelled):
+    """One of `objectives:`."""
+
+
+class Train(_Strict):
+    """`micro_batch`: sequences per forward pass (gradients accumulate up to batch_size); default all at once.
+
+    The learning rate is constant after `warm_up` steps, so that every step of `eval_at` is a fair place to
+    stop. The last step is always evaluated.
+    """
+
+    targets: Targets = "canonical"
+    steps: Positive = 240
+    batch_size: Positive = 16
+    micro_batch: Positive | None = None
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warm_up: Annotated[int, Field(ge=0)] = 10
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    log_every: Positive = 20
+    eval_at: tuple[Positive, ...] = ()
+
+    @model_validator(mode="after")
+    def _evaluations_in_range(self) -> Train:
+        late = [step for step in self.eval_at if step > self.steps]
+        if late:
+            raise ValueError(f"eval_at: expected steps up to {self.steps}, got {late}")
+        return self
+
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """Steps that are evaluated; the last one always is."""
+        return tuple(sorted({*self.eval_at, self.steps}))
+
+
+class SampleSettings(_Strict):
+    """K samples per image beside the greedy answer."""
+
+    samples: Annotated[int, Field(ge=2, le=1000)] = 8
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_tokens: Positive = 64
+    batch_images: Positive = 32
+    grammar: bool = False
+
+
+class EarlyStop(_Strict):
+    """A row made of `objective`'s cells at the evaluated step whose mean AP is nearest to the final mean AP of
+    `at_ap_of`: what less training alone gives."""
+
+    label: str
+    objective: str
+    at_ap_of: str
+
+
+class Hypothesis(_Strict):
+    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond `margin`."""
+
+    id: str
+    claim: str
+    metric: str
+    a: str
+    b: str
+    direction: Literal["greater", "less"] = "greater"
+    margin: float = 0.0
+
+
+class Suite(_Strict):
+    suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    benchmark: NamedBenchmark
+    models: Annotated[tuple[NamedModel, ...], Field(min_length=1)]
+    objectives: tuple[NamedObjective, ...] = ()
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    train: Train = Train()
+    sample: SampleSettings = SampleSettings()
+    score: Literal["category", "name", "sequence", "constant"] = "category"
+    keep: Literal["all", "last", "none"] = "last"
+    early_stops: tuple[EarlyStop, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"expected distinct seeds, got {list(seeds)}")
+        return seeds
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One (model, objective, seed) of a suite: the unit of work, caching and resume."""
+
+    role: Role
+    model: NamedModel
+    objective: NamedObjective | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The row it belongs to."""
+        if self.role == "oracle":
+            return self.model.name
+        return BASE if self.objective is None else self.objective.label
+
+    @property
+    def id(self) -> str:
+        return (
+            f"{self.model.label}-{self.label}-s{self.seed}" if self.role != "oracle" else f"{self.label}-s{self.seed}"
+        )
+
+
+def load(reference: str) -> Suite:
+    """A suite by path, or by the name of a shipped one. ConfigError lists every mistake."""
+    shipped = registry.shipped_suites()
+    path = Path(reference)
+    if not path.is_file():
+        if reference not in shipped:
+            if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+                raise ConfigError(f"{reference}: no such suite file")
+            raise ConfigError(unknown("suite", reference, shipped))
+        path = shipped[reference]
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: expected YAML: {' '.join(str(error).split())}") from None
+    return parse(content, str(path))
+
+
+def parse(content: object, where: str) -> Suite:
+    """Validates the content of a suite file: schema, names, settings and references between them."""
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where}: expected a mapping with the keys {', '.join(Suite.model_fields)}")
+    problems = []
+    suite = None
+    try:
+        suite = Suite.model_validate(content)
+    except ValidationError as error:
+        problems += [_schema_problem(item) for item in error.errors()]
+    problems += _content_problems(content if suite is None else suite.model_dump(mode="python"))
+    if suite is not None:
+        problems += _reference_problems(suite)
+    if problems or suite is None:
+        raise ConfigError(*(f"{where}: {problem}" for problem in problems))
+    return suite
+
+
+def cells(suite: Suite) -> Iterator[Cell]:
+    """Base, then the objectives, then the oracles (with the first model's number of bins), for every seed."""
+    for model in suite.models:
+        for seed in suite.seeds:
+            yield Cell("base", model, None, seed)
+        for objective in suite.objectives:
+            for seed in suite.seeds:
+                yield Cell("trained", model, objective, seed)
+    bins = {key: value for key, value in suite.models[0].settings.items() if key == "bins"}
+    for oracle in ORACLES:
+        for seed in suite.seeds:
+            yield Cell("oracle", NamedModel(name=oracle, label=oracle, **bins), None, seed)
+
+
+def rows(suite: Suite) -> list[str]:
+    """Labels of the table's rows, in order."""
+    objectives_ = [objective.label for objective in suite.objectives]
+    early = [stop.label for stop in suite.early_stops]
+    return [BASE, *objectives_, *early, *ORACLES]
+
+
+def _schema_problem(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        *parent, key = item["loc"]
+        parts: dict[str, type[BaseModel]] = {
+            "train": Train,
+            "sample": SampleSettings,
+            "hypotheses": Hypothesis,
+            "early_stops": EarlyStop,
+        }
+        known = parts[str(parent[0])].model_fields if parent else Suite.model_fields
+        return unknown(f"key {where}:" if parent else "key", str(key), known)
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if item["type"] == "missing" else f", got {item['input']!r}"
+    return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
+
+
+def _content_problems(content: Mapping[str, Any]) -> list[str]:
+    """Unknown names and wrong settings, as far as the content has the right shape."""
+    problems = []
+    for kind, key in (("benchmark", "benchmark"), ("model", "models")):
+        for name, settings in _named(content.get(key)):
+            problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
+    for name, settings in _named(content.get("objectives")):
+        problems += objectives.problems(name, settings)
+    return problems
+
+
+def _named(value: object) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) of everything that can be read as such; the schema reports the rest."""
+    items = value if isinstance(value, list | tuple) else [value]
+    pairs = [{"name": item} if isinstance(item, str) else item for item in items]
+    return [
+        (pair["name"], {key: setting for key, setting in pair.items() if key not in ("name", "label")})
+        for pair in pairs
+        if isinstance(pair, Mapping) and isinstance(pair.get("name"), str)
+    ]
+
+
+def _reference_problems(suite: Suite) -> list[str]:
+    """Labels that clash, and hypotheses that name a row which the suite does not make."""
+    labels = rows(suite)
+    problems = [f"label {label!r}: used twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
+    models = [model.label for model in suite.models]
+    problems += [f"model label {label!r}: used twice" for label in sorted({x for x in models if models.count(x) > 1})]
+    trained = [objective.label for objective in suite.objectives]
+    for stop in suite.early_stops:
+        for label in (stop.objective, stop.at_ap_of):
+            if label not in trained:
+                problems.append(f"early_stops.{stop.label}: {unknown('objective label', label, trained)}")
+    for hypothesis in suite.hypotheses:
+        for label in (hypothesis.a, hypothesis.b):
+            if label not in labels:
+                problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
+    micro = suite.train.micro_batch
+    if micro is not None and suite.train.batch_size % micro:
+        problems.append(f"train.micro_batch: expected a divisor of batch_size {suite.train.batch_size}, got {micro}")
+    return problems
+
+
+def with_seeds(suite: Suite, text: str) -> Suite:
+    """The suite with the seeds of a command line ("0,1,2") in place of its own."""
+    try:
+        return suite.model_validate({**suite.model_dump(mode="json"), "seeds": [int(part) for part in text.split(",")]})
+    except (ValueError, ValidationError):
+        raise ConfigError(f"--seeds: expected distinct integers from 0, as in 0,1; got {text!r}") from None

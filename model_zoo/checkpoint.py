@@ -1,0 +1,128 @@
+"""Weights on disk: safetensors, aliased tensors stored once, digest checked, vocabulary carried along."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from harness.errors import DataError
+
+DIGESTS = "digests.json"
+VOCABULARY = ("lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight")
+"""Parameters with one row per vocabulary entry."""
+
+
+def save(model: nn.Module, entries: Sequence[str], path: Path) -> str:
+    """Writes parameters and buffers (each aliased tensor once, under its first name); returns the sha256."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named_tensors(model).items()}
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial, metadata={"entries": json.dumps(list(entries))})
+    partial.replace(path)
+    return sha256(path)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Tensors by name, and the vocabulary entries that their rows stand for."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            entries = tuple(json.loads((file.metadata() or {})["entries"]))
+            return {name: file.get_tensor(name) for name in file.keys()}, entries  # noqa: SIM118
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such weights file") from None
+    except (SafetensorError, KeyError, OSError) as error:
+        raise DataError(f"{path}: expected safetensors written by detmodes, got: {error}") from None
+
+
+def read_shipped(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
+    """As `read`, after checking the file against its digest in `digests.json` beside it."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such weights file; make it with: detmodes pretrain")
+    expected = _digest(path)
+    actual = sha256(path)
+    if actual != expected:
+        raise DataError(f"{path}: expected sha256 {expected}, got {actual}; restore the file or run: detmodes pretrain")
+    return *read(path), actual
+
+
+def _digest(path: Path) -> str | None:
+    """The digest that a shipped file must have; None if the list does not name it."""
+    digests = path.parent / DIGESTS
+    try:
+        listed: dict[str, str] = json.loads(digests.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{digests}: expected the digests of the shipped weights, got: {error}") from None
+    return listed.get(path.name)
+
+
+def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies every tensor into the model; both must have the same names and shapes."""
+    own = named_tensors(model)
+    wrong = [f"{name} missing" for name in own.keys() - tensors.keys()]
+    wrong += [f"{name} unexpected" for name in tensors.keys() - own.keys()]
+    wrong += [
+        f"{name}: expected {tuple(own[name].shape)}, got {tuple(tensors[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape
+    ]
+    if wrong:
+        raise DataError(f"weights do not fit the model: {'; '.join(sorted(wrong)[:10])}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def fit_vocabulary(
+    model: nn.Module, tensors: Mapping[str, Tensor], stored: Sequence[str], wanted: Sequence[str]
+) -> dict[str, Tensor]:
+    """Tensors whose vocabulary rows follow `wanted`.
+
+    Rows of known entries are copied. Locations of another number of bins are interpolated between the stored
+    ones. Rows of names that the weights have never seen are the mean of the stored names' rows plus the
+    model's own random initialisation, so that they start alike but can come apart.
+    """
+    if list(stored) == list(wanted):
+        return dict(tensors)
+    own = named_tensors(model)
+    return {
+        name: _fit_rows(tensor, own[name].detach(), stored, wanted) if name in VOCABULARY else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _fit_rows(tensor: Tensor, fresh: Tensor, stored: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    index = {entry: row for row, entry in enumerate(stored)}
+    old_bins = [row for row, entry in enumerate(stored) if entry.startswith("<loc")]
+    new_bins = [row for row, entry in enumerate(wanted) if entry.startswith("<loc")]
+    names = [row for row in range(len(stored)) if row > max(old_bins)]
+    rows = fresh + tensor[names].mean(0)
+    for row, entry in enumerate(wanted):
+        if entry in index:
+            rows[row] = tensor[index[entry]]
+    if len(old_bins) != len(new_bins):
+        stretched = nn.functional.interpolate(
+            tensor[old_bins].T[None], size=len(new_bins), mode="linear", align_corners=True
+        )
+        rows[new_bins] = stretched[0].T
+    return rows
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, aliases left out."""
+    persistent = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Two predictors that read the ground truth: the ceiling and the floor of every figure (DESIGN 6.5).
+
+Both pass through the codec, so their AP is what quantisation leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.errors import unknown
+from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
+from harness.targets import target
+from harness.types import Category, Example, Sample
+
+DEFAULT_BINS = 65
+
+
+class _Oracle:
+    """Setting: `bins`, as the models it is compared with."""
+
+    name: str
+
+    def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
+        self.bins = settings.get("bins", DEFAULT_BINS)
+        tokens = NameVocabulary(vocabulary_names(categories), self.bins)
+        self.codec = Codec(categories, tokens, CoordinateSpace(self.bins))
+
+    @staticmethod
+    def problems(settings: Mapping[str, Any]) -> list[str]:
+        found = [unknown("setting of an oracle", key, ["bins"]) for key in settings if key != "bins"]
+        bins = settings.get("bins", DEFAULT_BINS)
+        if not isinstance(bins, int) or isinstance(bins, bool) or bins < 2:
+            found.append(f"oracle.bins: expected an integer of at least 2, got {bins!r}")
+        return found
+
+    def describe(self) -> dict[str, object]:
+        return {"name": self.name, "bins": self.bins, "weights_digest": None}
+
+    def _canonical(self, example: Example) -> Sample:
+        tokens = target(example, self.codec, "canonical")
+        return Sample(tokens, (0.0,) * len(tokens))
+
+
+class OracleCollapsed(_Oracle):
+    """Always the canonical member of the equivalence set: name diversity is exactly 0."""
+
+    name = "oracle-collapsed"
+
+    def generate(
+        self,
+        examples: Sequence[Example],
+        temperatures: Sequence[float],
+        seed: int,
+        max_tokens: int,
+        grammar: bool = False,
+    ) -> list[list[Sample]]:
+        del seed, max_tokens, grammar  # deterministic, complete and well-formed whatever these say
+        return [[self._canonical(example)] * len(temperatures) for example in examples]
+
+
+class OracleUniform(_Oracle):
+    """Each sample a uniformly drawn member (the canonical one at temperature 0)."""
+
+    name = "oracle-uniform"
+
+    def generate(
+        self,
+        examples: Sequence[Example],
+        temperatures: Sequence[float],
+        seed: int,
+        max_tokens: int,
+        grammar: bool = False,
+    ) -> list[list[Sample]]:
+        del max_tokens, grammar
+        return [
+            [
+                self._drawn(example, np.random.default_rng([seed, example.image_id, index]))
+                if temperature > 0
+                else self._canonical(example)
+                for index, temperature in enumerate(temperatures)
+            ]
+            for example in examples
+        ]
+
+    def _drawn(self, example: Example, rng: np.random.Generator) -> Sample:
+        """Log-probability: each object is drawn from those that remain, then its name from its names."""
+        tokens = target(example, self.codec, "random", rng)
+        log_probs = [0.0] * len(tokens)
+        mentions = self.codec.decode(tokens, example.width, example.height).mentions
+        for position, mention in enumerate(mentions):
+            assert mention.category_id is not None
+            choices = (len(mentions) - position) * len(self.codec.names_of[mention.category_id])
+            log_probs[mention.start] = -math.log(choices)
+        return Sample(tokens, tuple(log_probs))
