@@ -76,17 +76,19 @@ class Settings:
         """Settings of a suite file, every mistake reported at once."""
         known = {field.name: field for field in fields(cls)}
         problems = [f"shapes: {unknown('setting', key, known)}" for key in settings if key not in known]
+        readable: dict[str, Any] = {}
         for key, value in settings.items():
             if key == "domain" and value not in ("plain", "cluttered"):
                 problems.append(f"shapes.domain: expected plain or cluttered, got {value!r}")
             elif key in known and key != "domain" and (not isinstance(value, int) or isinstance(value, bool)):
                 problems.append(f"shapes.{key}: expected an integer, got {value!r}")
-        if not problems:
-            made = cls(**settings)  # type: ignore[arg-type]  # just checked
-            problems = made._ranges()
-            if not problems:
-                return made
-        raise ConfigError(*problems)
+            elif key in known:
+                readable[key] = value
+        made = cls(**readable)
+        problems += made._ranges()
+        if problems:
+            raise ConfigError(*problems)
+        return made
 
     def _ranges(self) -> list[str]:
         top = len(KINDS) * len(COLOURS)
@@ -96,7 +98,7 @@ class Settings:
             "calibration_images": (0, 10**6),
             "categories": (1, top),
             "min_objects": (0, 8),
-            "max_objects": (max(1, self.min_objects), 8),
+            "max_objects": (min(max(1, self.min_objects), 8), 8),
             "size": (32, 1024),
             "seed": (0, 2**31 - 1),
         }
@@ -332,7 +334,7 @@ def _digest(folder: Path) -> str:
 
 def _intact(folder: Path) -> bool:
     recorded = folder / "digest"
-    return recorded.is_file() and recorded.read_text() == _digest(folder)
+    return recorded.is_file() and recorded.read_bytes() == _digest(folder).encode()
 
 
 def _category_records(settings: Settings, train: Sequence[Sequence[Placed]]) -> list[dict[str, Any]]:

@@ -140,9 +140,10 @@ def budget(
     from harness.budget import heldout_curve
 
     context = runner.open_context(suites.load(suite), data, device)
+    curve = list(heldout_curve(context, steps, every, seed))
     print("step,heldout_nll")
-    for step, nll in heldout_curve(context, steps, every, seed):
-        print(f"{step},{nll:.4f}", flush=True)
+    for step, nll in curve:
+        print(f"{step},{nll:.4f}")
 
 
 @app.command()

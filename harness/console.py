@@ -38,8 +38,11 @@ def progress(quiet: bool) -> Iterator[Watch]:
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
     )
-    with bars:
+    try:
         yield _Bars(bars)
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 class _Bars:
@@ -50,6 +53,7 @@ class _Bars:
         self._kind = ""
 
     def cell(self, cell: Cell, index: int, total: int, state: str) -> None:
+        self._bars.start()  # not before: bad input is one line on the screen and no bars
         self._bars.update(self._cells, total=total, completed=index - 1, note=escape(cell.id))
         if state in ("finished", "failed"):
             self._bars.update(self._cells, completed=index)
@@ -70,18 +74,18 @@ class _Bars:
 
 def show_plan(context: Context, folder: Path, only: str | None) -> None:
     """The cells with their settings, and what they will cost on this machine."""
-    from harness import runner
+    from harness import cost, runner
 
     planned = runner.plan(context, folder, only)
-    costs = runner.estimate(context, planned)
+    costs = cost.estimate(context, planned)
     table = Table(title=f"{context.suite.suite}: {len(planned)} cells into {folder}")
     for heading in ("cell", "objective", "estimated"):
         table.add_column(heading, justify="right" if heading == "estimated" else "left")
-    for item, cost in zip(planned, costs, strict=True):
+    for item, seconds in zip(planned, costs, strict=True):
         settings = item.info.objective or {}
         shown = " ".join(f"{key}={value}" for key, value in settings.items() if key != "name")
         objective = f"{settings.get('name', '-')} {shown}".strip()
-        table.add_row(escape(item.cell.id), escape(objective), "finished" if cost == 0 else f"{cost:.0f} s")
+        table.add_row(escape(item.cell.id), escape(objective), "finished" if seconds == 0 else f"{seconds:.0f} s")
     console = Console()
     console.print(table)
     console.print(f"train:     {context.suite.train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import ConfigError, unknown
-from harness.protocols import Benchmark, Predictor
-from harness.types import Category
+
+if TYPE_CHECKING:  # both import torch, which listing names does not need
+    from harness.protocols import Benchmark, Predictor
+    from harness.types import Category
 
 Kind = Literal["benchmark", "model"]
 _SOURCES = {

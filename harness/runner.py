@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import platform
-import resource
 import shutil
-import subprocess
 import time
 import traceback
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,7 +19,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from harness import __version__, objectives, records, registry
+from harness import objectives, provenance, records, registry
 from harness.errors import ConfigError, DetmodesError
 from harness.evaluate import Measurement, measure
 from harness.protocols import Adapter, Benchmark, Predictor
@@ -32,16 +27,6 @@ from harness.records import CategoryInfo, CellInfo, Record
 from harness.suite import Cell, NamedModel, Suite, cells
 from harness.train import heldout_nll, prepare, train
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "open_flamingo",
-    "open_clip_torch",
-    "hotcoco",
-    "lvis",
-    "numpy",
-    "accelerate",
-)
 BASE_SEED = 0
 """Parts of a base that have no weights (random configurations, new vocabulary rows) are drawn from this seed,
 the same for every cell: the base is one model."""
@@ -124,9 +109,9 @@ def run(context: Context, output: Path, only: str | None = None) -> list[Record]
     chosen = plan(context, output, only)
     done = []
     for index, item in enumerate(chosen, 1):
-        finished = _finished(item)
-        context.watch.cell(item.cell, index, len(chosen), "cached" if finished else "running")
-        record = finished or _run_cell(context, item)
+        cached = finished(item)
+        context.watch.cell(item.cell, index, len(chosen), "cached" if cached else "running")
+        record = cached or _run_cell(context, item)
         context.watch.cell(item.cell, index, len(chosen), record.status)
         done.append(record)
     return done
@@ -141,12 +126,16 @@ def build(context: Context, model: NamedModel) -> Predictor:
     return made
 
 
-def _finished(item: Planned) -> Record | None:
+def finished(item: Planned) -> Record | None:
+    """The record of a cell that is done: finished, of these settings, with its tables intact."""
     try:
         record = records.read(item.folder)
+        if record.status != "finished" or record.digest != item.digest:
+            return None
+        records.verify_files(record, item.folder, [f"{name}.parquet" for name in records.TABLES])
     except DetmodesError:
         return None
-    return record if record.status == "finished" and record.digest == item.digest else None
+    return record
 
 
 def _run_cell(context: Context, item: Planned) -> Record:
@@ -168,7 +157,7 @@ def _run_cell(context: Context, item: Planned) -> Record:
 def _compute(context: Context, item: Planned, work: Path) -> Record:
     """Section 5 of the design, as a program."""
     cell, suite = item.cell, context.suite
-    _reset_peak_memory(context)
+    provenance.reset_peak_memory(context.accelerator.device)
     torch.manual_seed(cell.seed)
     predictor = build(context, cell.model)
     examples, heldout = context.benchmark.split("train"), context.benchmark.split("calibration")
@@ -226,7 +215,7 @@ def _compute(context: Context, item: Planned, work: Path) -> Record:
         evaluations=tuple(measurement.info for measurement in measured),
         curve=tuple(curve),
         timings=timings,
-        peak_memory_mib=_peak_memory(context),
+        peak_memory_mib=provenance.peak_memory(context.accelerator.device),
         files={path.name: records.sha256(path) for path in sorted(work.iterdir())},
     )
 
@@ -246,9 +235,9 @@ def _record(context: Context, item: Planned, **fields: Any) -> Record:
         ),
         data=context.benchmark.describe(),
         model=item.info.model,
-        code=code_version(),
-        packages=package_versions(),
-        device=_device(context),
+        code=provenance.code_version(),
+        packages=provenance.package_versions(),
+        device=provenance.describe_device(context.accelerator.device),
         **fields,
     )
 
@@ -278,109 +267,3 @@ class _Counter:
     def __call__(self, images: int) -> None:
         self._done += images
         self._watch.work(self._kind, self._done, self._total)
-
-
-# ---- provenance --------------------------------------------------------------------------------------------------
-
-
-def code_version() -> dict[str, Any]:
-    """Version, and commit and whether tracked files differ from it, where the code is a git checkout."""
-    root = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "HEAD") if (root / ".git").exists() else None
-    dirty = None if commit is None else bool(git("status", "--porcelain", "--untracked-files=no"))
-    return {"version": __version__, "commit": commit, "dirty": dirty}
-
-
-def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _device(context: Context) -> dict[str, Any]:
-    device = context.accelerator.device
-    if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "precision": "bf16 autocast"}
-    return {
-        "type": "cpu",
-        "name": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "precision": "float32",
-    }
-
-
-def _reset_peak_memory(context: Context) -> None:
-    if context.accelerator.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_memory(context: Context) -> float:
-    """MiB: allocated on the GPU by this cell; on a CPU the process's peak so far, earlier cells included."""
-    if context.accelerator.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-# ---- what a run will cost ------------------------------------------------------------------------------------------
-
-
-def estimate(
-    context: Context, planned: Sequence[Planned], clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
-    """Seconds that each planned cell will take: the speed of two training steps and one generated batch of
-    its model on this machine, times the amount of work. 0 for a finished one."""
-    speeds: dict[str, tuple[float, float]] = {}
-    costs = []
-    for item in planned:
-        key = item.cell.model.model_dump_json()
-        if key not in speeds:
-            speeds[key] = _speeds(context, item.cell.model, clock)
-        per_step, per_image = speeds[key]
-        evaluations = 1 if item.cell.objective is None else len(context.suite.train.evaluations)
-        steps = 0 if item.cell.objective is None else context.suite.train.steps
-        cost = steps * per_step + evaluations * per_image * len(context.benchmark.split("val"))
-        costs.append(0.0 if _finished(item) else cost)
-    return costs
-
-
-def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds per training step and per generated image, each after one untimed warm-up."""
-    predictor = build(context, model)
-    suite = context.suite
-    batch = context.benchmark.split("val")[: suite.sample.batch_images]
-    temperatures = [0.0, *[suite.sample.temperature] * suite.sample.samples]
-
-    def generate() -> None:
-        predictor.generate(batch, temperatures, 0, suite.sample.max_tokens, suite.sample.grammar)
-
-    per_image = _timed(generate, clock) / len(batch)
-    if not isinstance(predictor, Adapter):
-        return 0.0, per_image
-    examples = context.benchmark.split("train")
-    steps = suite.train.model_copy(update={"steps": 1, "eval_at": ()})
-    objective = prepare("ce", {}, predictor, (), steps, 0)
-
-    def step() -> None:
-        assert isinstance(predictor, Adapter)
-        train(predictor, examples, objective, steps, 0, context.accelerator, lambda step: None)
-
-    return _timed(step, clock), per_image
-
-
-def _timed(action: Callable[[], None], clock: Callable[[], float]) -> float:
-    action()
-    started = clock()
-    action()
-    return clock() - started

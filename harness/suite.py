@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from harness import objectives, registry
 from harness.errors import ConfigError, unknown
+from harness.estimates import figure_names
 from harness.records import Role
 from harness.targets import Targets
 
@@ -202,7 +203,7 @@ def parse(content: object, where: str) -> Suite:
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:
-        problems += [_schema_problem(item) for item in error.errors()]
+        problems += [_schema_problem(item) for item in error.errors() if not _follows_from_another(item)]
     problems += _content_problems(content if suite is None else suite.model_dump(mode="python"))
     if suite is not None:
         problems += _reference_problems(suite)
@@ -230,6 +231,11 @@ def rows(suite: Suite) -> list[str]:
     objectives_ = [objective.label for objective in suite.objectives]
     early = [stop.label for stop in suite.early_stops]
     return [BASE, *objectives_, *early, *ORACLES]
+
+
+def _follows_from_another(item: Any) -> bool:
+    """pydantic calls a list too short whose items are all wrong."""
+    return item["type"] == "too_short" and len(item["input"]) > 0
 
 
 def _schema_problem(item: Any) -> str:
@@ -265,10 +271,15 @@ def _named(value: object) -> list[tuple[str, dict[str, Any]]]:
     items = value if isinstance(value, list | tuple) else [value]
     pairs = [{"name": item} if isinstance(item, str) else item for item in items]
     return [
-        (pair["name"], {key: setting for key, setting in pair.items() if key not in ("name", "label")})
+        (pair["name"], {key: setting for key, setting in pair.items() if key not in ("name", "label", *_odd(pair))})
         for pair in pairs
         if isinstance(pair, Mapping) and isinstance(pair.get("name"), str)
     ]
+
+
+def _odd(pair: Mapping[Any, Any]) -> list[Any]:
+    """Keys that are no strings (YAML reads `on:` as true)."""
+    return [key for key in pair if not isinstance(key, str)]
 
 
 def _reference_problems(suite: Suite) -> list[str]:
@@ -286,6 +297,9 @@ def _reference_problems(suite: Suite) -> list[str]:
         for label in (hypothesis.a, hypothesis.b):
             if label not in labels:
                 problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
+        metrics = figure_names(suite.sample.samples)
+        if hypothesis.metric not in metrics:
+            problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
     micro = suite.train.micro_batch
     if micro is not None and suite.train.batch_size % micro:
         problems.append(f"train.micro_batch: expected a divisor of batch_size {suite.train.batch_size}, got {micro}")

@@ -219,14 +219,11 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
 
     def read(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Logits [B, L, V] of tokens that refer to these latents."""
-        self._condition(latents)
+        for layer in self.lang_encoder._get_decoder_layers():
+            layer.condition_vis_x(latents)
         logits: Tensor = self.lang_encoder(input_ids=tokens, use_cache=False).logits
         self.lang_encoder.clear_conditioned_layers()
         return logits
-
-    def _condition(self, latents: Tensor) -> None:
-        for layer in self.lang_encoder._get_decoder_layers():
-            layer.condition_vis_x(latents)
 
 
 class Decoding:
@@ -243,7 +240,6 @@ class Decoding:
             projection = layer.gated_cross_attn_layer.attn.to_kv
             projection.memo = projection(latents.flatten(1, 2)).repeat_interleave(samples, dim=0)
             layer.condition_vis_x(latents.repeat_interleave(samples, dim=0))
-        self._language._use_cached_vision_x = True
 
     def step(self, tokens: Tensor) -> Tensor:
         output = self._language(input_ids=tokens, use_cache=True, past_key_values=self._cache)
@@ -264,7 +260,6 @@ class Decoding:
         for layer in self._layers:
             layer.gated_cross_attn_layer.attn.to_kv.memo = None
         self._language.clear_conditioned_layers()
-        self._language._use_cached_vision_x = False
 
 
 class MemoLinear(nn.Linear):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,11 +269,12 @@ class Jittered(OracleUniform):
 @pytest.mark.parametrize("kind", ["jittered oracle", "shipped model", "untrained model"])
 def test_official_ap_can_be_recomputed_from_the_tables(kind: str, tmp_path: Path) -> None:
     benchmark = small.benchmark()
-    predictor: Predictor = {
+    made: dict[str, Callable[[], Predictor]] = {
         "jittered oracle": lambda: Jittered(benchmark.categories, {}),
         "shipped model": lambda: OpenFlamingo(benchmark.categories, {}),
-        "untrained model": small.fresh,
-    }[kind]()
+        "untrained model": lambda: small.fresh(),
+    }
+    predictor = made[kind]()
     settings = small.SAMPLE.model_copy(update={"max_tokens": 32, "grammar": kind != "jittered oracle"})
     result = measure(predictor, benchmark, settings, "category", seed=0, step=0, heldout_nll=None)
     tables = {}

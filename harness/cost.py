@@ -1,0 +1,61 @@
+"""What a run will cost on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from harness.protocols import Adapter
+from harness.runner import Context, Planned, build, finished
+from harness.suite import NamedModel
+from harness.train import prepare, train
+
+
+def estimate(
+    context: Context, planned: Sequence[Planned], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Seconds that each planned cell will take: the speed of two training steps and one generated batch of
+    its model on this machine, times the amount of work. 0 for a finished one."""
+    speeds: dict[str, tuple[float, float]] = {}
+    costs = []
+    for item in planned:
+        key = item.cell.model.model_dump_json()
+        if key not in speeds:
+            speeds[key] = _speeds(context, item.cell.model, clock)
+        per_step, per_image = speeds[key]
+        evaluations = 1 if item.cell.objective is None else len(context.suite.train.evaluations)
+        steps = 0 if item.cell.objective is None else context.suite.train.steps
+        cost = steps * per_step + evaluations * per_image * len(context.benchmark.split("val"))
+        costs.append(0.0 if finished(item) else cost)
+    return costs
+
+
+def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds per training step and per generated image, each after one untimed warm-up."""
+    predictor = build(context, model)
+    suite = context.suite
+    batch = context.benchmark.split("val")[: suite.sample.batch_images]
+    temperatures = [0.0, *[suite.sample.temperature] * suite.sample.samples]
+
+    def generate() -> None:
+        predictor.generate(batch, temperatures, 0, suite.sample.max_tokens, suite.sample.grammar)
+
+    per_image = _timed(generate, clock) / len(batch)
+    if not isinstance(predictor, Adapter):
+        return 0.0, per_image
+    examples = context.benchmark.split("train")
+    steps = suite.train.model_copy(update={"steps": 1, "eval_at": ()})
+    objective = prepare("ce", {}, predictor, (), steps, 0)
+
+    def step() -> None:
+        assert isinstance(predictor, Adapter)
+        train(predictor, examples, objective, steps, 0, context.accelerator, lambda step: None)
+
+    return _timed(step, clock), per_image
+
+
+def _timed(action: Callable[[], None], clock: Callable[[], float]) -> float:
+    action()
+    started = clock()
+    action()
+    return clock() - started

@@ -1,0 +1,75 @@
+"""What a record says of where its figures come from: code, packages, device, memory."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import __version__
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "open_flamingo",
+    "open_clip_torch",
+    "hotcoco",
+    "lvis",
+    "numpy",
+    "accelerate",
+)
+
+
+def code_version() -> dict[str, Any]:
+    """Version, and commit and whether tracked files differ from it, where the code is a git checkout."""
+    root = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD") if (root / ".git").exists() else None
+    dirty = None if commit is None else bool(git("status", "--porcelain", "--untracked-files=no"))
+    return {"version": __version__, "commit": commit, "dirty": dirty}
+
+
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "precision": "bf16 autocast"}
+    return {
+        "type": "cpu",
+        "name": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "precision": "float32",
+    }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB: allocated on the GPU by this cell; on a CPU the process's peak so far, earlier cells included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,187 @@
+"""The cells of a run's output folder (or of a published one), read and checked.
+
+    DIR/suite.json   the resolved suite
+    DIR/cells.json   digests of its cells, in the suite's order
+    DIR/cells/<cell id>-<first 8 digits of the digest>/   one cell each (see harness.records)
+
+Other folders under `cells/` belong to older settings and are not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from harness import records
+from harness.errors import DataError
+from harness.estimates import Floats, estimate
+from harness.metrics.stats import bootstrap_weights
+from harness.records import Record
+from harness.suite import Cell, Suite, cells
+
+SUITE = "suite.json"
+DIGESTS = "cells.json"
+TABLES = tuple(f"{name}.parquet" for name in records.PUBLISHED_TABLES)
+"""images and detections: all that figures need."""
+AP_TOLERANCE = 1e-9
+"""The official evaluator and our accumulation may differ by rounding only."""
+
+
+class Key(NamedTuple):
+    """Names a cell within its suite."""
+
+    model: str
+    label: str
+    seed: int
+
+    def __str__(self) -> str:
+        row = self.label if self.model == self.label else f"{self.model} {self.label}"  # an oracle is its own model
+        return f"{row} seed {self.seed}"
+
+
+@dataclass
+class Results:
+    """Cells of one suite. Tables are read, and figures computed, when they are first asked for, and kept.
+
+    folders: every cell of the suite and where it is or would be, in the suite's order.
+    records: the finished ones. failed: those that left a failed record. The rest are missing.
+    """
+
+    suite: Suite
+    folders: dict[Key, Path]
+    records: dict[Key, Record]
+    failed: dict[Key, Record]
+    _frames: dict[Key, tuple[pd.DataFrame, pd.DataFrame]] = field(default_factory=dict, repr=False)
+    _points: dict[tuple[Key, int], dict[str, float]] = field(default_factory=dict, repr=False)
+    _replicates: dict[tuple[Key, int], dict[str, Floats]] = field(default_factory=dict, repr=False)
+
+    @property
+    def missing(self) -> list[Key]:
+        return [key for key in self.folders if key not in self.records and key not in self.failed]
+
+    @property
+    def samples(self) -> int:
+        """K."""
+        return self.suite.sample.samples
+
+    @property
+    def images(self) -> int:
+        """Validation images; 0 without a finished cell."""
+        return next((len(record.image_ids) for record in self.records.values()), 0)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        """The same draws for every cell, so that differences are paired."""
+        return bootstrap_weights(self.images)
+
+    def keys(self, model: str, label: str) -> list[Key]:
+        """All cells of a row, one per seed, whatever became of them."""
+        return [key for key in self.folders if (key.model, key.label) == (model, label)]
+
+    def finished(self, model: str, label: str) -> list[Key]:
+        return [key for key in self.keys(model, label) if key in self.records]
+
+    def steps(self, model: str, label: str) -> tuple[int, ...]:
+        """Evaluated steps, ascending; empty without a finished cell."""
+        return next((self.records[key].steps for key in self.finished(model, label)), ())
+
+    def points(self, key: Key, step: int) -> dict[str, float]:
+        """Figures of a cell, nan where undefined. Raises DataError if the tables are not those of the record."""
+        if (key, step) not in self._points:
+            arrays = estimate(self.records[key], *self._tables(key), step)
+            points = {name: float(values[0]) for name, values in arrays.items()}
+            self._check_ap(key, step, points["AP"])
+            self._points[key, step] = points
+        return self._points[key, step]
+
+    def replicates(self, key: Key, step: int) -> dict[str, Floats]:
+        """The same under the bootstrap weights, each [R]."""
+        if (key, step) not in self._replicates:
+            arrays = estimate(self.records[key], *self._tables(key), step, self.weights)
+            self._replicates[key, step] = arrays
+        return self._replicates[key, step]
+
+    def _tables(self, key: Key) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """images and detections."""
+        if key not in self._frames:
+            images, detections = (pd.read_parquet(self.folders[key] / name) for name in TABLES)
+            self._frames[key] = images, detections
+        return self._frames[key]
+
+    def _check_ap(self, key: Key, step: int, ap: float) -> None:
+        recorded = self.records[key].evaluation(step).metrics.get("AP")
+        official = math.nan if recorded is None else recorded
+        if not math.isclose(ap, official, rel_tol=0, abs_tol=AP_TOLERANCE) and not (
+            math.isnan(ap) and recorded is None
+        ):
+            raise DataError(
+                f"{self.folders[key]}: the tables give AP {ap:.9f} at step {step}, {records.RECORD} says {recorded}: "
+                "they do not belong together"
+            )
+
+
+def load(folder: Path) -> Results:
+    """Reads suite and records and verifies that the tables are the files that the records describe."""
+    suite = _suite(folder / SUITE)
+    planned = list(cells(suite))
+    digests = _digests(folder / DIGESTS, len(planned))
+    folders: dict[Key, Path] = {}
+    found: dict[Key, Record] = {}
+    for cell, digest in zip(planned, digests, strict=True):
+        key = Key(cell.model.label, cell.label, cell.seed)
+        folders[key] = folder / "cells" / f"{cell.id}-{digest[:8]}"
+        if (folders[key] / records.RECORD).is_file():
+            found[key] = records.read(folders[key])
+            _verify(found[key], folders[key], suite, cell, digest)
+    finished = {key: record for key, record in found.items() if record.status == "finished"}
+    failed = {key: record for key, record in found.items() if record.status == "failed"}
+    _verify_paired(finished, folders)
+    return Results(suite, folders, finished, failed)
+
+
+def _suite(path: Path) -> Suite:
+    try:
+        return Suite.model_validate_json(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{path}: not found; expected the output folder of a run") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "(file)"
+        raise DataError(f"{path}: field {where}: {first['msg']}") from None
+
+
+def _digests(path: Path, expected: int) -> list[str]:
+    try:
+        digests = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise DataError(f"{path}: expected a JSON list of digests; run the suite again") from None
+    if not isinstance(digests, list) or len(digests) != expected or not all(isinstance(d, str) for d in digests):
+        raise DataError(f"{path}: expected the digests of the suite's {expected} cells; run the suite again")
+    return digests
+
+
+def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str) -> None:
+    """The record is the one of this cell, and its published tables are intact."""
+    own = (record.suite, record.model_label, record.label, record.cell.seed, record.digest)
+    expected = (suite.suite, cell.model.label, cell.label, cell.seed, digest)
+    if own != expected or records.digest_of(record.cell) != digest:
+        raise DataError(f"{folder / records.RECORD}: expected the cell {expected}, got {own}")
+    if record.status == "finished":
+        records.verify_files(record, folder, TABLES)
+
+
+def _verify_paired(finished: dict[Key, Record], folders: dict[Key, Path]) -> None:
+    """Differences are paired by image: all cells were evaluated on the same images, in the same order."""
+    first = next(iter(finished), None)
+    for key, record in finished.items():
+        if first is not None and record.image_ids != finished[first].image_ids:
+            raise DataError(f"{folders[key]}: evaluated on other images than {folders[first]}")

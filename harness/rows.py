@@ -1,0 +1,195 @@
+"""Results -> rows, differences to the base, verdicts. No text here (see harness.report)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.errors import ConfigError, unknown
+from harness.estimates import Floats, diversity_columns, figure_names
+from harness.metrics.stats import REPLICATES, Interval, PairedTest, Verdict, interval
+from harness.metrics.stats import verdicts as judge
+from harness.results import Key, Results
+from harness.suite import BASE, ORACLES, EarlyStop, Hypothesis
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which cells a row is made of, and at which step: all seeds at the same one. step is None where there
+    is none (no finished cell, or no early step to choose)."""
+
+    model: str
+    label: str
+    cells: tuple[Key, ...]
+    step: int | None
+    matched: tuple[Key, ...] = ()
+    """Of an early stop: the cells whose AP it is to match. Its step is chosen only when all are finished."""
+
+    @property
+    def early(self) -> bool:
+        return bool(self.matched)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table. figures: by name, empty without a finished cell; seeds: the finished ones."""
+
+    source: Source
+    seeds: tuple[int, ...]
+    failed: tuple[int, ...]
+    missing: tuple[int, ...]
+    figures: dict[str, Interval]
+
+    @property
+    def model(self) -> str:
+        return self.source.model
+
+    @property
+    def label(self) -> str:
+        return self.source.label
+
+    @property
+    def step(self) -> int | None:
+        return self.source.step
+
+    @property
+    def title(self) -> str:
+        """The label; for an early-stopped row with its step."""
+        if not self.source.early:
+            return self.label
+        return f"{self.label} (no step)" if self.step is None else f"{self.label} (step {self.step})"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A hypothesis for one model, and what came of it; verdict is None where cells are missing."""
+
+    hypothesis: Hypothesis
+    model: str
+    verdict: Verdict | None
+    missing: tuple[str, ...] = ()
+
+
+def sources(results: Results) -> Iterator[Source]:
+    """Rows in the order of the table: per model base, objectives, early stops; then the oracles."""
+    suite = results.suite
+    for model in suite.models:
+        for label in (BASE, *(objective.label for objective in suite.objectives)):
+            yield _at_last_step(results, model.label, label)
+        for stop in suite.early_stops:
+            yield _early(results, model.label, stop)
+    for oracle in ORACLES:
+        yield _at_last_step(results, oracle, oracle)
+
+
+def table(results: Results) -> list[Row]:
+    """One row per source, every figure with the interval of its seed mean."""
+    names = figure_names(results.samples)
+    return [_row(results, source, names) for source in sources(results)]
+
+
+def differences(results: Results) -> list[Row]:
+    """Diversity figures of every trained row minus the base's, paired by seed and image."""
+    by_name = {(source.model, source.label): source for source in sources(results)}
+    names = [name for name in diversity_columns(results.samples) if name != "recall"]
+    rows = []
+    for (model, label), source in by_name.items():
+        if label != BASE and label not in ORACLES:
+            rows.append(_row(results, source, names, minus=by_name[model, BASE]))
+    return rows
+
+
+def verdicts(results: Results) -> list[Finding]:
+    """Every hypothesis of the suite, for every model. Holm's procedure counts those that cannot be tested
+    too: which cells happen to be missing must not make the others easier to support."""
+    by_name = {(source.model, source.label): source for source in sources(results)}
+    stated = [(hypothesis, model.label) for hypothesis in results.suite.hypotheses for model in results.suite.models]
+    tests, missing = [], []
+    for hypothesis, model in stated:
+        a, b = (by_name.get((model, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b))
+        missing.append(tuple(dict.fromkeys([*_absent(results, a), *_absent(results, b)])))
+        tests.append(_paired_test(results, hypothesis, a, b, complete=not missing[-1]))
+    return [
+        Finding(hypothesis, model, None if absent else verdict, absent)
+        for (hypothesis, model), absent, verdict in zip(stated, missing, judge(tests), strict=True)
+    ]
+
+
+def early_step(results: Results, model: str, stop: EarlyStop) -> int | None:
+    """The evaluated step before the last of `objective` whose seed-mean AP is nearest to the final one of
+    `at_ap_of`; the earlier of equals. None while cells of either are missing, or where there is no such step."""
+    both = [*results.keys(model, stop.objective), *results.keys(model, stop.at_ap_of)]
+    if not results.records.keys() >= set(both):
+        return None
+    target = seed_mean(results, model, stop.at_ap_of, results.steps(model, stop.at_ap_of)[-1], "AP")
+    early = results.steps(model, stop.objective)[:-1]
+    distance = {step: abs(seed_mean(results, model, stop.objective, step, "AP") - target) for step in early}
+    defined = {step: round(value, 12) for step, value in distance.items() if not math.isnan(value)}
+    return min(sorted(defined), key=defined.__getitem__, default=None)
+
+
+def seed_mean(results: Results, model: str, label: str, step: int, name: str) -> float:
+    """Mean of a figure over the finished seeds; nan where it is undefined for one."""
+    return float(np.mean([results.points(key, step)[name] for key in results.finished(model, label)]))
+
+
+def _at_last_step(results: Results, model: str, label: str) -> Source:
+    steps = results.steps(model, label)
+    return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None)
+
+
+def _early(results: Results, model: str, stop: EarlyStop) -> Source:
+    matched = tuple(results.keys(model, stop.at_ap_of))
+    step = early_step(results, model, stop)
+    return Source(model, stop.label, tuple(results.keys(model, stop.objective)), step, matched)
+
+
+def _row(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> Row:
+    used = [source] if minus is None else [source, minus]
+    seeds = {key.seed: key for key in source.cells}
+    keys = [key for other in used for key in other.cells]
+    failed = {key.seed for key in keys if key in results.failed}
+    finished = [seed for seed in seeds if all(key in results.records for key in keys if key.seed == seed)]
+    figures = {}
+    if finished and all(other.step is not None for other in used):
+        for name in names:
+            points, replicates = _stack(results, source, finished, name)
+            if minus is not None:
+                other_points, other_replicates = _stack(results, minus, finished, name)
+                points, replicates = points - other_points, replicates - other_replicates
+            figures[name] = interval(points, replicates)
+    missing = tuple(seed for seed in seeds if seed not in finished and seed not in failed)
+    return Row(source, tuple(finished), tuple(sorted(failed)), missing, figures)
+
+
+def _stack(results: Results, source: Source, seeds: Sequence[int], name: str) -> tuple[Floats, Floats]:
+    """Points [S] and replicates [S, R] of a figure."""
+    assert source.step is not None
+    keys = [key for key in source.cells if key.seed in seeds]
+    points = np.array([results.points(key, source.step)[name] for key in keys])
+    return points, np.stack([results.replicates(key, source.step)[name] for key in keys])
+
+
+def _absent(results: Results, source: Source) -> list[str]:
+    """What a test of this row lacks, in words."""
+    needed = [key for key in (*source.cells, *source.matched) if key not in results.records]
+    absent = [f"{key} (failed)" if key in results.failed else str(key) for key in needed]
+    if not absent and source.step is None:
+        return [f"{source.label}: no step to stop at"]
+    return absent
+
+
+def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source, complete: bool) -> PairedTest:
+    known = figure_names(results.samples)
+    if hypothesis.metric not in known:
+        raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, known)}")
+    seeds = results.suite.seeds
+    points, replicates = np.full(len(seeds), np.nan), np.full((len(seeds), REPLICATES), np.nan)
+    if complete:
+        points_a, replicates_a = _stack(results, a, seeds, hypothesis.metric)
+        points_b, replicates_b = _stack(results, b, seeds, hypothesis.metric)
+        points, replicates = points_a - points_b, replicates_a - replicates_b
+    return PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)

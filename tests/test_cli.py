@@ -1,0 +1,254 @@
+"""The command line: what it prints, its exit codes, and one line per problem. In-process, through `main`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from harness import records
+from harness.cli import main
+from model_zoo import checkpoint, open_flamingo
+from model_zoo.open_flamingo import OpenFlamingo
+from tests import small
+from tests.test_runner import fail_in_training
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def problems(self) -> list[str]:
+        return self.err.splitlines()
+
+
+Invoke = Callable[..., Done]
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Invoke:
+    """Runs `detmodes ARGUMENTS` in an empty folder, on a wide screen."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["detmodes", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        else:
+            code = 0
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return Done(int(code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def mini(tmp_path: Path) -> Path:
+    """A suite file without anything to train but CE."""
+    content = small.mini_suite().model_dump(mode="json", exclude_defaults=True)
+    content["objectives"] = ["ce"]
+    path = tmp_path / "mini.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def change(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+    return path
+
+
+# ---- run ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_prints_its_table_and_can_be_repeated(invoke: Invoke, mini: Path) -> None:
+    done = invoke("run", mini, "--output", "out", "--device", "cpu", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    for label in ("base", "ce", "oracle-uniform", "oracle-collapsed"):
+        assert label in done.out
+    assert len(list(Path("out/cells").iterdir())) == 4
+    again = invoke("run", mini, "--output", "out", "--device", "cpu", "--quiet")
+    assert again == done
+    report = invoke("report", "out")
+    assert (report.code, report.out) == (0, done.out)
+
+
+def test_progress_goes_to_stderr_and_only_selects(invoke: Invoke, mini: Path) -> None:
+    done = invoke("run", mini, "--device", "cpu", "--only", "oracle-*", "--seeds", "7")
+    assert (done.code, done.out) == (0, "")
+    assert "finished  oracle-uniform-s7" in done.err
+    found = sorted(path.name.rsplit("-", 1)[0] for path in Path("runs/mini/cells").iterdir())
+    assert found == ["oracle-collapsed-s7", "oracle-uniform-s7"]
+
+
+def test_a_failed_cell_is_told_and_exits_with_1(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fail_in_training(patch)
+        monkeypatch.setattr("harness.console.show_report", lambda folder: print("report of", folder))
+        done = invoke("run", mini, "--output", "out", "--device", "cpu", "--quiet")
+    assert done.code == 1
+    assert done.problems == ["detmodes: cell open_flamingo-ce-s0 failed: RuntimeError: out of memory"]
+    assert done.out == "report of out\n"  # what has finished is reported all the same
+    assert invoke("run", mini, "--output", "out", "--device", "cpu", "--quiet").code == 0
+
+
+def test_a_dry_run_shows_cells_and_cost_and_writes_nothing(invoke: Invoke, mini: Path) -> None:
+    done = invoke("run", mini, "--dry-run", "--device", "cpu", "--seeds", "0,1")
+    assert done.code == 0
+    assert "mini: 8 cells into runs/mini" in done.out
+    for cell in ("open_flamingo-base-s0", "open_flamingo-ce-s1", "oracle-collapsed-s1"):
+        assert cell in done.out
+    assert "'steps': 3" in done.out
+    assert "'train_images': 24" in done.out
+    assert "minutes on cpu" in done.out
+    assert not Path("runs").exists()
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------
+
+
+def assert_one_problem(done: Done, *parts: str) -> None:
+    assert done.code == 2
+    assert done.out == ""
+    (problem,) = done.problems
+    assert problem.startswith("detmodes: ")
+    for part in parts:
+        assert part in problem
+
+
+def test_unknown_names(invoke: Invoke, mini: Path) -> None:
+    assert_one_problem(invoke("run", "quikstart"), "unknown suite 'quikstart', did you mean 'quickstart'?")
+    assert_one_problem(invoke("run", "none.yaml"), "none.yaml: no such suite file")
+    assert_one_problem(invoke("run", change(mini, models=["open_flamingoo"])), "unknown model 'open_flamingoo'")
+    change(mini, models=["open_flamingo"])
+    assert_one_problem(invoke("run", change(mini, objectives=["cee"])), "unknown objective 'cee', did you mean 'ce'?")
+    assert_one_problem(invoke("predict", mini, "--model", "open_flamingo"), "mini.yaml: expected a readable image")
+    assert_one_problem(invoke("report", "nowhere"), "nowhere")
+
+
+def test_every_mistake_of_a_file_gets_a_line(invoke: Invoke, mini: Path) -> None:
+    done = invoke("run", change(mini, objectives=["cee"], seeds=[], train={"lr": -1, "stepps": 3}))
+    assert done.code == 2
+    assert len(done.problems) == 4
+    assert all(line.startswith(f"detmodes: {mini}: ") for line in done.problems)
+
+
+def test_options_that_do_not_fit(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert_one_problem(invoke("run", mini, "--device", "cuda"), "--device cuda: no CUDA device here; use --device cpu")
+    assert_one_problem(invoke("run", mini, "--seeds", "a"), "--seeds: expected distinct integers")
+    assert_one_problem(invoke("run", mini, "--device", "cpu", "--only", "x"), "--only 'x': matches none of")
+    assert_one_problem(invoke("run", "photos", "--dry-run"), "give --data DIR")
+    assert_one_problem(invoke("run", "photos", "--dry-run", "--data", "none"), "none: no such folder")
+    assert invoke("run", mini, "--devise", "cpu").code == 2
+
+
+def test_annotations_that_are_not_lvis(invoke: Invoke, tmp_path: Path) -> None:
+    coco = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 64, "height": 64}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(coco))
+    assert_one_problem(invoke("run", "photos", "--dry-run", "--data", tmp_path), "train.json", "LVIS")
+
+
+def test_a_base_with_the_wrong_digest(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = mini.parent / "weights"
+    folder.mkdir()
+    path = folder / str(open_flamingo.CONFIGS["tiny"].weights)
+    small.fresh().save(path)
+    (folder / checkpoint.DIGESTS).write_text(json.dumps({path.name: "f" * 64}))
+    monkeypatch.setattr(open_flamingo, "WEIGHTS", folder)
+    change(mini, models=["open_flamingo"])
+    expected = ("expected sha256 " + "f" * 64, f"got {checkpoint.sha256(path)}")
+    assert_one_problem(invoke("run", mini, "--device", "cpu"), *expected)
+    Image.new("RGB", (64, 64)).save("black.png")
+    assert_one_problem(invoke("predict", "black.png", "--model", "open_flamingo"), *expected)
+
+
+# ---- list, predict, budget ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("models", ["open_flamingo", "model_zoo.open_flamingo:OpenFlamingo", "oracle-uniform"]),
+        ("benchmarks", ["shapes", "lvis", "benchmarks.lvis:Lvis"]),
+        ("objectives", ["ce", "-log p_y", "sed_sft", "top_k, threshold, quantile, weight, mask", "2602.07464"]),
+        ("suites", ["quickstart", "photos", "base", "sed_sft_w5_base"]),
+    ],
+)
+def test_list(invoke: Invoke, kind: str, expected: list[str]) -> None:
+    done = invoke("list", kind)
+    assert (done.code, done.err) == (0, "")
+    for part in expected:
+        assert part in done.out
+
+
+def test_predict_prints_and_draws(invoke: Invoke, tmp_path: Path) -> None:
+    path = small.benchmark().split("val")[0].path
+    done = invoke("predict", path, "--model", "open_flamingo", "--samples", "2", "--draw", "drawn")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == f"{path} (64x64)"
+    assert [line.split(":")[0] for line in lines if line.startswith("  sample")] == ["  sample 1", "  sample 2"]
+    (drawn,) = (tmp_path / "drawn").iterdir()
+    assert lines[-1] == f"  drawn to drawn/{drawn.name}"
+    with Image.open(drawn) as image:
+        assert image.format == "PNG"
+
+
+def test_predict_refuses_what_it_cannot_do(invoke: Invoke) -> None:
+    path = small.benchmark().split("val")[0].path
+    assert_one_problem(invoke("predict", "none.png", "--model", "open_flamingo"), "none.png: no such image")
+    assert_one_problem(invoke("predict", path, "--model", "oracle-uniform"), "reads the ground truth")
+    assert_one_problem(invoke("predict", path, "--model", "flamingo"), "unknown model 'flamingo'", "or the folder of a")
+
+
+def test_budget_prints_the_held_out_loss(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without sampling anything."""
+    monkeypatch.setattr(OpenFlamingo, "generate", lambda *_: pytest.fail("sampled"))
+    done = invoke("budget", mini, "--steps", "3", "--every", "2", "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    heading, *lines = done.out.splitlines()
+    assert heading == "step,heldout_nll"
+    steps, losses = zip(*(line.split(",") for line in lines), strict=True)
+    assert steps == ("0", "2", "3")
+    assert all(2.0 < float(loss) < 7.0 for loss in losses)
+    assert len(set(losses)) == 3
+
+
+def test_budget_needs_held_out_images_and_a_model(invoke: Invoke, mini: Path) -> None:
+    shapes = {"name": "shapes", **small.SETTINGS, "calibration_images": 0}
+    assert_one_problem(invoke("budget", change(mini, benchmark=shapes)), "give it calibration_images")
+    assert_one_problem(invoke("budget", change(mini, models=["oracle-uniform"])), "cannot be fine-tuned")
+
+
+def test_as_a_program() -> None:
+    """`python -m harness` is the same command."""
+    done = subprocess.run([sys.executable, "-m", "harness", "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for verb in ("run", "predict", "report", "publish", "budget", "pretrain", "list"):
+        assert f" {verb} " in done.stdout
+
+
+def test_records_of_a_run_name_the_suite(invoke: Invoke, mini: Path) -> None:
+    invoke("run", mini, "--output", "out", "--device", "cpu", "--quiet", "--only", "oracle-uniform-*")
+    (folder,) = Path("out/cells").iterdir()
+    assert records.read(folder).suite == "mini"

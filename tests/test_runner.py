@@ -1,0 +1,360 @@
+"""Cells: computed once, named by their settings, reproducible, and never mistaken for finished when they are not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from harness import cost, provenance, records, runner
+from harness.errors import ConfigError, DataError
+from harness.records import Record
+from harness.runner import Context, Planned
+from harness.suite import Suite
+from model_zoo.open_flamingo import OpenFlamingo
+from tests import small
+
+CELLS = ["base-s0", "ce-s0", "sed-s0", "oracle-uniform-s0", "oracle-collapsed-s0"]
+VARYING = {"timings", "peak_memory_mib"}
+
+
+def context(**changes: Any) -> Context:
+    return runner.open_context(small.mini_suite(**changes), None, "cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of the mini suite. Tests that change something copy it first."""
+    folder = tmp_path_factory.mktemp("run")
+    runner.run(context(), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def cell_folder(output: Path, label: str) -> Path:
+    (found,) = (output / "cells").glob(f"open_flamingo-{label}-s0-*")
+    return found
+
+
+def times(output: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in output.glob("cells/*/record.json")}
+
+
+def same(record: Record) -> dict[str, Any]:
+    """A record without what differs between two runs of the same cell."""
+    content = record.model_dump(exclude=VARYING)
+    content["curve"] = [{key: value for key, value in row.items() if key != "seconds"} for row in content["curve"]]
+    return content
+
+
+# ---- a run -------------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_leaves_a_finished_record_with_its_files(finished: Path) -> None:
+    found = {path.name: records.read(path) for path in (finished / "cells").iterdir()}
+    assert sorted(found) == sorted(p.folder.name for p in runner.plan(context(), finished))
+    for name, record in found.items():
+        assert (record.status, record.error) == ("finished", None)
+        files = {path.name for path in (finished / "cells" / name).iterdir()}
+        assert files == {records.RECORD, *record.files}
+        assert {f"{table}.parquet" for table in records.TABLES} <= files
+        records.verify_files(record, finished / "cells" / name, list(record.files))
+        assert record.digest == records.digest_of(record.cell)
+        assert name.endswith(record.digest[:8])
+
+
+def test_records_hold_what_identifies_a_result(finished: Path) -> None:
+    base, ce, sed = (records.read(cell_folder(finished, label)) for label in ("base", "ce", "sed"))
+    assert (base.role, base.steps, base.curve, base.cell.train) == ("base", (0,), (), None)
+    assert (ce.role, ce.steps, ce.threshold) == ("trained", (2, 3), None)
+    assert [row["step"] for row in ce.curve] == [1, 3]
+    assert sed.threshold is not None
+    assert 0 < sed.threshold < 1
+    assert sed.cell.objective == {
+        "name": "sed_sft",
+        "top_k": 5,
+        "quantile": 0.5,
+        "weight": 5.0,
+        "mask": "base",
+    }
+    assert ce.score_source == "category"
+    assert ce.image_ids == tuple(e.image_id for e in small.benchmark().split("val"))
+    assert [c.id for c in ce.categories] == [c.id for c in small.benchmark().categories]
+    assert ce.data == small.benchmark().describe()
+    assert ce.evaluator["engine"] == "hotcoco"
+    assert ce.device["type"] == "cpu"
+    assert set(ce.packages) == {"python", *provenance.PACKAGES}
+    assert "not installed" not in ce.packages.values()
+    assert set(ce.code) == {"version", "commit", "dirty"}
+    assert set(ce.timings) == {"train", "evaluate"}
+    assert ce.peak_memory_mib is not None
+    assert ce.evaluations[0].heldout_nll != ce.evaluations[1].heldout_nll
+
+
+def test_tables_hold_every_evaluation_and_sample(finished: Path) -> None:
+    """12 images, 1 + 2 answers, evaluated after steps 2 and 3."""
+    samples = pd.read_parquet(cell_folder(finished, "ce") / "samples.parquet")
+    assert len(samples) == 2 * 12 * 3
+    assert samples["step"].unique().tolist() == [2, 3]
+
+
+def test_objectives_share_the_base_but_not_the_result(finished: Path) -> None:
+    losses = {
+        label: [row["loss"] for row in records.read(cell_folder(finished, label)).curve] for label in ("ce", "sed")
+    }
+    assert losses["ce"] != losses["sed"]
+    weights = {label: records.read(cell_folder(finished, label)).files["model.safetensors"] for label in losses}
+    assert weights["ce"] != weights["sed"]
+    assert "model.safetensors" not in records.read(cell_folder(finished, "base")).files
+
+
+# ---- cache -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_computes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = times(finished)
+    monkeypatch.setattr(runner, "_compute", lambda *_: pytest.fail("a finished cell was computed again"))
+    assert [record.status for record in runner.run(context(), finished)] == ["finished"] * 5
+    assert times(finished) == before
+
+
+def test_another_setting_makes_new_cells_beside_the_old(copy: Path) -> None:
+    before = times(copy)
+    train = {"steps": 2, "batch_size": 4}
+    (record,) = runner.run(context(train=train), copy, "*-ce-*")
+    assert record.steps == (2,)
+    assert set(before) < set(times(copy))
+    assert len(times(copy)) == 6
+    assert all(times(copy)[name] == time for name, time in before.items())
+
+
+def test_cells_json_lists_the_whole_suite(copy: Path) -> None:
+    suite = context(train={"steps": 2, "batch_size": 4})
+    runner.run(suite, copy, "*-ce-*")
+    listed = json.loads((copy / "cells.json").read_text())
+    assert listed == [item.digest for item in runner.plan(suite, copy)]
+    assert Suite.model_validate_json((copy / "suite.json").read_text()) == suite.suite
+
+
+def test_only_selects_cells(finished: Path) -> None:
+    def chosen(pattern: str) -> list[str]:
+        return [item.cell.id for item in runner.plan(context(), finished, pattern)]
+
+    assert chosen("*-ce-*") == ["open_flamingo-ce-s0"]
+    assert chosen("oracle-*") == ["oracle-uniform-s0", "oracle-collapsed-s0"]
+    with pytest.raises(ConfigError, match=r"matches none of: open_flamingo-base-s0, open_flamingo-ce-s0"):
+        chosen("nothing")
+
+
+def test_the_same_cell_elsewhere_gives_the_same_record_and_tables(finished: Path, tmp_path: Path) -> None:
+    runner.run(context(), tmp_path, "*-sed-*")
+    here, there = cell_folder(tmp_path, "sed"), cell_folder(finished, "sed")
+    assert same(records.read(here)) == same(records.read(there))  # digests of all files included
+    for name in records.TABLES:
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(here / f"{name}.parquet"), pd.read_parquet(there / f"{name}.parquet")
+        )
+
+
+def test_a_partial_folder_is_no_result(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even with a valid record in it: an interrupted cell stays hidden and is computed anew."""
+    folder = cell_folder(copy, "base")
+    hidden = folder.with_name(f".{folder.name}")
+    folder.rename(hidden)
+    (hidden / "leftover").touch()
+    (record,) = runner.run(context(), copy, "*-base-*")
+    assert not hidden.exists()
+    assert cell_folder(copy, "base") == folder
+    assert "leftover" not in {*record.files, *(path.name for path in folder.iterdir())}
+
+    def interrupted(*_: Any) -> Record:
+        raise KeyboardInterrupt
+
+    shutil.rmtree(folder)
+    monkeypatch.setattr(runner, "_compute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(context(), copy, "*-base-*")
+    assert hidden.exists()
+    assert not folder.exists()
+
+
+# ---- failure -----------------------------------------------------------------------------------------------------
+
+
+def fail_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = OpenFlamingo.logits
+
+    def broken(self: OpenFlamingo, pixels: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        if self.model.training and torch.is_grad_enabled():
+            raise RuntimeError("out of memory")
+        return original(self, pixels, tokens)
+
+    monkeypatch.setattr(OpenFlamingo, "logits", broken)
+
+
+def test_a_failing_cell_is_recorded_the_suite_goes_on_and_it_is_run_again(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fail_in_training(patch)
+        found = runner.run(context(), tmp_path)
+    assert [record.status for record in found] == ["finished", "failed", "failed", "finished", "finished"]
+    folder = cell_folder(tmp_path, "ce")
+    failed = records.read(folder)
+    assert failed.error == "RuntimeError: out of memory"
+    assert (failed.evaluations, failed.curve, failed.files) == ((), (), {})
+    assert "out of memory" in (folder / "error.txt").read_text()
+    assert failed.cell == found[1].cell
+
+    before = times(tmp_path)
+    again = runner.run(context(), tmp_path, "*-ce-*")
+    assert [record.status for record in again] == ["finished"]
+    assert not (folder / "error.txt").exists()
+    changed = {name for name, time in times(tmp_path).items() if before[name] != time}
+    assert changed == {folder.name}
+
+
+def test_a_model_that_cannot_be_tuned_fails_its_cell(tmp_path: Path) -> None:
+    models = [{"name": "oracle-uniform", "label": "oracle"}]
+    (record,) = runner.run(context(models=models), tmp_path, "oracle-ce-*")
+    assert record.status == "failed"
+    assert record.error == "ConfigError: model oracle-uniform: cannot be fine-tuned, it has no logits"
+
+
+def test_a_tampered_record_names_the_field_and_its_cell_is_run_again(copy: Path) -> None:
+    folder = cell_folder(copy, "base")
+    path = folder / records.RECORD
+    original = json.loads(path.read_text())
+    broken: list[tuple[str, dict[str, Any]]] = [
+        ("status", {**original, "status": "done"}),
+        ("cell.seed", {**original, "cell": {**original["cell"], "seed": "zero"}}),
+        ("verdict", {**original, "verdict": "supported"}),
+        ("evaluations.0.step", {**original, "evaluations": [{**original["evaluations"][0], "step": "last"}]}),
+    ]
+    for field, content in broken:
+        path.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=rf"record\.json: field {field}: "):
+            records.read(folder)
+    path.write_text(json.dumps(original)[:100])
+    with pytest.raises(DataError, match=r"record\.json: field \(file\): Invalid JSON"):
+        records.read(folder)
+    path.write_text(json.dumps({**original, "format": records.FORMAT + 1}))
+    with pytest.raises(DataError, match=f"expected record format {records.FORMAT}, got {records.FORMAT + 1}"):
+        records.read(folder)
+    (record,) = runner.run(context(), copy, "*-base-*")
+    assert same(record) == same(records.read(folder)) == same(Record.model_validate(original))
+
+
+def test_a_changed_or_missing_file_is_noticed(copy: Path) -> None:
+    folder = cell_folder(copy, "base")
+    record = records.read(folder)
+    with pytest.raises(DataError, match=r"files: expected model\.safetensors, got"):
+        records.verify_files(record, folder, ["model.safetensors"])
+    with (folder / "images.parquet").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match=r"images\.parquet: missing, or not the file"):
+        records.verify_files(record, folder, ["images.parquet"])
+    with pytest.raises(DataError, match="no record here"):
+        records.read(folder.parent)
+
+
+# ---- what a cell's name depends on -------------------------------------------------------------------------------
+
+
+def digest(cell: str = "open_flamingo-sed-s0", **changes: Any) -> str:
+    return planned(cell, **changes).digest
+
+
+def planned(cell: str, **changes: Any) -> Planned:
+    (item,) = runner.plan(context(**changes), Path("runs"), cell)
+    return item
+
+
+SED = {"name": "sed_sft", "label": "sed", "top_k": 5, "quantile": 0.5, "weight": 5.0, "mask": "base"}
+CHANGES: list[dict[str, Any]] = [
+    {"benchmark": {"name": "shapes", **small.SETTINGS, "seed": 1}},
+    {"benchmark": {"name": "shapes", **small.SETTINGS, "calibration_images": 15}},
+    {"models": [{"name": "open_flamingo", "weights": "random", "bins": 64}]},
+    {"models": [{"name": "open_flamingo"}]},
+    {"models": [{"name": "open_flamingo", "weights": "random", "trains": "flamingo"}]},
+    {"objectives": [{**SED, "weight": 1.0}]},
+    {"objectives": [{**SED, "quantile": 0.4}]},
+    {"objectives": [{**SED, "mask": "live"}]},
+    {"train": {"steps": 3, "batch_size": 4, "eval_at": [2], "lr": 1e-3}},
+    {"train": {"steps": 3, "batch_size": 4, "eval_at": [1]}},
+    {"train": {"steps": 3, "batch_size": 4, "eval_at": [2], "targets": "random"}},
+    {"sample": {"samples": 2, "max_tokens": 12, "temperature": 0.7}},
+    {"sample": {"samples": 2, "max_tokens": 12, "grammar": True}},
+    {"score": "name"},
+]
+
+
+def test_every_setting_is_part_of_the_digest() -> None:
+    digests = [digest(), *(digest(**change) for change in CHANGES), digest("open_flamingo-sed-s1", seeds=[1])]
+    assert len(set(digests)) == len(CHANGES) + 2
+
+
+def test_names_and_spelt_out_defaults_are_not() -> None:
+    """A label, the suite's name, what is kept, other objectives and seeds, and a default written out."""
+    same_result: list[dict[str, Any]] = [
+        {"suite": "other", "keep": "none", "seeds": [0, 1]},
+        {"objectives": [SED]},
+        {"models": [{"name": "open_flamingo", "weights": "random", "bins": 65, "config": "tiny"}]},
+        {"train": {"steps": 3, "batch_size": 4, "eval_at": [2], "lr": 3.0e-4}},
+    ]
+    assert {digest(**change) for change in same_result} == {digest()}
+    relabelled = planned("open_flamingo-other-s0", objectives=[{**SED, "label": "other"}])
+    assert relabelled.digest == digest()
+    assert relabelled.folder != planned("open_flamingo-sed-s0").folder
+
+
+def test_train_settings_do_not_touch_the_base() -> None:
+    assert digest("*-base-*", train={"steps": 9}) == digest("*-base-*")
+
+
+# ---- what is kept ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        ("none", set()),
+        ("last", {"model.safetensors"}),
+        ("all", {"model.safetensors", "model-step1.safetensors", "model-step2.safetensors"}),
+    ],
+)
+def test_keep(keep: str, expected: set[str], tmp_path: Path) -> None:
+    train = {"steps": 2, "batch_size": 2, "eval_at": [1]}
+    (record,) = runner.run(context(keep=keep, train=train), tmp_path, "*-ce-*")
+    assert {name for name in record.files if name.endswith(".safetensors")} == expected
+    if keep == "all":
+        assert record.files["model-step2.safetensors"] == record.files["model.safetensors"]
+        assert record.files["model-step1.safetensors"] != record.files["model.safetensors"]
+
+
+# ---- cost and devices --------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_follows_from_measured_speeds(finished: Path, tmp_path: Path) -> None:
+    """A clock that moves 2 s per reading: 2 s per step and 2 s per batch of 12 images, so 2 s per evaluation.
+    Base: 1 evaluation; trained: 3 steps + 2 evaluations; finished: nothing."""
+    now = iter(range(0, 1000, 2))
+    own = context()
+    costs = cost.estimate(own, runner.plan(own, tmp_path), clock=lambda: float(next(now)))
+    assert costs == pytest.approx([2.0, 10.0, 10.0, 2.0, 2.0])
+    assert cost.estimate(own, runner.plan(own, finished, "*-base-*")) == [0.0]
+
+
+def test_without_cuda_it_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    with pytest.raises(ConfigError, match="--device cuda: no CUDA device here"):
+        runner.accelerator("cuda")
+    assert runner.accelerator("auto").device.type == "cpu"

@@ -1,0 +1,219 @@
+"""Suite files: every mistake at once, nothing but data, and cells in a fixed order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import registry
+from harness.errors import ConfigError
+from harness.suite import Suite, Train, cells, load, parse, rows, with_seeds
+from tests import small
+
+GOOD: dict[str, Any] = {
+    "suite": "s",
+    "benchmark": {"name": "shapes"},
+    "models": ["open_flamingo"],
+    "objectives": ["ce", {"name": "sed_sft", "label": "sed", "mask": "none"}],
+    "seeds": [0, 1],
+}
+
+
+def problems(changes: dict[Any, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        parse({**GOOD, **changes}, "file.yaml")
+    assert all(problem.startswith("file.yaml: ") and "\n" not in problem for problem in error.value.problems)
+    return tuple(problem.removeprefix("file.yaml: ") for problem in error.value.problems)
+
+
+@pytest.mark.parametrize("name", sorted(registry.shipped_suites()))
+def test_shipped_suites_load_and_expand(name: str) -> None:
+    suite = load(name)
+    made = list(cells(suite))
+    assert suite.suite == name
+    ids = [cell.id for cell in made]
+    assert len(set(ids)) == len(ids)
+    trained = len(suite.models) * len(suite.objectives) * len(suite.seeds)
+    assert sum(cell.role == "trained" for cell in made) == trained
+    assert {cell.label for cell in made} | {stop.label for stop in suite.early_stops} == set(rows(suite))
+
+
+def test_quickstart_is_what_the_issue_asks_for() -> None:
+    suite = load("quickstart")
+    assert len(suite.seeds) >= 2
+    assert suite.benchmark.settings["val_images"] >= 300
+    assert suite.benchmark.settings["domain"] == "cluttered"
+    settings = {objective.label: (objective.name, objective.settings) for objective in suite.objectives}
+    assert settings["ce"] == ("ce", {})
+    assert (settings["sed_sft"][1]["weight"], settings["sed_sft"][1]["mask"]) == (1.0, "live")
+    assert (settings["sed_sft_w5_base"][1]["weight"], settings["sed_sft_w5_base"][1]["mask"]) == (5.0, "base")
+    assert {(stop.objective, stop.at_ap_of) for stop in suite.early_stops} >= {("ce", "sed_sft")}
+    assert len(suite.hypotheses) > 0
+
+
+def test_cells_and_rows_are_in_order() -> None:
+    suite = parse(GOOD, "file.yaml")
+    assert [cell.id for cell in cells(suite)] == [
+        *("open_flamingo-base-s0", "open_flamingo-base-s1"),
+        *("open_flamingo-ce-s0", "open_flamingo-ce-s1", "open_flamingo-sed-s0", "open_flamingo-sed-s1"),
+        *("oracle-uniform-s0", "oracle-uniform-s1", "oracle-collapsed-s0", "oracle-collapsed-s1"),
+    ]
+    early = [{"label": "ce_early", "objective": "ce", "at_ap_of": "sed"}]
+    suite = parse({**GOOD, "early_stops": early}, "file.yaml")
+    assert rows(suite) == ["base", "ce", "sed", "ce_early", "oracle-uniform", "oracle-collapsed"]
+
+
+def test_oracles_get_the_models_bins() -> None:
+    suite = parse({**GOOD, "models": [{"name": "open_flamingo", "bins": 33}]}, "file.yaml")
+    assert [cell.model.settings for cell in cells(suite) if cell.role == "oracle"] == [{"bins": 33}] * 4
+
+
+def test_bare_names_and_labels() -> None:
+    suite = parse(GOOD, "file.yaml")
+    assert [(o.name, o.label, o.settings) for o in suite.objectives] == [
+        ("ce", "ce", {}),
+        ("sed_sft", "sed", {"mask": "none"}),
+    ]
+    assert suite.models[0].label == "open_flamingo"
+
+
+def test_several_mistakes_are_reported_at_once() -> None:
+    changes: dict[str, Any] = {
+        "sede": "7",
+        "benchmark": {"name": "shapes", "domain": "dark", "train_image": 3},
+        "models": ["open_flamingoo"],
+        "objectives": ["cee", {"name": "sed_sft", "mask": "live"}],
+        "train": {"lr": -1.0, "step": 3},
+        "hypotheses": [{"id": "H1", "claim": "?", "metric": "AP", "a": "ce", "b": "base", "directoin": "less"}],
+        "keep": "some",
+    }
+    found = problems(changes)
+    text = "\n".join(found)
+    for expected in (
+        "unknown key 'sede', did you mean 'seeds'",
+        "shapes.domain: expected plain or cluttered, got 'dark'",
+        "shapes: unknown setting 'train_image', did you mean 'train_images'",
+        "unknown model 'open_flamingoo', did you mean 'open_flamingo'",
+        "unknown objective 'cee', did you mean 'ce'",
+        "sed_sft: mask 'live' requires top_k",
+        "sed_sft: mask 'live' requires threshold or quantile",
+        "train.lr: Input should be greater than 0, got -1.0",
+        "unknown key train.step: 'step', did you mean 'steps'",
+        "unknown key hypotheses.0.directoin: 'directoin', did you mean 'direction'",
+        "keep: Input should be 'all', 'last' or 'none', got 'some'",
+    ):
+        assert expected in text
+    assert len(found) == 11
+
+
+def test_references_between_parts_are_checked() -> None:
+    changes: dict[str, Any] = {
+        "objectives": ["ce", "ce", {"name": "ce", "label": "base"}],
+        "models": ["open_flamingo", "open_flamingo"],
+        "early_stops": [{"label": "early", "objective": "sed", "at_ap_of": "ce"}],
+        "hypotheses": [{"id": "H1", "claim": "?", "metric": "AP", "a": "ce_erly", "b": "early"}],
+        "train": {"batch_size": 16, "micro_batch": 5},
+    }
+    found = problems(changes)
+    text = "\n".join(found)
+    for expected in (
+        "label 'base': used twice",
+        "label 'ce': used twice",
+        "model label 'open_flamingo': used twice",
+        "early_stops.early: unknown objective label 'sed'",
+        "hypothesis H1: unknown row 'ce_erly'",
+        "train.micro_batch: expected a divisor of batch_size 16, got 5",
+    ):
+        assert expected in text
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"seeds": []}, "seeds: "),
+        ({"seeds": [0, 0]}, "seeds: expected distinct seeds, got [0, 0]"),
+        ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, got -1"),
+        ({"models": [3]}, "models.0: "),
+        ({"benchmark": {"name": "shapes", True: 3}}, "benchmark.1: Keys should be strings, got True"),
+        ({True: 3}, "1: Keys should be strings, got True"),
+        ({"models": []}, "models: "),
+        ({"suite": "../escape"}, "suite: "),
+        ({"suite": None}, "suite: "),
+        ({"benchmark": "shape"}, "unknown benchmark 'shape', did you mean 'shapes'"),
+        ({"benchmark": 3}, "benchmark: "),
+        ({"objectives": "ce"}, "objectives: "),
+        ({"train": {"steps": 5, "eval_at": [2, 9]}}, "train: eval_at: expected steps up to 5, got [9]"),
+        ({"sample": {"samples": 1}}, "sample.samples: "),
+        ({"sample": {"temperature": 0}}, "sample.temperature: "),
+        ({"score": "consensus"}, "score: "),
+    ],
+)
+def test_single_mistakes(change: dict[Any, Any], expected: str) -> None:
+    (found,) = problems(change)
+    assert found.startswith(expected)
+
+
+def test_evaluations_end_with_the_last_step() -> None:
+    assert Train(steps=9, eval_at=(4, 2, 4)).evaluations == (2, 4, 9)
+    assert Train(steps=9, eval_at=(9,)).evaluations == (9,)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    assert load(str(path)) == parse(GOOD, "")
+
+
+def test_unknown_suites_and_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown suite 'quikstart', did you mean 'quickstart'"):
+        load("quikstart")
+    for missing in (str(tmp_path / "none"), "none.yaml"):
+        with pytest.raises(ConfigError, match="no such suite file"):
+            load(missing)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("suite: [unclosed", "expected YAML: "),
+        ("- suite\n- benchmark\n", "expected a mapping with the keys suite, benchmark"),
+        ("", "expected a mapping"),
+        (
+            "suite: !!python/object/apply:os.system ['touch owned']\n",
+            "expected YAML: could not determine a constructor",
+        ),
+    ],
+)
+def test_files_that_are_no_suite(content: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load("bad.yaml")
+    (problem,) = error.value.problems
+    assert problem.startswith(f"bad.yaml: {expected}")
+    assert "\n" not in problem
+    assert not Path("owned").exists()
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: expected YAML"):
+        load(str(path))
+
+
+def test_seeds_from_the_command_line() -> None:
+    suite = small.mini_suite()
+    changed = with_seeds(suite, "3,1")
+    assert changed.seeds == (3, 1)
+    assert Suite.model_validate({**changed.model_dump(mode="json"), "seeds": [0]}) == suite
+    for bad in ("", "a", "1,1", "-1", "1,"):
+        with pytest.raises(ConfigError, match="--seeds: expected distinct integers from 0"):
+            with_seeds(suite, bad)
