@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from rich.table import Table
 
 from harness.runner import Context, Silence, Watch
 from harness.suite import Cell
+
+WIDTH = 130
 
 
 @contextmanager
@@ -72,6 +75,12 @@ class _Bars:
         self._work, self._kind = None, ""
 
 
+def _screen() -> Console:
+    """The terminal, or the width that COLUMNS asks for; else wide enough for the tables (rich takes 80)."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDTH)
+
+
 def show_plan(context: Context, folder: Path, only: str | None) -> None:
     """The cells with their settings, and what they will cost on this machine."""
     from harness import cost, runner
@@ -86,7 +95,7 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
         shown = " ".join(f"{key}={value}" for key, value in settings.items() if key != "name")
         objective = f"{settings.get('name', '-')} {shown}".strip()
         table.add_row(escape(item.cell.id), escape(objective), "finished" if seconds == 0 else f"{seconds:.0f} s")
-    console = Console()
+    console = _screen()
     console.print(table)
     console.print(f"train:     {context.suite.train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)
     console.print(f"sample:    {context.suite.sample.model_dump()}", soft_wrap=True, highlight=False)
@@ -101,7 +110,7 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
 def show_report(folder: Path) -> None:
     from harness import report
 
-    Console().print(report.to_console(report.load(folder)))
+    _screen().print(report.to_console(report.load(folder)))
 
 
 def show_list(kind: str) -> None:
@@ -127,4 +136,4 @@ def show_list(kind: str) -> None:
         table.add_column("class")
         for name, reference in registry.names("model" if kind == "models" else "benchmark").items():
             table.add_row(escape(name), escape(reference))
-    Console().print(table)
+    _screen().print(table)

@@ -223,7 +223,7 @@ def _rich_table(grid: Grid) -> Table:
         made.add_column(
             Text(fill(heading, NUMBER_WIDTH) if number else heading),
             justify="right" if number else "left",
-            no_wrap=number,
+            no_wrap=index == 0,  # on a narrow screen a figure breaks before its ±, a label is never broken
             overflow="fold",
         )
     for row in grid.rows:

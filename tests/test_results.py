@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,17 @@ from harness.report import load, to_csv
 RESULTS = Path(__file__).parents[1] / "results"
 PUBLISHED = [pytest.param(path.parent, id=path.parent.name) for path in sorted(RESULTS.glob("*/suite.json"))]
 NOTHING = pytest.param(RESULTS, id="none", marks=pytest.mark.skip(reason="results/ holds no published folder yet"))
+
+
+def test_readme_shows_what_is_published() -> None:
+    """Every block of the README between `<!-- NAME -->` and `<!-- /NAME -->` stands so in results/NAME."""
+    text = (RESULTS.parent / "README.md").read_text()
+    blocks = re.findall(r"<!-- ([\w-]+) -->\n(.*?)<!-- /\1 -->", text, flags=re.DOTALL)
+    assert {name for name, _ in blocks} == {"quickstart", "sed-vs-ce"}
+    for name, block in blocks:
+        published = (RESULTS / name / README).read_text().replace(f"({FIGURES}/", f"(results/{name}/{FIGURES}/")
+        for part in block.strip().split("\n\n"):
+            assert part in published, f"README, block {name}: not in results/{name}/{README}"
 
 
 @pytest.mark.parametrize("folder", PUBLISHED or [NOTHING])
