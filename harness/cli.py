@@ -35,6 +35,11 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # inside a cell it would be in that cell's record: this is about a path that was given
+        if error.filename is None:
+            raise
+        print(f"detmodes: {error.filename}: {error.strerror}; expected a place to read or write", file=sys.stderr)
+        sys.exit(2)
 
 
 @app.command()

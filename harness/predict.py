@@ -103,10 +103,7 @@ def _troubles(parsed: Parsed) -> list[str]:
 
 def draw(seen: Seen, folder: Path) -> Path:
     """The image with the greedy boxes, and beside it one panel per sample; small images are enlarged."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--draw {folder}: expected a folder, or a place for one: {error.strerror}") from None
+    folder.mkdir(parents=True, exist_ok=True)
     image = read_rgb(seen.example.path)
     scale = max(1.0, MIN_SIDE / min(image.size))
     size = (round(image.width * scale), round(image.height * scale))

@@ -24,6 +24,8 @@ ORACLES = ("oracle-uniform", "oracle-collapsed")
 SCORES = ("category", "name", "sequence", "constant")
 
 Positive = Annotated[int, Field(ge=1)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""Becomes part of a folder's name: it must not lead out of the output folder."""
 
 
 class _Strict(BaseModel):
@@ -53,7 +55,7 @@ class NamedBenchmark(_Named):
 class _Labelled(_Named):
     """`label` is how tables and hypotheses call it; by default its name."""
 
-    label: str
+    label: Label
 
     @model_validator(mode="before")
     @classmethod
@@ -116,7 +118,7 @@ class EarlyStop(_Strict):
     """A row made of `objective`'s cells at the evaluated step whose mean AP is nearest to the final mean AP of
     `at_ap_of`: what less training alone gives."""
 
-    label: str
+    label: Label
     objective: str
     at_ap_of: str
 
@@ -134,7 +136,10 @@ class Hypothesis(_Strict):
 
 
 class Suite(_Strict):
-    suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Every cell is a (model, objective, seed). `keep`: the fine-tuned weights of the last step, of all evaluated
+    steps, or none; it changes no result, so it is not part of a cell's digest."""
+
+    suite: Label
     benchmark: NamedBenchmark
     models: Annotated[tuple[NamedModel, ...], Field(min_length=1)]
     objectives: tuple[NamedObjective, ...] = ()

@@ -157,6 +157,15 @@ def test_options_that_do_not_fit(invoke: Invoke, mini: Path, monkeypatch: pytest
     assert invoke("run", mini, "--devise", "cpu").code == 2
 
 
+def test_an_output_that_is_a_file(invoke: Invoke, mini: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    for arguments in (("run", mini, "--output", taken), ("pretrain", "--output", taken)):
+        done = invoke(*arguments, *(["--quiet"] if arguments[0] == "run" else []))
+        assert_one_problem(done, str(taken))
+    assert taken.read_text() == "mine"
+
+
 def test_annotations_that_are_not_lvis(invoke: Invoke, tmp_path: Path) -> None:
     coco = {
         "images": [{"id": 1, "file_name": "1.jpg", "width": 64, "height": 64}],

@@ -41,7 +41,7 @@ def test_shipped_suites_load_and_expand(name: str) -> None:
     assert {cell.label for cell in made} | {stop.label for stop in suite.early_stops} == set(rows(suite))
 
 
-def test_quickstart_is_what_the_issue_asks_for() -> None:
+def test_quickstart_has_the_rows_that_the_readme_explains() -> None:
     suite = load("quickstart")
     assert len(suite.seeds) >= 2
     assert suite.benchmark.settings["val_images"] >= 300
@@ -143,6 +143,9 @@ def test_references_between_parts_are_checked() -> None:
         ({"models": []}, "models: "),
         ({"suite": "../escape"}, "suite: "),
         ({"suite": None}, "suite: "),
+        ({"objectives": [{"name": "ce", "label": "../../escape"}]}, "objectives.0.label: "),
+        ({"models": [{"name": "open_flamingo", "label": "a/b"}]}, "models.0.label: "),
+        ({"early_stops": [{"label": "x y", "objective": "ce", "at_ap_of": "ce"}]}, "early_stops.0.label: "),
         ({"benchmark": "shape"}, "unknown benchmark 'shape', did you mean 'shapes'"),
         ({"benchmark": 3}, "benchmark: "),
         ({"objectives": "ce"}, "objectives: "),
