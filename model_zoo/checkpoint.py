@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import DataError
+from harness.records import sha256 as sha256
 
 DIGESTS = "digests.json"
 VOCABULARY = ("lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight")
@@ -118,11 +118,3 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     persistent = model.state_dict().keys()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
     return {**dict(model.named_parameters()), **buffers}
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
