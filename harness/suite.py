@@ -24,8 +24,8 @@ ORACLES = ("oracle-uniform", "oracle-collapsed")
 SCORES = ("category", "name", "sequence", "constant")
 
 Positive = Annotated[int, Field(ge=1)]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-"""Becomes part of a folder's name: it must not lead out of the output folder."""
+Label = Annotated[str, Field(pattern=r"^[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$")]
+"""Becomes part of a folder's name: it must not lead out of the output folder. Tables escape whatever else it has."""
 
 
 class _Strict(BaseModel):
@@ -139,7 +139,7 @@ class Suite(_Strict):
     """Every cell is a (model, objective, seed). `keep`: the fine-tuned weights of the last step, of all evaluated
     steps, or none; it changes no result, so it is not part of a cell's digest."""
 
-    suite: Label
+    suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: NamedBenchmark
     models: Annotated[tuple[NamedModel, ...], Field(min_length=1)]
     objectives: tuple[NamedObjective, ...] = ()

@@ -145,7 +145,7 @@ def test_references_between_parts_are_checked() -> None:
         ({"suite": None}, "suite: "),
         ({"objectives": [{"name": "ce", "label": "../../escape"}]}, "objectives.0.label: "),
         ({"models": [{"name": "open_flamingo", "label": "a/b"}]}, "models.0.label: "),
-        ({"early_stops": [{"label": "x y", "objective": "ce", "at_ap_of": "ce"}]}, "early_stops.0.label: "),
+        ({"early_stops": [{"label": "../x", "objective": "ce", "at_ap_of": "ce"}]}, "early_stops.0.label: "),
         ({"benchmark": "shape"}, "unknown benchmark 'shape', did you mean 'shapes'"),
         ({"benchmark": 3}, "benchmark: "),
         ({"objectives": "ce"}, "objectives: "),
