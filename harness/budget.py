@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from harness.errors import ConfigError
 from harness.protocols import Adapter
 from harness.runner import Context, build
 from harness.train import heldout_nll, prepare, train
 
 
-def heldout_curve(context: Context, steps: int, every: int, seed: int) -> Iterator[tuple[int, float]]:
+def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[tuple[int, float]]:
     """(step, nats per target token on the calibration split) of the suite's first model under CE.
 
     The validation images and the diversity of any output play no part, so that a budget chosen from this
@@ -34,4 +32,4 @@ def heldout_curve(context: Context, steps: int, every: int, seed: int) -> Iterat
     evaluate(0)
     objective = prepare("ce", {}, adapter, heldout, plan, seed)
     train(adapter, context.benchmark.split("train"), objective, plan, seed, context.accelerator, evaluate)
-    yield from found
+    return found

@@ -90,12 +90,12 @@ def report(
     from harness import report as reports
 
     if format == "console":
-        console.show_report(folder)
+        results = console.show_report(folder)
     else:
         results = reports.load(folder)
         sys.stdout.write(reports.to_markdown(results) if format == "md" else reports.to_csv(results))
     if figures is not None:
-        for path in drawing.draw(reports.load(folder), figures):
+        for path in drawing.draw(results, figures):
             print(path, file=sys.stderr)
 
 
@@ -145,7 +145,7 @@ def budget(
     from harness.budget import heldout_curve
 
     context = runner.open_context(suites.load(suite), data, device)
-    curve = list(heldout_curve(context, steps, every, seed))
+    curve = heldout_curve(context, steps, every, seed)
     print("step,heldout_nll")
     for step, nll in curve:
         print(f"{step},{nll:.4f}")

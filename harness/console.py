@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from harness.results import Results
 from harness.runner import Context, Silence, Watch
 from harness.suite import Cell
 
@@ -107,10 +108,13 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
     console.print(f"estimated: {sum(costs) / 60:.1f} minutes on {context.accelerator.device}", highlight=False)
 
 
-def show_report(folder: Path) -> None:
+def show_report(folder: Path) -> Results:
+    """Prints the tables, and returns what they were made from, with every figure computed."""
     from harness import report
 
-    _screen().print(report.to_console(report.load(folder)))
+    results = report.load(folder)
+    _screen().print(report.to_console(results))
+    return results
 
 
 def show_list(kind: str) -> None:

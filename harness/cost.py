@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from harness.generate import generate
 from harness.protocols import Adapter
 from harness.runner import Context, Planned, build, finished
 from harness.suite import NamedModel
@@ -35,12 +36,7 @@ def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> 
     predictor = build(context, model)
     suite = context.suite
     batch = context.benchmark.split("val")[: suite.sample.batch_images]
-    temperatures = [0.0, *[suite.sample.temperature] * suite.sample.samples]
-
-    def generate() -> None:
-        predictor.generate(batch, temperatures, 0, suite.sample.max_tokens, suite.sample.grammar)
-
-    per_image = _timed(generate, clock) / len(batch)
+    per_image = _timed(lambda: generate(predictor, batch, suite.sample, 0), clock) / len(batch)
     if not isinstance(predictor, Adapter):
         return 0.0, per_image
     examples = context.benchmark.split("train")
@@ -54,7 +50,7 @@ def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> 
     return _timed(step, clock), per_image
 
 
-def _timed(action: Callable[[], None], clock: Callable[[], float]) -> float:
+def _timed(action: Callable[[], object], clock: Callable[[], float]) -> float:
     action()
     started = clock()
     action()

@@ -10,11 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from harness import records, registry
 from harness.errors import ConfigError, DataError, unknown
-from harness.generate import generate
 from harness.images import read_rgb
 from harness.protocols import Adapter, Predictor
 from harness.scores import score
-from harness.suite import SampleSettings
 from harness.types import Category, Example, Mention, Parsed
 
 HOME_BENCHMARK = "shapes"
@@ -38,12 +36,12 @@ def predict(images: Sequence[Path], model: str, samples: int, temperature: float
     """In the order of the images. `model`: a name (its shipped base) or the folder of a cell."""
     examples = [_example(index, path) for index, path in enumerate(images)]
     predictor = open_model(model)
-    settings = SampleSettings(samples=max(2, samples), temperature=temperature, max_tokens=MAX_TOKENS)
+    temperatures = [0.0, *[temperature] * samples]
     for example in examples:
-        ((greedy, *drawn),) = generate(predictor, [example], settings, seed)
+        ((greedy, *drawn),) = predictor.generate([example], temperatures, seed, MAX_TOKENS)
         parsed = predictor.codec.decode(greedy.tokens, example.width, example.height)
         (scores,) = score(predictor, [example], [greedy.tokens], [parsed])
-        read = [predictor.codec.decode(s.tokens, example.width, example.height) for s in drawn[:samples]]
+        read = [predictor.codec.decode(s.tokens, example.width, example.height) for s in drawn]
         yield Seen(example, parsed, tuple(item.of("category") for item in scores), tuple(read))
 
 

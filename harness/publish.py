@@ -35,8 +35,9 @@ def publish(folder: Path, target: Path, allow_failed: bool = False) -> None:
     work = target.with_name(f".{target.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     _copy(results, folder, work)
-    write_tables(load(work), work)
-    draw(load(work), work / FIGURES)
+    copies = load(work)
+    write_tables(copies, work)
+    draw(copies, work / FIGURES)
     _replace(work, target)
 
 

@@ -94,6 +94,10 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
         info = _cell_info(context, cell, described[key])
         digest = records.digest_of(info)
         planned.append(Planned(cell, info, digest, output / "cells" / f"{cell.id}-{digest[:8]}"))
+    return _matching(planned, only)
+
+
+def _matching(planned: list[Planned], only: str | None) -> list[Planned]:
     chosen = [item for item in planned if only is None or fnmatch.fnmatch(item.cell.id, only)]
     if not chosen:
         raise ConfigError(f"--only {only!r}: matches none of: {', '.join(item.cell.id for item in planned)}")
@@ -102,11 +106,11 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
 
 def run(context: Context, output: Path, only: str | None = None) -> list[Record]:
     """Runs what is not finished yet; returns a record for every planned cell, failed ones included."""
+    everything = plan(context, output)
+    chosen = _matching(everything, only)
     (output / "cells").mkdir(parents=True, exist_ok=True)
     records.write_text(output / "suite.json", context.suite.model_dump_json(indent=1) + "\n")
-    everything = plan(context, output)
     records.write_text(output / "cells.json", json.dumps([item.digest for item in everything], indent=1) + "\n")
-    chosen = plan(context, output, only)
     done = []
     for index, item in enumerate(chosen, 1):
         cached = finished(item)

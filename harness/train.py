@@ -93,7 +93,9 @@ def train(
         sequences = targets_of(adapter, chosen, plan, seed, epoch)
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * min(1.0, step / max(1, plan.warm_up))
-        output = accumulate(adapter, chosen, sequences, objective, plan.micro_batch or plan.batch_size, accelerator)
+        logged = step == 1 or step % plan.log_every == 0 or step == plan.steps
+        micro_batch = plan.micro_batch or plan.batch_size
+        output = accumulate(adapter, chosen, sequences, objective, micro_batch, accelerator, logged)
         loss = float(output.mean())
         if not math.isfinite(loss):
             ids = [example.image_id for example in chosen]
@@ -102,7 +104,7 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress(step, loss)
-        if step == 1 or step % plan.log_every == 0 or step == plan.steps:
+        if logged:
             curve.append({"step": step, "loss": loss, "grad_norm": norm, **means(output)})
             curve[-1]["seconds"] = time.perf_counter() - started
         if step in plan.evaluations:
@@ -120,8 +122,10 @@ def accumulate(
     objective: Objective,
     micro_batch: int,
     accelerator: Accelerator,
+    logged: bool = True,
 ) -> LossOutput:
     """Gradients of the whole batch's mean loss, accumulated over micro-batches; returns the detached total.
+    Statistics by token kind are computed only where they are `logged`: they need the mask a second time.
 
     A term's count is known only after all micro-batches have run, and must not depend on the model. It is the
     number of target positions for token-level objectives, which is what this loop can honour: any other
@@ -131,7 +135,7 @@ def accumulate(
     total: LossOutput | None = None
     for start in range(0, len(examples), micro_batch):
         rows = slice(start, start + micro_batch)
-        output = _forward(adapter, examples[rows], sequences[rows], objective, accelerator)
+        output = _forward(adapter, examples[rows], sequences[rows], objective, accelerator, logged)
         parts = [term.weight * term.sum / positions for term in output.terms.values()]
         accelerator.backward(torch.stack(parts).sum())
         total = _add(total, output)
@@ -151,6 +155,7 @@ def _forward(
     sequences: Sequence[tuple[int, ...]],
     objective: Objective,
     accelerator: Accelerator,
+    logged: bool,
 ) -> LossOutput:
     batch = target_batch(sequences, adapter.codec)
     device = accelerator.device
@@ -163,6 +168,8 @@ def _forward(
     if objective.reference is not None:
         selected = reference_selection(objective, examples, sequences, pixels)
     output = objective.loss(TokenBatch(logits, labels[kept], selected=selected))
+    if not logged:
+        return output
     kinds = batch.kinds.flatten().to(device)[kept]
     return LossOutput(output.terms, {**output.stats, **_selected_by_kind(objective, logits, kinds, selected)})
 
