@@ -9,12 +9,14 @@ Shape legend (used in this file and wherever tensors appear):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 IGNORED_LABEL = -100
@@ -119,6 +121,40 @@ class Detection:
     category_id: int
     box: Box
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """D rows of a results file as columns: what evaluation works on (millions of rows fit).
+
+    image_id, category_id  [D] int64
+    boxes                  [D, 4] float64, `x, y, w, h` in pixels
+    scores                 [D] float64
+    """
+
+    image_id: NDArray[np.int64]
+    category_id: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Detections:
+        """These rows, in this order (an index array, a mask or a slice)."""
+        return Detections(self.image_id[rows], self.category_id[rows], self.boxes[rows], self.scores[rows])
+
+    @classmethod
+    def of(cls, detections: Iterable[Detection]) -> Detections:
+        """The columns of single rows; the order stays."""
+        rows = list(detections)
+        boxes = [(row.box.x, row.box.y, row.box.w, row.box.h) for row in rows]
+        return cls(
+            np.array([row.image_id for row in rows], dtype=np.int64),
+            np.array([row.category_id for row in rows], dtype=np.int64),
+            np.array(boxes, dtype=np.float64).reshape(-1, 4),
+            np.array([row.score for row in rows], dtype=np.float64),
+        )
 
 
 @dataclass(frozen=True, slots=True)
