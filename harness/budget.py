@@ -5,7 +5,8 @@ from __future__ import annotations
 from harness.errors import ConfigError
 from harness.protocols import Adapter
 from harness.runner import Context, build
-from harness.train import heldout_nll, prepare, train
+from harness.teacher import heldout_nll
+from harness.train import prepare, train
 
 
 def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[tuple[int, float]]:

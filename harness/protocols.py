@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from harness.sequence import Codec
-from harness.types import Category, Detection, Evaluation, Example, Sample
+from harness.types import Category, Detection, Evaluation, Example, Projection, Sample
 
 
 class Benchmark(Protocol):
@@ -89,4 +89,16 @@ class Adapter(Predictor, Protocol):
 
     def load(self, path: Path) -> None:
         """Reads what `save` wrote for the same categories and settings; DataError if it does not fit."""
+        ...
+
+
+@runtime_checkable
+class HiddenStates(Protocol):
+    """What an adapter may offer beside `logits`: the step before the output embedding.
+
+    Training then never holds the logits of a whole batch. The values must be those of `logits`.
+    """
+
+    def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
+        """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]."""
         ...

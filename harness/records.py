@@ -89,6 +89,8 @@ class Record(_Strict):
     digest: str
     threshold: float | None = None
     """SED-SFT's threshold, where a quantile was calibrated."""
+    collision_rate: float | None = None
+    """Share of the training sequences that shared their image with another one of their batch."""
     categories: tuple[CategoryInfo, ...] = ()
     image_ids: tuple[int, ...] = ()
     data: dict[str, Any] = {}

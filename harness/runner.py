@@ -20,12 +20,14 @@ import torch
 from accelerate import Accelerator
 
 from harness import objectives, provenance, records, registry
+from harness.batches import collision_rate
 from harness.errors import ConfigError, DetmodesError
 from harness.evaluate import Measurement, measure
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import CategoryInfo, CellInfo, Record
 from harness.suite import Cell, NamedModel, Suite, cells
-from harness.train import heldout_nll, prepare, train
+from harness.teacher import heldout_nll
+from harness.train import batches, prepare, train
 
 BASE_SEED = 0
 """Parts of a base that have no weights (random configurations, new vocabulary rows) are drawn from this seed,
@@ -168,7 +170,7 @@ def _compute(context: Context, item: Planned, work: Path) -> Record:
     measured: list[Measurement] = []
     timings = {"train": 0.0, "evaluate": 0.0}
     curve: list[dict[str, Any]] = []
-    threshold = None
+    threshold = collisions = None
 
     def evaluate(step: int) -> None:
         started = time.perf_counter()
@@ -190,6 +192,7 @@ def _compute(context: Context, item: Planned, work: Path) -> Record:
         started = time.perf_counter()
         objective = prepare(cell.objective.name, cell.objective.settings, base, heldout, suite.train, cell.seed)
         threshold = objective.threshold
+        collisions = collision_rate(batches(len(examples), suite.train, cell.seed))
         curve = train(
             predictor,
             examples,
@@ -213,6 +216,7 @@ def _compute(context: Context, item: Planned, work: Path) -> Record:
         item,
         status="finished",
         threshold=threshold,
+        collision_rate=collisions,
         image_ids=tuple(example.image_id for example in context.benchmark.split("val")),
         evaluator={"engine": last.evaluation.engine, "version": last.evaluation.version},
         score_source=last.score_source,

@@ -14,10 +14,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness import objectives, registry
+from harness.batches import Batching
 from harness.errors import ConfigError, unknown
 from harness.estimates import figure_names
 from harness.records import Role
-from harness.targets import Targets
+from harness.targets import PATTERN, members_per_image
 
 BASE = "base"
 ORACLES = ("oracle-uniform", "oracle-collapsed")
@@ -74,13 +75,17 @@ class NamedObjective(_Labelled):
 
 
 class Train(_Strict):
-    """`micro_batch`: sequences per forward pass (gradients accumulate up to batch_size); default all at once.
+    """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
+    `collision_rate`: see harness.targets and harness.batches. `micro_batch`: sequences per forward pass (gradients
+    accumulate up to batch_size); default all at once.
 
     The learning rate is constant after `warm_up` steps, so that every step of `eval_at` is a fair place to
     stop. The last step is always evaluated.
     """
 
-    targets: Targets = "canonical"
+    targets: Annotated[str, Field(pattern=PATTERN)] = "canonical"
+    batching: Batching = "shuffled"
+    collision_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     steps: Positive = 240
     batch_size: Positive = 16
     micro_batch: Positive | None = None
@@ -97,6 +102,28 @@ class Train(_Strict):
         if late:
             raise ValueError(f"eval_at: expected steps up to {self.steps}, got {late}")
         return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_made(self) -> Train:
+        if (self.batching == "collision") != (self.collision_rate is not None):
+            raise ValueError("collision_rate: expected with batching: collision, and only there")
+        if self.batching == "grouped" and self.members == 1:
+            raise ValueError(f"batching: grouped needs targets: all(n), got {self.targets}")
+        if self.batching == "grouped" and self.batch_size % self.members:
+            raise ValueError(f"batch_size: expected a multiple of {self.targets}'s n, got {self.batch_size}")
+        return self
+
+    @property
+    def members(self) -> int:
+        """Target sequences of an image in an epoch."""
+        return members_per_image(self.targets)
+
+    @property
+    def set_size(self) -> int:
+        """Different targets of one image that share a batch by design, 1 if it is left to chance."""
+        if self.targets == "canonical" or self.batching == "shuffled":
+            return 1
+        return self.members if self.batching == "grouped" else 2 if self.collision_rate else 1
 
     @property
     def evaluations(self) -> tuple[int, ...]:
@@ -308,6 +335,25 @@ def _reference_problems(suite: Suite) -> list[str]:
     micro = suite.train.micro_batch
     if micro is not None and suite.train.batch_size % micro:
         problems.append(f"train.micro_batch: expected a divisor of batch_size {suite.train.batch_size}, got {micro}")
+    return problems + _supply_problems(suite)
+
+
+def _supply_problems(suite: Suite) -> list[str]:
+    """Objectives that need sets of targets, which the training data conditions do not supply."""
+    problems, size, micro = [], suite.train.set_size, suite.train.micro_batch
+    for objective in suite.objectives:
+        if "sets" not in objectives.needs(objective.name, objective.settings):
+            continue
+        if size == 1:
+            problems.append(
+                f"objective {objective.label}: {objective.name} needs several targets of an image in a batch, but "
+                f"train has targets: {suite.train.targets}, batching: {suite.train.batching}; use targets: all(n) with "
+                "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
+            )
+        elif micro is not None and micro < size:
+            problems.append(
+                f"train.micro_batch: expected at least the {size} targets of a set ({objective.name}), got {micro}"
+            )
     return problems
 
 

@@ -171,40 +171,83 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Projection:
+    """Logits that have not been multiplied out: `hidden @ weight.T`.
+
+    hidden  [..., D]  states after the model's last normalisation
+    weight  [V, D]    the output embedding (a parameter: it is differentiated too)
+
+    N x V logits are the largest tensor of a fine-tuning step; whoever takes a Projection need not hold them.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+
+    def take(self, rows: Tensor) -> Projection:
+        """The positions [N] that a mask over hidden's leading dimensions selects."""
+        return Projection(self.hidden[rows], self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """What ties the S sequences of a batch together: sequences of one image are members of one set.
+
+    set      [S]  int64: the set (image) that a sequence belongs to
+    sampled  [S]  bool: drawn from the model itself, so no target: it adds to no cross-entropy
+    cost     [S]  float: 1 - F-score of its mentions against the image's instances, in [0, 1]
+    """
+
+    set: Tensor
+    sampled: Tensor
+    cost: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class TokenBatch:
     """Target positions of a batch, flattened.
 
-    logits   [N, V]  any float dtype; objectives compute in float32 (float64 stays float64)
+    logits   [N, V]  any float dtype, or a Projection; objectives compute in float32 (float64 stays float64)
     labels   [N]     int64; IGNORED_LABEL where the position is no target
-    group    [N]     int64 or None: which sequence a position belongs to (sequence-level objectives)
+    group    [N]     int64 or None: which of S sequences a position belongs to (sequence-level objectives)
+    members          what is known about those sequences (sequence-level objectives), or None
     selected [N]     bool or None: positions that a frozen reference model selected (SED-SFT `mask: base`)
     """
 
-    logits: Tensor
+    logits: Tensor | Projection
     labels: Tensor
     group: Tensor | None = None
+    members: Members | None = None
     selected: Tensor | None = None
+
+
+Unit = Literal["tokens", "sets"]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
     """One additive part of a loss: `weight * sum / count`.
 
-    sum: scalar tensor with gradient; count: number of things summed over (tokens, groups). Sums and counts
-    are kept apart so that accumulation and data parallelism can reduce each globally before dividing.
+    sum: scalar tensor with gradient; count: number of `unit`s summed over (target positions, or equivalence sets
+    of at least two members). Sums and counts are kept apart so that accumulation and data parallelism can reduce
+    each globally before dividing. A count never depends on the model.
     """
 
     sum: Tensor
     count: Tensor
     weight: float = 1.0
+    unit: Unit = "tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """`terms` by name, and `stats`: detached scalars `name -> (sum, count)` for the training log."""
+    """`terms` by name, and `stats`: detached scalars `name -> (sum, count)` for the training log.
+
+    selected [N] bool or None: where a selective objective's penalty acted.
+    """
 
     terms: Mapping[str, Term]
     stats: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    selected: Tensor | None = None
 
     def mean(self) -> Tensor:
         """Scalar: sum over terms of weight * sum / count; a term without a count contributes 0."""

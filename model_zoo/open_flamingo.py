@@ -8,7 +8,8 @@ gradient where it trains (upstream always runs it under `no_grad`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +31,7 @@ from harness.decoding import sample, uniforms
 from harness.errors import ConfigError, DataError, unknown
 from harness.images import read_rgb
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
-from harness.types import Category, Example, Sample
+from harness.types import Category, Example, Projection, Sample
 from model_zoo import checkpoint
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -134,9 +135,15 @@ class OpenFlamingo:
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """[B, L, V]. One image may serve several rows: B of tokens must be a multiple of B of pixels."""
-        vision = pixels[:, None, None]
-        latents = self.model.latents(vision).repeat_interleave(len(tokens) // len(pixels), dim=0)
-        return self.model.read(latents, tokens)
+        return self.model.read(self._latents(pixels, tokens), tokens)
+
+    def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
+        """[B, L, D] and [V, D]: what `logits` multiplies."""
+        hidden = self.model.read_hidden(self._latents(pixels, tokens), tokens)
+        return Projection(hidden, self.model.lang_encoder.get_output_embeddings().weight)
+
+    def _latents(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        return self.model.latents(pixels[:, None, None]).repeat_interleave(len(tokens) // len(pixels), dim=0)
 
     def generate(
         self,
@@ -197,14 +204,22 @@ class _LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo ha
     emits one would then take the image away from every other row of its batch."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any) -> Any:
-        prefill = rest.get("past_key_values") is None
+        self._condition(input_ids, prefill=rest.get("past_key_values") is None)
+        language: Any = super(FlamingoLMMixin, self)  # the language model that this is mixed into
+        return language.forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """States [B, L, D] of whole sequences, which `forward` multiplies with the output embedding."""
+        self._condition(input_ids, prefill=True)
+        hidden: Tensor = self.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return hidden
+
+    def _condition(self, input_ids: Tensor, prefill: bool) -> None:
         image = input_ids == self.media_token_id
         for layer in self._get_decoder_layers():
             if prefill:
                 layer.condition_media_locations(image & (image.cumsum(1) == 1))
             layer.condition_use_cached_media(not prefill)
-        language: Any = super(FlamingoLMMixin, self)  # the language model that this is mixed into
-        return language.forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
 
 
 class TrainableFlamingo(Flamingo):  # type: ignore[misc]
@@ -219,11 +234,22 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
 
     def read(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Logits [B, L, V] of tokens that refer to these latents."""
+        with self._seeing(latents):
+            logits: Tensor = self.lang_encoder(input_ids=tokens, use_cache=False).logits
+        return logits
+
+    def read_hidden(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Hidden states [B, L, D] of the same."""
+        with self._seeing(latents):
+            hidden: Tensor = self.lang_encoder.hidden(tokens)
+        return hidden
+
+    @contextmanager
+    def _seeing(self, latents: Tensor) -> Iterator[None]:
         for layer in self.lang_encoder._get_decoder_layers():
             layer.condition_vis_x(latents)
-        logits: Tensor = self.lang_encoder(input_ids=tokens, use_cache=False).logits
+        yield
         self.lang_encoder.clear_conditioned_layers()
-        return logits
 
 
 class Decoding:

@@ -160,6 +160,55 @@ def test_single_mistakes(change: dict[Any, Any], expected: str) -> None:
     assert found.startswith(expected)
 
 
+COLLISION = {"targets": "random", "batching": "collision", "collision_rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ({"targets": "all"}, "train.targets: "),
+        ({"targets": "all(1)"}, "train.targets: "),
+        ({"batching": "paired"}, "train.batching: "),
+        ({"batching": "collision"}, "train: collision_rate: expected with batching: collision, and only there"),
+        ({"collision_rate": 0.5}, "train: collision_rate: expected with batching: collision, and only there"),
+        ({**COLLISION, "collision_rate": 1.5}, "train.collision_rate: "),
+        ({"batching": "grouped"}, "train: batching: grouped needs targets: all(n), got canonical"),
+        ({"targets": "all(3)", "batching": "grouped"}, "train: batch_size: expected a multiple of all(3)'s n, got 16"),
+    ],
+)
+def test_mistakes_in_the_training_data_conditions(train: dict[str, Any], expected: str) -> None:
+    (found,) = problems({"train": train})
+    assert found.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("train", "size"),
+    [
+        ({}, 1),
+        ({"targets": "random"}, 1),
+        ({"targets": "all(4)"}, 1),  # two targets of an image may meet by chance only
+        ({"targets": "all(4)", "batching": "grouped"}, 4),
+        (COLLISION, 2),
+        ({**COLLISION, "targets": "all(4)"}, 2),
+        ({**COLLISION, "targets": "canonical"}, 1),  # the same target twice
+        ({**COLLISION, "collision_rate": 0.0}, 1),
+    ],
+)
+@pytest.mark.parametrize("objective", ["eco", "kl_uniform", "mrt"])
+def test_what_objectives_need_must_be_supplied(train: dict[str, Any], size: int, objective: str) -> None:
+    assert Train(**train).set_size == size
+    change = {"objectives": ["ce", objective], "train": {"eval_at": [], **train}}
+    if size > 1:
+        assert parse({**GOOD, **change}, "").train.set_size == size
+        (found,) = problems({**change, "train": {**train, "micro_batch": 1}})
+        assert found == f"train.micro_batch: expected at least the {size} targets of a set ({objective}), got 1"
+    else:
+        (found,) = problems(change)
+        assert found.startswith(
+            f"objective {objective}: {objective} needs several targets of an image in a batch, but "
+        )
+
+
 def test_evaluations_end_with_the_last_step() -> None:
     assert Train(steps=9, eval_at=(4, 2, 4)).evaluations == (2, 4, 9)
     assert Train(steps=9, eval_at=(9,)).evaluations == (9,)

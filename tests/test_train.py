@@ -15,21 +15,13 @@ from torch import Tensor
 
 from harness import objectives
 from harness.errors import ConfigError, DetmodesError, ObjectiveError
-from harness.objectives import Spec
+from harness.objectives import TokenLevel, token
+from harness.step import Objective, Row, accumulate, means, reference_selection
 from harness.suite import Train
-from harness.targets import target
-from harness.train import (
-    Objective,
-    accumulate,
-    heldout_nll,
-    means,
-    prepare,
-    reference_selection,
-    targets_of,
-    top_k_masses,
-    train,
-)
-from harness.types import Example, LossOutput, Term, TokenBatch
+from harness.targets import members, target
+from harness.teacher import heldout_nll, top_k_masses
+from harness.train import prepare, train
+from harness.types import Example, LossOutput, Projection, Term, TokenBatch
 from model_zoo.open_flamingo import OpenFlamingo
 from tests import small
 
@@ -56,13 +48,19 @@ def gradient(adapter: OpenFlamingo) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
+def rows_of(
+    adapter: OpenFlamingo, examples: Sequence[Example], targets: str = "canonical", seed: int = 0, epoch: int = 0
+) -> list[Row]:
+    """One target of each example."""
+    return [Row(e, members(e, adapter.codec, targets, seed, epoch, 1)[0]) for e in examples]
+
+
 def after_accumulation(
     adapter: OpenFlamingo, objective: Objective, micro_batch: int, examples: Sequence[Example] | None = None
 ) -> tuple[LossOutput, Tensor]:
     examples = small.train_examples(8) if examples is None else examples
-    sequences = targets_of(adapter, examples, PLAN, 0, 0)
     adapter.model.zero_grad()
-    output = accumulate(adapter, examples, sequences, objective, micro_batch, small.accelerator())
+    output = accumulate(adapter, rows_of(adapter, examples), objective, micro_batch, small.accelerator())
     return output, gradient(adapter)
 
 
@@ -187,9 +185,8 @@ def test_the_base_is_frozen_and_asked_once_per_image(monkeypatch: pytest.MonkeyP
     adapter, base = small.fitted(), small.fitted()
     objective = ready("sed_sft", SED["base"], base)
     examples = small.train_examples(8)
-    sequences = targets_of(adapter, examples, PLAN, 0, 0)
-    pixels = adapter.pixels(examples)
-    before, weights = reference_selection(objective, examples, sequences, pixels), parameters(base)
+    own, pixels = rows_of(adapter, examples), adapter.pixels(examples)
+    before, weights = reference_selection(objective, own, pixels), parameters(base)
     objective._cache.clear()
     rows: list[int] = []
     original = base.logits
@@ -201,7 +198,7 @@ def test_the_base_is_frozen_and_asked_once_per_image(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(base, "logits", counted)
     run(adapter, objective, PLAN)
     assert sum(rows) == 8
-    assert torch.equal(reference_selection(objective, examples, sequences, pixels), before)
+    assert torch.equal(reference_selection(objective, own, pixels), before)
     assert sum(rows) == 8
     assert all(torch.equal(a, b) for a, b in zip(weights, parameters(base), strict=True))
     assert not base.model.training
@@ -219,22 +216,26 @@ def test_only_what_needs_a_reference_gets_one() -> None:
 
 
 def by_term(batch: TokenBatch, count: int) -> LossOutput:
-    nll = F.cross_entropy(batch.logits.float(), batch.labels, reduction="sum")
+    assert isinstance(batch.logits, Projection)
+    logits = batch.logits.hidden @ batch.logits.weight.T
+    nll = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
     return LossOutput({"pairs": Term(nll, torch.tensor(count))})
 
 
 def test_a_term_that_does_not_count_target_positions_is_refused() -> None:
     """Its denominator would be wrong under accumulation."""
-    objective = Objective("pairwise", {}, lambda batch: by_term(batch, 1))
-    with pytest.raises(ObjectiveError, match=r"objective pairwise: term pairs counts 8, expected the batch's \d+ tar"):
+    objective = Objective("pairwise", {}, lambda batch, logged: by_term(batch, 1))
+    with pytest.raises(
+        ObjectiveError, match=r"objective pairwise: term pairs counts 8 tokens, expected the batch's \d+;"
+    ):
         after_accumulation(small.fitted(), objective, 1)
 
 
 def test_an_objective_with_other_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = Spec(objectives.OBJECTIVES["ce"].function, "", "", needs=lambda settings: frozenset({"group"}))
-    monkeypatch.setitem(objectives.OBJECTIVES, "eco", spec)
-    with pytest.raises(ObjectiveError, match=r"eco needs \['group'\]"):
-        ready("eco", {})
+    spec = TokenLevel(token.ce, "", "", needs=lambda settings: frozenset({"rewards"}))  # type: ignore[arg-type]
+    monkeypatch.setitem(objectives.OBJECTIVES, "rl", spec)
+    with pytest.raises(ObjectiveError, match=r"rl needs \['rewards'\]"):
+        ready("rl", {})
 
 
 # ---- calibration -------------------------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def test_the_threshold_is_torchs_quantile_of_the_bases_masses(quantile: float, t
     with torch.no_grad():
         masses = token_by_token(base, heldout())[0].softmax(-1).topk(top_k).values.sum(-1)
     assert len(masses) == sum(5 * len(e.instances) + len(e.instances) for e in heldout())  # 5 each, ; or end
-    torch.testing.assert_close(top_k_masses(base, heldout(), PLAN, 0, top_k), masses, atol=1e-5, rtol=0)
+    torch.testing.assert_close(top_k_masses(base, heldout(), "canonical", 0, top_k), masses, atol=1e-5, rtol=0)
     assert objective.threshold == pytest.approx(float(torch.quantile(masses, quantile)), abs=1e-5)
     assert "quantile" not in objective.settings
 
@@ -272,7 +273,7 @@ def test_a_quantile_without_held_out_images_is_an_error() -> None:
 def test_loss_that_is_not_a_number_stops_with_step_and_images() -> None:
     calls: list[int] = []
 
-    def loss(batch: TokenBatch) -> LossOutput:
+    def loss(batch: TokenBatch, _: bool) -> LossOutput:
         calls.append(1)
         output = by_term(batch, len(batch.labels))
         term = output.terms["pairs"]
@@ -349,16 +350,15 @@ def test_every_setting_of_the_optimiser_has_an_effect(change: dict[str, float]) 
 
 def test_random_targets_depend_on_seed_epoch_and_image_alone() -> None:
     adapter, examples = small.fresh(), small.train_examples(8)
-    random = PLAN.model_copy(update={"targets": "random"})
-    drawn = targets_of(adapter, examples, random, 0, 0)
-    assert drawn == targets_of(adapter, examples, random, 0, 0)
-    assert drawn[3:] == targets_of(adapter, examples[3:], random, 0, 0)
-    assert drawn != targets_of(adapter, examples, random, 1, 0)
-    assert drawn != targets_of(adapter, examples, random, 0, 1)
-    canonical = targets_of(adapter, examples, PLAN, 0, 0)
+    drawn = rows_of(adapter, examples, "random")
+    assert drawn == rows_of(adapter, examples, "random")
+    assert drawn[3:] == rows_of(adapter, examples[3:], "random")
+    assert drawn != rows_of(adapter, examples, "random", seed=1)
+    assert drawn != rows_of(adapter, examples, "random", epoch=1)
+    canonical = rows_of(adapter, examples)
     assert drawn != canonical
-    assert canonical == targets_of(adapter, examples, PLAN, 1, 1)
-    assert [len(tokens) for tokens in drawn] == [len(tokens) for tokens in canonical]
+    assert canonical == rows_of(adapter, examples, seed=1, epoch=1)
+    assert [len(row.tokens) for row in drawn] == [len(row.tokens) for row in canonical]
 
 
 def test_held_out_loss_is_the_cross_entropy_of_the_canonical_targets() -> None:
@@ -382,11 +382,10 @@ def bf16() -> Iterator[Accelerator]:
 
 def test_bf16_autocast_trains_under_the_same_objective(bf16: Accelerator) -> None:
     adapter, examples = small.fitted(), small.train_examples(8)
-    sequences = targets_of(adapter, examples, PLAN, 0, 0)
     losses, gradients = {}, {}
     for name, settings in (("ce", {}), ("sed_sft", SED["none"])):
         adapter.model.zero_grad()
-        output = accumulate(adapter, examples, sequences, ready(name, settings), 8, bf16)
+        output = accumulate(adapter, rows_of(adapter, examples), ready(name, settings), 8, bf16)
         losses[name], gradients[name] = output, gradient(adapter)
     assert losses["ce"].terms["ce"].sum.dtype == torch.float32
     with torch.no_grad():

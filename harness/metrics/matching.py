@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from harness.types import Box, Example, Mention
+from harness.types import Box, Example, Mention, Parsed
 
 VERIFIED_IOU = 0.5
 """IoU from which a mention can verify an instance (DESIGN, vocabulary)."""
@@ -49,17 +49,27 @@ def box_array(boxes: Iterable[Box]) -> NDArray[np.float64]:
 
 
 def iou_matrix(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of boxes a [n, 4] and b [m, 4] as [n, m]; 0 where they do not overlap.
+    """Intersection over union of boxes a [n, 4] and b [m, 4] as [n, m]; see `box_iou`."""
+    return box_iou(a[:, None], b[None])
 
-    The operations and their order are those of pycocotools, so that a box exactly at a threshold falls on the
-    same side. A box without area has IoU 0 with everything, itself included.
+
+def box_iou(
+    a: NDArray[np.float64], b: NDArray[np.float64], crowd: NDArray[np.bool_] | bool = False
+) -> NDArray[np.float64]:
+    """Intersection over union of boxes a and b, [..., 4] each (they are broadcast); 0 where they do not overlap.
+
+    Where `crowd`, b is a crowd region and the intersection is divided by the area of a alone. The operations and
+    their order are those of pycocotools, so that a box exactly at a threshold falls on the same side. A box
+    without area has IoU 0 with everything, itself included; where areas overflow the IoU is 0 or nan.
     """
-    upper = np.minimum((a[:, :2] + a[:, 2:])[:, None], (b[:, :2] + b[:, 2:])[None])
-    sides = np.maximum(upper - np.maximum(a[:, None, :2], b[None, :, :2]), 0.0)
-    intersection = sides[..., 0] * sides[..., 1]
-    union = (a[:, 2] * a[:, 3])[:, None] + (b[:, 2] * b[:, 3])[None] - intersection
-    iou: NDArray[np.float64] = np.zeros_like(union)
-    np.divide(intersection, union, out=iou, where=intersection > 0)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        upper = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+        sides = np.maximum(upper - np.maximum(a[..., :2], b[..., :2]), 0.0)
+        intersection = sides[..., 0] * sides[..., 1]
+        area = a[..., 2] * a[..., 3]
+        union = np.where(crowd, area, area + b[..., 2] * b[..., 3] - intersection)
+        iou: NDArray[np.float64] = np.zeros_like(union)
+        np.divide(intersection, union, out=iou, where=intersection > 0)
     return iou
 
 
@@ -92,6 +102,17 @@ def match_sample(
             )
         )
     return matched
+
+
+def f_score(example: Example, parsed: Parsed) -> float:
+    """F-score of a sequence's mentions in [0, 1]: 2 * verified / (mentions + malformed entries - neutral + instances).
+
+    1 where there is nothing to find and nothing was said.
+    """
+    matched = match_sample(example, parsed.mentions)
+    said = len(matched) + parsed.malformed - sum(mention.neutral for mention in matched)
+    total = said + len(example.instances)
+    return 2 * sum(mention.verified for mention in matched) / total if total else 1.0
 
 
 def _same_category_iou(example: Example, mentions: Sequence[Mention]) -> NDArray[np.float64]:

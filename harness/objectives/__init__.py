@@ -1,104 +1,137 @@
 """Training objectives: pure functions from a TokenBatch to a LossOutput.
 
-To add one, write the function (in token.py, or a file beside it) and its line in OBJECTIVES.
+To add one, write its function (token.py: a contribution per target position; sets.py: one per equivalence set) and its
+line in OBJECTIVES.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from harness.errors import ConfigError, ObjectiveError, unknown
+from harness.objectives import apply, sets, token
 from harness.objectives.calibration import log_probs, threshold_at, top_k_mass
-from harness.objectives.token import Mask, by_kind, ce, sed_sft, sed_sft_needs, sed_sft_problems, select
+from harness.objectives.spec import (
+    Need,
+    SetLevel,
+    Setting,
+    Settings,
+    Spec,
+    TokenLevel,
+    above,
+    at_least,
+    count,
+    fraction,
+    one_of,
+)
 from harness.types import LossOutput, TokenBatch
 
 __all__ = [
     "OBJECTIVES",
+    "Need",
     "Objective",
+    "SetLevel",
     "Setting",
     "Spec",
+    "TokenLevel",
     "build",
     "by_kind",
     "complete",
+    "needs",
     "problems",
     "reference_selection",
     "resolve",
-    "selection",
     "top_k_mass",
 ]
 
-Objective = Callable[[TokenBatch], LossOutput]
-Settings = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting: its type, its range in words and as a predicate. `default` None: absent unless given."""
-
-    kind: type[int] | type[float] | type[str]
-    expected: str
-    accepts: Callable[[Any], bool]
-    default: int | float | str | None = None
-
-    def valid(self, value: object) -> bool:
-        """Whether the value has the type (an int is a number, a bool is not) and lies in the range."""
-        kinds = (int, float) if self.kind is float else (self.kind,)
-        return isinstance(value, kinds) and not isinstance(value, bool) and self.accepts(value)
-
-
-def _nothing_wrong(_: Settings) -> list[str]:
-    return []
-
-
-def _nothing_needed(_: Settings) -> frozenset[str]:
-    return frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What there is to know about an objective.
-
-    `problems` checks the settings against each other; `needs` names what must be supplied besides logits and
-    labels: "reference" (TokenBatch.selected from the base model), "calibration" (`resolve` before training).
-    """
-
-    function: Callable[..., LossOutput]
-    equation: str
-    source: str
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    problems: Callable[[Settings], list[str]] = _nothing_wrong
-    needs: Callable[[Settings], frozenset[str]] = _nothing_needed
-
+Objective = Callable[..., LossOutput]
+"""`objective(batch, logged=True)`; statistics are computed only where they are `logged`."""
 
 OBJECTIVES: dict[str, Spec] = {
-    "ce": Spec(ce, "-log p_y", "cross-entropy, the maximum-likelihood baseline"),
-    "sed_sft": Spec(
-        sed_sft,
+    "ce": TokenLevel(token.ce, "-log p_y", "cross-entropy, the maximum-likelihood baseline"),
+    "label_smoothing": TokenLevel(
+        token.label_smoothing,
+        "-(1 - epsilon) * log p_y - epsilon * mean_v log p_v",
+        "Szegedy et al., CVPR 2016; arXiv 1512.00567",
+        {"epsilon": fraction(0.1)},
+    ),
+    "sed_sft": TokenLevel(
+        token.sed_sft,
         "-log p_y + weight * m * (p_y*(p_y - 1) + 1/4), m = 1 where the top_k mass < threshold, else 0",
         "Chen et al., ACL 2026; arXiv 2602.07464",
         {
-            "top_k": Setting(int, "an integer >= 1", lambda k: k >= 1),
+            "top_k": count(),
             "threshold": Setting(float, "a number in (0, 1]", lambda t: 0 < t <= 1),
             "quantile": Setting(float, "a number in (0, 1)", lambda q: 0 < q < 1),
-            "weight": Setting(float, "a finite number >= 0", lambda w: 0 <= w < math.inf, 1.0),
-            "mask": Setting(str, "live, none or base", lambda m: m in get_args(Mask), "live"),
+            "weight": at_least(0, default=1.0),
+            "mask": one_of(get_args(token.Mask), default="live"),
         },
-        sed_sft_problems,
-        sed_sft_needs,
+        token.sed_sft_problems,
+        token.sed_sft_needs,
+    ),
+    "gem": TokenLevel(
+        token.gem,
+        "-sum_v q_v * h(z_v - z_y) * (log p_y - log p_v), q = softmax(z / beta), h = 1 or sigmoid(0.01 * .)",
+        "Li et al., ICLR 2025; arXiv 2408.16673",
+        {"beta": above(0, default=0.7), "h": one_of(get_args(token.Scaling), default="linear")},
+    ),
+    "dft": TokenLevel(token.dft, "-sg(p_y) * log p_y", "Wu et al., ICLR 2026; arXiv 2508.05629"),
+    "entropy_bonus": TokenLevel(
+        token.entropy_bonus,
+        "-log p_y - weight * H(p)",
+        "Pereyra et al., 2017; arXiv 1701.06548",
+        {"weight": at_least(0, default=0.1)},
+    ),
+    "eaft": TokenLevel(
+        token.eaft,
+        "-log p_y * sg(H_k / z)^alpha, H_k: entropy of the top_k largest logits' softmax, z = ln k by default",
+        "Diao et al., 2026; arXiv 2601.02151",
+        {"alpha": at_least(0, default=1.0), "top_k": count(20), "z": above(0)},
+    ),
+    "focal": TokenLevel(
+        token.focal,
+        "-(1 - p_y)^gamma * log p_y",
+        "Lin et al., ICCV 2017; arXiv 1708.02002",
+        {"gamma": at_least(0, default=2.0)},
+    ),
+    "eco": SetLevel(
+        sets.eco,
+        "ce + weight * variance of log P over the members of a set, mean over sets",
+        "equivalence consistency, the squared-distance form of DESIGN 6.3",
+        {"weight": at_least(0, default=0.01), "log_prob": one_of(get_args(sets.Reduction), default="sum")},
+    ),
+    "kl_uniform": SetLevel(
+        sets.kl_uniform,
+        "ce + weight * KL(uniform over the members of a set || their normalised probabilities), mean over sets",
+        "the forward KL to the uniform distribution over the right answers",
+        {"weight": at_least(0, default=0.1)},
+    ),
+    "mrt": SetLevel(
+        sets.mrt,
+        "ce + weight * sum_i q_i * (1 - F_i) over the members and samples of a set, q: normalised probabilities",
+        "minimum-risk training, Shen et al., ACL 2016; arXiv 1512.02433",
+        {"weight": at_least(0, default=1.0), "samples": count(2)},
+        needs=lambda _: frozenset({"sets", "samples"}),
     ),
 }
 
 
 def build(name: str, **settings: Any) -> Objective:
     """The objective as a pure callable; ConfigError with every problem of the name and the settings."""
-    full = complete(name, settings)
-    return partial(OBJECTIVES[name].function, **full)
+    full, spec = complete(name, settings), OBJECTIVES[name]
+
+    def objective(batch: TokenBatch, logged: bool = True) -> LossOutput:
+        if isinstance(spec, TokenLevel):
+            return apply.token_level(partial(spec.function, **full), batch, logged)
+        own = {key: value for key, value in full.items() if key != "samples"}  # that one is the training loop's
+        return apply.set_level(partial(spec.function, **own), name, batch, logged)
+
+    return objective
 
 
 def problems(name: str, settings: Settings) -> list[str]:
@@ -119,31 +152,44 @@ def complete(name: str, settings: Settings) -> dict[str, Any]:
     return {key: spec.settings[key].kind(value) for key, value in _with_defaults(spec, settings).items()}
 
 
+def needs(name: str, settings: Settings) -> frozenset[Need]:
+    """What the objective must be given under these settings, see `spec.Need`."""
+    return OBJECTIVES[name].needs(complete(name, settings))
+
+
 def resolve(name: str, settings: Settings, masses: Tensor) -> dict[str, Any]:
     """Complete settings in which `quantile` has become the `threshold` that it stands for.
 
     masses [N]: `top_k_mass` at every target position of the calibration examples, base model in eval mode.
     """
     full = complete(name, settings)
-    if "calibration" not in OBJECTIVES[name].needs(full):
+    if "calibration" not in needs(name, full):
         raise ObjectiveError(f"{name} with these settings has no quantile to calibrate: {dict(settings)}")
     threshold = threshold_at(masses, full.pop("quantile"))
     return complete(name, full | {"threshold": threshold})
 
 
-def selection(logits: Tensor, settings: Settings, selected: Tensor | None = None) -> Tensor:
-    """Which positions sed_sft's penalty acts on under these settings: bool [N] for logits [N, V].
-
-    The very mask that the objective applies, for logging by token kind; means nothing at ignored positions.
-    """
-    full = complete("sed_sft", settings)
-    del full["weight"]
-    return select(log_probs(logits.detach()), selected, **full)
-
-
+@torch.no_grad()
 def reference_selection(logits: Tensor, settings: Settings) -> Tensor:
-    """`TokenBatch.selected` for mask `base`: bool [N] from the base model's logits [N, V]."""
-    return selection(logits, {**settings, "mask": "live"})
+    """`TokenBatch.selected` for sed_sft's mask `base`: bool [N] from the base model's logits [N, V]."""
+    full = complete("sed_sft", settings)
+    at = token.Positions(log_probs(logits), logits.new_zeros(len(logits), dtype=torch.int64))
+    return token.select(at, mask="live", top_k=full["top_k"], threshold=full.get("threshold"))
+
+
+@torch.no_grad()
+def by_kind(values: Tensor, kinds: Tensor, n_kinds: int) -> tuple[Tensor, Tensor]:
+    """Sums and counts [n_kinds] of values [N] by kinds [N] in 0..n_kinds-1; a negative kind is left out.
+
+    A kind that does not occur has sum and count 0: its mean is undefined.
+    """
+    kept = kinds >= 0
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    sums = torch.zeros(n_kinds, dtype=dtype, device=values.device)
+    counts = torch.zeros(n_kinds, dtype=torch.int64, device=values.device)
+    sums.index_add_(0, kinds[kept], values[kept].to(dtype))
+    counts.index_add_(0, kinds[kept], torch.ones_like(kinds[kept], dtype=torch.int64))
+    return sums, counts
 
 
 def _problem(spec: Spec, key: str, value: object) -> list[str]:

@@ -1,84 +1,172 @@
 """Objectives that are sums over target positions.
 
-Each is a pure function `(batch, **settings) -> LossOutput`. p = softmax(logits), p_y the probability of the
-label, N target positions, V vocabulary. Positions whose label is IGNORED_LABEL add to no sum and no count.
+Each is a pure function `(at, **settings) -> PerToken`: what every one of N positions contributes, in nats. How
+the positions were scored (logits at hand, or chunk by chunk from hidden states), which of them are targets, and
+the sums are the business of harness.objectives.apply.
+
+Shape legend: N positions, V vocabulary. p = softmax(logits), p_y the probability of the label.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.errors import ObjectiveError
-from harness.objectives.calibration import log_probs, mass_of
-from harness.types import IGNORED_LABEL, LossOutput, Term, TokenBatch
+from harness.objectives.calibration import mass_of
 
 Mask = Literal["live", "none", "base"]
-Stat = tuple[Tensor, Tensor]
+Scaling = Literal["linear", "logsigmoid"]
 
 
-def ce(batch: TokenBatch) -> LossOutput:
-    """Cross-entropy: -log p_y, in nats, per target position. Without any, sum and count are 0."""
-    log_p, nll, target = _score(batch)
-    terms = {"ce": Term(nll.sum(), target.sum())}
-    return LossOutput(terms, _stats(log_p, nll, target))
+@dataclass(frozen=True)
+class Positions:
+    """What a token-level objective sees.
+
+    log_p     [N, V]  log softmax of the logits, float32 or float64, with gradient. (An objective that needs
+                      logits takes these: the two differ by a constant per position.)
+    labels    [N]     int64 in [0, V)
+    selected  [N]     bool or None: see TokenBatch
+    """
+
+    log_p: Tensor
+    labels: Tensor
+    selected: Tensor | None = None
+
+    @cached_property
+    def nll(self) -> Tensor:
+        """-log p_y [N], with gradient."""
+        with torch.enable_grad():  # kept for all, so also where a stop-gradient factor is the first to ask
+            return -self.log_p.gather(-1, self.labels[:, None])[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """terms: name -> contributions [N], weighted by `weights` (1 where not named).
+
+    selected [N] bool or None: where a selective penalty acts.
+    """
+
+    terms: Mapping[str, Tensor]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    selected: Tensor | None = None
+
+
+def ce(at: Positions) -> PerToken:
+    """Cross-entropy: -log p_y."""
+    return PerToken({"ce": at.nll})
+
+
+def label_smoothing(at: Positions, *, epsilon: float) -> PerToken:
+    """Cross-entropy against (1 - epsilon) one-hot + epsilon/V:
+
+    (1 - epsilon) * (-log p_y) + epsilon * mean over v of (-log p_v). Szegedy et al., CVPR 2016; arXiv 1512.00567
+    """
+    return PerToken({"ce": at.nll, "uniform": -at.log_p.mean(-1)}, {"ce": 1 - epsilon, "uniform": epsilon})
+
+
+def focal(at: Positions, *, gamma: float) -> PerToken:
+    """-(1 - p_y)^gamma * log p_y, differentiated through both factors. Lin et al., ICCV 2017; arXiv 1708.02002"""
+    # The clamp keeps the derivative of the power finite where p_y rounds to 1 (its limit there is 0).
+    rest = -torch.expm1(-at.nll)
+    return PerToken({"focal": rest.clamp(min=torch.finfo(rest.dtype).tiny) ** gamma * at.nll})
+
+
+def dft(at: Positions) -> PerToken:
+    """-p_y * log p_y, the factor p_y carrying no gradient. Wu et al., ICLR 2026; arXiv 2508.05629"""
+    return PerToken({"dft": (-at.nll.detach()).exp() * at.nll})
+
+
+def eaft(at: Positions, *, alpha: float, top_k: int, z: float | None = None) -> PerToken:
+    """-log p_y * (H / Z)^alpha: entropy-adaptive fine-tuning. Diao et al., 2026; arXiv 2601.02151
+
+    H: entropy (nats) of the softmax over the min(top_k, V) largest logits, without gradient. Z: `z`, by default
+    ln k of that k, so that the factor is at most 1 (the published code takes 3.0, ln 20 rounded). For k = 1 the
+    entropy is 0 and so is the factor.
+    """
+    with torch.no_grad():
+        k = min(top_k, at.log_p.shape[-1])
+        largest = torch.log_softmax(at.log_p.topk(k, dim=-1, sorted=False).values, dim=-1)  # [N, k]
+        share = entropy(largest) / (z or max(math.log(k), torch.finfo(largest.dtype).tiny))
+        factor = share.clamp(min=0) ** alpha
+    return PerToken({"eaft": factor * at.nll})
+
+
+def entropy_bonus(at: Positions, *, weight: float) -> PerToken:
+    """-log p_y - weight * H(p): rewards entropy everywhere, the non-selective baseline of SED-SFT.
+    H(p) = -sum over v of p_v log p_v. Pereyra et al., 2017; arXiv 1701.06548"""
+    return PerToken({"ce": at.nll, "negative_entropy": -entropy(at.log_p)}, {"negative_entropy": weight})
+
+
+def gem(at: Positions, *, beta: float, h: Scaling) -> PerToken:
+    """GEM: - sum over v of q_v * h(z_v - z_y) * (log p_y - log p_v); Li et al., ICLR 2025; arXiv 2408.16673
+
+    z: logits; q = softmax(z / beta); h = 1 (`linear`) or sigmoid(0.01 * (z_v - z_y)) (`logsigmoid`). q and h
+    carry no gradient. With beta = 1 and `linear`, the gradient is that of cross-entropy.
+    """
+    with torch.no_grad():
+        factor = torch.softmax(at.log_p / beta, dim=-1)  # [N, V]
+        if h == "logsigmoid":
+            factor *= torch.sigmoid(0.01 * (at.log_p + at.nll[:, None]))  # z_v - z_y = log p_v - log p_y
+    return PerToken({"gem": factor.sum(-1) * at.nll + (factor * at.log_p).sum(-1)})
 
 
 def sed_sft(
-    batch: TokenBatch,
+    at: Positions,
     *,
     mask: Mask,
     weight: float,
     top_k: int | None = None,
     threshold: float | None = None,
     quantile: float | None = None,
-) -> LossOutput:
-    """SED-SFT: -log p_y + weight * m * (p_y*(p_y - 1) + 1/4), in nats, per target position.
+) -> PerToken:
+    """SED-SFT: -log p_y + weight * m * (p_y*(p_y - 1) + 1/4). Chen et al., ACL 2026; arXiv 2602.07464
 
     m (see `select`) carries no gradient, p_y does: the gradient is that of cross-entropy times
     1 - 2*weight*m*p_y*(p_y - 1/2). Both terms are counted in target positions, selected or not.
     """
-    log_p, nll, target = _score(batch)
-    selected = select(log_p, batch.selected, mask=mask, top_k=top_k, threshold=threshold, quantile=quantile)
-    p_y = (-nll).exp()
+    selected = select(at, mask=mask, top_k=top_k, threshold=threshold, quantile=quantile)
+    p_y = (-at.nll).exp()
     # p_y*(p_y - 1) + 1/4 = (p_y - 1/2)^2, which loses nothing to cancellation near p_y = 1/2
-    penalty = torch.where(selected & target, (p_y - 0.5).square(), 0.0)
-    terms = {
-        "ce": Term(nll.sum(), target.sum()),
-        "penalty": Term(penalty.sum(), target.sum(), weight),
-    }
-    return LossOutput(terms, _stats(log_p, nll, target) | _selection_stats(p_y.detach(), selected, target))
+    penalty = torch.where(selected, (p_y - 0.5).square(), 0.0)
+    return PerToken({"ce": at.nll, "penalty": penalty}, {"penalty": weight}, selected)
 
 
 @torch.no_grad()
 def select(
-    log_p: Tensor,
-    selected: Tensor | None,
+    at: Positions,
     *,
     mask: Mask,
     top_k: int | None = None,
     threshold: float | None = None,
     quantile: float | None = None,
 ) -> Tensor:
-    """SED-SFT's m as bool [N], for log-probabilities [N, V]; means nothing at ignored positions.
+    """SED-SFT's m as bool [N].
 
     live: the `top_k` largest probabilities sum to strictly less than `threshold`; none: everywhere;
-    base: `selected` [N], made from the base model. Undefined (ObjectiveError) before a quantile is resolved.
+    base: `at.selected`, made from the base model. Undefined (ObjectiveError) before a quantile is resolved.
     """
     if mask == "none":
-        return torch.ones(log_p.shape[:1], dtype=torch.bool, device=log_p.device)
+        return torch.ones_like(at.labels, dtype=torch.bool)
     if top_k is None or threshold is None:
         raise ObjectiveError(
             f"sed_sft has no threshold yet (top_k {top_k}, quantile {quantile}): "
             "call harness.objectives.resolve with the base model's top-k masses before training"
         )
     if mask == "base":
-        return _reference_mask(selected, log_p.shape[:1])
-    return mass_of(log_p, top_k) < threshold
+        return _reference_mask(at.selected)
+    return mass_of(at.log_p, top_k) < threshold
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """-sum over v of p_v log p_v [N] in nats, of log-probabilities [N, V]; in [0, ln V]."""
+    return -(log_p.exp() * log_p).sum(dim=-1)
 
 
 def sed_sft_problems(settings: Mapping[str, Any]) -> list[str]:
@@ -99,64 +187,19 @@ def sed_sft_problems(settings: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def sed_sft_needs(settings: Mapping[str, Any]) -> frozenset[str]:
-    """ "reference": TokenBatch.selected from the base model; "calibration": `resolve` before training."""
-    reference = {"reference"} if settings.get("mask") == "base" else set()
-    calibration = {"calibration"} if "quantile" in settings else set()
-    return frozenset(reference | calibration)
+def sed_sft_needs(settings: Mapping[str, Any]) -> frozenset[Literal["reference", "calibration"]]:
+    """ "reference" for the mask of the base model, "calibration" for a quantile (see spec.Need)."""
+    found: set[Literal["reference", "calibration"]] = set()
+    if settings.get("mask") == "base":
+        found.add("reference")
+    if "quantile" in settings:
+        found.add("calibration")
+    return frozenset(found)
 
 
-@torch.no_grad()
-def by_kind(values: Tensor, kinds: Tensor, n_kinds: int) -> Stat:
-    """Sums and counts [n_kinds] of values [N] by kinds [N] in 0..n_kinds-1; a negative kind is left out.
-
-    A kind that does not occur has sum and count 0: its mean is undefined.
-    """
-    kept = kinds >= 0
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    sums = torch.zeros(n_kinds, dtype=dtype, device=values.device)
-    counts = torch.zeros(n_kinds, dtype=torch.int64, device=values.device)
-    sums.index_add_(0, kinds[kept], values[kept].to(dtype))
-    counts.index_add_(0, kinds[kept], torch.ones_like(kinds[kept], dtype=torch.int64))
-    return sums, counts
-
-
-def _score(batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """log p [N, V], -log p_y [N] (0 where ignored), and which positions are targets, bool [N]."""
-    log_p = log_probs(batch.logits)
-    nll = F.nll_loss(log_p, batch.labels, ignore_index=IGNORED_LABEL, reduction="none")
-    return log_p, nll, batch.labels != IGNORED_LABEL
-
-
-def _reference_mask(selected: Tensor | None, shape: torch.Size) -> Tensor:
+def _reference_mask(selected: Tensor | None) -> Tensor:
     if selected is None:
         raise ObjectiveError(
             "sed_sft with mask 'base' needs TokenBatch.selected, the base model's selection, and got none"
         )
-    if selected.shape != shape or selected.dtype != torch.bool:
-        raise ObjectiveError(
-            f"TokenBatch.selected must be bool {list(shape)}, one per target position; "
-            f"got {selected.dtype} {list(selected.shape)}"
-        )
     return selected
-
-
-@torch.no_grad()
-def _stats(log_p: Tensor, nll: Tensor, target: Tensor) -> dict[str, Stat]:
-    """p_y and entropy (nats) over target positions."""
-    entropy = -log_p.exp().mul_(log_p).sum(dim=-1)  # [N]; in place: one [N, V] buffer, less than backward takes
-    return {"p_y": _over((-nll).exp(), target), "entropy": _over(entropy, target)}
-
-
-def _selection_stats(p_y: Tensor, selected: Tensor, target: Tensor) -> dict[str, Stat]:
-    """Selected share of the target positions, and p_y on either side of the mask."""
-    return {
-        "selected": _over(selected.to(p_y.dtype), target),
-        "p_y_selected": _over(p_y, target & selected),
-        "p_y_unselected": _over(p_y, target & ~selected),
-    }
-
-
-def _over(values: Tensor, where: Tensor) -> Stat:
-    """Sum of values [N] over the positions `where` [N], and how many those are."""
-    return torch.where(where, values, 0.0).sum(), where.sum()

@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from harness.errors import ObjectiveError
-from harness.objectives import resolve, selection, top_k_mass
+from harness.objectives import resolve, top_k_mass
+from tests.objectives.cases import selection
 
 
 @given(seed=st.integers(0, 2**31), top_k=st.integers(1, 7), scale=st.floats(0.0, 30.0))

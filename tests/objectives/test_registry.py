@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 
 from harness.errors import ConfigError, ObjectiveError
-from harness.objectives import OBJECTIVES, build, complete, problems, resolve, selection
+from harness.objectives import OBJECTIVES, SetLevel, TokenLevel, build, complete, needs, problems, resolve
 from harness.types import TokenBatch
+from tests.objectives.cases import loss_and_gradient, random_batch
 
 LIVE: dict[str, Any] = {"top_k": 2, "threshold": 0.7}
 CALIBRATED: dict[str, Any] = {"top_k": 2, "quantile": 0.3}
@@ -107,18 +109,150 @@ def test_complete_settings_name_equal_objectives_alike() -> None:
         ("sed_sft", {**LIVE, "mask": "base"}, {"reference"}),
         ("sed_sft", CALIBRATED, {"calibration"}),
         ("sed_sft", {**CALIBRATED, "mask": "base"}, {"reference", "calibration"}),
+        ("label_smoothing", {}, set()),
+        ("gem", {}, set()),
+        ("dft", {}, set()),
+        ("entropy_bonus", {}, set()),
+        ("eaft", {}, set()),
+        ("focal", {}, set()),
+        ("eco", {}, {"sets"}),
+        ("kl_uniform", {}, {"sets"}),
+        ("mrt", {}, {"sets", "samples"}),
     ],
 )
 def test_needs(name: str, settings: dict[str, Any], expected: set[str]) -> None:
-    assert OBJECTIVES[name].needs(settings) == expected
-    assert OBJECTIVES[name].needs(complete(name, settings)) == expected
+    assert needs(name, settings) == expected
+    assert needs(name, complete(name, settings)) == expected
 
 
-def test_every_objective_says_what_it_is_and_where_it_comes_from() -> None:
-    for spec in OBJECTIVES.values():
-        assert "p_y" in spec.equation
-        assert "\n" not in spec.equation
-        assert spec.source
+def test_needs_of_every_objective_are_tested() -> None:
+    (marker,) = [mark for mark in test_needs.pytestmark if mark.name == "parametrize"]
+    assert {name for name, _, _ in marker.args[1]} == OBJECTIVES.keys()
+
+
+def test_needs_refuses_wrong_settings() -> None:
+    with pytest.raises(ConfigError, match="mask must be"):
+        needs("sed_sft", {**LIVE, "mask": "bas"})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_says_what_it_is_and_where_it_comes_from(name: str) -> None:
+    spec = OBJECTIVES[name]
+    assert len(spec.equation) < 120
+    assert "\n" not in spec.equation
+    if isinstance(spec, TokenLevel):
+        assert "log p_y" in spec.equation
+    else:
+        assert spec.equation.startswith("ce + weight * ")
+    assert spec.source
+    for setting in spec.settings:
+        assert setting in spec.equation or (name, setting) in NOT_IN_THE_EQUATION
+    # A published method is cited where it is computed, by the same id.
+    cited = re.findall(r"arXiv (\d{4}\.\d{5})", spec.source)
+    assert all(identifier in (spec.function.__doc__ or "") for identifier in cited)
+    assert spec.function.__doc__
+
+
+NOT_IN_THE_EQUATION = {
+    ("sed_sft", "quantile"),  # stands for the threshold until it is calibrated
+    ("sed_sft", "mask"),  # what m is made from
+    ("eco", "log_prob"),  # what log P is: sum or mean
+    ("mrt", "samples"),  # how many sequences the loop draws
+}
+
+
+# ---- every setting has an effect -------------------------------------------------------------------------------------
+
+OTHER_VALUES: dict[tuple[str, str], tuple[dict[str, Any], object]] = {
+    # (objective, setting): settings, and another value of that setting which has to change the loss and its gradient.
+    ("label_smoothing", "epsilon"): ({}, 0.2),
+    ("sed_sft", "top_k"): (LIVE, 3),
+    ("sed_sft", "threshold"): (LIVE, 0.9),
+    ("sed_sft", "weight"): (LIVE, 3.0),
+    ("sed_sft", "mask"): (LIVE, "base"),
+    ("gem", "beta"): ({}, 0.5),
+    ("gem", "h"): ({}, "logsigmoid"),
+    ("entropy_bonus", "weight"): ({}, 0.3),
+    ("eaft", "alpha"): ({}, 2.0),
+    ("eaft", "top_k"): ({}, 2),
+    ("eaft", "z"): ({}, 3.0),
+    ("focal", "gamma"): ({}, 1.0),
+    ("eco", "weight"): ({}, 0.02),
+    ("eco", "log_prob"): ({}, "mean"),
+    ("kl_uniform", "weight"): ({}, 0.2),
+    ("mrt", "weight"): ({}, 2.0),
+}
+OF_THE_LOOP = {
+    ("sed_sft", "quantile"),  # see test_calibration.py
+    ("mrt", "samples"),  # how many sequences are drawn for a batch
+}
+
+
+def test_no_setting_is_forgotten() -> None:
+    everything = {(name, setting) for name, spec in OBJECTIVES.items() for setting in spec.settings}
+    assert OTHER_VALUES.keys() | OF_THE_LOOP == everything
+    assert not OTHER_VALUES.keys() & OF_THE_LOOP
+
+
+@pytest.mark.parametrize(("name", "setting"), OTHER_VALUES)
+def test_every_setting_changes_loss_and_gradient(name: str, setting: str) -> None:
+    settings, other = OTHER_VALUES[name, setting]
+    batch = random_batch(6)
+    loss, gradient = loss_and_gradient(name, settings, batch)
+    changed_loss, changed_gradient = loss_and_gradient(name, {**settings, setting: other}, batch)
+    assert not torch.isclose(loss, changed_loss)
+    assert not torch.allclose(gradient, changed_gradient)
+
+
+@pytest.mark.parametrize(("name", "setting"), [*OTHER_VALUES, *sorted(OF_THE_LOOP)])
+@pytest.mark.parametrize("value", [None, True, [], -1, float("nan"), "x"], ids=repr)
+def test_every_setting_is_checked(name: str, setting: str, value: object) -> None:
+    # Nothing of these is a value of any setting: the message names objective, setting, range and value.
+    settings = {**(LIVE if name == "sed_sft" else {}), setting: value}
+    expected = f"{name}: {setting} must be {OBJECTIVES[name].settings[setting].expected}, got {value!r}"
+    assert expected in problems(name, settings)
+    with pytest.raises(ConfigError):
+        build(name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "expected"),
+    [
+        ("label_smoothing", "epsilon", 1, "a number in [0, 1)"),
+        ("gem", "beta", 0, "a finite number > 0"),
+        ("gem", "h", "sigmoid", "linear or logsigmoid"),
+        ("entropy_bonus", "weight", float("inf"), "a finite number >= 0"),
+        ("eaft", "top_k", 1.5, "an integer >= 1"),
+        ("eaft", "z", 0, "a finite number > 0"),
+        ("focal", "gamma", -0.5, "a finite number >= 0"),
+        ("eco", "log_prob", "max", "sum or mean"),
+        ("mrt", "samples", 0, "an integer >= 1"),
+    ],
+)
+def test_ranges(name: str, setting: str, value: object, expected: str) -> None:
+    assert problems(name, {setting: value}) == [f"{name}: {setting} must be {expected}, got {value!r}"]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_unknown_settings_are_refused_by_every_objective(name: str) -> None:
+    (problem,) = problems(name, {**(LIVE if name == "sed_sft" else {}), "no_such": 1})
+    available = ", ".join(sorted(OBJECTIVES[name].settings)) or "none"
+    assert problem == f"{name}: unknown setting 'no_such'; available: {available}"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_defaults_are_valid_and_complete(name: str) -> None:
+    settings = LIVE if name == "sed_sft" else {}
+    full = complete(name, settings)
+    assert complete(name, full) == full
+    with_default = {key for key, setting in OBJECTIVES[name].settings.items() if setting.default is not None}
+    assert full.keys() == with_default | settings.keys()
+
+
+def test_the_two_levels() -> None:
+    sets = {name for name, spec in OBJECTIVES.items() if isinstance(spec, SetLevel)}
+    assert sets == {"eco", "kl_uniform", "mrt"}
+    assert all("sets" in needs(name, {}) for name in sets)
 
 
 @pytest.mark.parametrize("mask", ["live", "base"])
@@ -128,8 +262,6 @@ def test_an_uncalibrated_objective_raises_when_called(mask: str) -> None:
     objective = build("sed_sft", **settings)
     with pytest.raises(ObjectiveError, match=r"quantile 0\.3"):
         objective(batch)
-    with pytest.raises(ObjectiveError, match=r"quantile 0\.3"):
-        selection(batch.logits, settings, batch.selected)
 
 
 def test_resolve_turns_the_quantile_into_a_threshold() -> None:
@@ -137,7 +269,7 @@ def test_resolve_turns_the_quantile_into_a_threshold() -> None:
     masses = torch.tensor([0.9, 0.1, 0.8, 0.4, 0.2], dtype=torch.float64)
     resolved = resolve("sed_sft", CALIBRATED, masses)
     assert resolved == {"top_k": 2, "threshold": pytest.approx(0.24), "weight": 1.0, "mask": "live"}
-    assert OBJECTIVES["sed_sft"].needs(resolved) == set()
+    assert needs("sed_sft", resolved) == set()
     half = resolve("sed_sft", {**CALIBRATED, "quantile": 0.5}, masses)
     assert half["threshold"] == 0.4
 

@@ -1,0 +1,302 @@
+"""Applies an objective to a TokenBatch, whether its logits are at hand or still a Projection.
+
+A Projection is multiplied out a few positions at a time. For token-level objectives each chunk's gradient is
+computed together with its value, so that no chunk has to be computed again in backward; sequence-level ones, whose
+gradient at a position depends on the whole set, compute each chunk a second time there. Either way the peak is a few
+tensors of a chunk's size, whatever the objective.
+
+Shape legend: N positions, V vocabulary, D hidden width, n positions of a chunk, T terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from harness.errors import ObjectiveError
+from harness.objectives.calibration import log_probs
+from harness.objectives.sets import Sequences
+from harness.objectives.token import PerToken, Positions, entropy
+from harness.types import IGNORED_LABEL, LossOutput, Projection, Term, TokenBatch
+
+CHUNK_ELEMENTS = 2**20
+"""Logits of a chunk: 4 MiB in float32, and a chunk holds three to five tensors of this size."""
+LARGEST_SHARE = 64
+"""A long batch is cut into no more than this many chunks: 1/8 of its logits at eight tensors a chunk."""
+
+Stat = tuple[Tensor, Tensor]
+TokenFunction = Callable[[Positions], PerToken]
+SetFunction = Callable[[Sequences], Term]
+
+
+def token_level(function: TokenFunction, batch: TokenBatch, logged: bool) -> LossOutput:
+    """Sums of the objective's terms over the target positions; without any, sums and counts are 0.
+
+    Gradients reach logits, or hidden states and output embedding. With a Projection they are computed for the
+    weighted sum of the terms: backward raises for any other combination of them.
+    """
+    _check(batch)
+    if isinstance(batch.logits, Projection):
+        return _chunked(function, batch.logits, batch, logged)
+    return _output(_measure(function, log_probs(batch.logits), batch.labels, batch.selected, logged))
+
+
+def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool) -> LossOutput:
+    """Cross-entropy over the targets (not over sampled sequences), and the objective's own term over the sets."""
+    if batch.group is None or batch.members is None:
+        raise ObjectiveError(f"{name} needs TokenBatch.group and TokenBatch.members, and got none")
+    _check(batch)
+    members, group = batch.members, batch.group
+    nll = token_nll(batch.logits, batch.labels)
+    target = batch.labels != IGNORED_LABEL
+    own = target & ~members.sampled[group]
+    of = Sequences(
+        log_prob=nll.new_zeros(len(members.set)).index_add(0, group, -nll),
+        length=nll.new_zeros(len(members.set)).index_add(0, group, target.to(nll.dtype)),
+        set=members.set,
+        sampled=members.sampled,
+        cost=members.cost,
+    )
+    terms = {"ce": Term(torch.where(own, nll, 0.0).sum(), own.sum()), name: function(of)}
+    stats = _stats(nll.detach(), None, own, None) if logged else {}
+    return LossOutput(terms, stats)
+
+
+def token_nll(logits: Tensor | Projection, labels: Tensor) -> Tensor:
+    """-log p_y [N] with gradient, 0 where ignored; of a Projection without holding its logits."""
+    if isinstance(logits, Projection):
+        hidden, weight = _operands(logits)
+        parts = [
+            checkpoint(_nll, hidden[rows], weight, labels[rows], use_reentrant=False)
+            for rows in _chunks(len(labels), len(weight))
+        ]
+        nll = torch.cat(parts)
+    else:
+        nll = Positions(log_probs(logits), _indices(labels)).nll
+    return torch.where(labels != IGNORED_LABEL, nll, 0.0)
+
+
+def _nll(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    return Positions(log_probs(hidden @ weight.T), _indices(labels)).nll
+
+
+def _indices(labels: Tensor) -> Tensor:
+    """Labels to gather with: any token where ignored. Nothing else is mended, so that a wrong label fails."""
+    return torch.where(labels == IGNORED_LABEL, 0, labels)
+
+
+def _check(batch: TokenBatch) -> None:
+    """ObjectiveError unless there is one row for each label: slices and gather would pass over what is too many."""
+    logits, shape = batch.logits, batch.labels.shape
+    rows = logits.hidden if isinstance(logits, Projection) else logits
+    if len(shape) != 1 or rows.shape[:-1] != shape:
+        raise ObjectiveError(
+            f"TokenBatch.logits must be [N, V] (or hidden states [N, D]) and labels [N]; "
+            f"got {list(rows.shape)} and {list(shape)}"
+        )
+    if batch.group is not None and batch.group.shape != shape:
+        raise ObjectiveError(
+            f"TokenBatch.group must be {list(shape)}, one per target position; got {list(batch.group.shape)}"
+        )
+    selected = batch.selected
+    if selected is not None and (selected.shape != shape or selected.dtype != torch.bool):
+        raise ObjectiveError(
+            f"TokenBatch.selected must be bool {list(shape)}, one per target position; "
+            f"got {selected.dtype} {list(selected.shape)}"
+        )
+
+
+# ---- one block of positions ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """What a block of positions adds: sums [T] with gradient, and the rest without."""
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    sums: Tensor
+    count: Tensor
+    stats: Mapping[str, Stat]
+    selected: Tensor | None
+
+
+def _measure(function: TokenFunction, log_p: Tensor, labels: Tensor, selected: Tensor | None, logged: bool) -> _Block:
+    target = labels != IGNORED_LABEL
+    at = Positions(log_p, _indices(labels), selected)
+    made = function(at)
+    sums = [torch.where(target, values, 0.0).sum() for values in made.terms.values()]
+    return _Block(
+        names=tuple(made.terms),
+        weights=tuple(made.weights.get(name, 1.0) for name in made.terms),
+        sums=torch.stack(sums),
+        count=target.sum(),
+        stats=_stats(at.nll.detach(), log_p.detach(), target, made.selected) if logged else {},
+        selected=made.selected,
+    )
+
+
+def _output(block: _Block) -> LossOutput:
+    terms = {
+        name: Term(block.sums[index], block.count, weight)
+        for index, (name, weight) in enumerate(zip(block.names, block.weights, strict=True))
+    }
+    return LossOutput(terms, block.stats, block.selected)
+
+
+@torch.no_grad()
+def _stats(nll: Tensor, log_p: Tensor | None, target: Tensor, selected: Tensor | None) -> dict[str, Stat]:
+    """nll (nats), p_y and entropy (nats) over target positions; selected share, and p_y on either side of it."""
+    p_y = (-nll).exp()
+    stats = {"nll": _over(nll, target), "p_y": _over(p_y, target)}
+    if log_p is not None:
+        stats["entropy"] = _over(entropy(log_p), target)
+    if selected is not None:
+        stats["selected"] = _over(selected.to(p_y.dtype), target)
+        stats["p_y_selected"] = _over(p_y, target & selected)
+        stats["p_y_unselected"] = _over(p_y, target & ~selected)
+    return stats
+
+
+def _over(values: Tensor, where: Tensor) -> Stat:
+    """Sum of values [N] over the positions `where` [N], and how many those are."""
+    return torch.where(where, values, 0.0).sum(), where.sum()
+
+
+# ---- chunk by chunk --------------------------------------------------------------------------------------------------
+
+
+def _chunked(function: TokenFunction, projection: Projection, batch: TokenBatch, logged: bool) -> LossOutput:
+    hidden, weight = _operands(projection)
+    gradients = _Gradients(hidden, weight) if torch.is_grad_enabled() else None
+    total = _Total(len(batch.labels))
+    for rows in _chunks(len(batch.labels), len(weight)):
+        selected = None if batch.selected is None else batch.selected[rows]
+        with torch.no_grad():
+            log_p = log_probs(hidden[rows] @ weight.T)  # [n, V]
+        with torch.set_grad_enabled(gradients is not None):
+            log_p.requires_grad_(gradients is not None)
+            block = _measure(function, log_p, batch.labels[rows], selected, logged)
+            if gradients is not None:
+                gradients.add(rows, block, log_p)
+        total.add(rows, block)
+        del log_p, block
+    if gradients is None:
+        return _output(total.block)
+    sums = _Precomputed.apply(hidden, weight, total.block.sums, total.block.weights, gradients)
+    return _output(replace(total.block, sums=sums))
+
+
+def _operands(projection: Projection) -> tuple[Tensor, Tensor]:
+    """Hidden states and embedding in the type in which autocast would multiply them."""
+    hidden, weight = projection.hidden, projection.weight
+    device = hidden.device.type
+    lowered = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64  # which autocast leaves alone
+    dtype = torch.get_autocast_dtype(device) if lowered else hidden.dtype
+    return hidden.to(dtype), weight.to(dtype)
+
+
+def _chunks(positions: int, vocabulary: int) -> Iterator[slice]:
+    """At least one chunk, so that an empty batch has its terms too."""
+    size = max(1, CHUNK_ELEMENTS // vocabulary, -(-positions // LARGEST_SHARE))
+    return (slice(start, start + size) for start in range(0, max(positions, 1), size))
+
+
+class _Total:
+    """The sum of the blocks of a batch, without gradient.
+
+    Added up in place: a small tensor that outlives its chunk would lie in the heap between the large ones, and keep
+    the C library from using their space again.
+    """
+
+    def __init__(self, positions: int) -> None:
+        self._positions = positions
+        self._sum: _Block | None = None
+
+    def add(self, rows: slice, block: _Block) -> None:
+        if self._sum is None:
+            mask = None if block.selected is None else block.selected.new_empty(self._positions)
+            self._sum = replace(block, sums=block.sums.detach().clone(), selected=mask)
+        else:
+            self._sum.sums.add_(block.sums.detach())
+            self._sum.count.add_(block.count)
+            for name, own in block.stats.items():
+                for total, value in zip(self._sum.stats[name], own, strict=True):
+                    total.add_(value)
+        if block.selected is not None and self._sum.selected is not None:
+            self._sum.selected[rows] = block.selected
+
+    @property
+    def block(self) -> _Block:
+        assert self._sum is not None, "there is at least one chunk"
+        return self._sum
+
+
+class _Gradients:
+    """Gradients of the weighted sum of the terms, added up chunk by chunk in what the parameters can hold."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor) -> None:
+        self._operands = hidden.detach(), weight.detach()
+        self.hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
+        # Many chunks add up in the embedding's gradient: in float32 at least.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.weight = torch.zeros_like(weight, dtype=wide) if weight.requires_grad else None
+
+    def add(self, rows: slice, block: _Block, log_p: Tensor) -> None:
+        loss = (block.sums * block.sums.new_tensor(block.weights)).sum()
+        (gradient,) = torch.autograd.grad(loss, log_p)
+        gradient = gradient.contiguous()  # [n, V]; one that ignores the label may be expanded from [n]
+        # From log p to the logits z: d/dz_v = g_v - p_v * sum of g. In place: nothing else needs these two.
+        p = log_p.detach().exp_()
+        gradient.addcmul_(p, gradient.sum(-1, keepdim=True), value=-1.0)
+        hidden, weight = self._operands
+        gradient = gradient.to(hidden.dtype)
+        if self.hidden is not None:
+            torch.mm(gradient, weight, out=self.hidden[rows])
+        if self.weight is None:
+            return
+        if self.weight.dtype == gradient.dtype:
+            self.weight.addmm_(gradient.T, hidden[rows])
+        else:
+            self.weight += gradient.T @ hidden[rows]
+
+
+class _Precomputed(torch.autograd.Function):
+    """The sums [T] of the terms, whose gradients with respect to hidden and weight are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """hidden, weight: what the gradients belong to; sums [T]; the terms' weights; the gradients."""
+        _, weight, sums, ctx.term_weights, ctx.gradients = inputs
+        ctx.dtype = weight.dtype
+        return sums.clone()  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise ObjectiveError("a loss from a Projection can be differentiated once: its gradients are used up")
+        scale = _common_scale(gradient, ctx.term_weights)
+        # In place, and let go of: a second copy of the embedding's gradient would be the largest tensor of the step.
+        made = [part if part is None else part.mul_(scale) for part in (ctx.gradients.hidden, ctx.gradients.weight)]
+        ctx.gradients = None
+        hidden, weight = made
+        return hidden, None if weight is None else weight.to(ctx.dtype), None, None, None
+
+
+def _common_scale(gradient: Tensor, term_weights: tuple[float, ...]) -> Tensor:
+    """c of gradient [T] = c * weights; ObjectiveError if there is none: then another combination was differentiated."""
+    weights = gradient.new_tensor(term_weights)
+    scale = (gradient * weights).sum() / weights.square().sum()  # no product that autocast would round
+    if not torch.allclose(gradient, scale * weights, rtol=1e-4, atol=0.0):
+        raise ObjectiveError(
+            "from a Projection only the weighted sum of the terms can be differentiated, "
+            f"weights {list(term_weights)}; got the gradient {gradient.tolist()}. Use logits for anything else"
+        )
+    return scale

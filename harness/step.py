@@ -1,0 +1,243 @@
+"""One optimisation step's gradient, for any objective: forward, loss, backward, split over micro-batches and ranks.
+
+Sums and counts of each loss term are kept apart until every micro-batch of every process has been counted, so the
+gradient does not depend on how a batch is split. An objective that cannot be honoured raises; nothing falls back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from harness import objectives
+from harness.batches import target_batch
+from harness.errors import ObjectiveError
+from harness.metrics.matching import f_score
+from harness.protocols import Adapter, HiddenStates
+from harness.sequence import KINDS
+from harness.types import IGNORED_LABEL, Example, LossOutput, Members, Projection, TokenBatch, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """An objective ready to train with: the callable, and whatever it needs from the base model."""
+
+    name: str
+    settings: Mapping[str, Any]
+    loss: objectives.Objective
+    reference: Adapter | None = None
+    """The frozen base, where TokenBatch.selected has to come from it."""
+    needs: frozenset[objectives.Need] = frozenset()
+    _cache: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
+
+    @property
+    def threshold(self) -> float | None:
+        return self.settings.get("threshold")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence to train on. `sampled`: drawn from the model, no target; `cost`: 1 - F-score, where needed."""
+
+    example: Example
+    tokens: tuple[int, ...]
+    sampled: bool = False
+    cost: float = 0.0
+
+
+def accumulate(
+    adapter: Adapter,
+    rows: Sequence[Row],
+    objective: Objective,
+    micro_batch: int,
+    accelerator: Accelerator,
+    logged: bool = True,
+) -> LossOutput:
+    """Adds the gradient of the whole batch's mean loss to the parameters; returns the detached total.
+
+    rows: this process's share; rows of one image stand together, and for an objective over sets all of them are in
+    one micro-batch. Statistics are computed only where they are `logged`. A term's count must be known before the
+    model is asked: target positions, or sets. Any other count raises.
+    """
+    counts = _counts(rows)
+    totals = _reduced(accelerator, counts)
+    total: LossOutput | None = None
+    for part in _micro_batches(rows, micro_batch, whole_sets="sets" in objective.needs):
+        output = _forward(adapter, part, objective, accelerator, logged)
+        parts = [term.weight * term.sum / max(totals[term.unit], 1) for term in output.terms.values()]
+        accelerator.backward(torch.stack(parts).sum())
+        total = _add(total, output)
+    assert total is not None
+    for name, term in total.terms.items():
+        if int(term.count) != counts[term.unit]:
+            raise ObjectiveError(
+                f"objective {objective.name}: term {name} counts {int(term.count)} {term.unit}, expected the batch's "
+                f"{counts[term.unit]}; this training loop cannot honour it"
+            )
+    return _across_processes(adapter, total, accelerator)
+
+
+def _counts(rows: Sequence[Row]) -> dict[Unit, int]:
+    """Target positions, and sets of at least two targets."""
+    sizes = [sum(not row.sampled for row in own) for own in _sets(rows)]
+    tokens = sum(len(row.tokens) for row in rows if not row.sampled)
+    return {"tokens": tokens, "sets": sum(size >= 2 for size in sizes)}
+
+
+def _sets(rows: Sequence[Row]) -> list[list[Row]]:
+    """Neighbours of one image."""
+    return [list(own) for _, own in groupby(rows, key=lambda row: row.example.image_id)]
+
+
+def _micro_batches(rows: Sequence[Row], size: int, whole_sets: bool) -> Iterator[list[Row]]:
+    """At most `size` rows each; more only where a set alone has more and must stay whole."""
+    part: list[Row] = []
+    for unit in _sets(rows) if whole_sets else ([row] for row in rows):
+        if part and len(part) + len(unit) > size:
+            yield part
+            part = []
+        part = part + unit
+    if part:
+        yield part
+
+
+def _forward(
+    adapter: Adapter, rows: Sequence[Row], objective: Objective, accelerator: Accelerator, logged: bool
+) -> LossOutput:
+    device = accelerator.device
+    batch = target_batch([row.tokens for row in rows], adapter.codec)
+    kept = batch.labels != IGNORED_LABEL
+    pixels = adapter.pixels([row.example for row in rows]).to(device)
+    selected = None
+    if objective.reference is not None:
+        selected = reference_selection(objective, rows, pixels)
+    with accelerator.autocast():
+        logits = _logits(adapter, pixels, batch.inputs.to(device), kept.to(device))
+        group = torch.arange(len(rows))[:, None].expand_as(kept)[kept].to(device)
+        labels = batch.labels[kept].to(device)
+        output = objective.loss(TokenBatch(logits, labels, group, _members(rows, device), selected), logged)
+    if output.selected is None or not logged:
+        return output
+    return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[kept].to(device))})
+
+
+def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, kept: Tensor) -> Tensor | Projection:
+    """At the target positions; as hidden states where the adapter has them."""
+    if isinstance(adapter, HiddenStates):
+        return adapter.hidden(pixels, tokens).take(kept)
+    return adapter.logits(pixels, tokens)[kept]
+
+
+def _members(rows: Sequence[Row], device: torch.device) -> Members:
+    sets = [index for index, own in enumerate(_sets(rows)) for _ in own]
+    return Members(
+        set=torch.tensor(sets, device=device),
+        sampled=torch.tensor([row.sampled for row in rows], device=device),
+        cost=torch.tensor([row.cost for row in rows], device=device),
+    )
+
+
+def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """The selected share by token kind."""
+    sums, counts = objectives.by_kind(selected.float(), kinds, len(KINDS))
+    return {f"selected/{kind}": (sums[index], counts[index]) for index, kind in enumerate(KINDS)}
+
+
+def _add(total: LossOutput | None, output: LossOutput) -> LossOutput:
+    """Sums and counts, detached: nothing of a micro-batch's graph is kept."""
+    terms = {name: replace(term, sum=term.sum.detach()) for name, term in output.terms.items()}
+    if total is None:
+        return LossOutput(terms, output.stats)
+    for name, term in total.terms.items():
+        terms[name] = replace(term, sum=term.sum + terms[name].sum, count=term.count + terms[name].count)
+    stats = {
+        name: (total.stats[name][0] + sums, total.stats[name][1] + counts)
+        for name, (sums, counts) in output.stats.items()
+    }
+    return LossOutput(terms, stats)
+
+
+def means(output: LossOutput) -> dict[str, float | None]:
+    """Every logged statistic as a number; None where nothing was counted."""
+    return {name: float(sums / counts) if counts > 0 else None for name, (sums, counts) in output.stats.items()}
+
+
+# ---- several processes ---------------------------------------------------------------------------------------------
+
+
+def _reduced(accelerator: Accelerator, counts: Mapping[Unit, int]) -> dict[Unit, int]:
+    """Counts over all processes."""
+    if accelerator.num_processes == 1:
+        return dict(counts)
+    totals = accelerator.reduce(torch.tensor(list(counts.values()), device=accelerator.device), "sum")
+    return dict(zip(counts, totals.tolist(), strict=True))
+
+
+def _across_processes(adapter: Adapter, output: LossOutput, accelerator: Accelerator) -> LossOutput:
+    """Gradients, sums and counts added over the processes: each was already divided by the global count."""
+    if accelerator.num_processes == 1:
+        return output
+    for parameter in adapter.model.parameters():
+        if parameter.requires_grad:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(own, "sum")
+    terms = {
+        name: replace(term, sum=accelerator.reduce(term.sum, "sum"), count=accelerator.reduce(term.count, "sum"))
+        for name, term in output.terms.items()
+    }
+    stats = {
+        name: (accelerator.reduce(sums, "sum"), accelerator.reduce(counts, "sum"))
+        for name, (sums, counts) in output.stats.items()
+    }
+    return LossOutput(terms, stats)
+
+
+# ---- what some objectives need --------------------------------------------------------------------------------------
+
+
+def with_samples(adapter: Adapter, rows: Sequence[Row], samples: int, max_tokens: int, seed: int) -> list[Row]:
+    """The rows with up to `samples` sequences per image that the model itself draws at temperature 1, and the cost of
+    every row. What the model draws twice, or draws although it is a target, is there once."""
+    sets = _sets(rows)
+    training = adapter.model.training
+    adapter.model.eval()
+    drawn = adapter.generate([own[0].example for own in sets], [1.0] * samples, seed, max_tokens)
+    adapter.model.train(training)
+    result = []
+    for own, sequences in zip(sets, drawn, strict=True):
+        known = {row.tokens for row in own}
+        new = [tokens for tokens in dict.fromkeys(sample.tokens for sample in sequences) if tokens not in known]
+        own = own + [Row(own[0].example, tokens, sampled=True) for tokens in new]
+        result += [replace(row, cost=_cost(adapter, row)) for row in own]
+    return result
+
+
+def _cost(adapter: Adapter, row: Row) -> float:
+    return 1.0 - f_score(row.example, adapter.codec.decode(row.tokens, row.example.width, row.example.height))
+
+
+@torch.no_grad()
+def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tensor) -> Tensor:
+    """What the frozen base selects at the batch's target positions, bool [N].
+
+    Kept per (image, sequence): with canonical targets the base runs once per image, with random ones in
+    nearly every step.
+    """
+    reference = objective.reference
+    assert reference is not None
+    keys = [(row.example.image_id, row.tokens) for row in rows]
+    missing = [index for index, key in enumerate(keys) if key not in objective._cache]
+    if missing:
+        batch = target_batch([rows[index].tokens for index in missing], reference.codec)
+        logits = reference.logits(pixels[missing], batch.inputs.to(pixels.device))
+        for position, index in enumerate(missing):
+            kept = (batch.labels[position] != IGNORED_LABEL).to(pixels.device)
+            own = objectives.reference_selection(logits[position, kept], objective.settings)
+            objective._cache[keys[index]] = own
+    return torch.cat([objective._cache[key] for key in keys])
