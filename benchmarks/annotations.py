@@ -1,4 +1,4 @@
-"""Reads and validates an LVIS-format annotation file (v0.5 or v1).
+"""Reads and validates an annotation file in LVIS format (v0.5 or v1) or COCO format.
 
 Everything that the official API would accept and then get wrong (annotation id 0, NaN, ids it does not know)
 is refused here, at the door, with one line that names the file, the record and what was expected.
@@ -7,20 +7,20 @@ is refused here, at the door, with one line that names the file, the record and 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import reprlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Literal
 
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from benchmarks import typed_json
 from harness.errors import DataError
 from harness.types import Box, Category, Example, Frequency, Instance
 
-LARGEST_ID = 2**53 - 1
-"""Ids travel through float64 arrays on their way to the evaluator."""
+Style = Literal["lvis", "coco"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Annotations:
 
     areas   annotation id -> area in square pixels, as the file gives it (of the mask, which decides between
             small, medium and large), or `w * h` where it gives none
+    crowds  image id -> its crowd regions (COCO's `iscrowd: 1`, many objects under one box); they are no instances
     digest  SHA-256 of the whole file, hexadecimal
     """
 
@@ -37,64 +38,120 @@ class Annotations:
     categories: tuple[Category, ...]
     examples: tuple[Example, ...]
     areas: Mapping[int, float]
+    crowds: Mapping[int, tuple[Instance, ...]] = field(default_factory=dict)
 
     def subset(self, image_ids: Collection[int]) -> Annotations:
         """The same file with these images only, in the order of the file."""
         wanted = frozenset(image_ids)
-        return replace(self, examples=tuple(e for e in self.examples if e.image_id in wanted))
+        return replace(
+            self,
+            examples=tuple(e for e in self.examples if e.image_id in wanted),
+            crowds={image_id: regions for image_id, regions in self.crowds.items() if image_id in wanted},
+        )
 
 
-def load(path: Path, images: Path) -> Annotations:
-    """Annotations of the LVIS-format file `path` whose pictures are in the folder `images`.
+def load(path: Path, images: Path, style: Style = "lvis") -> Annotations:
+    """Annotations of the file `path` whose pictures are in the folder `images`.
 
-    Categories, images and the instances of an image keep the order of the file; nothing is dropped.
-    Raises DataError, one line, at the first mistake. Pictures may be absent: see `check_images`.
+    Categories, images and the instances of an image keep the order of the file; nothing is dropped. COCO annotates
+    every object of its categories, so there each image's federated fields follow: `negative` are the categories
+    without an object or a crowd region in it, `not_exhaustive` those with a crowd region (an unmatched mention of one
+    is neither right nor wrong). Raises DataError, one line, at the first mistake. Pictures may be absent: see
+    `check_images`.
     """
-    content = _read(path)
     try:
-        document = _document(content)
-        categories = _categories(document["categories"])
-        known = frozenset(category.id for category in categories)
-        instances, areas = _instances(document["annotations"], known)
-        examples = _examples(document["images"], known, instances, images)
+        digest, file = _read(path)
+        categories = _categories(file.categories)
+        _unique("image", (image.id for image in file.images))
+        instances, crowds, areas = _objects(file, style)
+        examples = _examples(file, style, instances, crowds, images)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return Annotations(path, hashlib.sha256(content).hexdigest(), categories, examples, areas)
+    return Annotations(path, digest, categories, examples, areas, crowds)
 
 
 def check_images(annotations: Annotations) -> None:
     """Raises DataError naming the first picture that is missing, and how many are."""
-    missing = [example.path for example in annotations.examples if not example.path.is_file()]
+    missing = [example.path for example in annotations.examples if not _is_file(example.path)]
     if missing:
         count = f"{len(missing)} of {len(annotations.examples)} missing"
         raise DataError(f"{annotations.path}: image not found: {missing[0]} ({count})")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: expected an LVIS annotation file: {error.strerror}") from None
+# ---- the file ----------------------------------------------------------------------------------------------------
+
+Id = Annotated[int, Meta(ge=0, le=typed_json.LARGEST_ID)]
+Objects = dict[int, tuple[Instance, ...]]
+"""By image id."""
 
 
-def _document(content: bytes) -> dict[str, list[Any]]:
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON, is the file complete? ({error})") from None
-    if not isinstance(document, dict):
-        hint = " (a detections file?)" if isinstance(document, list) else ""
-        raise _wrong("top level", 'an object with "images", "annotations" and "categories"', document, hint)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(_get(document, key, "top level"), list):
-            raise _wrong(key, "a list", document[key])
-    return document
+class _Category(msgspec.Struct):
+    id: Id
+    name: str
+    synonyms: list[str] = []
+    frequency: Frequency | None = None
 
 
-# ---- records -----------------------------------------------------------------------------------------------
+class _Image(msgspec.Struct):
+    id: Id
+    width: Annotated[int, Meta(ge=1, le=typed_json.LARGEST_ID)]
+    height: Annotated[int, Meta(ge=1, le=typed_json.LARGEST_ID)]
+    file_name: str | None = None
+    coco_url: str | None = None
+    neg_category_ids: list[Id] | UnsetType = UNSET
+    not_exhaustive_category_ids: list[Id] | UnsetType = UNSET
 
 
-def _categories(records: list[Any]) -> tuple[Category, ...]:
+class _Annotation(msgspec.Struct, gc=False):
+    id: Annotated[int, Meta(ge=1, le=typed_json.LARGEST_ID)]
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float]
+    area: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    ignore: int | bool | None = None
+    iscrowd: int | bool | None = None
+
+
+class _File(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+AN_ID = "an integer of at least 0"
+EXPECTED = {
+    "": 'an object with "images", "annotations" and "categories" (a list is a detections file)',
+    **dict.fromkeys(("images", "annotations", "categories"), "a list"),
+    **{f"{name}[]": "an object" for name in ("images", "annotations", "categories")},
+    **{f"images[].{key}": "an integer of at least 1" for key in ("width", "height")},
+    **{f"images[].{key}": "a string" for key in ("file_name", "coco_url")},
+    **{f"images[].{key}_category_ids": "a list of category ids" for key in ("neg", "not_exhaustive")},
+    "images[].id": AN_ID,
+    "annotations[].id": "an integer of at least 1 (the official APIs take 0 for unmatched)",
+    "annotations[].image_id": AN_ID,
+    "annotations[].category_id": AN_ID,
+    "annotations[].bbox": "four finite numbers x, y, w, h",
+    "annotations[].area": "a finite number of at least 0",
+    "annotations[].ignore": "0 or no such field",
+    "annotations[].iscrowd": "0 or 1",
+    "categories[].id": AN_ID,
+    "categories[].name": "a non-empty string",
+    "categories[].synonyms": "a list of non-empty strings",
+    "categories[].frequency": "r, c or f",
+}
+"""What to say of a value of a wrong type, see `typed_json.decode`."""
+
+
+def _read(path: Path) -> tuple[str, _File]:
+    """The digest and the content."""
+    content = typed_json.read(path, "an annotation file")
+    return hashlib.sha256(content).hexdigest(), typed_json.decode(content, _File, EXPECTED)
+
+
+# ---- what it means -----------------------------------------------------------------------------------------------
+
+
+def _categories(records: list[_Category]) -> tuple[Category, ...]:
     categories = tuple(_category(record, f"categories[{k}]") for k, record in enumerate(records))
     _unique("category", (category.id for category in categories))
     owner: dict[str, Category] = {}
@@ -107,145 +164,122 @@ def _categories(records: list[Any]) -> tuple[Category, ...]:
     return categories
 
 
-def _category(record: Any, where: str) -> Category:
-    names = [_get(record, "name", where), *_list(record.get("synonyms", []), f"{where}.synonyms")]
+def _category(record: _Category, where: str) -> Category:
+    names = dict.fromkeys((record.name, *record.synonyms))
     for name in names:
-        if not isinstance(name, str) or not name.strip():
+        if not name.strip():
             raise _wrong(where, "names that are non-empty strings", name)
-    frequency = record.get("frequency")
-    if frequency is not None and frequency not in get_args(Frequency):
-        raise _wrong(f"{where}.frequency", "r, c or f", frequency)
-    return Category(_integer(record, "id", where), tuple(dict.fromkeys(names)), frequency)
+    return Category(record.id, tuple(names), record.frequency)
 
 
-def _instances(records: list[Any], categories: Collection[int]) -> tuple[dict[int, list[Instance]], dict[int, float]]:
-    """Instances by image id, and areas by annotation id."""
-    by_image: dict[int, list[Instance]] = defaultdict(list)
+def _objects(file: _File, style: Style) -> tuple[Objects, Objects, dict[int, float]]:
+    """Instances, crowd regions, and the areas of both by annotation id."""
+    images, categories = {image.id for image in file.images}, {category.id for category in file.categories}
+    instances: dict[int, list[Instance]] = defaultdict(list)
+    crowds: dict[int, list[Instance]] = defaultdict(list)
     areas: dict[int, float] = {}
-    for k, record in enumerate(records):
+    for k, record in enumerate(file.annotations):
         where = f"annotations[{k}]"
-        instance = _instance(record, where)
-        if instance.id in areas:
-            raise DataError(f"{where}.id: expected unique ids, got {instance.id} again")
-        if instance.category_id not in categories:
-            raise _wrong(f"{where}.category_id", "the id of a category of this file", instance.category_id)
-        areas[instance.id] = _area(record, instance.box, where)
-        by_image[_integer(record, "image_id", where)].append(instance)
-    return by_image, areas
+        if record.id in areas:
+            raise DataError(f"{where}.id: expected unique ids, got {record.id} again")
+        if record.image_id not in images:
+            raise _wrong(f"{where}.image_id", "the id of an image of this file", record.image_id)
+        if record.category_id not in categories:
+            raise _wrong(f"{where}.category_id", "the id of a category of this file", record.category_id)
+        of_image = crowds if _is_crowd(record, where, style) else instances
+        of_image[record.image_id].append(_instance(record, where))
+        areas[record.id] = record.bbox[2] * record.bbox[3] if record.area is UNSET else record.area
+    return _frozen(instances), _frozen(crowds), areas
 
 
-def _instance(record: Any, where: str) -> Instance:
-    if _get(record, "id", where) == 0:
-        raise _wrong(f"{where}.id", "an id of at least 1 (the official API takes 0 for unmatched)", 0)
-    if record.get("ignore"):
-        raise _wrong(f"{where}.ignore", "0 or no such field (LVIS ignores no object)", record["ignore"])
-    return Instance(_integer(record, "id", where), _integer(record, "category_id", where), _box(record, where))
+def _frozen(objects: Mapping[int, list[Instance]]) -> Objects:
+    return {image_id: tuple(found) for image_id, found in objects.items()}
 
 
-def _box(record: dict[str, Any], where: str) -> Box:
-    numbers = _get(record, "bbox", where)
-    if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_finite, numbers)):
-        raise _wrong(f"{where}.bbox", "four finite numbers x, y, w, h", numbers)
-    if numbers[2] < 0 or numbers[3] < 0:
-        raise _wrong(f"{where}.bbox", "a width and height of at least 0", numbers)
-    return Box(*map(float, numbers))
+def _is_crowd(record: _Annotation, where: str, style: Style) -> bool:
+    """Of `ignore` and `iscrowd` each official API knows one, and does not look at the other."""
+    if style == "lvis":
+        if record.ignore:
+            raise _wrong(f"{where}.ignore", "0 or no such field (LVIS ignores no object)", record.ignore)
+        return False
+    if record.iscrowd not in (0, 1, None):
+        raise _wrong(f"{where}.iscrowd", EXPECTED["annotations[].iscrowd"], record.iscrowd)
+    return bool(record.iscrowd)
 
 
-def _area(record: dict[str, Any], box: Box, where: str) -> float:
-    area = record.get("area", box.w * box.h)
-    if not _finite(area) or area < 0:
-        raise _wrong(f"{where}.area", "a finite number of at least 0", area)
-    return float(area)
+def _instance(record: _Annotation, where: str) -> Instance:
+    x, y, w, h = record.bbox
+    if w < 0 or h < 0:
+        raise _wrong(f"{where}.bbox", "a width and height of at least 0", list(record.bbox))
+    return Instance(record.id, record.category_id, Box(x, y, w, h))
 
 
-def _examples(
-    records: list[Any], categories: Collection[int], instances: Mapping[int, list[Instance]], images: Path
-) -> tuple[Example, ...]:
-    examples = tuple(_example(r, f"images[{k}]", categories, instances, images) for k, r in enumerate(records))
-    ids = _unique("image", (example.image_id for example in examples))
-    for image_id in instances:
-        if image_id not in ids:
-            raise _wrong("annotations.image_id", "the id of an image of this file", image_id)
-    return examples
+def _examples(file: _File, style: Style, instances: Objects, crowds: Objects, images: Path) -> tuple[Example, ...]:
+    known = frozenset(category.id for category in file.categories)
+    absent: dict[frozenset[int], frozenset[int]] = {}  # images with the same categories share one set
+    examples = []
+    for k, record in enumerate(file.images):
+        where = f"images[{k}]"
+        of_image = instances.get(record.id, ())
+        if style == "lvis":
+            negative, not_exhaustive = _federated(record, where, known)
+        else:
+            not_exhaustive = _crowded(record, where, crowds)
+            present = not_exhaustive.union(instance.category_id for instance in of_image)
+            negative = absent.setdefault(present, known - present)
+        path = _picture(record, where, images)
+        examples.append(Example(record.id, path, record.width, record.height, of_image, negative, not_exhaustive))
+    return tuple(examples)
 
 
-def _example(
-    record: Any,
-    where: str,
-    categories: Collection[int],
-    instances: Mapping[int, list[Instance]],
-    images: Path,
-) -> Example:
-    image_id = _integer(record, "id", where)
-    if "neg_category_ids" not in record:
-        raise DataError(f'{where}: has no "neg_category_ids": this looks like a COCO file, not LVIS')
-    return Example(
-        image_id=image_id,
-        path=_picture(record, where, images),
-        width=_integer(record, "width", where, low=1),
-        height=_integer(record, "height", where, low=1),
-        instances=tuple(instances.get(image_id, ())),
-        negative=_category_ids(record, "neg_category_ids", where, categories),
-        not_exhaustive=_category_ids(record, "not_exhaustive_category_ids", where, categories),
-    )
+def _federated(record: _Image, where: str, known: frozenset[int]) -> tuple[frozenset[int], frozenset[int]]:
+    """LVIS's negative and not exhaustively annotated categories of an image."""
+    if record.neg_category_ids is UNSET:
+        looks = "this looks like a COCO file, not LVIS (--protocol coco)"
+        raise DataError(f'{where}: has no "neg_category_ids": {looks}')
+    if record.not_exhaustive_category_ids is UNSET:
+        raise DataError(f'{where}: has no "not_exhaustive_category_ids"')
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        for category_id in getattr(record, key):
+            if category_id not in known:
+                raise _wrong(f"{where}.{key}", "ids of categories of this file", category_id)
+    return frozenset(record.neg_category_ids), frozenset(record.not_exhaustive_category_ids)
 
 
-def _picture(record: dict[str, Any], where: str, images: Path) -> Path:
+def _crowded(record: _Image, where: str, crowds: Objects) -> frozenset[int]:
+    """The categories of COCO's crowd regions in an image."""
+    if record.neg_category_ids is not UNSET:
+        looks = "this looks like an LVIS file, not COCO (--protocol lvis)"
+        raise DataError(f'{where}: has "neg_category_ids": {looks}')
+    return frozenset(region.category_id for region in crowds.get(record.id, ()))
+
+
+def _picture(record: _Image, where: str, images: Path) -> Path:
     """The first of these that exists, else the first: file_name, 0.jpg, train2017/0.jpg (ends of coco_url).
 
     v1 files have `coco_url` alone; v0.5 files also have a `file_name` under which COCO no longer publishes.
     """
-    name, parts = record.get("file_name"), str(record.get("coco_url") or "").split("/")
-    candidates = [images / c for c in (name, parts[-1], "/".join(parts[-2:])) if c and isinstance(c, str)]
+    parts = (record.coco_url or "").split("/")
+    candidates = [images / name for name in (record.file_name, parts[-1], "/".join(parts[-2:])) if name]
     if not candidates:
         raise DataError(f'{where}: expected "file_name" or "coco_url"')
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next((path for path in candidates if _is_file(path)), candidates[0])
 
 
-def _category_ids(record: dict[str, Any], key: str, where: str, categories: Collection[int]) -> frozenset[int]:
-    ids = _list(_get(record, key, where), f"{where}.{key}")
-    for category_id in ids:
-        if type(category_id) is not int or category_id not in categories:
-            raise _wrong(f"{where}.{key}", "ids of categories of this file", category_id)
-    return frozenset(ids)
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or not to be encoded: no file has such a name
+        return False
 
 
-# ---- values ------------------------------------------------------------------------------------------------
+def _wrong(where: str, expected: str, got: object) -> DataError:
+    return DataError(f"{where}: expected {expected}, got {typed_json.printable(repr(got))}")
 
 
-def _wrong(where: str, expected: str, got: object, hint: str = "") -> DataError:
-    return DataError(f"{where}: expected {expected}, got {reprlib.repr(got)}{hint}")
-
-
-def _get(record: Any, key: str, where: str) -> Any:
-    if not isinstance(record, dict):
-        raise _wrong(where, "an object", record)
-    if key not in record:
-        raise DataError(f'{where}: has no "{key}"')
-    return record[key]
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _wrong(where, "a list", value)
-    return value
-
-
-def _integer(record: Any, key: str, where: str, low: int = 0) -> int:
-    value = _get(record, key, where)
-    if type(value) is not int or not low <= value <= LARGEST_ID:
-        raise _wrong(f"{where}.{key}", f"an integer of at least {low}", value)
-    return value
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _unique(kind: str, ids: Iterable[int]) -> frozenset[int]:
+def _unique(kind: str, ids: Iterable[int]) -> None:
     seen: set[int] = set()
     for value in ids:
         if value in seen:
             raise DataError(f"{kind} ids: expected unique ids, got {value} again")
         seen.add(value)
-    return frozenset(seen)

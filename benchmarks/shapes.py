@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 from benchmarks import evaluator
 from benchmarks.annotations import load
 from harness.errors import ConfigError, unknown
-from harness.types import Category, Detection, Evaluation, Example, Frequency
+from harness.types import Category, Detection, Detections, Evaluation, Example, Frequency
 
 KINDS: dict[str, tuple[str, ...]] = {
     "circle": ("circle", "disc", "dot"),
@@ -133,7 +133,7 @@ class Shapes:
         return self._splits[name].examples
 
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
-        return evaluator.evaluate(self._splits[split], detections, engine)
+        return evaluator.evaluate(self._splits[split], Detections.of(detections), engine=engine)
 
     def describe(self) -> dict[str, object]:
         digests = {name: split.digest for name, split in self._splits.items()}

@@ -17,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+speed = typer.Typer(help="Measure this machine: time and memory, side by side in one run.", no_args_is_help=True)
+app.add_typer(speed, name="speed")
 
 SuiteArgument = Annotated[str, typer.Argument(help="Path of a suite file, or the name of a shipped suite.")]
 DataOption = Annotated[Optional[Path], typer.Option(help="Folder of a data set on disk.")]  # noqa: UP045
@@ -161,6 +163,84 @@ def pretrain(
     from harness import registry
 
     registry.resolve("model_zoo.pretrain_flamingo:command")(output, seed, install)
+
+
+@app.command()
+def evaluate(
+    annotations: Annotated[Path, typer.Option(help="Annotation file: LVIS v0.5 or v1, or COCO.")],
+    detections: Annotated[Path, typer.Option(help="Results file: .json, .parquet or .npz.")],
+    protocol: Annotated[
+        Literal["lvis", "lvis-fixed", "coco"], typer.Option(help="lvis-fixed: no cap an image, 10,000 a category.")
+    ] = "lvis",
+    engine: Annotated[
+        Literal["fast", "lvis", "pycocotools"], typer.Option(help="fast, or the protocol's reference: same figures.")
+    ] = "fast",
+    output: Annotated[Optional[Path], typer.Option(help="Write everything here, as JSON.")] = None,  # noqa: UP045
+    per_category: Annotated[Optional[Path], typer.Option(help="Write the table by category here, as CSV.")] = None,  # noqa: UP045
+    bootstrap: Annotated[Optional[int], typer.Option(min=10, help="Replicates for 95% intervals, e.g. 1000.")] = None,  # noqa: UP045
+    compare: Annotated[Optional[Path], typer.Option(help="Other detections: figures, difference.")] = None,  # noqa: UP045
+    plots: Annotated[Optional[Path], typer.Option(help="Draw the reliability diagram into this folder.")] = None,  # noqa: UP045
+    diagnostics: Annotated[bool, typer.Option(help="What ails generative detectors; costs 25 evaluations.")] = True,
+    quiet: QuietOption = False,
+) -> None:
+    """Official figures of a detections file, with intervals, errors and diagnostics."""
+    from harness import registry
+
+    registry.resolve("benchmarks.evaluation:command")(
+        quiet,
+        annotations=annotations,
+        detections=detections,
+        protocol=protocol,
+        engine=engine,
+        output=output,
+        per_category=per_category,
+        bootstrap=bootstrap,
+        compare=compare,
+        plots=plots,
+        diagnose=diagnostics,
+    )
+
+
+@app.command()
+def check_data(
+    name: Annotated[str, typer.Argument(help="lvis, lvis-v1-val, lvis-v1-minival, lvis-v0.5-val or coco-val2017.")],
+    data: Annotated[Optional[Path], typer.Option(help="Default: the environment variable DETMODES_DATA.")] = None,  # noqa: UP045
+    images: Annotated[int, typer.Option(min=0, help="How many pictures of each split to decode.")] = 50,
+) -> None:
+    """Verify a data folder: files, counts, pictures, boxes. What is missing comes with where to get it."""
+    from harness import registry
+
+    raise typer.Exit(registry.resolve("benchmarks.check_data:command")(name, data, images))
+
+
+@speed.command(name="evaluation")
+def speed_evaluation(
+    images: Annotated[int, typer.Option(min=1)] = 19_809,
+    detections_per_image: Annotated[int, typer.Option(min=1)] = 300,
+    categories: Annotated[int, typer.Option(min=80)] = 1203,
+    references: Annotated[bool, typer.Option(help="Also run the official APIs, on 1,000 of the images.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated set.")] = 0,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Time and peak memory of the evaluation on a generated set shaped like LVIS val, as a Markdown table."""
+    from harness import registry
+
+    measure = registry.resolve("benchmarks.speed:command")
+    raise typer.Exit(measure(images, detections_per_image, categories, references, seed, output))
+
+
+@speed.command(name="objectives")
+def speed_objectives(
+    positions: Annotated[int, typer.Option(min=64, help="Of the loss alone: target positions N.")] = 2048,
+    vocabulary: Annotated[int, typer.Option(min=64, help="V.")] = 50_000,
+    width: Annotated[int, typer.Option(min=8, help="Hidden width D.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs; the table has medians.")] = 15,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """What each objective costs over CE: the tiny model's training step, and the loss at a large vocabulary."""
+    from harness.speed import command
+
+    raise typer.Exit(command(positions, vocabulary, width, repeats, output))
 
 
 @app.command(name="list")

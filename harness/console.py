@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +21,8 @@ from rich.table import Table
 
 from harness.results import Results
 from harness.runner import Context, Silence, Watch
+from harness.screen import screen
 from harness.suite import Cell
-
-WIDTH = 130
 
 
 @contextmanager
@@ -76,12 +74,6 @@ class _Bars:
         self._work, self._kind = None, ""
 
 
-def _screen() -> Console:
-    """The terminal, or the width that COLUMNS asks for; else wide enough for the tables (rich takes 80)."""
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDTH)
-
-
 def show_plan(context: Context, folder: Path, only: str | None) -> None:
     """The cells with their settings, and what they will cost on this machine."""
     from harness import cost, runner
@@ -96,7 +88,7 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
         shown = " ".join(f"{key}={value}" for key, value in settings.items() if key != "name")
         objective = f"{settings.get('name', '-')} {shown}".strip()
         table.add_row(escape(item.cell.id), escape(objective), "finished" if seconds == 0 else f"{seconds:.0f} s")
-    console = _screen()
+    console = screen()
     console.print(table)
     console.print(f"train:     {context.suite.train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)
     console.print(f"sample:    {context.suite.sample.model_dump()}", soft_wrap=True, highlight=False)
@@ -113,7 +105,7 @@ def show_report(folder: Path) -> Results:
     from harness import report
 
     results = report.load(folder)
-    _screen().print(report.to_console(results))
+    screen().print(report.to_console(results))
     return results
 
 
@@ -140,4 +132,4 @@ def show_list(kind: str) -> None:
         table.add_column("class")
         for name, reference in registry.names("model" if kind == "models" else "benchmark").items():
             table.add_row(escape(name), escape(reference))
-    _screen().print(table)
+    screen().print(table)

@@ -60,7 +60,7 @@ def estimate(
     precision = ap.average_precision(matches, len(frequency), weights)
     per_category, per_image = records.tables(images, step, record)
     return {
-        **ap.summarise(precision.ap, precision.ap50, frequency),
+        **ap.summarise(precision, frequency),
         **_category_means(per_category, frequency, weights),
         **aggregate.image_figures(per_image, weights),
     }

@@ -22,7 +22,7 @@ from harness.records import EvaluationInfo, Figures, image_frame
 from harness.scores import MentionScore, score
 from harness.sequence import Codec
 from harness.suite import SampleSettings
-from harness.types import Category, Detection, Evaluation, Example, Parsed, Sample
+from harness.types import Category, Detection, Detections, Evaluation, Example, Parsed, Sample
 
 REPORTABLE = 10
 """A category's figure is reportable if it rests on at least this many images."""
@@ -166,7 +166,7 @@ def _detection_frame(
 ) -> pd.DataFrame:
     """Those that count first, in the order in which they are ranked; the rest (capped, or of a category that
     was not verified for the image) after them."""
-    matches = ap.match(examples, detections, categories)
+    matches = ap.match(examples, Detections.of(detections), categories)
     order = [
         *matches.detection.tolist(),
         *sorted(set(range(len(detections))) - set(matches.detection.tolist())),

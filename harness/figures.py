@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,27 +16,15 @@ from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 
 from harness.metrics.stats import Interval
+from harness.plotting import COLOURS, STYLE, save
 from harness.records import Record
 from harness.results import Results
 from harness.rows import Row, seed_mean, table
 from harness.suite import BASE
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe-Ito, which colour-blind readers can tell apart; black is the base's."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 """For readers of grey prints; eleven, so that no pair of colour and marker comes twice before 66 objectives."""
 DASHES = ("-", "--", "-.", ":")
-
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "detmodes",  # ids in an SVG are random without it
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 
 CURVES = (
     ("heldout_nll", "held-out NLL (nats per token)"),
@@ -66,9 +53,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         made = {name: _FIGURES[name](results) for name in available(results)}
-        return [
-            _save(figure, folder / f"{name}.{suffix}") for name, figure in made.items() for suffix in ("png", "svg")
-        ]
+        return [save(figure, folder / f"{name}.{suffix}") for name, figure in made.items() for suffix in ("png", "svg")]
 
 
 def available(results: Results) -> list[str]:
@@ -235,13 +220,6 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> Legend:
     widest = 0.5 + 0.085 * max(map(len, entries))  # inches: handle and gaps, then the text at 9 points
     columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
     return figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """Without date and library version, so that the same figure is the same file."""
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(path, dpi=160, metadata=metadata)
-    return path
 
 
 _FIGURES: dict[str, Callable[[Results], Figure]] = {

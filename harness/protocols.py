@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from harness.sequence import Codec
 from harness.types import Category, Detection, Evaluation, Example, Projection, Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Benchmark(Protocol):

@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from harness import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "torch",
@@ -52,7 +53,12 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
+# The versions are asked for by commands that have no use for torch, which takes seconds and half a GiB to import.
+
+
 def describe_device(device: torch.device) -> dict[str, Any]:
+    import torch
+
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device), "precision": "bf16 autocast"}
     return {
@@ -64,12 +70,16 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
+    import torch
+
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory(device: torch.device) -> float:
     """MiB: allocated on the GPU by this cell; on a CPU the process's peak so far, earlier cells included."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness import records
 from harness.errors import DataError
 from harness.figures import available, draw
+from harness.files import write_text
 from harness.report import code_text, to_csv, to_markdown
 from harness.results import DIGESTS, SUITE, TABLES, Key, Results, load
 
@@ -42,8 +43,8 @@ def publish(folder: Path, target: Path, allow_failed: bool = False) -> None:
 
 
 def write_tables(results: Results, folder: Path) -> None:
-    records.write_text(folder / README, readme(results))
-    records.write_text(folder / TABLE, to_csv(results))
+    write_text(folder / README, readme(results))
+    write_text(folder / TABLE, to_csv(results))
 
 
 def readme(results: Results) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import DataError
+from harness.files import write_text
 from harness.metrics.aggregate import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.ap import Matches
 from harness.metrics.diversity import CategoryRow, ImageRow
@@ -116,17 +116,8 @@ class Record(_Strict):
 
 
 def write(record: Record, folder: Path) -> None:
-    """Atomically: written beside, flushed to disk, renamed."""
+    """Atomically, see `files.write_text`."""
     write_text(folder / RECORD, record.model_dump_json(indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read(folder: Path) -> Record:

@@ -23,6 +23,7 @@ from harness import objectives, provenance, records, registry
 from harness.batches import collision_rate
 from harness.errors import ConfigError, DetmodesError
 from harness.evaluate import Measurement, measure
+from harness.files import write_text
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import CategoryInfo, CellInfo, Record
 from harness.suite import Cell, NamedModel, Suite, cells
@@ -111,8 +112,8 @@ def run(context: Context, output: Path, only: str | None = None) -> list[Record]
     everything = plan(context, output)
     chosen = _matching(everything, only)
     (output / "cells").mkdir(parents=True, exist_ok=True)
-    records.write_text(output / "suite.json", context.suite.model_dump_json(indent=1) + "\n")
-    records.write_text(output / "cells.json", json.dumps([item.digest for item in everything], indent=1) + "\n")
+    write_text(output / "suite.json", context.suite.model_dump_json(indent=1) + "\n")
+    write_text(output / "cells.json", json.dumps([item.digest for item in everything], indent=1) + "\n")
     done = []
     for index, item in enumerate(chosen, 1):
         cached = finished(item)

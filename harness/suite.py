@@ -342,6 +342,8 @@ def _supply_problems(suite: Suite) -> list[str]:
     """Objectives that need sets of targets, which the training data conditions do not supply."""
     problems, size, micro = [], suite.train.set_size, suite.train.micro_batch
     for objective in suite.objectives:
+        if objectives.problems(objective.name, objective.settings):  # told already
+            continue
         if "sets" not in objectives.needs(objective.name, objective.settings):
             continue
         if size == 1:

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # evaluation works on these values too, and has no use for torch
+    from torch import Tensor
 
 IGNORED_LABEL = -100
 """Label of a position that is no target (prompt, padding), as in torch's cross_entropy."""
@@ -251,5 +252,5 @@ class LossOutput:
 
     def mean(self) -> Tensor:
         """Scalar: sum over terms of weight * sum / count; a term without a count contributes 0."""
-        parts = [term.weight * term.sum / term.count.clamp(min=1) for term in self.terms.values()]
-        return torch.stack(parts).sum()
+        first, *rest = (term.weight * term.sum / term.count.clamp(min=1) for term in self.terms.values())
+        return sum(rest, start=first)

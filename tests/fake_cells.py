@@ -21,7 +21,7 @@ from harness.metrics.diversity import CategoryRow, ImageRow, category_rows, imag
 from harness.metrics.matching import match_sample
 from harness.records import CategoryInfo, CellInfo, EvaluationInfo, Record
 from harness.suite import Cell, Suite, cells
-from harness.types import Box, Category, Detection, Example, Instance, Mention, Parsed
+from harness.types import Box, Category, Detection, Detections, Example, Instance, Mention, Parsed
 
 CODE = {"version": "0.1.0", "commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False}
 CATEGORIES = (
@@ -185,7 +185,7 @@ def _detections(
     step: int, examples: Sequence[Example], detections: Sequence[Detection]
 ) -> tuple[pd.DataFrame, float | None]:
     """detections.parquet, and the official AP."""
-    matches = ap.match(examples, detections, CATEGORIES)
+    matches = ap.match(examples, Detections.of(detections), CATEGORIES)
     chosen = [detections[index] for index in matches.detection]
     frame = pd.DataFrame(
         {
@@ -200,7 +200,7 @@ def _detections(
         }
     )
     figures = ap.average_precision(matches, len(CATEGORIES))
-    official = float(ap.summarise(figures.ap, figures.ap50, [item.frequency for item in CATEGORIES])["AP"][0])
+    official = float(ap.summarise(figures, [item.frequency for item in CATEGORIES])["AP"][0])
     return frame, None if np.isnan(official) else official
 
 

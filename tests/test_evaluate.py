@@ -18,7 +18,7 @@ from harness.protocols import Benchmark, Predictor
 from harness.records import CategoryInfo, CellInfo, Record
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.suite import SampleSettings
-from harness.types import Box, Category, Detection, Evaluation, Example, Sample
+from harness.types import Box, Category, Detection, Detections, Evaluation, Example, Sample
 from model_zoo.open_flamingo import OpenFlamingo
 from model_zoo.oracle import OracleUniform
 from tests import small
@@ -51,7 +51,7 @@ class HandMade:
 
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
         assert split == "val"
-        return evaluator.evaluate(self.annotations, detections, engine)
+        return evaluator.evaluate(self.annotations, Detections.of(detections), engine=engine)
 
     def describe(self) -> dict[str, object]:
         return {"name": self.name}
@@ -284,7 +284,7 @@ def test_official_ap_can_be_recomputed_from_the_tables(kind: str, tmp_path: Path
     record = record_of(benchmark, result)
     matches = records.matches(tables["images"], tables["detections"], 0, record)
     figures = ap.average_precision(matches, len(benchmark.categories))
-    summary = ap.summarise(figures.ap, figures.ap50, [c.frequency for c in benchmark.categories])
+    summary = ap.summarise(figures, [c.frequency for c in benchmark.categories])
     for name, value in summary.items():
         assert value[0] == pytest.approx(result.info.metrics[name], abs=1e-9)
     for index, item in enumerate(benchmark.categories):

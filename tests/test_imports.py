@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"harness", "harness.errors", "harness.types"}),
+    frozenset({"harness", "harness.errors", "harness.types", "harness.files"})
+    | frozenset({"harness.screen", "harness.plotting", "harness.timing"}),
     frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images"}),
     frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"}),
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates"}),
@@ -24,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness.train"}),
     frozenset({"harness.evaluate", "harness.rows"}),
     frozenset({"harness.runner", "harness.report", "harness.predict"}),
-    frozenset({"harness.budget", "harness.cost", "harness.figures"}),
+    frozenset({"harness.budget", "harness.cost", "harness.figures", "harness.speed"}),
     frozenset({"harness.console", "harness.publish"}),
     frozenset({"harness.cli"}),
     frozenset({"harness.__main__"}),
@@ -50,7 +51,7 @@ PURE = (
     *("harness.sequence", "harness.targets", "harness.batches", "harness.decoding"),
 )
 PURE_LIBRARIES = frozenset(
-    {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "typing"}
+    {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "re", "typing"}
     | {"numpy", "scipy", "torch", "harness"}
 )
 """All that a pure module may import: no files, no tables, no images, no model library, no evaluator."""

@@ -16,6 +16,7 @@ from harness.errors import ConfigError, DataError
 from harness.records import Record
 from harness.runner import Context, Planned
 from harness.suite import Suite
+from harness.types import Projection
 from model_zoo.open_flamingo import OpenFlamingo
 from tests import small
 
@@ -191,14 +192,10 @@ def test_a_partial_folder_is_no_result(copy: Path, monkeypatch: pytest.MonkeyPat
 
 
 def fail_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = OpenFlamingo.logits
+    def broken(*_: object) -> Projection:
+        raise RuntimeError("out of memory")
 
-    def broken(self: OpenFlamingo, pixels: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        if self.model.training and torch.is_grad_enabled():
-            raise RuntimeError("out of memory")
-        return original(self, pixels, tokens)
-
-    monkeypatch.setattr(OpenFlamingo, "logits", broken)
+    monkeypatch.setattr(OpenFlamingo, "hidden", broken)
 
 
 def test_a_failing_cell_is_recorded_the_suite_goes_on_and_it_is_run_again(tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str
 
 def mean_defined(values: Floats) -> Floats:
     """Unweighted mean of the defined (not nan) entries over the last axis, [R, C] -> [R]; nan without any."""
+    values = np.ascontiguousarray(values)  # the order of summation, and so the last digit, must not depend on R
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
 

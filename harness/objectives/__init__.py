@@ -153,8 +153,9 @@ def complete(name: str, settings: Settings) -> dict[str, Any]:
 
 
 def needs(name: str, settings: Settings) -> frozenset[Need]:
-    """What the objective must be given under these settings, see `spec.Need`."""
-    return OBJECTIVES[name].needs(complete(name, settings))
+    """What the objective must be given under these settings, see `spec.Need`; ConfigError if they are wrong."""
+    full = complete(name, settings)
+    return OBJECTIVES[name].needs(full)
 
 
 def resolve(name: str, settings: Settings, masses: Tensor) -> dict[str, Any]:

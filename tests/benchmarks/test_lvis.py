@@ -1,4 +1,4 @@
-"""The LVIS benchmark: settings, splits and what identifies the data; and that its suite file reads it."""
+"""The LVIS benchmark: settings, splits (plain and published), what identifies the data; and that its suite reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.lvis import Lvis, hash_order
+from benchmarks.layout import LAYOUTS, read_ids
+from benchmarks.lvis import Lvis
+from benchmarks.ondisk import hash_order
 from harness.errors import ConfigError, DataError
 from harness.protocols import Benchmark
 from harness.types import Example
@@ -101,7 +103,7 @@ def test_every_wrong_setting_is_reported_at_once(data: Path) -> None:
         Lvis(wrong, data)
     assert caught.value.problems == (
         "lvis: unknown setting 'val_image', did you mean 'val_images'? available: "
-        "calibration_images, images, train, train_images, val, val_images",
+        "calibration_images, images, split, train, train_images, val, val_images",
         "lvis.train_images: expected an integer of at least 1, got 0",
         "lvis.calibration_images: expected an integer of at least 0, got -1",
         "lvis.val_images: expected an integer of at least 1, got True",
@@ -132,8 +134,9 @@ def test_more_images_than_there_are(data: Path, settings: dict[str, object], mes
         Lvis(settings, data)
 
 
-def test_without_data_it_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--data DIR.*train\.json.*val\.json.*images/"):
+def test_without_data_it_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DETMODES_DATA", raising=False)
+    with pytest.raises(ConfigError, match=r"--data DIR or set DETMODES_DATA: .*train\.json.*val\.json.*images/"):
         Lvis({})
     with pytest.raises(DataError, match=r"nowhere: no such folder.*train\.json"):
         Lvis({}, tmp_path / "nowhere")
@@ -162,6 +165,137 @@ def test_a_file_without_images_is_refused(data: Path) -> None:
 def test_unknown_split(data: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         Lvis({}, data).split("trian")
+
+
+def test_the_environment_names_the_folder_unless_one_is_given(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETMODES_DATA", str(data))
+    assert len(Lvis({}).split("val")) == 6
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        Lvis({}, data / "nowhere")
+
+
+# ---- published splits ----------------------------------------------------------------------------------------------
+
+V1_VAL = {"lvis-v1-val": "lvis_v1_val.json", "lvis-v1-minival": "lvis_v1_minival_inserted_image_name.json"}
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """LVIS v1 in the usual layout: three training images; val has two of train2017 (4, 5) and two of val2017."""
+    folder_of = {**dict.fromkeys((1, 2, 3, 4, 5), "train2017"), 6: "val2017", 7: "val2017"}
+    for name, ids in (("lvis_v1_train", (1, 2, 3)), ("lvis_v1_val", (4, 5, 6, 7))):
+        images = [image(i, file_name=None, coco_url=f"http://host/{folder_of[i]}/{i:012d}.jpg") for i in ids]
+        objects = [annotation(i, i, 1 + i % 2, *BOX) for i in ids]
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        content = document(images, objects, [category(1, "cat"), category(2, "dog")])
+        write(tmp_path / "annotations" / f"{name}.json", content)
+    for i, folder in folder_of.items():
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{i:012d}.jpg").touch()
+    return tmp_path
+
+
+def test_a_published_split_is_found_in_the_usual_layout(published: Path) -> None:
+    benchmark = Lvis({"split": "lvis-v1-val"}, published)
+    assert ids(benchmark.split("train")) == [1, 2, 3]
+    pictures = [str(example.path.relative_to(published)) for example in benchmark.split("val")]
+    assert pictures == [f"{'train' if i < 6 else 'val'}2017/{i:012d}.jpg" for i in (4, 5, 6, 7)]
+    described = benchmark.describe()
+    assert described["split"] == "lvis-v1-val"
+    assert (described["train"], described["val"]) == ("annotations/lvis_v1_train.json", "annotations/lvis_v1_val.json")
+
+
+def test_v05_has_its_own_files(published: Path) -> None:
+    for part in ("train", "val"):
+        (published / f"annotations/lvis_v1_{part}.json").rename(published / f"annotations/lvis_v0.5_{part}.json")
+    assert ids(Lvis({"split": "lvis-v0.5-val"}, published).split("val")) == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("name", "content"), [("txt", "7\n6\n"), ("json", "[6, 7]")])
+def test_minival_from_a_list_of_ids(published: Path, name: str, content: str) -> None:
+    (published / f"annotations/lvis_v1_minival_ids.{name}").write_text(content)
+    minival = Lvis({"split": "lvis-v1-minival"}, published)
+    assert ids(minival.split("val")) == [6, 7]
+    digests = [Lvis({"split": split}, published).describe()["digests"] for split in V1_VAL]
+    assert digests[0] != digests[1]
+
+
+def test_minival_from_the_published_file(published: Path) -> None:
+    content = json.loads((published / "annotations/lvis_v1_val.json").read_text())
+    content["images"] = content["images"][3:]
+    content["annotations"] = content["annotations"][3:]
+    write(published / "annotations/lvis_v1_minival_inserted_image_name.json", content)
+    (published / "annotations/lvis_v1_minival_ids.txt").write_text("4 5")  # the published file comes first
+    (published / "annotations/lvis_v1_val.json").unlink()
+    assert ids(Lvis({"split": "lvis-v1-minival"}, published).split("val")) == [7]
+
+
+@pytest.mark.parametrize("split", V1_VAL)
+def test_a_missing_file_comes_with_where_to_get_it(published: Path, split: str) -> None:
+    (published / "annotations/lvis_v1_val.json").unlink()
+    with pytest.raises(DataError) as caught:
+        Lvis({"split": split}, published)
+    message = str(caught.value)
+    assert message.startswith(f"{published / 'annotations' / V1_VAL[split]}: no such file; download {split_url(split)}")
+    assert "into annotations/ (all files: https://www.lvisdataset.org/dataset)" in message
+    assert ("lvis_v1_minival_ids.txt" in message) == (split == "lvis-v1-minival")
+    assert "\n" not in message
+
+
+def split_url(split: str) -> str:
+    return LAYOUTS[split].val.url
+
+
+def test_every_published_file_says_where_it_is() -> None:
+    # Files and addresses as lvisdataset.org and cocodataset.org give them.
+    urls = {file.url for layout in LAYOUTS.values() for file in (layout.train, layout.val) if file.url}
+    assert urls == {
+        *(f"https://dl.fbaipublicfiles.com/LVIS/lvis_{v}_{part}.json.zip" for v in ("v1", "v0.5") for part in PARTS),
+        "https://huggingface.co/GLIPModel/GLIP/resolve/main/lvis_v1_minival_inserted_image_name.json",
+        "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+    }
+
+
+PARTS = ("train", "val")
+
+
+def test_missing_pictures_come_with_where_to_get_them(published: Path) -> None:
+    (published / "val2017" / f"{7:012d}.jpg").unlink()
+    with pytest.raises(
+        DataError, match=r"image not found: .*7\.jpg \(1 of 4 missing\).*zips/train2017\.zip.*val2017\.zip"
+    ):
+        Lvis({"split": "lvis-v1-val"}, published)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("6 99", r"expected ids of images of lvis_v1_val\.json, got 99"),
+        ("6 seven", r"entry 1: expected an image id, got 'seven'"),
+        ("-6", r"entry 0: expected an image id, got '-6'"),
+        ("", "at least one"),
+    ],
+)
+def test_a_wrong_list_of_ids(published: Path, content: str, message: str) -> None:
+    (published / "annotations/lvis_v1_minival_ids.txt").write_text(content)
+    with pytest.raises(DataError, match=rf"lvis_v1_minival_ids\.txt.*{message}"):
+        Lvis({"split": "lvis-v1-minival"}, published)
+
+
+@pytest.mark.parametrize("content", ['{"ids": [1]}', "[1, 2", "[1.5]", "[true]", "[]", "7"])
+def test_a_wrong_json_list_of_ids(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "ids.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"ids\.json.*expected a"):
+        read_ids(path)
+
+
+def test_a_published_split_has_no_other_files() -> None:
+    (problem,) = Lvis.problems({"split": "lvis-v1-val", "val": "mine.json"})
+    assert problem == "lvis: expected either split or names of files (train, val, images), got both"
+    (problem,) = Lvis.problems({"split": "lvis-v1-vall"})
+    assert problem.startswith("lvis: unknown split 'lvis-v1-vall', did you mean 'lvis-v1-val'?")
+    assert "coco" not in problem
 
 
 def test_the_photos_suite_reads_real_photographs(shared: Callable[[str], Path]) -> None:

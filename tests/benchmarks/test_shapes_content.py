@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmarks import shapes
-from benchmarks.evaluator import ENGINES, METRICS, _official_api
+from benchmarks.engines import lvis_package
+from benchmarks.evaluator import engines, figures
 from benchmarks.shapes import COLOURS, KINDS, SPLITS, Settings, Shapes, looks, render, render_set, silhouette
 from harness.types import Detection, Example
 
@@ -153,7 +154,7 @@ def test_counts_are_those_of_the_training_images_in_every_split(default: Shapes)
 
 
 def test_the_official_class_loads_the_file(default: Shapes) -> None:
-    with _official_api() as lvis:
+    with lvis_package() as lvis:
         official = lvis.LVIS(str(default.folder / "val.json"))
     examples = default.split("val")
     assert sorted(official.get_img_ids()) == [example.image_id for example in examples]
@@ -165,12 +166,12 @@ def ground_truth(examples: tuple[Example, ...]) -> list[Detection]:
     return [Detection(e.image_id, i.category_id, i.box, 1.0) for e in examples for i in e.instances]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", engines("lvis"))
 def test_the_ground_truth_has_ap_1(default: Shapes, engine: str) -> None:
     evaluation = default.evaluate("val", ground_truth(default.split("val")), engine)
     for name in ("AP", "AP50", "AP75", "APr", "APc", "APf", "APs", "AR@300"):
         assert evaluation.metrics[name] == pytest.approx(1.0, abs=1e-12)
-    assert evaluation.metrics.keys() == set(METRICS)
+    assert evaluation.metrics.keys() == set(figures("lvis"))
     annotated = {i.category_id for e in default.split("val") for i in e.instances}
     assert {c for c, ap in evaluation.per_category.items() if ap is not None} == annotated
 

@@ -1,211 +1,154 @@
-"""AP against the official `lvis` 0.5.3, which needs two aliases that NumPy has dropped."""
+"""AP against the official packages, and under image weights against the official packages on repeated images."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.annotations import load
+from harness.metrics import accumulate, greedy
 from harness.metrics import ap as ap_module
 from harness.metrics.aggregate import Weights
-from harness.metrics.ap import APs, average_precision, match, match_detections, summarise
+from harness.metrics.ap import APs, average_precision, match, match_sizes, summarise
+from harness.metrics.greedy import Truths, match_groups
+from harness.metrics.matching import iou_matrix
+from harness.metrics.rules import IOU_THRESHOLDS, Protocol
 from harness.metrics.stats import bootstrap_weights
-from harness.types import Box, Category, Detection, Example, Instance
-from tests.metrics.builders import example
-
-lvis: Any = importlib.import_module("lvis")  # it has no types
+from harness.types import Box, Category, Detection, Detections, Evaluation, Example
+from tests.benchmarks.cases import Case, official, random_case, repeated
+from tests.metrics.builders import XYWH, example
 
 Floats = NDArray[np.float64]
-Case = tuple[list[Example], list[Detection]]
+PROTOCOLS: tuple[Protocol, ...] = ("lvis", "lvis-fixed", "coco")
 CATEGORIES = tuple(Category(10 + c, (f"name {c}",), "rcf"[c % 3]) for c in range(7))  # type: ignore[arg-type]
-FREQUENCY = [category.frequency for category in CATEGORIES]
 
 
-def _annotations(examples: Sequence[Example]) -> dict[str, Any]:
-    images = [
-        {
-            "id": item.image_id,
-            "neg_category_ids": sorted(item.negative),
-            "not_exhaustive_category_ids": sorted(item.not_exhaustive),
-        }
-        for item in examples
-    ]
-    instances = [(item.image_id, instance) for item in examples for instance in item.instances]
-    annotations = [
-        {
-            "id": index,
-            "image_id": image_id,
-            "category_id": instance.category_id,
-            "bbox": [instance.box.x, instance.box.y, instance.box.w, instance.box.h],
-            "area": instance.box.w * instance.box.h,
-        }
-        for index, (image_id, instance) in enumerate(instances, start=1)
-    ]
-    categories = [{"id": item.id, "name": item.name, "frequency": item.frequency} for item in CATEGORIES]
-    return {"images": images, "annotations": annotations, "categories": categories}
+def _figures(case: Case, protocol: Protocol, weights: Weights | None = None) -> tuple[dict[str, Floats], Floats]:
+    """Every precision figure [R], and AP by category [R, C]."""
+    annotations, detections = case
+    categories = annotations.categories
+    matches = match_sizes(annotations.examples, detections, categories, protocol, annotations.areas, annotations.crowds)
+    found = {size: average_precision(own, len(categories), weights) for size, own in matches.items()}
+    frequency = [category.frequency for category in categories]
+    sizes = {f"AP{size}": summarise(found[size], frequency)["AP"] for size in ("s", "m", "l")}
+    return summarise(found["all"], frequency) | sizes, found["all"].ap
 
 
-def _official(folder: Path, examples: Sequence[Example], detections: Sequence[Detection]) -> Any:
-    path = folder / "annotations.json"
-    path.write_text(json.dumps(_annotations(examples)))
-    rows = [
-        {
-            "image_id": item.image_id,
-            "category_id": item.category_id,
-            "bbox": [item.box.x, item.box.y, item.box.w, item.box.h],
-            "score": item.score,
-        }
-        for item in detections
-    ]
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        patch.setattr(np, "float", float, raising=False)
-        patch.setattr(np, "int", int, raising=False)
-        truth = lvis.LVIS(str(path))
-        evaluation = lvis.LVISEval(truth, lvis.LVISResults(truth, rows), "bbox")
-        evaluation.run()
-    return evaluation
+def _assert_official(found: dict[str, Floats], per_category: Floats, row: int, expected: Evaluation) -> None:
+    names = [name for name in found if name in expected.metrics]
+    assert len(names) in (6, 9)  # all that is no recall: COCO has no frequencies
+    for name in names:
+        np.testing.assert_allclose(found[name][row], _number(expected.metrics[name]), atol=1e-9, err_msg=name)
+    reference = [_number(expected.per_category[c]) for c in sorted(expected.per_category)]
+    np.testing.assert_allclose(per_category[row], reference, atol=1e-9)
 
 
-def _official_per_category(evaluation: Any) -> APs:
-    precision = evaluation.eval["precision"][:, :, :, 0]  # [T, 101, C], -1 where undefined
-    defined = precision[0, 0] > -1
-    ap, ap50 = precision.mean(axis=(0, 1)), precision[0].mean(axis=0)
-    return APs(np.where(defined, ap, np.nan)[None], np.where(defined, ap50, np.nan)[None])
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
 
 
-def _random_box(rng: np.random.Generator) -> Box:
-    """On a coarse grid (so that equal IoUs occur), now and then without area."""
-    x, y = rng.integers(0, 6, 2)
-    w, h = rng.integers(1, 6, 2)
-    return Box(float(x), float(y), float(w) * float(rng.random() > 0.05), float(h))
+def _by_category_id(case: Case) -> Case:
+    """Categories in order of their ids, as the official packages report them."""
+    annotations, detections = case
+    categories = sorted(annotations.categories, key=lambda category: category.id)
+    return replace(annotations, categories=tuple(categories)), detections
 
 
-def _jittered(rng: np.random.Generator, box: Box) -> Box:
-    return Box(box.x + float(rng.choice([0, 0, 0.5, 1])), box.y, box.w, box.h + float(rng.choice([0, 0.25])))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("seed", range(20))
+def test_random_sets_equal_the_official_package(seed: int, protocol: Protocol) -> None:
+    case = _by_category_id(random_case(seed, protocol))
+    found, per_category = _figures(case, protocol)
+    _assert_official(found, per_category, 0, official(case, protocol))
 
 
-def _random_case(seed: int, images: int = 12, ties: bool = True) -> Case:
-    """Federated images with duplicates, absent and unlisted categories, boxes without area, empty images."""
-    rng = np.random.default_rng(seed)
-    ids = [category.id for category in CATEGORIES]
-    examples, detections = [], []
-    for image_id in rng.permutation(images) + 1:
-        objects = tuple(Instance(n, int(rng.choice(ids[:-1])), _random_box(rng)) for n in range(rng.integers(0, 7)))
-        negative, not_exhaustive = (frozenset(map(int, rng.choice(ids, 2))) for _ in range(2))
-        examples.append(Example(int(image_id), Path(), 9, 9, objects, negative, not_exhaustive))
-        for _ in range(rng.integers(0, 12)):
-            copy = objects and rng.random() < 0.7
-            source = objects[rng.integers(len(objects))] if copy else Instance(0, int(rng.choice(ids)), Box(0, 0, 3, 3))
-            score = float(rng.integers(1, 6)) / 5 if ties else float(rng.random())
-            detections.append(Detection(int(image_id), source.category_id, _jittered(rng, source.box), score))
-    return examples, [detections[i] for i in rng.permutation(len(detections))]
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("seed", range(3))
+def test_integer_weights_equal_repeated_images(seed: int, protocol: Protocol) -> None:
+    case = _by_category_id(random_case(seed, protocol, images=6, crowded=150, ties=False))
+    weights = bootstrap_weights(6, replicates=4, seed=seed)
+    found, per_category = _figures(case, protocol, weights)
+    assert len(set(found["AP"].tolist())) == 4
+    for row, times in enumerate(weights):
+        _assert_official(found, per_category, row, official(repeated(case, times.astype(int).tolist()), protocol))
 
 
-def _evaluate(case: Case, weights: Weights | None = None) -> APs:
-    return average_precision(match(*case, CATEGORIES), len(CATEGORIES), weights)
-
-
-@pytest.mark.parametrize("seed", range(25))
-def test_random_federated_sets_equal_the_official_api(seed: int, tmp_path: Path) -> None:
-    case = _random_case(seed)
-    official = _official(tmp_path, *case)
-    expected, found = _official_per_category(official), _evaluate(case)
-    np.testing.assert_allclose(found.ap, expected.ap, atol=1e-12)
-    np.testing.assert_allclose(found.ap50, expected.ap50, atol=1e-12)
-    for name, value in summarise(found.ap, found.ap50, FREQUENCY).items():
-        reference = official.results[name]
-        np.testing.assert_allclose(value, [np.nan if reference == -1 else reference], atol=1e-12)
-
-
-def test_cap_of_300_comes_before_boxes_without_area_are_dropped(tmp_path: Path) -> None:
-    # 250 boxes without area and 100 others rank ahead of the true positive of category 10: dropping first
-    # would leave 101 detections and keep it, as the last assertion does.
-    image = example([(10, (0, 0, 4, 4)), (11, (1, 1, 4, 4))])
-    flat = [Detection(1, 10, Box(0, 0, 0, 4), 0.9) for _ in range(250)]
-    wrong = [Detection(1, 11, Box(1, 1, 4, 2.5), 0.8 - 0.001 * n) for n in range(100)]
-    case = [image], [*flat, *wrong, Detection(1, 10, Box(0, 0, 4, 4), 0.5)]
-    found = _evaluate(case)
-    assert found.ap[0, 0] == 0.0
-    np.testing.assert_allclose(found.ap, _official_per_category(_official(tmp_path, *case)).ap, atol=1e-12)
-    assert _evaluate(([image], case[1][250:])).ap[0, 0] == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_integer_weights_equal_repeated_images(seed: int, tmp_path: Path) -> None:
-    examples, detections = _random_case(seed, images=8, ties=False)
-    weights = bootstrap_weights(len(examples), replicates=3, seed=seed)
-    found = _evaluate((examples, detections), weights)
-    for replicate, drawn in enumerate(weights):
-        copies = [item for item, times in zip(examples, drawn, strict=True) for _ in range(int(times))]
-        repeated = [replace(item, image_id=new) for new, item in enumerate(copies, start=1)]
-        moved = [
-            replace(item, image_id=new)
-            for new, source in enumerate(copies, start=1)
-            for item in detections
-            if item.image_id == source.image_id
-        ]
-        expected = _official_per_category(_official(tmp_path, repeated, moved))
-        np.testing.assert_allclose(found.ap[replicate], expected.ap[0], atol=1e-9)
-        np.testing.assert_allclose(found.ap50[replicate], expected.ap50[0], atol=1e-9)
-
-
-def test_chunks_do_not_change_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = _random_case(0)
-    weights = bootstrap_weights(12, replicates=20, seed=0)
-    whole = _evaluate(case, weights)
-    monkeypatch.setattr(ap_module, "CHUNK", 40)
-    np.testing.assert_array_equal(_evaluate(case, weights).ap, whole.ap)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("wide", [2, 100, 10_000])
+def test_a_replicate_of_all_ones_is_the_plain_figure_exactly(
+    protocol: Protocol, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last digit, wherever it stands and however the weightings are cut up and summed."""
+    case = random_case(3, protocol)
+    plain, per_category = _figures(case, protocol)
+    weights = np.ones((120, 5))
+    weights[1:7] = bootstrap_weights(5, replicates=6)
+    ones = [0, *range(7, 120)]
+    monkeypatch.setattr(accumulate, "WIDE", wide)
+    for chunk in (ap_module.CHUNK, 2000, 1):
+        monkeypatch.setattr(ap_module, "CHUNK", chunk)
+        found, by_category = _figures(case, protocol, weights)
+        for name, value in plain.items():
+            np.testing.assert_array_equal(found[name][ones], np.repeat(value, len(ones)), err_msg=name)
+        np.testing.assert_array_equal(by_category[ones], np.repeat(per_category, len(ones), axis=0))
+        assert (found["AP"][1:7] != plain["AP"]).any()
 
 
 def test_order_of_images_does_not_matter() -> None:
-    examples, detections = _random_case(3)
-    np.testing.assert_array_equal(_evaluate((examples[::-1], detections)).ap, _evaluate((examples, detections)).ap)
+    annotations, detections = random_case(3, "lvis")
+    turned = replace(annotations, examples=annotations.examples[::-1])
+    np.testing.assert_array_equal(
+        _figures((turned, detections), "lvis")[1], _figures((annotations, detections), "lvis")[1]
+    )
 
 
-def test_golden_of_real_lvis(shared: Callable[[str], Path]) -> None:
-    data = json.loads(shared("data/lvis_val_100.json").read_text())
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_pairs_may_be_matched_in_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotations, detections = random_case(5, "coco")
+    arguments = (
+        annotations.examples,
+        detections,
+        annotations.categories,
+        "coco",
+        annotations.areas,
+        annotations.crowds,
+    )
+    whole = match(*arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr(greedy, "CHUNK", chunk)
+    cut = match(*arguments)  # type: ignore[arg-type]
+    assert whole.true_positive.any()
+    np.testing.assert_array_equal(cut.true_positive, whole.true_positive)
+    np.testing.assert_array_equal(cut.left_out, whole.left_out)
+
+
+def test_golden_of_real_lvis(shared: Callable[[str], Path], tmp_path: Path) -> None:
+    annotations = load(shared("data/lvis_val_100.json"), tmp_path)
     golden = shared("golden/lvis_val_100")
     expected = json.loads((golden / "expected.json").read_text())
-    detections = [
+    detections = Detections.of(
         Detection(row["image_id"], row["category_id"], Box(*row["bbox"]), row["score"])
         for row in json.loads((golden / "detections.json").read_text())
-    ]
-    categories = [Category(row["id"], (row["name"],), row["frequency"]) for row in data["categories"]]
-    objects: dict[int, list[Instance]] = {}
-    for row in data["annotations"]:
-        instance = Instance(row["id"], row["category_id"], Box(*row["bbox"]))
-        objects.setdefault(row["image_id"], []).append(instance)
-    examples = [
-        Example(
-            row["id"],
-            Path(),
-            row["width"],
-            row["height"],
-            tuple(objects.get(row["id"], ())),
-            frozenset(row["neg_category_ids"]),
-            frozenset(row["not_exhaustive_category_ids"]),
-        )
-        for row in data["images"]
-    ]
-    found = average_precision(match(examples, detections, categories), len(categories))
-    per_category = {
-        str(category.id): value
-        for category, value in zip(categories, found.ap[0].tolist(), strict=True)
-        if not np.isnan(value)
-    }
-    assert per_category == pytest.approx(expected["per_category_AP"], abs=1e-9)
-    frequency = [category.frequency for category in categories]
-    for name, value in summarise(found.ap, found.ap50, frequency).items():
-        assert value[0] == pytest.approx(expected["metrics"][name], abs=1e-9)
+    )
+    found, per_category = _figures((annotations, detections), "lvis")
+    assert {name: values[0] for name, values in found.items()} == pytest.approx(
+        {name: expected["metrics"][name] for name in found}, abs=1e-9
+    )
+    by_id = zip(annotations.categories, per_category[0].tolist(), strict=True)
+    defined = {str(category.id): value for category, value in by_id if not np.isnan(value)}
+    assert defined == pytest.approx(expected["per_category_AP"], abs=1e-9)
+
+
+# ---- by hand -----------------------------------------------------------------------------------------------------
+
+
+def _evaluate(examples: Sequence[Example], detections: Sequence[Detection], weights: Weights | None = None) -> APs:
+    return average_precision(match(examples, Detections.of(detections), CATEGORIES), len(CATEGORIES), weights)
 
 
 def test_ap_of_a_hand_derived_ranking() -> None:
@@ -219,31 +162,116 @@ def test_ap_of_a_hand_derived_ranking() -> None:
         Detection(2, 10, Box(8, 8, 4, 4), 0.8),
         Detection(2, 10, Box(0, 0, 4, 4), 0.7),
     ]
-    found = _evaluate((images, detections), np.array([[1.0, 1.0], [2.0, 1.0], [0.0, 0.0]]))
+    found = _evaluate(images, detections, np.array([[1.0, 1.0], [2.0, 1.0], [0.0, 0.0]]))
     expected = [(51 + 50 * 2 / 3) / 101, (67 + 34 * 3 / 4) / 101, np.nan]
-    np.testing.assert_allclose(found.ap[:, 0], expected)
-    np.testing.assert_allclose(found.ap50[:, 0], expected)
-    assert np.isnan(found.ap[:, 1:]).all()
+    for values in (found.ap, found.ap50, found.ap75):
+        np.testing.assert_allclose(values[:, 0], expected)
+        assert np.isnan(values[:, 1:]).all()
+
+
+def test_thresholds_are_told_apart() -> None:
+    # 4 x 3 of 4 x 4: IoU 0.75, a hit at the six thresholds 0.50 to 0.75.
+    found = _evaluate([example([(10, (0, 0, 4, 4))])], [Detection(1, 10, Box(0, 0, 4, 3), 0.9)])
+    assert [found.ap[0, 0], found.ap50[0, 0], found.ap75[0, 0]] == pytest.approx([0.6, 1.0, 1.0])
+
+
+def test_sizes() -> None:
+    # A medium object (40 x 40 px; annotated area 900: small) found by its box after a large and a small miss.
+    # Small: the large miss is left out, the small one counts: precision 1/2. Medium and large: no object.
+    image = example([(10, (0, 0, 40, 40))])
+    boxes = (Box(0, 0, 100, 100), Box(200, 0, 20, 20), Box(0, 0, 40, 40))
+    detections = Detections.of(Detection(1, 10, box, 0.9 - 0.1 * k) for k, box in enumerate(boxes))
+    matches = match_sizes([image], detections, CATEGORIES, areas={1: 900.0})
+    ap = {size: average_precision(own, len(CATEGORIES)).ap[0, 0] for size, own in matches.items()}
+    assert ap == pytest.approx({"all": 1 / 3, "s": 1 / 2, "m": np.nan, "l": np.nan}, nan_ok=True)
+    # Without annotated areas the box decides: medium, where neither miss counts.
+    own = match_sizes([image], detections, CATEGORIES, sizes=("m",))["m"]
+    assert average_precision(own, len(CATEGORIES)).ap[0, 0] == pytest.approx(1.0)
 
 
 def test_never_predicted_category_scores_zero_and_collapse_costs_ap() -> None:
     image = example([(10, (0, 0, 4, 4)), (11, (5, 5, 4, 4))])
-    found = _evaluate(([image], []))
+    found = _evaluate([image], [])
     assert found.ap[0, :2].tolist() == [0.0, 0.0]
     assert np.isnan(found.ap[0, 2:]).all()
 
 
+def _match_group(gt: list[XYWH], dt: list[XYWH], crowd: list[bool], ignored: list[bool]) -> list[list[int]]:
+    """Bits of one group at one size: [matched to what counts, matched to what is ignored]."""
+    truths = Truths(
+        np.zeros(len(gt), dtype=np.int64), np.array(gt, dtype=float), np.array(crowd), np.array(ignored)[:, None]
+    )
+    found = match_groups(np.zeros(len(dt), dtype=np.int64), np.array(dt, dtype=float), truths)
+    return [bits[:, 0].tolist() for bits in found]
+
+
+ALL = 1023
+"""Bits of all ten thresholds."""
+
+
 def test_last_of_equal_ious_is_taken() -> None:
-    # The first detection overlaps both ground truths by 8 of 12 columns (IoU 2/3) and takes the last, so the
-    # second detection still finds the first one, its exact copy.
-    gt = np.array([[0.0, 0, 10, 10], [4, 0, 10, 10]])
-    dt = np.array([[2.0, 0, 10, 10], [0, 0, 10, 10]])
-    assert match_detections(gt, dt, np.array([0.5, 0.7])).tolist() == [[True, False], [True, True]]
+    # The first detection overlaps both ground truths by 8 of 12 columns (IoU 2/3: four thresholds) and takes the
+    # last, so the second detection still finds the first one, its exact copy.
+    gt: list[XYWH] = [(0, 0, 10, 10), (4, 0, 10, 10)]
+    assert _match_group(gt, [(2, 0, 10, 10), (0, 0, 10, 10)], [False] * 2, [False] * 2) == [[0b1111, ALL], [0, 0]]
+
+
+def test_ignored_ground_truth_comes_after_what_counts_and_crowds_are_not_used_up() -> None:
+    # IoU with the object 0.5, with the ignored one 1: right at 0.5, ignored above. The second detection finds the
+    # ignored one free at 0.5 only. Were it a crowd, both detections would lie in it at every threshold.
+    gt: list[XYWH] = [(0, 0, 10, 20), (0, 0, 10, 10)]
+    dt: list[XYWH] = [(0, 0, 10, 10), (0, 0, 10, 10)]
+    assert _match_group(gt, dt, [False] * 2, [False, True]) == [[1, 0], [ALL - 1, 1]]
+    assert _match_group(gt, dt, [False, True], [False, True]) == [[1, 0], [ALL - 1, ALL]]
+
+
+def _literal_matching(gt: Floats, dt: Floats, ignored: NDArray[np.bool_]) -> list[list[int]]:
+    """The loops of the official code, for one group without crowds."""
+    found = np.zeros((2, len(dt)), dtype=int)
+    iou = iou_matrix(dt, gt)
+    for t, threshold in enumerate(IOU_THRESHOLDS):
+        taken: set[int] = set()
+        for d in range(len(dt)):
+            best, chosen = threshold, -1
+            for g in sorted(range(len(gt)), key=lambda g: bool(ignored[g])):
+                if g in taken or iou[d, g] < best:
+                    continue
+                if chosen > -1 and not ignored[chosen] and ignored[g]:
+                    break
+                best, chosen = iou[d, g], g
+            if chosen > -1:
+                taken.add(chosen)
+                found[int(ignored[chosen]), d] |= 1 << t
+    return [bits.tolist() for bits in found]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_matching_is_that_of_the_official_loops(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gt, dt = (np.column_stack([rng.integers(0, 4, (n, 2)), rng.integers(5, 9, (n, 2))]) for n in (12, 20))
+    ignored = rng.random(12) < 0.3
+    found = _match_group(gt.tolist(), dt.tolist(), [False] * 12, ignored.tolist())
+    assert found == _literal_matching(gt.astype(float), dt.astype(float), ignored)
+    assert any(found[0])
+
+
+# ---- refused -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "detection", [Detection(2, 10, Box(0, 0, 1, 1), 0.5), Detection(1, 10, Box(0, 0, 1, 1), np.nan)]
+    ("detection", "message"),
+    [
+        (Detection(2, 10, Box(0, 0, 1, 1), 0.5), "unknown image 2"),
+        (Detection(1, 99, Box(0, 0, 1, 1), 0.5), "unknown category 99"),
+        (Detection(1, 10, Box(0, 0, 1, 1), np.nan), "not finite"),
+    ],
 )
-def test_bad_detections_are_refused(detection: Detection) -> None:
-    with pytest.raises(ValueError, match="detection of image"):
-        match([example([])], [detection], CATEGORIES)
+def test_bad_detections_are_refused(detection: Detection, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        match([example([])], Detections.of([detection]), CATEGORIES)
+
+
+@pytest.mark.parametrize("weight", [0.5, -1.0])
+def test_weights_are_whole_numbers(weight: float) -> None:
+    with pytest.raises(ValueError, match="whole numbers"):
+        _evaluate([example([(10, (0, 0, 4, 4))])], [], np.array([[weight]]))

@@ -1,0 +1,50 @@
+"""COCO 2017, or any data set in its format, with the names that LVIS has for its categories.
+
+The default files are those of the usual layout, split "coco-val2017": annotations/instances_train2017.json and
+instances_val2017.json, pictures in train2017/ and val2017/. Crowd regions are no training targets; the evaluation
+knows them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+
+from benchmarks.evaluator import Protocol
+from benchmarks.ondisk import OnDisk
+from harness.types import Category
+
+
+class Coco(OnDisk):
+    """The Benchmark protocol over a COCO-format data set."""
+
+    name = "coco"
+    splits = ("coco-val2017",)
+    protocol: Protocol = "coco"
+
+    def named(self, categories: Sequence[Category]) -> tuple[Category, ...]:
+        return with_synonyms(categories, synonyms())
+
+
+def synonyms() -> dict[str, list[str]]:
+    """COCO category name -> its other names, from data/coco_synonyms.json (which says how they were chosen)."""
+    text = files("benchmarks").joinpath("data/coco_synonyms.json").read_text()
+    found: dict[str, list[str]] = json.loads(text)["synonyms"]
+    return found
+
+
+def with_synonyms(categories: Sequence[Category], table: Mapping[str, Sequence[str]]) -> tuple[Category, ...]:
+    """Categories with the names of the table after their own.
+
+    A name means one category only: one that another category of the list has, or is given too, is dropped.
+    """
+    offered = {c.id: tuple(dict.fromkeys((*c.names, *table.get(c.name, ())))) for c in categories}
+    claims: dict[str, int] = {}
+    for names in offered.values():
+        for name in names:
+            claims[name] = claims.get(name, 0) + 1
+    return tuple(
+        replace(c, names=(*c.names, *(n for n in offered[c.id][len(c.names) :] if claims[n] == 1))) for c in categories
+    )

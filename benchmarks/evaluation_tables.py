@@ -1,0 +1,106 @@
+"""What `detmodes evaluate` prints: the result, as it is in the JSON file, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+Json = Mapping[str, Any]
+
+UNDEFINED = "-"
+
+
+def tables(result: Json, annotations: str, detections: str, other: str | None = None) -> Group:
+    """The names of the files, the figures, and the diagnostics and errors if there are any."""
+    version = result["versions"]["hotcoco" if result["engine"] == "fast" else result["engine"]]
+    names = {"annotations": annotations, "detections": detections}
+    if other is not None:
+        names["other"] = f"{other} (difference: detections minus other, on the same resampled images)"
+    names["protocol"] = f"{result['protocol']}, engine {result['engine']} ({version})"
+    heading = "\n".join(f"{name:<13}{value}" for name, value in names.items())
+    parts: list[RenderableType] = [Text(heading, overflow="fold"), _figures(result)]
+    if result["generative"]:
+        parts += [_generative(result["generative"]), _errors(result["errors"])]
+    return Group(*parts)
+
+
+def _figures(result: Json) -> Table:
+    table = Table()
+    compare = result.get("compare")
+    table.add_column("figure")
+    headings = ["value"] + ["95% interval"] * bool(result["intervals"])
+    for heading in headings + ["other", "difference", "95% interval"] * (compare is not None):
+        table.add_column(heading, justify="right")
+    for name, value in result["metrics"].items():
+        cells = [_number(value)] + [_interval(result["intervals"], name)] * bool(result["intervals"])
+        if compare is not None:
+            difference = _number(compare["difference"][name], signed=True)
+            cells += [_number(compare["metrics"][name]), difference, _interval(compare["intervals"], name, signed=True)]
+        table.add_row(name, *cells)
+    return table
+
+
+def _generative(found: Json) -> Table:
+    table = Table()
+    for heading in ("generative detectors", "value", "meaning"):
+        table.add_column(heading, justify="right" if heading == "value" else "left")
+    for row in _generative_rows(found):
+        table.add_row(*row)
+    return table
+
+
+def _generative_rows(found: Json) -> Iterator[tuple[str, str, str]]:
+    never, ties = found["never_predicted"], found["constant_score_AP"]
+    repeated, nms, calibration = found["duplicates"], found["nms"], found["calibration"]
+    yield (
+        "never predicted",
+        _percent(never["share"]),
+        f"{never['count']:,} of {never['categories']:,} annotated categories without any detection",
+    )
+    yield (
+        "AP, random ranking",
+        _number(ties["mean"]),
+        f"{ties['orders']} tie orders: sd {_number(ties['sd'])}, from {_number(ties['min'])} to {_number(ties['max'])}",
+    )
+    yield (
+        "duplicates",
+        _percent(repeated["share"]),
+        f"{repeated['count']:,} of {repeated['detections']:,} detections repeat an object that is found already",
+    )
+    yield (
+        f"AP after NMS at {nms['iou']:g}",
+        _number(nms["AP"]),
+        f"{nms['removed']:,} suppressed, by category",
+    )
+    worst = f"largest gap {_number(calibration['max_gap'])} of {calibration['bins']} bins"
+    yield "calibration error", _number(calibration["ece"]), calibration["reason"] or worst
+
+
+def _errors(found: Json) -> Table:
+    table = Table()
+    for heading in ("error", "count", "gain in AP50 if fixed"):
+        table.add_column(heading, justify="left" if heading == "error" else "right")
+    for name, row in found.items():
+        table.add_row(name, f"{row['count']:,}", _number(row["dAP50"], signed=True))
+    return table
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+    return UNDEFINED if value is None else f"{value:{'+' if signed else ''}.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.1%}"
+
+
+def _interval(intervals: Json, name: str, signed: bool = False) -> str:
+    """Empty for a figure that has none (recall)."""
+    if name not in intervals:
+        return ""
+    low, high = (_number(intervals[name][side], signed) for side in ("low", "high"))
+    return escape(f"[{low}, {high}]") if UNDEFINED not in (low, high) else UNDEFINED
