@@ -234,7 +234,7 @@ def speed_objectives(
     positions: Annotated[int, typer.Option(min=64, help="Of the loss alone: target positions N.")] = 2048,
     vocabulary: Annotated[int, typer.Option(min=64, help="V.")] = 50_000,
     width: Annotated[int, typer.Option(min=8, help="Hidden width D.")] = 512,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs; the table has medians.")] = 15,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs of each loss; the table has medians.")] = 5,
     output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
 ) -> None:
     """What each objective costs over CE: the tiny model's training step, and the loss at a large vocabulary."""

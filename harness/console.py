@@ -111,15 +111,13 @@ def show_report(folder: Path) -> Results:
 
 def show_list(kind: str) -> None:
     """Names, and where they are defined or what they compute."""
-    from harness import objectives, registry, suite
+    from harness import registry, suite
 
-    table = Table()
     if kind == "objectives":
-        for heading in ("objective", "loss per token", "settings", "source"):
-            table.add_column(heading)
-        for name, spec in objectives.OBJECTIVES.items():
-            table.add_row(name, escape(spec.equation), ", ".join(spec.settings), escape(spec.source))
-    elif kind == "suites":
+        _list_objectives()
+        return
+    table = Table()
+    if kind == "suites":
         for heading in ("suite", "cells", "what it runs"):
             table.add_column(heading)
         for name in registry.shipped_suites():
@@ -133,3 +131,18 @@ def show_list(kind: str) -> None:
         for name, reference in registry.names("model" if kind == "models" else "benchmark").items():
             table.add_row(escape(name), escape(reference))
     screen().print(table)
+
+
+def _list_objectives() -> None:
+    """The equation of each in one line, however long, then its settings with their defaults, and its source."""
+    from harness import objectives
+
+    console = screen()
+    for name, spec in objectives.OBJECTIVES.items():
+        settings = ", ".join(
+            key if setting.default is None else f"{key}={setting.default}" for key, setting in spec.settings.items()
+        )
+        console.print(f"[bold]{name:<16}[/bold] {escape(spec.equation)}", soft_wrap=True, highlight=False)
+        for line in (f"settings: {settings}" if settings else "", spec.source):
+            if line:
+                console.print(f"{'':<17}[dim]{escape(line)}[/dim]", soft_wrap=True, highlight=False)

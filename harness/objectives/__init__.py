@@ -102,13 +102,13 @@ OBJECTIVES: dict[str, Spec] = {
     "eco": SetLevel(
         sets.eco,
         "ce + weight * variance of log P over the members of a set, mean over sets",
-        "equivalence consistency, the squared-distance form of DESIGN 6.3",
+        "equivalence consistency: half the mean squared difference of two members' log P",
         {"weight": at_least(0, default=0.01), "log_prob": one_of(get_args(sets.Reduction), default="sum")},
     ),
     "kl_uniform": SetLevel(
         sets.kl_uniform,
         "ce + weight * KL(uniform over the members of a set || their normalised probabilities), mean over sets",
-        "the forward KL to the uniform distribution over the right answers",
+        "forward KL to the uniform distribution over the right answers",
         {"weight": at_least(0, default=0.1)},
     ),
     "mrt": SetLevel(

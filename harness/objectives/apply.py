@@ -27,8 +27,8 @@ from harness.types import IGNORED_LABEL, LossOutput, Projection, Term, TokenBatc
 
 CHUNK_ELEMENTS = 2**20
 """Logits of a chunk: 4 MiB in float32, and a chunk holds three to five tensors of this size."""
-LARGEST_SHARE = 64
-"""A long batch is cut into no more than this many chunks: 1/8 of its logits at eight tensors a chunk."""
+LARGEST_SHARE = 80
+"""A long batch is cut into no more than this many chunks: 1/8 of its logits at ten tensors a chunk."""
 
 Stat = tuple[Tensor, Tensor]
 TokenFunction = Callable[[Positions], PerToken]

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from harness.errors import ObjectiveError
 from harness.objectives.calibration import mass_of
@@ -114,7 +115,8 @@ def gem(at: Positions, *, beta: float, h: Scaling) -> PerToken:
         factor = torch.softmax(at.log_p / beta, dim=-1)  # [N, V]
         if h == "logsigmoid":
             factor *= torch.sigmoid(0.01 * (at.log_p + at.nll[:, None]))  # z_v - z_y = log p_v - log p_y
-    return PerToken({"gem": factor.sum(-1) * at.nll + (factor * at.log_p).sum(-1)})
+    expected = torch.bmm(factor[:, None], at.log_p[:, :, None])[:, 0, 0]  # sum of factor * log_p, without that product
+    return PerToken({"gem": factor.sum(-1) * at.nll + expected})
 
 
 def sed_sft(
@@ -166,7 +168,25 @@ def select(
 
 def entropy(log_p: Tensor) -> Tensor:
     """-sum over v of p_v log p_v [N] in nats, of log-probabilities [N, V]; in [0, ln V]."""
-    return -(log_p.exp() * log_p).sum(dim=-1)
+    made: Tensor = _Entropy.apply(log_p)
+    return made
+
+
+class _Entropy(torch.autograd.Function):
+    """Autograd's own formula would hold six tensors [N, V]; log p is all that is needed."""
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor) -> Tensor:
+        ctx.save_for_backward(log_p)
+        return -log_p.exp().mul_(log_p).sum(dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """d H / d log p_v = -p_v * (1 + log p_v)."""
+        (log_p,) = ctx.saved_tensors
+        p: Tensor = log_p.exp()
+        return p.addcmul_(p, log_p).mul_(-gradient[:, None])
 
 
 def sed_sft_problems(settings: Mapping[str, Any]) -> list[str]:
