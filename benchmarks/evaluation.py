@@ -166,7 +166,7 @@ def evaluate(request: Request, say: Say = lambda stage: None) -> tuple[Json, Rel
 
 def _read(path: Path, truth: Annotations) -> Detections:
     detections = detection_files.load(path)
-    detection_files.check(detections, truth, where=str(path))
+    detection_files.check(detections, truth, where=f"{path}: detections")
     return detections
 
 

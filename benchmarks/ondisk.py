@@ -18,6 +18,7 @@ from benchmarks.annotations import Annotations
 from benchmarks.evaluator import Protocol
 from benchmarks.layout import LAYOUTS, File, Layout
 from harness.errors import ConfigError, DataError, unknown
+from harness.metrics.accumulate import Matches
 from harness.types import Category, Detection, Detections, Evaluation, Example
 
 FILES = ("train", "val", "images")
@@ -106,6 +107,10 @@ class OnDisk:
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
         """The official figures over the images of the split that are used, see `evaluator.evaluate`."""
         return evaluator.evaluate(self._split(split), Detections.of(detections), self.protocol, engine)
+
+    def match(self, split: str, detections: Sequence[Detection]) -> Matches:
+        """What the figures are sums of, see `evaluator.matches`."""
+        return evaluator.matches(self._split(split), Detections.of(detections), self.protocol)
 
     def describe(self) -> dict[str, object]:
         """Settings, digests of both annotation files, and how many images and instances each split has."""

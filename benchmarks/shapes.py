@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw
 from benchmarks import evaluator
 from benchmarks.annotations import load
 from harness.errors import ConfigError, unknown
+from harness.metrics.accumulate import Matches
 from harness.types import Category, Detection, Detections, Evaluation, Example, Frequency
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -134,6 +135,9 @@ class Shapes:
 
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
         return evaluator.evaluate(self._splits[split], Detections.of(detections), engine=engine)
+
+    def match(self, split: str, detections: Sequence[Detection]) -> Matches:
+        return evaluator.matches(self._splits[split], Detections.of(detections))
 
     def describe(self) -> dict[str, object]:
         digests = {name: split.digest for name, split in self._splits.items()}

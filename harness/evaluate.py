@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from harness.generate import generate
-from harness.metrics import aggregate, ap
+from harness.metrics import aggregate
+from harness.metrics.accumulate import Matches
 from harness.metrics.diversity import category_rows, image_row
 from harness.metrics.matching import MatchedMention, match_sample
 from harness.protocols import Adapter, Benchmark, Predictor
@@ -22,7 +23,7 @@ from harness.records import EvaluationInfo, Figures, image_frame
 from harness.scores import MentionScore, score
 from harness.sequence import Codec
 from harness.suite import SampleSettings
-from harness.types import Category, Detection, Detections, Evaluation, Example, Parsed, Sample
+from harness.types import Category, Detection, Evaluation, Example, Parsed, Sample
 
 REPORTABLE = 10
 """A category's figure is reportable if it rests on at least this many images."""
@@ -85,7 +86,7 @@ def measure(
     )
     tables = {
         "images": image_frame(step, rows, images),
-        "detections": _detection_frame(step, examples, detections, benchmark.categories),
+        "detections": _detection_frame(step, detections, benchmark.match("val", detections)),
         "samples": _sample_frame(step, predictor.codec, answers),
         "mentions": _mention_frame(step, answers, scores),
     }
@@ -161,18 +162,16 @@ def defined(value: float) -> float | None:
 # ---- tables ------------------------------------------------------------------------------------------------------
 
 
-def _detection_frame(
-    step: int, examples: Sequence[Example], detections: Sequence[Detection], categories: Sequence[Category]
-) -> pd.DataFrame:
+def _detection_frame(step: int, detections: Sequence[Detection], matches: Matches) -> pd.DataFrame:
     """Those that count first, in the order in which they are ranked; the rest (capped, or of a category that
     was not verified for the image) after them."""
-    matches = ap.match(examples, Detections.of(detections), categories)
     order = [
         *matches.detection.tolist(),
         *sorted(set(range(len(detections))) - set(matches.detection.tolist())),
     ]
     rest = len(detections) - len(matches.detection)
     chosen = [detections[index] for index in order]
+    left_out = np.zeros_like(matches.true_positive) if matches.left_out is None else matches.left_out
     return pd.DataFrame(
         {
             "step": step,
@@ -182,6 +181,7 @@ def _detection_frame(
             "score": np.array([d.score for d in chosen], dtype=np.float64),
             "evaluated": np.arange(len(chosen)) < len(matches.detection),
             "true_positive": np.concatenate([matches.true_positive, np.zeros(rest, np.uint16)]),
+            "left_out": np.concatenate([left_out, np.zeros(rest, np.uint16)]),
             "ignored": np.concatenate([matches.ignored, np.zeros(rest, np.bool_)]),
         }
     )

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from harness.metrics.accumulate import Matches
 from harness.sequence import Codec
 from harness.types import Category, Detection, Evaluation, Example, Projection, Sample
 
@@ -35,6 +36,10 @@ class Benchmark(Protocol):
 
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
         """The official figures. `engine`: "fast", or the reference implementation."""
+        ...
+
+    def match(self, split: str, detections: Sequence[Detection]) -> Matches:
+        """What `evaluate` summed up: which detections count and which are right, so that intervals can sum again."""
         ...
 
     def describe(self) -> dict[str, object]:

@@ -220,6 +220,8 @@ def matches(images: pd.DataFrame, detections: pd.DataFrame, step: int, record: R
         gt_image=_indices(truth["image_id"], image),
         gt_category=_indices(truth["category_id"], category),
         gt_count=truth["instances"].to_numpy(np.int64),
+        # Records from before COCO's crowd regions were known have no such column.
+        left_out=found["left_out"].to_numpy(np.uint16) if "left_out" in found else None,
     )
 
 

@@ -14,6 +14,7 @@ from benchmarks.annotations import Annotations
 from harness import records
 from harness.evaluate import Measurement, measure
 from harness.metrics import ap
+from harness.metrics.accumulate import Matches
 from harness.protocols import Benchmark, Predictor
 from harness.records import CategoryInfo, CellInfo, Record
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
@@ -52,6 +53,10 @@ class HandMade:
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
         assert split == "val"
         return evaluator.evaluate(self.annotations, Detections.of(detections), engine=engine)
+
+    def match(self, split: str, detections: Sequence[Detection]) -> Matches:
+        assert split == "val"
+        return evaluator.matches(self.annotations, Detections.of(detections))
 
     def describe(self) -> dict[str, object]:
         return {"name": self.name}
@@ -210,7 +215,15 @@ def test_every_sample_has_a_row_and_tables_have_their_columns(tmp_path: Path) ->
     scores = ["name_score", "category_score", "location_score"]
     expected = {
         "samples": ["step", "image_id", "sample", "temperature", "text", "log_prob", "malformed", "truncated"],
-        "detections": [*("step", "image_id", "category_id"), *box, "score", "evaluated", "true_positive", "ignored"],
+        "detections": [
+            *("step", "image_id", "category_id"),
+            *box,
+            "score",
+            "evaluated",
+            "true_positive",
+            "left_out",
+            "ignored",
+        ],
         "mentions": [
             *("step", "image_id", "sample", "position", "name", "category_id", *box),
             *(*scores, "instance_id", "iou", *flags),

@@ -78,6 +78,7 @@ def test_records_hold_what_identifies_a_result(finished: Path) -> None:
     assert (base.role, base.steps, base.curve, base.cell.train) == ("base", (0,), (), None)
     assert (ce.role, ce.steps, ce.threshold) == ("trained", (2, 3), None)
     assert [row["step"] for row in ce.curve] == [1, 3]
+    assert (base.collision_rate, ce.collision_rate) == (None, 0.0)  # 3 batches of 4 of the 24 images
     assert sed.threshold is not None
     assert 0 < sed.threshold < 1
     assert sed.cell.objective == {

@@ -16,7 +16,7 @@ from torch import Tensor
 from harness import objectives
 from harness.errors import ConfigError, DetmodesError, ObjectiveError
 from harness.objectives import TokenLevel, token
-from harness.step import Objective, Row, accumulate, means, reference_selection
+from harness.step import Objective, Row, accumulate, means, reference_selection, with_samples
 from harness.suite import Train
 from harness.targets import members, target
 from harness.teacher import heldout_nll, top_k_masses
@@ -398,3 +398,36 @@ def test_bf16_autocast_trains_under_the_same_objective(bf16: Accelerator) -> Non
     curve = train(adapter, examples, ready("sed_sft", SED["base"]), PLAN, 0, bf16, lambda step: None)
     assert all(math.isfinite(row["loss"]) for row in curve)
     assert all(bool(p.isfinite().all()) and p.dtype == torch.float32 for p in adapter.model.parameters())
+
+
+# ---- sets of targets -----------------------------------------------------------------------------------------------
+
+GROUPED = PLAN.model_copy(update={"targets": "all(2)", "batching": "grouped"})
+COLLIDING = PLAN.model_copy(update={"targets": "random", "batching": "collision", "collision_rate": 0.5})
+
+
+@pytest.mark.parametrize("plan", [GROUPED, COLLIDING], ids=["grouped", "collision"])
+@pytest.mark.parametrize("name", ["eco", "kl_uniform", "mrt"])
+def test_objectives_over_sets_train(name: str, plan: Train) -> None:
+    """Whatever the micro-batch: sets stay whole. What the model samples differs from step to step."""
+    settings = {"weight": 0.5}
+    whole, split = small.fitted(), small.fitted()
+    curve = run(whole, ready(name, settings, plan=plan), plan)
+    again = run(split, ready(name, settings, plan=plan), plan.model_copy(update={"micro_batch": 2}))
+    assert [row["loss"] for row in curve] == pytest.approx([row["loss"] for row in again], rel=1e-3)
+    plain = run(small.fitted(), ready("ce", {}), plan)
+    assert curve[0]["nll"] == pytest.approx(plain[0]["nll"], rel=1e-5)  # the same targets: sampled ones do not count
+    assert curve[0]["loss"] > curve[0]["nll"] * (1 + 1e-4)
+    assert all(math.isfinite(row["loss"]) for row in curve)
+
+
+def test_sampled_sequences_are_new_and_have_their_cost() -> None:
+    adapter = small.fitted()
+    rows = rows_of(adapter, small.train_examples(4))
+    made = with_samples(adapter, rows, 3, 12, seed=1)
+    assert [row.tokens for row in made if not row.sampled] == [row.tokens for row in rows]
+    assert len({(row.example.image_id, row.tokens) for row in made}) == len(made) > len(rows)
+    assert [row.cost for row in made if not row.sampled] == [0.0] * 4
+    assert all(0 < row.cost <= 1 for row in made if row.sampled)
+    assert made == with_samples(adapter, rows, 3, 12, seed=1) != with_samples(adapter, rows, 3, 12, seed=2)
+    assert not adapter.model.training

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pandas as pd
 import pytest
 
 from benchmarks import coco
 from benchmarks.coco import Coco, synonyms, with_synonyms
+from harness import records
 from harness.errors import ConfigError, DataError
+from harness.evaluate import _detection_frame
+from harness.metrics.ap import average_precision
 from harness.protocols import Benchmark
+from harness.records import Record
 from harness.types import Category
 from tests.benchmarks.documents import annotation, detection, document, write
 
@@ -144,3 +151,24 @@ def test_every_shipped_name_is_new_and_means_one_category() -> None:
     names = [*shipped()["synsets"], *(name for others in synonyms().values() for name in others)]
     assert len(names) == len(set(names)) == 78 + 52
     assert not any("_" in name or "(" in name for name in names)
+
+
+def test_a_records_tables_give_the_figures_of_the_coco_protocol(data: Path) -> None:
+    """A person in the crowd region ranks above the one that is annotated: left out, or AP would be 1/2."""
+    path = data / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append(annotation(41, 4, 1, *BOX, iscrowd=0))
+    path.write_text(json.dumps(content))
+    benchmark = Coco({}, data)
+    people = [detection(4, 1, 0.95, *IN_CROWD), detection(4, 1, 0.9, *BOX)]
+    assert benchmark.evaluate("val", people).per_category[1] == pytest.approx(1.0)
+    frame = _detection_frame(0, people, benchmark.match("val", people))
+    assert frame["left_out"].tolist() == [1023, 0]
+    truth = pd.DataFrame({"step": 0, "image_id": [4, 4, 5], "category_id": [63, 1, 63], "instances": 1})
+    record = SimpleNamespace(image_ids=(4, 5), categories=benchmark.categories)
+    matches = records.matches(truth, frame, 0, cast(Record, record))
+    ap = average_precision(matches, 3).ap[0]
+    by_category = dict(zip((c.id for c in benchmark.categories), ap, strict=True))
+    assert by_category == pytest.approx({63: 0.0, 1: 1.0, 21: math.nan}, nan_ok=True)
+    without = records.matches(truth, frame.drop(columns="left_out"), 0, cast(Record, record))
+    assert average_precision(without, 3).ap[0, 1] == pytest.approx(0.5)

@@ -261,7 +261,10 @@ def test_a_diagram_of_one_bin(tmp_path: Path) -> None:
         (["--plots", "dt.json/deep"], "--plots dt.json/deep: expected a folder that can be written"),
         (["--plots", "p", "--no-diagnostics"], "--no-diagnostics leaves out"),
         (["--compare", "missing.json"], "missing.json"),
-        (["--compare", "strange.json"], "strange.json[0]: expected the id of an evaluated image, got image_id 99"),
+        (
+            ["--compare", "strange.json"],
+            "strange.json: detections[0]: expected the id of an evaluated image, got image",
+        ),
         (["--compare", "lvis.json"], "lvis.json: top level: expected a list of detections"),
         (["--protocol", "coco"], "lvis.json: images[0]"),
     ],

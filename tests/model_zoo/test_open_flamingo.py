@@ -12,6 +12,7 @@ from harness.batches import target_batch
 from harness.errors import ConfigError, DataError
 from harness.protocols import Adapter
 from harness.suite import Train
+from harness.targets import target
 from harness.train import prepare, train
 from harness.types import Example, Sample
 from model_zoo import checkpoint, open_flamingo
@@ -68,6 +69,19 @@ def test_padding_and_neighbours_do_not_reach_a_row() -> None:
     for row in range(3):
         alone = adapter.logits(pixels[row : row + 1], tokens[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_hidden_states_times_the_output_embedding_are_the_logits() -> None:
+    adapter, examples = small.fitted(), small.train_examples(3)
+    pixels = adapter.pixels(examples)
+    tokens = target_batch([target(e, adapter.codec, "canonical") for e in examples], adapter.codec).inputs
+    projection = adapter.hidden(pixels, tokens)
+    assert projection.weight is adapter.model.lang_encoder.get_output_embeddings().weight
+    logits = projection.hidden @ projection.weight.T
+    torch.testing.assert_close(logits, adapter.logits(pixels, tokens), atol=1e-5, rtol=1e-5)
+    other = adapter.hidden(pixels[[1, 2, 0]], tokens)  # it looks at the images
+    assert (other.hidden - projection.hidden).abs().max() > 1e-2
 
 
 @torch.no_grad()
