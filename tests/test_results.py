@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks import speed as evaluation_speed
+from harness import speed
 from harness.figures import available
 from harness.publish import FIGURES, README, TABLE, readme
 from harness.report import load, to_csv
 
 RESULTS = Path(__file__).parents[1] / "results"
 PUBLISHED = [pytest.param(path.parent, id=path.parent.name) for path in sorted(RESULTS.glob("*/suite.json"))]
+SPEED = {"speed-objectives": speed.from_document, "speed-evaluation": evaluation_speed.from_document}
 NOTHING = pytest.param(RESULTS, id="none", marks=pytest.mark.skip(reason="results/ holds no published folder yet"))
 
 
@@ -20,8 +24,12 @@ def test_readme_shows_what_is_published() -> None:
     """Every block of the README between `<!-- NAME -->` and `<!-- /NAME -->` stands so in results/NAME."""
     text = (RESULTS.parent / "README.md").read_text()
     blocks = re.findall(r"<!-- ([\w-]+) -->\n(.*?)<!-- /\1 -->", text, flags=re.DOTALL)
-    assert {name for name, _ in blocks} == {"quickstart", "sed-vs-ce"}
+    assert {name for name, _ in blocks} == {"quickstart", "sed-vs-ce", "objectives", *SPEED}
     for name, block in blocks:
+        if name in SPEED:
+            document = json.loads((RESULTS / "speed" / f"{name.removeprefix('speed-')}.json").read_text())
+            assert block.strip() == SPEED[name](document)
+            continue
         published = (RESULTS / name / README).read_text().replace(f"({FIGURES}/", f"(results/{name}/{FIGURES}/")
         for part in block.strip().split("\n\n"):
             assert part in published, f"README, block {name}: not in results/{name}/{README}"
