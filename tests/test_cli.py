@@ -16,6 +16,7 @@ from PIL import Image
 
 from harness import records
 from harness.cli import main
+from harness.objectives import OBJECTIVES
 from model_zoo import checkpoint, open_flamingo
 from model_zoo.open_flamingo import OpenFlamingo
 from tests import small
@@ -199,7 +200,7 @@ def test_a_base_with_the_wrong_digest(invoke: Invoke, mini: Path, monkeypatch: p
     [
         ("models", ["open_flamingo", "model_zoo.open_flamingo:OpenFlamingo", "oracle-uniform"]),
         ("benchmarks", ["shapes", "lvis", "benchmarks.lvis:Lvis"]),
-        ("objectives", ["ce", "-log p_y", "sed_sft", "top_k, threshold, quantile, weight, mask", "2602.07464"]),
+        ("objectives", ["sed_sft", "settings: top_k, threshold, quantile, weight=1.0, mask=live", "2602.07464"]),
         ("suites", ["quickstart", "photos", "base", "sed_sft_w5_base"]),
     ],
 )
@@ -208,6 +209,14 @@ def test_list(invoke: Invoke, kind: str, expected: list[str]) -> None:
     assert (done.code, done.err) == (0, "")
     for part in expected:
         assert part in done.out
+
+
+def test_every_objective_has_its_equation_in_one_line(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")  # narrower than the equations
+    lines = [line.strip() for line in invoke("list", "objectives").out.splitlines()]
+    for name, spec in OBJECTIVES.items():
+        assert f"{name:<16} {spec.equation}" in lines
+        assert spec.source in lines
 
 
 def test_predict_prints_and_draws(invoke: Invoke, tmp_path: Path) -> None:
