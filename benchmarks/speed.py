@@ -23,8 +23,7 @@ from benchmarks import detections, evaluator, intervals, synthetic
 from benchmarks.annotations import Style, load
 from benchmarks.evaluator import Protocol
 from harness import timing
-from harness.errors import ConfigError
-from harness.files import write_text
+from harness.files import check_place, write_text
 
 PACKAGES = ("detmodes", "hotcoco", "lvis", "pycocotools", "numpy", "pyarrow", "msgspec")
 INPUTS = ("json", "parquet", "npz")
@@ -71,8 +70,8 @@ def command(
 
     Raises ConfigError, before anything is measured, for an output that has no folder.
     """
-    if output is not None and not output.parent.is_dir():
-        raise ConfigError(f"{output}: expected a place in an existing folder")  # now, not after all the work
+    if output is not None:
+        check_place(output)
     from harness.provenance import package_versions  # late: torch, which the measured processes do not need
 
     machine = {**timing.machine(), "packages": package_versions(PACKAGES)}

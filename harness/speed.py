@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness import objectives, registry, runner, timing
-from harness.errors import ConfigError
-from harness.files import write_text
+from harness.files import check_place, write_text
 from harness.objectives import TokenLevel
 from harness.protocols import Adapter
 from harness.step import accumulate, with_samples
@@ -42,8 +41,8 @@ STEPS_PER_LOSS = 6
 
 def command(positions: int, vocabulary: int, width: int, repeats: int, output: Path | None) -> int:
     """Prints both tables as Markdown; the exit code. ConfigError at once for an output that has no folder."""
-    if output is not None and not output.parent.is_dir():
-        raise ConfigError(f"{output}: expected a place in an existing folder")
+    if output is not None:
+        check_place(output)
     steps = training_steps(STEPS_PER_LOSS * repeats)
     losses = losses_alone(positions, vocabulary, width, repeats)
     machine = {**timing.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}

@@ -67,14 +67,15 @@ def train(
     """
     parameters = [p for p in adapter.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
-    longest = max(len(target(example, adapter.codec, "canonical")) for example in examples)
+    sampled_tokens = _sampled_tokens(adapter, examples) if "samples" in objective.needs else 0
     curve = []
     adapter.model.train()
     started = time.perf_counter()
     for step, drawn in enumerate(batches(len(examples), plan, seed), 1):
         rows = rows_of(adapter, examples, _share(drawn, plan, accelerator), plan.targets, seed)
         if "samples" in objective.needs:
-            rows = with_samples(adapter, rows, objective.settings["samples"], 2 * longest, _sampling_seed(seed, step))
+            own_seed = _sampling_seed(seed, step)
+            rows = with_samples(adapter, rows, objective.settings["samples"], sampled_tokens, own_seed)
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * min(1.0, step / max(1, plan.warm_up))
         logged = step == 1 or step % plan.log_every == 0 or step == plan.steps
@@ -106,12 +107,15 @@ def batches(examples: int, plan: Train, seed: int) -> Iterator[list[Draw]]:
 
 def rows_of(adapter: Adapter, examples: Sequence[Example], drawn: Sequence[Draw], targets: str, seed: int) -> list[Row]:
     """The sequences of a batch."""
-    rows = []
+    needed: dict[tuple[int, int], int] = {}  # by epoch and image: the members of an image are drawn once
     for draw in drawn:
-        example = examples[draw.image]
-        own = members(example, adapter.codec, targets, seed, draw.epoch, draw.member + 1)
-        rows.append(Row(example, own[draw.member]))
-    return rows
+        key = draw.epoch, draw.image
+        needed[key] = max(needed.get(key, 0), draw.member + 1)
+    own = {
+        (epoch, image): members(examples[image], adapter.codec, targets, seed, epoch, count)
+        for (epoch, image), count in needed.items()
+    }
+    return [Row(examples[draw.image], own[draw.epoch, draw.image][draw.member]) for draw in drawn]
 
 
 def _share(drawn: list[Draw], plan: Train, accelerator: Accelerator) -> list[Draw]:
@@ -122,6 +126,11 @@ def _share(drawn: list[Draw], plan: Train, accelerator: Accelerator) -> list[Dra
         raise ConfigError(f"train.batch_size: expected {expected}, got {len(drawn)}")
     size = len(drawn) // processes
     return drawn[accelerator.process_index * size :][:size]
+
+
+def _sampled_tokens(adapter: Adapter, examples: Sequence[Example]) -> int:
+    """Where a sequence that the model samples is cut off: at twice the longest target."""
+    return 2 * max(len(target(example, adapter.codec, "canonical")) for example in examples)
 
 
 def _sampling_seed(seed: int, step: int) -> int:

@@ -10,8 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 SHARED = Path(os.environ.get("DETMODES_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -35,3 +39,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def bf16() -> Iterator[Accelerator]:
+    """bf16 autocast. accelerate keeps one precision per process: forget it before and after."""
+    from accelerate import Accelerator  # late: it imports torch, which many test files do not need
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"harness", "harness.errors", "harness.types", "harness.files"})
+    frozenset({"harness", "harness.errors", "harness.types"})
     | frozenset({"harness.screen", "harness.plotting", "harness.timing"}),
-    frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images"}),
+    frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"}),
     frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"}),
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates"}),
     frozenset({"harness.suite"}),

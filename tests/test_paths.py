@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from harness import objectives
@@ -74,14 +72,6 @@ def test_chunks_of_hidden_states(case: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("case", CASES)
 def test_accumulated_over_micro_batches(case: str) -> None:
     assert distance(paths.step_gradient(case, small.accelerator(), 2), case) < TOLERANCE
-
-
-@pytest.fixture
-def bf16() -> Iterator[Accelerator]:
-    """accelerate keeps one precision per process: forget it before and after."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(cpu=True, mixed_precision="bf16")
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from harness import objectives
@@ -370,14 +369,6 @@ def test_held_out_loss_is_the_cross_entropy_of_the_canonical_targets() -> None:
 
 
 # ---- bf16 --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bf16() -> Iterator[Accelerator]:
-    """accelerate keeps one precision per process: forget it before and after."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield Accelerator(cpu=True, mixed_precision="bf16")
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_bf16_autocast_trains_under_the_same_objective(bf16: Accelerator) -> None:

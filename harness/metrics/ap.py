@@ -5,7 +5,7 @@ depend on the weights, is done once; what it leaves (`Matches`) is small, and a 
 differently.
 
 Shape legend: I images, C categories, R weightings, T IoU thresholds, n detections, m (image, category) pairs
-with ground truth, e events of a category (see `_events`).
+with ground truth, e events of a category (see `accumulate.Events`).
 """
 
 from __future__ import annotations
