@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def command(quiet: bool, **options: Any) -> None:
     """The verb. Options are the fields of Request; `quiet`: no progress, only the tables."""
     request = Request(**options)
     check(request)
-    with _progress(quiet) as say:
+    with progress(quiet) as say:
         result, reliability = evaluate(request, say)
     write(request, result, reliability)
     if request.plots is not None and reliability is None:
@@ -84,7 +84,8 @@ def command(quiet: bool, **options: Any) -> None:
 
 def check(request: Request) -> None:
     """Raises ConfigError with every mistake that shows before a file is read: hours of work end in no bad path."""
-    problems = [*_engine_problems(request), *_path_problems(request)]
+    files = {"--output": request.output, "--per-category": request.per_category}
+    problems = [*_engine_problems(request), *path_problems(_inputs(request), files), *_folder_problems(request.plots)]
     if request.plots is not None and not request.diagnose:
         problems.append("--plots draws the calibration, which --no-diagnostics leaves out")
     if problems:
@@ -100,9 +101,10 @@ def _engine_problems(request: Request) -> Iterator[str]:
         yield f"engine {request.engine!r} does not know the protocol {request.protocol!r}; available: {available}"
 
 
-def _path_problems(request: Request) -> Iterator[str]:
-    taken = {path.resolve(): "an input" for path in _inputs(request)}
-    for option, path in (("--output", request.output), ("--per-category", request.per_category)):
+def path_problems(inputs: Iterable[Path], files: Mapping[str, Path | None]) -> Iterator[str]:
+    """What is wrong with the places that files, by option, are to be written to; None was not asked for."""
+    taken = {path.resolve(): "an input" for path in inputs}
+    for option, path in files.items():
         if path is None:
             continue
         if path.resolve() in taken:
@@ -112,7 +114,9 @@ def _path_problems(request: Request) -> Iterator[str]:
         elif not _writable(path.parent):
             yield f"{option} {path}: expected a file in a folder that exists and can be written"
         taken[path.resolve()] = option
-    folder = request.plots
+
+
+def _folder_problems(folder: Path | None) -> Iterator[str]:
     if folder is not None and not _writable(next(p for p in (folder, *folder.absolute().parents) if p.exists())):
         yield f"--plots {folder}: expected a folder that can be written"
 
@@ -142,10 +146,10 @@ def evaluate(request: Request, say: Say = lambda stage: None) -> tuple[Json, Rel
     say("evaluating")
     evaluation = evaluator.evaluate(truth, detections, request.protocol, request.engine)
     compared = None if other is None else _compare(request, truth, detections, other, evaluation, say)
-    bounds = {}
+    drawn: Json = {}
     if request.bootstrap is not None:
         say(f"intervals: {request.bootstrap} replicates")
-        bounds = _bounds(intervals.bootstrap(truth, detections, request.protocol, request.bootstrap))
+        drawn = bounds(intervals.bootstrap(truth, detections, request.protocol, request.bootstrap))
     predicted = diagnostics.predicted(truth, detections, request.protocol)
     diagnosis = diagnostics.NOTHING
     if request.diagnose:
@@ -155,7 +159,7 @@ def evaluate(request: Request, say: Say = lambda stage: None) -> tuple[Json, Rel
         "engine": request.engine,
         "metrics": dict(evaluation.metrics),
         "per_category": _per_category(truth, request.protocol, evaluation, predicted),
-        "intervals": bounds,
+        "intervals": drawn,
         "errors": diagnosis.errors,
         "generative": diagnosis.generative,
         **({} if compared is None else {"compare": compared}),
@@ -181,20 +185,23 @@ def _compare(
     difference = intervals.compare(truth, detections, other, request.protocol, replicates)
     return {
         "metrics": dict(theirs),
-        "difference": {name: _minus(ours, theirs[name]) for name, ours in evaluation.metrics.items()},
-        "intervals": _bounds(difference),
+        "difference": {name: minus(ours, theirs[name]) for name, ours in evaluation.metrics.items()},
+        "intervals": bounds(difference),
     }
 
 
-def _minus(a: float | None, b: float | None) -> float | None:
+def minus(a: float | None, b: float | None) -> float | None:
+    """a - b; undefined (None) where one of them is."""
     return None if a is None or b is None else a - b
 
 
-def _bounds(found: Mapping[str, Interval]) -> Json:
-    return {name: {"low": _defined(item.low), "high": _defined(item.high)} for name, item in found.items()}
+def bounds(found: Mapping[str, Interval]) -> Json:
+    """Intervals as the JSON file has them."""
+    return {name: {"low": defined(item.low), "high": defined(item.high)} for name, item in found.items()}
 
 
-def _defined(value: float) -> float | None:
+def defined(value: float) -> float | None:
+    """nan (undefined) -> None."""
     return None if math.isnan(value) else value
 
 
@@ -244,7 +251,7 @@ def as_csv(per_category: Mapping[str, Json]) -> str:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Say]:
+def progress(quiet: bool) -> Iterator[Say]:
     """A line on stderr that says what is being done, where somebody may be looking."""
     console = Console(stderr=True, quiet=quiet)
     with console.status("") as status:

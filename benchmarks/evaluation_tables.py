@@ -37,10 +37,10 @@ def _figures(result: Json) -> Table:
     for heading in headings + ["other", "difference", "95% interval"] * (compare is not None):
         table.add_column(heading, justify="right")
     for name, value in result["metrics"].items():
-        cells = [_number(value)] + [_interval(result["intervals"], name)] * bool(result["intervals"])
+        cells = [number(value)] + [interval(result["intervals"], name)] * bool(result["intervals"])
         if compare is not None:
-            difference = _number(compare["difference"][name], signed=True)
-            cells += [_number(compare["metrics"][name]), difference, _interval(compare["intervals"], name, signed=True)]
+            difference = number(compare["difference"][name], signed=True)
+            cells += [number(compare["metrics"][name]), difference, interval(compare["intervals"], name, signed=True)]
         table.add_row(name, *cells)
     return table
 
@@ -64,8 +64,8 @@ def _generative_rows(found: Json) -> Iterator[tuple[str, str, str]]:
     )
     yield (
         "AP, random ranking",
-        _number(ties["mean"]),
-        f"{ties['orders']} tie orders: sd {_number(ties['sd'])}, from {_number(ties['min'])} to {_number(ties['max'])}",
+        number(ties["mean"]),
+        f"{ties['orders']} tie orders: sd {number(ties['sd'])}, from {number(ties['min'])} to {number(ties['max'])}",
     )
     yield (
         "duplicates",
@@ -74,11 +74,11 @@ def _generative_rows(found: Json) -> Iterator[tuple[str, str, str]]:
     )
     yield (
         f"AP after NMS at {nms['iou']:g}",
-        _number(nms["AP"]),
+        number(nms["AP"]),
         f"{nms['removed']:,} suppressed, by category",
     )
-    worst = f"largest gap {_number(calibration['max_gap'])} of {calibration['bins']} bins"
-    yield "calibration error", _number(calibration["ece"]), calibration["reason"] or worst
+    worst = f"largest gap {number(calibration['max_gap'])} of {calibration['bins']} bins"
+    yield "calibration error", number(calibration["ece"]), calibration["reason"] or worst
 
 
 def _errors(found: Json) -> Table:
@@ -86,11 +86,11 @@ def _errors(found: Json) -> Table:
     for heading in ("error", "count", "gain in AP50 if fixed"):
         table.add_column(heading, justify="left" if heading == "error" else "right")
     for name, row in found.items():
-        table.add_row(name, f"{row['count']:,}", _number(row["dAP50"], signed=True))
+        table.add_row(name, f"{row['count']:,}", number(row["dAP50"], signed=True))
     return table
 
 
-def _number(value: float | None, signed: bool = False) -> str:
+def number(value: float | None, signed: bool = False) -> str:
     return UNDEFINED if value is None else f"{value:{'+' if signed else ''}.4f}"
 
 
@@ -98,9 +98,9 @@ def _percent(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.1%}"
 
 
-def _interval(intervals: Json, name: str, signed: bool = False) -> str:
+def interval(intervals: Json, name: str, signed: bool = False) -> str:
     """Empty for a figure that has none (recall)."""
     if name not in intervals:
         return ""
-    low, high = (_number(intervals[name][side], signed) for side in ("low", "high"))
+    low, high = (number(intervals[name][side], signed) for side in ("low", "high"))
     return escape(f"[{low}, {high}]") if UNDEFINED not in (low, high) else UNDEFINED

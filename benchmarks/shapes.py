@@ -141,7 +141,8 @@ class Shapes:
 
     def describe(self) -> dict[str, object]:
         digests = {name: split.digest for name, split in self._splits.items()}
-        return {"name": self.name, **asdict(self.settings), "format": FORMAT, "digests": digests}
+        own = {"name": self.name, **asdict(self.settings), "format": FORMAT, "digests": digests}
+        return own | {"pictures_may_be_published": True}  # they are rendered, nobody else's
 
 
 # ---- categories ----------------------------------------------------------------------------------------------

@@ -83,19 +83,16 @@ def run(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Output folder of a run, or a folder under results/.")],
-    format: Annotated[Literal["console", "md", "csv"], typer.Option(help="Table on the screen, or text.")] = "console",
+    format: Annotated[
+        Literal["console", "md", "latex", "csv", "html"], typer.Option(help="On the screen, or as a text on stdout.")
+    ] = "console",
     figures: Annotated[Optional[Path], typer.Option(help="Also draw the figures into this folder.")] = None,  # noqa: UP045
 ) -> None:
-    """Tables, verdicts and figures of the records in a folder."""
+    """Tables, verdicts and figures of the records in a folder: text, a LaTeX document, or a page for the browser."""
     from harness import console
     from harness import figures as drawing
-    from harness import report as reports
 
-    if format == "console":
-        results = console.show_report(folder)
-    else:
-        results = reports.load(folder)
-        sys.stdout.write(reports.to_markdown(results) if format == "md" else reports.to_csv(results))
+    results = console.show_report(folder, per_category=True) if format == "console" else console.write(folder, format)
     if figures is not None:
         for path in drawing.draw(results, figures):
             print(path, file=sys.stderr)
@@ -110,7 +107,8 @@ def publish(
     """Copy records that belong together, and regenerate every table and figure from them."""
     from harness.publish import publish as publish_folder
 
-    publish_folder(folder, to, allow_failed)
+    for line in publish_folder(folder, to, allow_failed):
+        print(line)
     print(to)
 
 
@@ -202,6 +200,36 @@ def evaluate(
 
 
 @app.command()
+def measure(
+    samples: Annotated[Path, typer.Argument(help="JSON Lines, one sample a line, or the folder of a cell.")],
+    annotations: Annotated[Path, typer.Option(help="Annotation file of the sampled images: LVIS v0.5 or v1, or COCO.")],
+    protocol: Annotated[Literal["lvis", "coco"], typer.Option(help="Style of the annotations, and of AP.")] = "lvis",
+    step: Annotated[Optional[int], typer.Option(min=0, help="Of a cell: this step, not the last.")] = None,  # noqa: UP045
+    temperature: Annotated[Optional[float], typer.Option(help="Only this one; default: all, as a curve.")] = None,  # noqa: UP045
+    bootstrap: Annotated[Optional[int], typer.Option(min=10, help="Replicates for 95% intervals, e.g. 1000.")] = None,  # noqa: UP045
+    output: Annotated[Optional[Path], typer.Option(help="Write everything here, as JSON.")] = None,  # noqa: UP045
+    per_category: Annotated[Optional[Path], typer.Option(help="Write the table by category here, as CSV.")] = None,  # noqa: UP045
+    per_image: Annotated[Optional[Path], typer.Option(help="Write the table by image here, as CSV.")] = None,  # noqa: UP045
+    quiet: QuietOption = False,
+) -> None:
+    """Diversity of anyone's samples from any model, and AP of their consensus beside the greedy answer's."""
+    from harness import registry
+
+    registry.resolve("benchmarks.measuring:command")(
+        quiet,
+        samples=samples,
+        annotations=annotations,
+        protocol=protocol,
+        step=step,
+        temperature=temperature,
+        bootstrap=bootstrap,
+        output=output,
+        per_category=per_category,
+        per_image=per_image,
+    )
+
+
+@app.command()
 def check_data(
     name: Annotated[str, typer.Argument(help="lvis, lvis-v1-val, lvis-v1-minival, lvis-v0.5-val or coco-val2017.")],
     data: Annotated[Optional[Path], typer.Option(help="Default: the environment variable DETMODES_DATA.")] = None,  # noqa: UP045
@@ -227,6 +255,20 @@ def speed_evaluation(
 
     measure = registry.resolve("benchmarks.speed:command")
     raise typer.Exit(measure(images, detections_per_image, categories, references, seed, output))
+
+
+@speed.command(name="diversity")
+def speed_diversity(
+    images: Annotated[int, typer.Option(min=1)] = 20_000,
+    samples: Annotated[int, typer.Option(min=2, help="Of each image.")] = 8,
+    mentions: Annotated[int, typer.Option(min=1, help="Of each sample.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated set.")] = 0,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Time and peak memory of all diversity figures on a generated set, as a Markdown table."""
+    from harness import registry
+
+    raise typer.Exit(registry.resolve("benchmarks.diversity_speed:command")(images, samples, mentions, seed, output))
 
 
 @speed.command(name="objectives")

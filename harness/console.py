@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -100,12 +102,27 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
     console.print(f"estimated: {sum(costs) / 60:.1f} minutes on {context.accelerator.device}", highlight=False)
 
 
-def show_report(folder: Path) -> Results:
+def show_report(folder: Path, per_category: bool = False) -> Results:
     """Prints the tables, and returns what they were made from, with every figure computed."""
     from harness import report
 
     results = report.load(folder)
-    screen().print(report.to_console(results))
+    screen().print(report.to_console(results, per_category))
+    return results
+
+
+def write(folder: Path, format: Literal["md", "latex", "csv", "html"]) -> Results:
+    """The tables as a text on standard output."""
+    from harness import latex, page, report
+
+    texts: dict[str, Callable[[Results], str]] = {
+        "md": lambda results: report.to_markdown(results, per_category=True),
+        "latex": latex.to_latex,
+        "csv": report.to_csv,
+        "html": page.to_html,
+    }
+    results = report.load(folder)
+    sys.stdout.write(texts[format](results))
     return results
 
 

@@ -24,8 +24,9 @@ def estimate(
         if key not in speeds:
             speeds[key] = _speeds(context, item.cell.model, clock)
         per_step, per_image = speeds[key]
-        evaluations = 1 if item.cell.objective is None else len(context.suite.train.evaluations)
-        steps = 0 if item.cell.objective is None else context.suite.train.steps
+        plan = None if item.cell.objective is None else context.suite.train_of(item.cell.objective)
+        evaluations = len(context.suite.sample.curve) - 1 + (1 if plan is None else len(plan.evaluations))
+        steps = 0 if plan is None else plan.steps
         cost = steps * per_step + evaluations * per_image * len(context.benchmark.split("val"))
         costs.append(0.0 if finished(item) else cost)
     return costs
@@ -36,7 +37,9 @@ def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> 
     predictor = build(context, model)
     suite = context.suite
     batch = context.benchmark.split("val")[: suite.sample.batch_images]
-    per_image = _timed(lambda: generate(predictor, batch, suite.sample, 0), clock) / len(batch)
+    per_image = _timed(lambda: generate(predictor, batch, suite.sample.temperature, suite.sample, 0), clock) / len(
+        batch
+    )
     if not isinstance(predictor, Adapter):
         return 0.0, per_image
     examples = context.benchmark.split("train")

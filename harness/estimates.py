@@ -5,7 +5,9 @@ Shape legend: I images, C categories, R weightings (1, or the bootstrap replicat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -13,15 +15,21 @@ from numpy.typing import NDArray
 
 from harness import records
 from harness.metrics import aggregate, ap
-from harness.metrics.aggregate import CategoryTable, Weights
+from harness.metrics.aggregate import Weights
+from harness.metrics.diversity import CategoryTable
 from harness.records import Record
 from harness.types import Frequency
 
 Floats = NDArray[np.float64]
 
 AP_COLUMNS = ("AP", "AP50", "APr", "APc", "APf")
+CONSENSUS_COLUMNS = ("consensus_AP", "consensus_AP50", "consensus_gain")
+TEXT_COLUMNS = ("unique_sequences", "order_distance", "self_bleu", "distinct_1", "distinct_2", "vendi")
 FAULT_COLUMNS = ("duplicate_rate", "unknown_name_rate", "malformed_rate", "truncation_rate")
+COST_COLUMNS = ("step_seconds", "peak_memory_mib")
 FREQUENCIES = ("r", "c", "f")
+CATEGORY_COLUMNS = ("AP", "recall", "name_diversity")
+"""What is shown of each category."""
 
 
 def diversity_columns(samples: int) -> tuple[str, ...]:
@@ -32,47 +40,121 @@ def diversity_columns(samples: int) -> tuple[str, ...]:
 def figure_names(samples: int) -> list[str]:
     """Every figure that a hypothesis may name, in the order of the tables; `samples` is K."""
     per_category = _per_category(samples)
-    further = ["unique_sequences", "order_distance", "hallucination_rate"]
+    further = [*TEXT_COLUMNS, "hallucination_rate", "precision"]
     columns = [*AP_COLUMNS, *diversity_columns(samples), *FAULT_COLUMNS]
     more = [name for name in per_category if name not in columns]
-    return [*columns, *more, *further, *(f"{name}/{group}" for name in per_category for group in FREQUENCIES)]
+    by_frequency = [f"{name}/{group}" for name in per_category if not _of_k(name, samples) for group in FREQUENCIES]
+    cost = [*COST_COLUMNS, "log_step_seconds", "log_peak_memory"]
+    return [*columns, *more, *further, *CONSENSUS_COLUMNS, *by_frequency, *cost]
+
+
+def direction(name: str) -> int:
+    """+1 where more of a figure is better, -1 where less is, 0 where that depends."""
+    base = name.partition("/")[0]
+    if base.endswith("_rate") or base in (*COST_COLUMNS, "self_bleu"):
+        return -1
+    better = (
+        "AP",
+        "consensus_",
+        "coverage",
+        "distinct",
+        "recall",
+        "precision",
+        "name_diversity",
+        "unique_name",
+        "vendi",
+    )
+    return 1 if base.startswith(better) or base == "cluster_coverage" else 0
 
 
 def _per_category(samples: int) -> dict[str, str]:
     """Our name of a figure -> its name in `aggregate.category_figures`. In tables name diversity is the
     normalised one (1 for a uniform choice of the name)."""
-    same = ("recall", *dict.fromkeys(("coverage@1", f"coverage@{samples}")), "distinct_names", "box_spread")
+    curves = (f"{name}@{k}" for name in ("coverage", "distinct_names") for k in range(1, samples + 1))
+    same = ("recall", f"coverage@{samples}", "distinct_names", "box_spread", "cluster_coverage", *curves)
     return {name: name for name in same} | {
         "name_diversity": "normalised_name_diversity",
         "name_diversity_raw": "name_diversity",
     }
 
 
-def estimate(
-    record: Record, images: pd.DataFrame, detections: pd.DataFrame, step: int, weights: Weights | None = None
-) -> dict[str, Floats]:
+def _of_k(name: str, samples: int) -> bool:
+    """Whether a figure is a point of a curve over k, which is not told by frequency."""
+    return "@" in name and name not in ("coverage@1", f"coverage@{samples}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What a finished cell says: its record, and its tables of these names."""
+
+    record: Record
+    images: pd.DataFrame
+    detections: pd.DataFrame
+
+    @property
+    def frequency(self) -> list[Frequency | None]:
+        return [category.frequency for category in self.record.categories]
+
+
+def estimate(cell: Tables, step: int, temperature: float, weights: Weights | None = None) -> dict[str, Floats]:
     """Every figure of `figure_names`, each [R], nan where undefined; weights [R, I] or None (all 1: R = 1).
 
-    images, detections: the cell's tables of the same names.
+    `temperature` is that of the samples; the detections are those of the greedy answer, and the consensus of these
+    samples.
     """
-    frequency = [category.frequency for category in record.categories]
-    matches = records.matches(images, detections, step, record)
-    precision = ap.average_precision(matches, len(frequency), weights)
-    per_category, per_image = records.tables(images, step, record)
+    greedy = _precision(cell, step, records.GREEDY, weights)
+    figures = dict(ap.summarise(greedy, cell.frequency))
+    if cell.record.evaluation(step).consensus:
+        own = ap.summarise(_precision(cell, step, temperature, weights), cell.frequency)
+        figures["consensus_AP"], figures["consensus_AP50"] = own["AP"], own["AP50"]
+        figures["consensus_gain"] = own["AP"] - figures["AP"]
+    per_category, per_image = records.tables(cell.images, step, temperature, cell.record)
+    by_category = aggregate.category_figures(per_category, weights)
+    for name, source in _per_category(per_category.verified.shape[1] - 1).items():
+        means = aggregate.by_frequency(by_category[source], cell.frequency)
+        figures[name] = means["all"]
+        figures |= {f"{name}/{group}": means[group] for group in FREQUENCIES}
+    figures |= aggregate.image_figures(per_image, weights)
+    replicates = len(figures["recall"])
+    figures |= {name: np.full(replicates, value) for name, value in cost(cell.record).items()}
+    undefined = np.full(replicates, np.nan)
+    return {name: figures.get(name, undefined) for name in (*figure_names(_samples(per_category)), *figures)}
+
+
+def by_category(cell: Tables, step: int, temperature: float, weights: Weights | None = None) -> dict[str, Floats]:
+    """CATEGORY_COLUMNS of every category, each [R, C], nan where undefined; as `estimate` otherwise."""
+    per_category, _ = records.tables(cell.images, step, temperature, cell.record)
+    figures = aggregate.category_figures(per_category, weights)
+    precision = _precision(cell, step, records.GREEDY, weights)
+    own = {"AP": precision.ap, "recall": figures["recall"], "name_diversity": figures["normalised_name_diversity"]}
+    return {name: own[name] for name in CATEGORY_COLUMNS}
+
+
+def support(cell: Tables, step: int, temperature: float) -> NDArray[np.int64]:
+    """How many validation images have each category, [C]."""
+    return aggregate.support(records.tables(cell.images, step, temperature, cell.record)[0])["recall"]
+
+
+def cost(record: Record) -> dict[str, float]:
+    """Seconds of a training step (median over the logged stretches, evaluations left out), peak memory of the cell
+    in MiB, and the natural logarithms of both: a difference of 0.05 is 5% more. nan where nothing was trained or
+    measured."""
+    curve = [(row["step"], row["seconds"]) for row in record.curve if "seconds" in row]
+    stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(curve)]
+    seconds = float(np.median(stretches)) if stretches else math.nan
+    memory = math.nan if record.peak_memory_mib is None or not curve else record.peak_memory_mib
     return {
-        **ap.summarise(precision, frequency),
-        **_category_means(per_category, frequency, weights),
-        **aggregate.image_figures(per_image, weights),
+        "step_seconds": seconds,
+        "peak_memory_mib": memory,
+        "log_step_seconds": math.log(seconds) if seconds > 0 else math.nan,
+        "log_peak_memory": math.log(memory) if memory > 0 else math.nan,
     }
 
 
-def _category_means(
-    table: CategoryTable, frequency: Sequence[Frequency | None], weights: Weights | None
-) -> dict[str, Floats]:
-    by_category = aggregate.category_figures(table, weights)
-    figures = {}
-    for name, source in _per_category(table.verified.shape[1] - 1).items():
-        means = aggregate.by_frequency(by_category[source], frequency)
-        figures[name] = means["all"]
-        figures |= {f"{name}/{group}": means[group] for group in FREQUENCIES}
-    return figures
+def _precision(cell: Tables, step: int, temperature: float, weights: Weights | None) -> ap.APs:
+    matches = records.matches(cell.images, cell.detections, step, cell.record, temperature)
+    return ap.average_precision(matches, len(cell.record.categories), weights)
+
+
+def _samples(table: CategoryTable) -> int:
+    return int(table.verified.shape[1]) - 1

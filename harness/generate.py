@@ -14,14 +14,15 @@ Progress = Callable[[int], None]
 def generate(
     predictor: Predictor,
     examples: Sequence[Example],
+    temperature: float,
     settings: SampleSettings,
     seed: int,
     progress: Progress = lambda images: None,
 ) -> list[list[Sample]]:
-    """For each example 1 + K samples, the greedy answer first. Every image is encoded once."""
+    """For each example 1 + K samples, the greedy answer first, then K at `temperature`. Every image is encoded once."""
     if isinstance(predictor, Adapter):
         predictor.model.eval()
-    temperatures = [0.0, *[settings.temperature] * settings.samples]
+    temperatures = [0.0, *[temperature] * settings.samples]
     answers: list[list[Sample]] = []
     for start in range(0, len(examples), settings.batch_images):
         batch = examples[start : start + settings.batch_images]

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from PIL import Image
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe-Ito, which colour-blind readers can tell apart; black is the base's."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+"""For readers of grey prints; eleven, so that no pair of colour and marker comes twice before 66 objectives."""
+DASHES = ("-", "--", "-.", ":")
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "detmodes",  # ids in an SVG are random without it
@@ -23,10 +34,74 @@ STYLE: dict[Any, Any] = {
 """For `matplotlib.rc_context`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Colour, and what tells rows apart without colour."""
+
+    colour: str
+    marker: str
+    dash: str
+
+
+def look(index: int) -> Look:
+    """Of the suite's objective of this index."""
+    return Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+
+
+def shown(label: str) -> str:
+    """A legend leaves out what begins with an underscore, which a label may."""
+    return f" {label}" if label.startswith("_") else label
+
+
+def legend_below(figure: Figure, panels: Sequence[Axes]) -> Legend:
+    """One legend for all panels, outside of them."""
+    entries: dict[str, Artist] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    widest = 0.5 + 0.085 * max(map(len, entries))  # inches: handle and gaps, then the text at 9 points
+    columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
+    return figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
+
+
+def render(figure: Figure, suffix: str) -> bytes:
+    """PNG or SVG ("png", "svg"), without date and library version, so that the same figure is the same file."""
+    metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
+    file = io.BytesIO()
+    figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
+    if suffix == "svg":
+        return _pictures_once(file.getvalue().decode()).encode()
+    return _few_colours(file) if any(axes.images for axes in figure.axes) else file.getvalue()
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """PNG or SVG by suffix, whole or not at all; without date and library version, so that the same figure is the
-    same file."""
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+    """PNG or SVG by suffix, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format=path.suffix[1:], dpi=160, metadata=metadata)
+    partial.write_bytes(render(figure, path.suffix[1:]))
     return partial.replace(path)
+
+
+def _few_colours(png: io.BytesIO) -> bytes:
+    """A PNG of 192 colours: with pictures, more make it several times as large."""
+    file = io.BytesIO()
+    with Image.open(png) as image:
+        few = image.convert("RGB").quantize(192, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _pictures_once(svg: str) -> str:
+    """An SVG that embeds each of its pictures once, however often it shows them."""
+    pictures: dict[str, str] = {}
+
+    def refer(found: re.Match[str]) -> str:
+        attributes = dict(re.findall(r'([\w:]+)="([^"]*)"', found[0]))
+        place = attributes.pop("transform", "")
+        del attributes["id"]  # matplotlib's: another one for each
+        content = " ".join(f'{name}="{value}"' for name, value in attributes.items())
+        name = pictures.setdefault(content, f"picture-{len(pictures)}")
+        return f'<use xlink:href="#{name}" transform="{place}"/>'
+
+    body, end = re.sub(r"<image\b[^>]*/>", refer, svg).rstrip().removesuffix("</svg>"), "</svg>\n"
+    defined = "".join(f'<image id="{name}" {content}/>' for content, name in pictures.items())
+    return f"{body}<defs>{defined}</defs>{end}" if pictures else svg

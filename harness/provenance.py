@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
+from harness.timing import peak_rss, reset_peak_rss
 
 if TYPE_CHECKING:
     import torch
@@ -74,12 +74,14 @@ def reset_peak_memory(device: torch.device) -> None:
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    else:
+        reset_peak_rss()
 
 
 def peak_memory(device: torch.device) -> float:
-    """MiB: allocated on the GPU by this cell; on a CPU the process's peak so far, earlier cells included."""
+    """MiB since the last reset: allocated on the GPU; on a CPU resident, with what the process held before."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_rss()

@@ -1,13 +1,15 @@
 """What a finished cell leaves behind (DESIGN 6.6): one folder with a record and its tables.
 
     record.json          this schema; everything else in the folder is named in it with its sha256
-    images.parquet       per evaluation step, image and category: counts that figures and intervals need
-    detections.parquet   per evaluation step and detection of the greedy answer: box, score, match
+    images.parquet       per evaluation step, temperature, image and category: counts that figures and intervals need
+    detections.parquet   per evaluation step and detection of the greedy answer (temperature 0) and of the consensus
+                         of K samples (their temperature): box, score, match
     samples.parquet      one row per sample, empty ones too
     mentions.parquet     one row per mention
+    gallery.parquet      the mentions of a few images, at the last step
     model.safetensors    the fine-tuned weights, if kept
 
-Tables, figures and verdicts are functions of the record and the first two tables. A record is written last
+Tables, figures and verdicts are functions of the record, the first two tables and the gallery. A record is written last
 and by renaming, so a folder with a valid record is a finished (or cleanly failed) cell and nothing else is.
 """
 
@@ -21,20 +23,24 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import DataError
 from harness.files import write_text
-from harness.metrics.aggregate import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.ap import Matches
-from harness.metrics.diversity import CategoryRow, ImageRow
-from harness.types import Category, Frequency
+from harness.metrics.diversity import CategoryTable, ImageTable
+from harness.metrics.mentions import Truth
+from harness.types import Frequency
 
 FORMAT = 1
 """Raise when the meaning of a record changes: it is part of every cell's digest, so old cells are run again."""
 RECORD = "record.json"
 TABLES = ("images", "detections", "samples", "mentions")
 PUBLISHED_TABLES = ("images", "detections")
+GALLERY = "gallery.parquet"
+GREEDY = 0.0
+"""Temperature of the greedy answer."""
 
 Figures = dict[str, float | None]
 Role = Literal["base", "trained", "oracle"]
@@ -48,6 +54,8 @@ class CategoryInfo(_Strict):
     id: int
     names: tuple[str, ...]
     frequency: Frequency | None
+    train_images: int | None = None
+    """How many images of the training split have it; None in records of older code."""
 
 
 class CellInfo(_Strict):
@@ -69,6 +77,8 @@ class EvaluationInfo(_Strict):
     step: int
     metrics: Figures
     """Official figures of the evaluator for the greedy answer."""
+    consensus: Figures = {}
+    """The same for the consensus of the K samples; empty where it was not made (all but the last step)."""
     diversity: Figures
     """DESIGN 6.4, over all categories, and by frequency with the suffix /r, /c, /f."""
     per_category: dict[int, Figures]
@@ -102,6 +112,8 @@ class Record(_Strict):
     score_source: str = ""
     evaluations: tuple[EvaluationInfo, ...] = ()
     curve: tuple[dict[str, Any], ...] = ()
+    probe: tuple[dict[str, Any], ...] = ()
+    """What harness.probe saw along training, step 0 (the base) first; undefined values None."""
     timings: dict[str, float] = {}
     peak_memory_mib: float | None = None
     files: dict[str, str] = {}
@@ -161,54 +173,107 @@ def digest_of(cell: CellInfo) -> str:
 
 # ---- tables <-> the arrays that metrics work on ------------------------------------------------------------------
 
+COUNTS = (
+    *("samples", "mentions", "verified_mentions", "neutral_mentions"),
+    *("duplicates", "hallucinations", "unknown_names", "malformed", "truncated"),
+)
+"""Fields of an ImageTable that are whole numbers; the others are real."""
+PER_IMAGE = tuple(ImageTable.__dataclass_fields__)
+PER_CATEGORY = ("present", "choices", "name_diversity", "distinct_names", "box_spread")
+"""Fields of a CategoryTable that are columns of the same name."""
 
-def image_frame(step: int, categories: Sequence[CategoryRow], images: Sequence[ImageRow]) -> pd.DataFrame:
-    """Rows of images.parquet: one per image and category with ground truth, and one per image (no category)."""
-    fields = [
-        *CategoryRow.__dataclass_fields__,
-        *(f for f in ImageRow.__dataclass_fields__ if f != "image_id"),
-    ]
-    rows = [*categories, *images]
-    columns = {field: [getattr(row, field, None) for row in rows] for field in fields}
-    frame = pd.DataFrame(columns)
-    whole = ["category_id", "instances", *_counts()]
+
+def image_frame(
+    step: int, temperature: float, truth: Truth, category_ids: Sequence[int], table: CategoryTable, images: ImageTable
+) -> pd.DataFrame:
+    """Rows of images.parquet: one per image and category with ground truth, then one per image (no category).
+
+    verified: for each instance, how many of the K samples verify it (ascending); names: for each name that was
+    used, in how many of them.
+    """
+    per_category = {
+        "image_id": truth.image_ids[table.image],
+        "category_id": np.array(category_ids, dtype=np.int64)[table.category],
+        "instances": table.verified.sum(axis=1),
+        "verified": _counts(table.verified),
+        "names": _counts(np.nan_to_num(table.named).astype(np.int64)),
+        **{name: getattr(table, name) for name in PER_CATEGORY},
+    }
+    per_image = {"image_id": truth.image_ids, **{name: getattr(images, name) for name in PER_IMAGE}}
+    empty = {name: [None] * len(truth.image_ids) for name in ("verified", "names")}
+    frame = pd.concat([pd.DataFrame(per_category), pd.DataFrame(per_image | empty)], ignore_index=True)
+    whole = ["image_id", "category_id", "instances", "present", "choices", "distinct_names", *COUNTS]
     frame[whole] = frame[whole].astype("Int64")
     frame.insert(0, "step", step)
+    frame.insert(1, "temperature", float(temperature))
     return frame
 
 
-def _counts() -> list[str]:
-    return ["samples", "mentions", "duplicates", "hallucinations", "unknown_names", "malformed", "truncated"]
+def _counts(histogram: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Row [0, 2, 1] -> [1, 1, 2]: two that were counted once, one that was counted twice."""
+    rows, width = histogram.shape
+    flat = np.repeat(np.tile(np.arange(width), rows), histogram.ravel())
+    return np.split(flat, np.cumsum(histogram.sum(axis=1))[:-1]) if rows else []
 
 
-def tables(frame: pd.DataFrame, step: int, record: Record) -> tuple[CategoryTable, ImageTable]:
-    """images.parquet at one step as the arrays that harness.metrics.aggregate takes."""
-    at_step = frame[frame["step"] == step]
-    per_category = at_step[at_step["category_id"].notna()]
-    per_image = at_step[at_step["category_id"].isna()]
-    samples = int(per_image["samples"].max())
-    categories = [Category(info.id, info.names, info.frequency) for info in record.categories]
-    category_rows = [CategoryRow(**row) for row in _dicts(per_category, CategoryRow)]
-    image_rows = [ImageRow(**row) for row in _dicts(per_image, ImageRow)]
-    return (
-        category_table(category_rows, record.image_ids, categories, samples),
-        image_table(image_rows, record.image_ids),
-    )
+def _histogram(counts: Sequence[NDArray[np.int64]], width: int) -> NDArray[np.int64]:
+    """The inverse of `_counts`, [rows, width]."""
+    histogram = np.zeros((len(counts), width), dtype=np.int64)
+    lengths = [len(own) for own in counts]
+    if sum(lengths):
+        np.add.at(histogram, (np.repeat(np.arange(len(counts)), lengths), np.concatenate(counts)), 1)
+    return histogram
 
 
-def _dicts(frame: pd.DataFrame, row: type) -> list[dict[str, Any]]:
-    fields = list(row.__dataclass_fields__)  # type: ignore[attr-defined]
-    clean = frame[fields].astype(object).where(frame[fields].notna(), None)
-    return [dict(zip(fields, values, strict=True)) for values in clean.itertuples(index=False, name=None)]
+def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -> tuple[CategoryTable, ImageTable]:
+    """images.parquet at one step and temperature as the arrays that harness.metrics.aggregate takes.
 
-
-def matches(images: pd.DataFrame, detections: pd.DataFrame, step: int, record: Record) -> Matches:
-    """detections.parquet at one step as the arrays that harness.metrics.ap takes. Order is kept: ties are
-    ranked as they were when the cell was evaluated."""
+    What the code of an older record did not measure is nan: undefined.
+    """
+    chosen = frame[frame["step"] == step]
+    if "temperature" in frame:  # records of older code know a single one
+        chosen = chosen[chosen["temperature"] == temperature]
+    per_category = chosen[chosen["category_id"].notna()]
+    per_image = chosen[chosen["category_id"].isna()].set_index("image_id").loc[list(record.image_ids)]
+    width = int(per_image["samples"].max()) + 1
     image = {image_id: index for index, image_id in enumerate(record.image_ids)}
     category = {info.id: index for index, info in enumerate(record.categories)}
-    found = detections[(detections["step"] == step) & detections["evaluated"]]
+    named = np.full((len(per_category), width), np.nan)
+    if "names" in frame:
+        named = _histogram(per_category["names"].to_list(), width).astype(np.float64)
+    table = CategoryTable(
+        n_images=len(record.image_ids),
+        names=np.array([len(set(info.names)) for info in record.categories], dtype=np.int64),
+        image=_indices(per_category["image_id"], image),
+        category=_indices(per_category["category_id"], category),
+        verified=_histogram(per_category["verified"].to_list(), width),
+        named=named,
+        **{name: _column(per_category, name) for name in PER_CATEGORY},
+    )
+    return table, ImageTable(**{name: _column(per_image, name) for name in PER_IMAGE})
+
+
+def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """A column as floats; nan where it is null, and throughout where there is none."""
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    return frame[name].to_numpy(np.float64, na_value=np.nan)
+
+
+def matches(
+    images: pd.DataFrame, detections: pd.DataFrame, step: int, record: Record, temperature: float = GREEDY
+) -> Matches:
+    """detections.parquet at one step as the arrays that harness.metrics.ap takes: of the greedy answer, or of the
+    consensus at a temperature. Order is kept: ties are ranked as they were when the cell was evaluated."""
+    image = {image_id: index for index, image_id in enumerate(record.image_ids)}
+    category = {info.id: index for index, info in enumerate(record.categories)}
+    if "temperature" not in detections:  # records of older code have the greedy answer alone
+        detections = detections.assign(temperature=GREEDY)
+    at_step = detections[detections["step"] == step]
+    found = at_step[(at_step["temperature"] == temperature) & at_step["evaluated"]]
     truth = images[(images["step"] == step) & images["category_id"].notna()]
+    if "temperature" in truth:  # the same instances at each
+        truth = truth[truth["temperature"] == truth["temperature"].min()]
     return Matches(
         n_images=len(record.image_ids),
         detection=np.arange(len(found)),
@@ -225,5 +290,5 @@ def matches(images: pd.DataFrame, detections: pd.DataFrame, step: int, record: R
     )
 
 
-def _indices(values: pd.Series[Any], index: dict[int, int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _indices(values: pd.Series[Any], index: dict[int, int]) -> NDArray[np.int64]:
     return np.array([index[int(value)] for value in values], dtype=np.int64)

@@ -23,9 +23,9 @@ from pydantic import ValidationError
 
 from harness import records
 from harness.errors import DataError
-from harness.estimates import Floats, estimate
+from harness.estimates import Floats, Tables, estimate
 from harness.metrics.stats import bootstrap_weights
-from harness.records import Record
+from harness.records import CategoryInfo, Record
 from harness.suite import Cell, Suite, cells
 
 SUITE = "suite.json"
@@ -60,9 +60,9 @@ class Results:
     folders: dict[Key, Path]
     records: dict[Key, Record]
     failed: dict[Key, Record]
-    _frames: dict[Key, tuple[pd.DataFrame, pd.DataFrame]] = field(default_factory=dict, repr=False)
-    _points: dict[tuple[Key, int], dict[str, float]] = field(default_factory=dict, repr=False)
-    _replicates: dict[tuple[Key, int], dict[str, Floats]] = field(default_factory=dict, repr=False)
+    _tables: dict[Key, Tables] = field(default_factory=dict, repr=False)
+    _points: dict[tuple[Key, int, float], dict[str, float]] = field(default_factory=dict, repr=False)
+    _replicates: dict[tuple[Key, int, float], dict[str, Floats]] = field(default_factory=dict, repr=False)
 
     @property
     def missing(self) -> list[Key]:
@@ -72,6 +72,16 @@ class Results:
     def samples(self) -> int:
         """K."""
         return self.suite.sample.samples
+
+    @property
+    def temperature(self) -> float:
+        """Of the samples that the tables are about."""
+        return self.suite.sample.temperature
+
+    @property
+    def categories(self) -> tuple[CategoryInfo, ...]:
+        """None without a finished cell."""
+        return next((record.categories for record in self.records.values()), ())
 
     @property
     def images(self) -> int:
@@ -94,28 +104,29 @@ class Results:
         """Evaluated steps, ascending; empty without a finished cell."""
         return next((self.records[key].steps for key in self.finished(model, label)), ())
 
-    def points(self, key: Key, step: int) -> dict[str, float]:
-        """Figures of a cell, nan where undefined. Raises DataError if the tables are not those of the record."""
-        if (key, step) not in self._points:
-            arrays = estimate(self.records[key], *self._tables(key), step)
+    def points(self, key: Key, step: int, temperature: float | None = None) -> dict[str, float]:
+        """Figures of a cell, nan where undefined, from its samples at a temperature (None: the suite's own). Raises
+        DataError if the tables are not those of the record."""
+        heat = self.temperature if temperature is None else temperature
+        if (key, step, heat) not in self._points:
+            arrays = estimate(self.tables(key), step, heat)
             points = {name: float(values[0]) for name, values in arrays.items()}
             self._check_ap(key, step, points["AP"])
-            self._points[key, step] = points
-        return self._points[key, step]
+            self._points[key, step, heat] = points
+        return self._points[key, step, heat]
 
-    def replicates(self, key: Key, step: int) -> dict[str, Floats]:
+    def replicates(self, key: Key, step: int, temperature: float | None = None) -> dict[str, Floats]:
         """The same under the bootstrap weights, each [R]."""
-        if (key, step) not in self._replicates:
-            arrays = estimate(self.records[key], *self._tables(key), step, self.weights)
-            self._replicates[key, step] = arrays
-        return self._replicates[key, step]
+        heat = self.temperature if temperature is None else temperature
+        if (key, step, heat) not in self._replicates:
+            self._replicates[key, step, heat] = estimate(self.tables(key), step, heat, self.weights)
+        return self._replicates[key, step, heat]
 
-    def _tables(self, key: Key) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """images and detections."""
-        if key not in self._frames:
+    def tables(self, key: Key) -> Tables:
+        if key not in self._tables:
             images, detections = (pd.read_parquet(self.folders[key] / name) for name in TABLES)
-            self._frames[key] = images, detections
-        return self._frames[key]
+            self._tables[key] = Tables(self.records[key], images, detections)
+        return self._tables[key]
 
     def _check_ap(self, key: Key, step: int, ap: float) -> None:
         recorded = self.records[key].evaluation(step).metrics.get("AP")

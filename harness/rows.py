@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness.errors import ConfigError, unknown
-from harness.estimates import Floats, diversity_columns, figure_names
+from harness.estimates import (
+    CATEGORY_COLUMNS,
+    Floats,
+    by_category,
+    direction,
+    diversity_columns,
+    figure_names,
+    support,
+)
 from harness.metrics.stats import REPLICATES, Interval, PairedTest, Verdict, interval
 from harness.metrics.stats import verdicts as judge
 from harness.results import Key, Results
@@ -27,10 +35,17 @@ class Source:
     step: int | None
     matched: tuple[Key, ...] = ()
     """Of an early stop: the cells whose AP it is to match. Its step is chosen only when all are finished."""
+    temperature: float | None = None
+    """Of the samples; None: the suite's own."""
 
     @property
     def early(self) -> bool:
         return bool(self.matched)
+
+    @property
+    def derived(self) -> bool:
+        """Made of another row's cells."""
+        return self.early or self.temperature is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +72,37 @@ class Row:
 
     @property
     def title(self) -> str:
-        """The label; for an early-stopped row with its step."""
+        """The label; of an early stop with its step, of other samples with their temperature."""
+        if self.source.temperature is not None:
+            return f"{self.label} (T = {self.source.temperature:g})"
         if not self.source.early:
             return self.label
         return f"{self.label} (no step)" if self.step is None else f"{self.label} (step {self.step})"
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryLine:
+    """CATEGORY_COLUMNS of a row, by category id, and how many validation images have each category."""
+
+    model: str
+    label: str
+    title: str
+    figures: dict[int, dict[str, Interval]]
+    support: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TemperatureLine:
+    """Figures of a row's samples at one temperature."""
+
+    model: str
+    label: str
+    temperature: float
+    figures: dict[str, Interval]
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} (T = {self.temperature:g})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +116,16 @@ class Finding:
 
 
 def sources(results: Results) -> Iterator[Source]:
-    """Rows in the order of the table: per model base, objectives, early stops; then the oracles."""
+    """Rows in the order of the table: per model base, objectives, early stops, other temperatures; then the oracles."""
     suite = results.suite
     for model in suite.models:
         for label in (BASE, *(objective.label for objective in suite.objectives)):
             yield _at_last_step(results, model.label, label)
         for stop in suite.early_stops:
             yield _early(results, model.label, stop)
+        for other in suite.resampled:
+            last = _at_last_step(results, model.label, other.objective)
+            yield replace(last, label=other.label, temperature=other.temperature)
     for oracle in ORACLES:
         yield _at_last_step(results, oracle, oracle)
 
@@ -100,6 +145,65 @@ def differences(results: Results) -> list[Row]:
         if label != BASE and label not in ORACLES:
             rows.append(_row(results, source, names, minus=by_name[model, BASE]))
     return rows
+
+
+def figures_of(
+    results: Results,
+    model: str,
+    label: str,
+    names: Sequence[str],
+    step: int | None = None,
+    temperature: float | None = None,
+) -> dict[str, Interval]:
+    """Figures of a row's finished cells at a step (None: the last) and a temperature (None: the suite's own); empty
+    without a finished cell."""
+    source = replace(_at_last_step(results, model, label), temperature=temperature)
+    return _row(results, source if step is None else replace(source, step=step), names).figures
+
+
+def best(results: Results, rows: Sequence[Row], names: Sequence[str]) -> dict[str, int]:
+    """Figure -> index of the row that is best, where it cannot be told as a tie: the interval of its paired difference
+    to every other row excludes 0.
+
+    Rows of one model and of fine-tuned cells compete: neither the base and the oracles, which bound them, nor rows
+    made of another row's cells. Complete rows only.
+    """
+    objectives = {objective.label for objective in results.suite.objectives}
+    competing = [i for i, row in enumerate(rows) if row.label in objectives and row.figures and not _incomplete(row)]
+    found: dict[str, int] = {}
+    for name in names:
+        values = {i: direction(name) * rows[i].figures[name].estimate for i in competing}
+        defined = {i: value for i, value in values.items() if not math.isnan(value)}
+        if len(defined) < 2 or not direction(name):
+            continue
+        first = max(defined, key=defined.__getitem__)
+        others = [rows[i].source for i in defined if i != first]
+        gaps = [_row(results, rows[first].source, [name], minus=other).figures[name] for other in others]
+        if all(gap.low > 0 if direction(name) > 0 else gap.high < 0 for gap in gaps):
+            found[name] = first
+    return found
+
+
+def category_lines(results: Results) -> list[CategoryLine]:
+    """One per row with a finished cell, rows of other rows' cells left out."""
+    return [
+        _category_line(results, source)
+        for source in sources(results)
+        if not source.derived and results.finished(source.model, source.label)
+    ]
+
+
+def temperature_lines(results: Results) -> list[TemperatureLine]:
+    """One per objective (and base) and temperature; empty where the suite samples at a single one."""
+    heats = results.suite.sample.curve
+    names = ("precision", *diversity_columns(results.samples))
+    rows = [source for source in sources(results) if not source.derived and source.label not in ORACLES]
+    return [
+        TemperatureLine(source.model, source.label, heat, figures)
+        for source in (rows if len(heats) > 1 else ())
+        for heat in heats
+        if (figures := figures_of(results, source.model, source.label, names, temperature=heat))
+    ]
 
 
 def verdicts(results: Results) -> list[Finding]:
@@ -147,6 +251,29 @@ def _early(results: Results, model: str, stop: EarlyStop) -> Source:
     return Source(model, stop.label, tuple(results.keys(model, stop.objective)), step, matched)
 
 
+def _category_line(results: Results, source: Source) -> CategoryLine:
+    assert source.step is not None
+    cells = [results.tables(key) for key in results.finished(source.model, source.label)]
+    where = source.step, results.temperature
+    points = [by_category(cell, *where) for cell in cells]  # each name -> [1, C]
+    replicates = [by_category(cell, *where, results.weights) for cell in cells]  # each name -> [R, C]
+    counts = support(cells[0], *where)
+    figures: dict[int, dict[str, Interval]] = {}
+    for index, category in enumerate(results.categories):
+        figures[category.id] = {
+            name: interval(
+                np.array([own[name][0, index] for own in points]), np.stack([own[name][:, index] for own in replicates])
+            )
+            for name in CATEGORY_COLUMNS
+        }
+    ids = [category.id for category in results.categories]
+    return CategoryLine(source.model, source.label, source.label, figures, dict(zip(ids, counts.tolist(), strict=True)))
+
+
+def _incomplete(row: Row) -> bool:
+    return bool(row.failed or row.missing)
+
+
 def _row(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> Row:
     used = [source] if minus is None else [source, minus]
     seeds = {key.seed: key for key in source.cells}
@@ -169,8 +296,9 @@ def _stack(results: Results, source: Source, seeds: Sequence[int], name: str) ->
     """Points [S] and replicates [S, R] of a figure."""
     assert source.step is not None
     keys = [key for key in source.cells if key.seed in seeds]
-    points = np.array([results.points(key, source.step)[name] for key in keys])
-    return points, np.stack([results.replicates(key, source.step)[name] for key in keys])
+    where = source.step, source.temperature
+    points = np.array([results.points(key, *where)[name] for key in keys])
+    return points, np.stack([results.replicates(key, *where)[name] for key in keys])
 
 
 def _absent(results: Results, source: Source) -> list[str]:

@@ -11,7 +11,9 @@ import json
 import shutil
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,16 +21,18 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from harness import objectives, provenance, records, registry
+from harness import gallery, objectives, provenance, records, registry
 from harness.batches import collision_rate
 from harness.errors import ConfigError, DetmodesError
-from harness.evaluate import Measurement, measure
+from harness.evaluate import Measurement, gallery_frame, measure
 from harness.files import write_text
+from harness.probe import probe
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import CategoryInfo, CellInfo, Record
 from harness.suite import Cell, NamedModel, Suite, cells
 from harness.teacher import heldout_nll
 from harness.train import batches, prepare, train
+from harness.types import Example
 
 BASE_SEED = 0
 """Parts of a base that have no weights (random configurations, new vocabulary rows) are drawn from this seed,
@@ -63,7 +67,7 @@ class Planned:
     folder: Path
 
 
-@dataclass(slots=True)
+@dataclass
 class Context:
     """What all cells of a run share."""
 
@@ -71,6 +75,18 @@ class Context:
     benchmark: Benchmark
     accelerator: Accelerator
     watch: Watch = field(default_factory=Silence)
+
+    @cached_property
+    def train_images(self) -> Counter[int]:
+        """How many training images have each category, by its id."""
+        return Counter(
+            c for example in self.benchmark.split("train") for c in {i.category_id for i in example.instances}
+        )
+
+    @cached_property
+    def pictures(self) -> list[Example]:
+        """The validation images that the gallery shows."""
+        return gallery.chosen(self.benchmark.split("val"), self.benchmark.categories)
 
 
 def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:
@@ -113,6 +129,7 @@ def run(context: Context, output: Path, only: str | None = None) -> list[Record]
     chosen = _matching(everything, only)
     (output / "cells").mkdir(parents=True, exist_ok=True)
     write_text(output / "suite.json", context.suite.model_dump_json(indent=1) + "\n")
+    gallery.write(output, context.pictures, context.benchmark.categories)
     write_text(output / "cells.json", json.dumps([item.digest for item in everything], indent=1) + "\n")
     done = []
     for index, item in enumerate(chosen, 1):
@@ -168,43 +185,58 @@ def _compute(context: Context, item: Planned, work: Path) -> Record:
     torch.manual_seed(cell.seed)
     predictor = build(context, cell.model)
     examples, heldout = context.benchmark.split("train"), context.benchmark.split("calibration")
+    plan = suite.train if cell.objective is None else suite.train_of(cell.objective)
     measured: list[Measurement] = []
-    timings = {"train": 0.0, "evaluate": 0.0}
+    timings = {"train": 0.0, "evaluate": 0.0, "probe": 0.0}
     curve: list[dict[str, Any]] = []
+    probed: list[dict[str, Any]] = []
     threshold = collisions = None
 
     def evaluate(step: int) -> None:
         started = time.perf_counter()
         nll = heldout_nll(predictor, heldout) if isinstance(predictor, Adapter) else None
-        images = len(context.benchmark.split("val"))
+        last = cell.objective is None or step == plan.steps
+        images = len(context.benchmark.split("val")) * (len(suite.sample.curve) if last else 1)
         counter = _Counter(context.watch, f"evaluate at {step}", images)
-        measured.append(measure(predictor, context.benchmark, suite.sample, suite.score, cell.seed, step, nll, counter))
+        benchmark, seed = context.benchmark, cell.seed
+        measured.append(measure(predictor, benchmark, suite.sample, suite.score, seed, step, nll, last, counter))
         if suite.keep == "all" and isinstance(predictor, Adapter) and cell.role == "trained":
             predictor.save(work / f"model-step{step}.safetensors")
         timings["evaluate"] += time.perf_counter() - started
+
+    def look(step: int) -> None:
+        started = time.perf_counter()
+        assert isinstance(predictor, Adapter)
+        assert plan.probe is not None
+        shown = heldout[: plan.probe.images]
+        probed.append({"step": step} | probe(predictor, shown, context.benchmark.categories, suite.sample, cell.seed))
+        timings["probe"] += time.perf_counter() - started
 
     if cell.objective is None:
         evaluate(0)
     else:
         if not isinstance(predictor, Adapter):
             raise ConfigError(f"model {cell.model.name}: cannot be fine-tuned, it has no logits")
+        if plan.probe is not None and not heldout:
+            raise ConfigError("train.probe: the benchmark has no calibration split to take it from")
         base = build(context, cell.model)
         assert isinstance(base, Adapter)
         started = time.perf_counter()
-        objective = prepare(cell.objective.name, cell.objective.settings, base, heldout, suite.train, cell.seed)
+        objective = prepare(cell.objective.name, cell.objective.settings, base, heldout, plan, cell.seed)
         threshold = objective.threshold
-        collisions = collision_rate(batches(len(examples), suite.train, cell.seed))
+        collisions = collision_rate(batches(len(examples), plan, cell.seed))
         curve = train(
             predictor,
             examples,
             objective,
-            suite.train,
+            plan,
             cell.seed,
             context.accelerator,
             evaluate,
-            lambda step, loss: context.watch.work("train", step, suite.train.steps, f"loss {loss:.3f}"),
+            lambda step, loss: context.watch.work("train", step, plan.steps, f"loss {loss:.3f}"),
+            look,
         )
-        timings["train"] = time.perf_counter() - started - timings["evaluate"]
+        timings["train"] = time.perf_counter() - started - timings["evaluate"] - timings["probe"]
         if suite.keep != "none":
             predictor.save(work / "model.safetensors")
 
@@ -212,6 +244,8 @@ def _compute(context: Context, item: Planned, work: Path) -> Record:
         frame = pd.concat([measurement.tables[name] for measurement in measured], ignore_index=True)
         frame.to_parquet(work / f"{name}.parquet", compression="zstd", index=False)
     last = measured[-1]
+    shown = [example.image_id for example in context.pictures]
+    gallery_frame(last, shown, suite.sample.temperature).to_parquet(work / records.GALLERY, index=False)
     return _record(
         context,
         item,
@@ -223,6 +257,7 @@ def _compute(context: Context, item: Planned, work: Path) -> Record:
         score_source=last.score_source,
         evaluations=tuple(measurement.info for measurement in measured),
         curve=tuple(curve),
+        probe=tuple(probed),
         timings=timings,
         peak_memory_mib=provenance.peak_memory(context.accelerator.device),
         files={path.name: records.sha256(path) for path in sorted(work.iterdir())},
@@ -239,7 +274,12 @@ def _record(context: Context, item: Planned, **fields: Any) -> Record:
         cell=item.info,
         digest=item.digest,
         categories=tuple(
-            CategoryInfo(id=category.id, names=category.names, frequency=category.frequency)
+            CategoryInfo(
+                id=category.id,
+                names=category.names,
+                frequency=category.frequency,
+                train_images=context.train_images.get(category.id, 0),
+            )
             for category in context.benchmark.categories
         ),
         data=context.benchmark.describe(),
@@ -261,7 +301,7 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         model=model,
         objective=objective,
         seed=cell.seed,
-        train=context.suite.train.model_dump(mode="json") if objective is not None else None,
+        train=None if cell.objective is None else context.suite.train_of(cell.objective).model_dump(mode="json"),
         sample=context.suite.sample.model_dump(mode="json"),
         score=context.suite.score,
     )

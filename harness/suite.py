@@ -5,7 +5,7 @@ A suite is data: YAML read with the safe loader, no code. What each key means is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,7 +71,17 @@ class NamedModel(_Labelled):
 
 
 class NamedObjective(_Labelled):
-    """One of `objectives:`."""
+    """One of `objectives:`. `train`: what this row has otherwise than the suite's `train`, e.g. {targets: all(4)}."""
+
+    train: Mapping[str, Any] = {}
+
+
+class Probe(_Strict):
+    """What is watched in training: every `every` steps (and before the first), on the first `images` images of the
+    calibration split. See harness.probe."""
+
+    every: Positive
+    images: Positive = 32
 
 
 class Train(_Strict):
@@ -95,6 +105,7 @@ class Train(_Strict):
     clip: Annotated[float, Field(gt=0)] = 1.0
     log_every: Positive = 20
     eval_at: tuple[Positive, ...] = ()
+    probe: Probe | None = None
 
     @model_validator(mode="after")
     def _evaluations_in_range(self) -> Train:
@@ -130,15 +141,27 @@ class Train(_Strict):
         """Steps that are evaluated; the last one always is."""
         return tuple(sorted({*self.eval_at, self.steps}))
 
+    @property
+    def probes(self) -> tuple[int, ...]:
+        """Steps after which the probe set is looked at; the last one always is. Empty without a probe."""
+        return () if self.probe is None else tuple(sorted({*range(0, self.steps + 1, self.probe.every), self.steps}))
+
 
 class SampleSettings(_Strict):
-    """K samples per image beside the greedy answer."""
+    """K samples per image beside the greedy answer, at `temperature`. At each of `temperatures` the model of the last
+    step is sampled too, with the same random numbers: curves of recall, precision and diversity."""
 
     samples: Annotated[int, Field(ge=2, le=1000)] = 8
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
     max_tokens: Positive = 64
     batch_images: Positive = 32
     grammar: bool = False
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """Every temperature that the last step is sampled at, ascending."""
+        return tuple(sorted({self.temperature, *self.temperatures}))
 
 
 class EarlyStop(_Strict):
@@ -148,6 +171,14 @@ class EarlyStop(_Strict):
     label: Label
     objective: str
     at_ap_of: str
+
+
+class Resampled(_Strict):
+    """A row made of `objective`'s cells, sampled at another of `sample.temperatures`."""
+
+    label: Label
+    objective: str
+    temperature: float
 
 
 class Hypothesis(_Strict):
@@ -176,6 +207,7 @@ class Suite(_Strict):
     score: Literal["category", "name", "sequence", "constant"] = "category"
     keep: Literal["all", "last", "none"] = "last"
     early_stops: tuple[EarlyStop, ...] = ()
+    resampled: tuple[Resampled, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
 
     @field_validator("seeds")
@@ -184,6 +216,10 @@ class Suite(_Strict):
         if len(set(seeds)) != len(seeds):
             raise ValueError(f"expected distinct seeds, got {list(seeds)}")
         return seeds
+
+    def train_of(self, objective: NamedObjective) -> Train:
+        """How a row is trained: the suite's `train`, but for what the objective's own `train` says."""
+        return Train.model_validate({**self.train.model_dump(mode="json"), **objective.train})
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +298,7 @@ def rows(suite: Suite) -> list[str]:
     """Labels of the table's rows, in order."""
     objectives_ = [objective.label for objective in suite.objectives]
     early = [stop.label for stop in suite.early_stops]
-    return [BASE, *objectives_, *early, *ORACLES]
+    return [BASE, *objectives_, *early, *(row.label for row in suite.resampled), *ORACLES]
 
 
 def _follows_from_another(item: Any) -> bool:
@@ -270,18 +306,22 @@ def _follows_from_another(item: Any) -> bool:
     return item["type"] == "too_short" and len(item["input"]) > 0
 
 
-def _schema_problem(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
+def _schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
+    """One mistake in words; `prefix`: where the part that was validated stands in the suite."""
+    location = (*prefix, *item["loc"])
+    where = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
-        *parent, key = item["loc"]
+        *parent, key = location
         parts: dict[str, type[BaseModel]] = {
             "train": Train,
+            "probe": Probe,
             "sample": SampleSettings,
             "hypotheses": Hypothesis,
             "early_stops": EarlyStop,
+            "resampled": Resampled,
         }
-        known = parts[str(parent[0])].model_fields if parent else Suite.model_fields
-        return unknown(f"key {where}:" if parent else "key", str(key), known)
+        nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
+        return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
     message = item["msg"].removeprefix("Value error, ")
     shown = "" if item["type"] == "missing" else f", got {item['input']!r}"
     return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
@@ -293,17 +333,21 @@ def _content_problems(content: Mapping[str, Any]) -> list[str]:
     for kind, key in (("benchmark", "benchmark"), ("model", "models")):
         for name, settings in _named(content.get(key)):
             problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
-    for name, settings in _named(content.get("objectives")):
+    for name, settings in _named(content.get("objectives"), "train"):
         problems += objectives.problems(name, settings)
     return problems
 
 
-def _named(value: object) -> list[tuple[str, dict[str, Any]]]:
-    """(name, settings) of everything that can be read as such; the schema reports the rest."""
+def _named(value: object, *own: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) of everything that can be read as such; the schema reports the rest. `own`: keys that are
+    no settings, beside name and label."""
     items = value if isinstance(value, list | tuple) else [value]
     pairs = [{"name": item} if isinstance(item, str) else item for item in items]
     return [
-        (pair["name"], {key: setting for key, setting in pair.items() if key not in ("name", "label", *_odd(pair))})
+        (
+            pair["name"],
+            {key: setting for key, setting in pair.items() if key not in ("name", "label", *own, *_odd(pair))},
+        )
         for pair in pairs
         if isinstance(pair, Mapping) and isinstance(pair.get("name"), str)
     ]
@@ -325,6 +369,12 @@ def _reference_problems(suite: Suite) -> list[str]:
         for label in (stop.objective, stop.at_ap_of):
             if label not in trained:
                 problems.append(f"early_stops.{stop.label}: {unknown('objective label', label, trained)}")
+    for row in suite.resampled:
+        if row.objective not in trained:
+            problems.append(f"resampled.{row.label}: {unknown('objective label', row.objective, trained)}")
+        if row.temperature not in suite.sample.curve:
+            expected = f"one of sample.temperatures {list(suite.sample.curve)}"
+            problems.append(f"resampled.{row.label}.temperature: expected {expected}, got {row.temperature:g}")
     for hypothesis in suite.hypotheses:
         for label in (hypothesis.a, hypothesis.b):
             if label not in labels:
@@ -332,31 +382,48 @@ def _reference_problems(suite: Suite) -> list[str]:
         metrics = figure_names(suite.sample.samples)
         if hypothesis.metric not in metrics:
             problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
-    micro = suite.train.micro_batch
-    if micro is not None and suite.train.batch_size % micro:
-        problems.append(f"train.micro_batch: expected a divisor of batch_size {suite.train.batch_size}, got {micro}")
-    return problems + _supply_problems(suite)
+    return problems + _train_problems(suite)
 
 
-def _supply_problems(suite: Suite) -> list[str]:
-    """Objectives that need sets of targets, which the training data conditions do not supply."""
-    problems, size, micro = [], suite.train.set_size, suite.train.micro_batch
+def _train_problems(suite: Suite) -> list[str]:
+    """Training that cannot be done as the suite and its rows say."""
+    problems = _micro_problems("train", suite.train)
     for objective in suite.objectives:
-        if objectives.problems(objective.name, objective.settings):  # told already
+        where = f"objectives.{objective.label}.train"
+        try:
+            plan = suite.train_of(objective)
+        except ValidationError as error:
+            problems += [_schema_problem(item, ("objectives", objective.label, "train")) for item in error.errors()]
             continue
-        if "sets" not in objectives.needs(objective.name, objective.settings):
-            continue
-        if size == 1:
-            problems.append(
-                f"objective {objective.label}: {objective.name} needs several targets of an image in a batch, but "
-                f"train has targets: {suite.train.targets}, batching: {suite.train.batching}; use targets: all(n) with "
-                "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
-            )
-        elif micro is not None and micro < size:
-            problems.append(
-                f"train.micro_batch: expected at least the {size} targets of a set ({objective.name}), got {micro}"
-            )
+        if objective.train:
+            problems += _micro_problems(where, plan)
+        problems += _supply_problems(objective, plan)
     return problems
+
+
+def _micro_problems(where: str, plan: Train) -> list[str]:
+    micro = plan.micro_batch
+    if micro is None or plan.batch_size % micro == 0:
+        return []
+    return [f"{where}.micro_batch: expected a divisor of batch_size {plan.batch_size}, got {micro}"]
+
+
+def _supply_problems(objective: NamedObjective, plan: Train) -> list[str]:
+    """An objective that needs sets of targets, which the training data conditions do not supply."""
+    if objectives.problems(objective.name, objective.settings):  # told already
+        return []
+    if "sets" not in objectives.needs(objective.name, objective.settings):
+        return []
+    size, micro = plan.set_size, plan.micro_batch
+    if size == 1:
+        return [
+            f"objective {objective.label}: {objective.name} needs several targets of an image in a batch, but "
+            f"train has targets: {plan.targets}, batching: {plan.batching}; use targets: all(n) with "
+            "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
+        ]
+    if micro is not None and micro < size:
+        return [f"train.micro_batch: expected at least the {size} targets of a set ({objective.name}), got {micro}"]
+    return []
 
 
 def with_seeds(suite: Suite, text: str) -> Suite:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ def peak_rss() -> float:
     would be reported as the child's.
     """
     return _status("VmHWM")
+
+
+def reset_peak_rss() -> None:
+    """Lets `peak_rss` count from now on; where the kernel does not allow it, the peak stays that of the process."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def rss() -> float:

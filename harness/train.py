@@ -59,16 +59,20 @@ def train(
     accelerator: Accelerator,
     evaluate: Evaluate,
     progress: Progress = lambda step, loss: None,
+    probe: Evaluate = lambda step: None,
 ) -> list[dict[str, Any]]:
     """Fine-tunes in place and returns the curve: one row per logged step.
 
-    `evaluate(step)` is called at the steps of `plan.evaluations`. With several processes, each trains on its share
+    `evaluate(step)` is called at the steps of `plan.evaluations`, `probe(step)` at those of `plan.probes`, 0 among
+    them; neither counts as time of training. With several processes, each trains on its share
     of every batch.
     """
     parameters = [p for p in adapter.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
     sampled_tokens = _sampled_tokens(adapter, examples) if "samples" in objective.needs else 0
     curve = []
+    if 0 in plan.probes:
+        probe(0)
     adapter.model.train()
     started = time.perf_counter()
     for step, drawn in enumerate(batches(len(examples), plan, seed), 1):
@@ -91,11 +95,12 @@ def train(
         if logged:
             curve.append({"step": step, "loss": loss, "grad_norm": norm, **means(output)})
             curve[-1]["seconds"] = time.perf_counter() - started
-        if step in plan.evaluations:
-            paused = time.perf_counter()
-            evaluate(step)
-            adapter.model.train()
-            started += time.perf_counter() - paused
+        paused = time.perf_counter()
+        for due, look in ((plan.probes, probe), (plan.evaluations, evaluate)):
+            if step in due:
+                look(step)
+        adapter.model.train()
+        started += time.perf_counter() - paused
     return curve
 
 

@@ -17,8 +17,9 @@ import pandas as pd
 
 from harness import records
 from harness.metrics import ap
-from harness.metrics.diversity import CategoryRow, ImageRow, category_rows, image_row
-from harness.metrics.matching import match_sample
+from harness.metrics.diversity import category_table, image_table
+from harness.metrics.matching import verify
+from harness.metrics.mentions import answers_of, truth_of
 from harness.records import CategoryInfo, CellInfo, EvaluationInfo, Record
 from harness.suite import Cell, Suite, cells
 from harness.types import Box, Category, Detection, Detections, Example, Instance, Mention, Parsed
@@ -56,8 +57,8 @@ def suite(**changes: Any) -> Suite:
         "models": ["toy"],
         "objectives": ["ce", {"name": "sed_sft", "label": "sed"}],
         "seeds": [0, 1],
-        "train": {"steps": 240, "eval_at": [60, 120]},
-        "sample": {"samples": 4},
+        "train": {"steps": 240, "eval_at": [60, 120], "probe": {"every": 60}},
+        "sample": {"samples": 4, "temperatures": [0.5, 2.0]},
         "early_stops": [{"label": "ce_early", "objective": "ce", "at_ap_of": "sed"}],
         "hypotheses": [
             {"id": "H1", "claim": "SED keeps more", "metric": "name_diversity", "a": "sed", "b": "ce"},
@@ -102,6 +103,20 @@ def rewrite(cell: Path, /, **changes: Any) -> None:
     (cell / records.RECORD).write_text(json.dumps(content | changes))
 
 
+def drop_columns(cell: Path, columns: Mapping[str, Sequence[str]], of_consensus: bool) -> None:
+    """Takes columns out of a cell's tables, and what is known of the consensus, as if older code had made it."""
+    for name, dropped in columns.items():
+        path = cell / f"{name}.parquet"
+        frame = pd.read_parquet(path)
+        if of_consensus and name == "detections":
+            frame = frame[frame["temperature"] == records.GREEDY]
+        frame.drop(columns=list(dropped)).to_parquet(path, index=False)
+    content = json.loads((cell / records.RECORD).read_text())
+    evaluations = [{key: value for key, value in item.items() if key != "consensus"} for item in content["evaluations"]]
+    files = {path.name: records.sha256(path) for path in sorted(cell.glob("*.parquet"))}
+    rewrite(cell, evaluations=evaluations, files=files)
+
+
 def make_examples(images: int) -> list[Example]:
     rng = np.random.default_rng(0)
     return [_example(rng, image_id) for image_id in range(100, 100 + images)]
@@ -124,11 +139,15 @@ def _write_cell(
 ) -> None:
     steps = suite.train.evaluations[-len(skills) :] if cell.role == "trained" else (0,)
     rng = np.random.default_rng([cell.seed, len(cell.label), sum(map(ord, cell.label))])
+    last = steps[-1]
+    heats = {step: suite.sample.curve if step == last else (suite.sample.temperature,) for step in steps}
     measured = [
-        _measure(rng, step, examples, skill, suite.sample.samples) for step, skill in zip(steps, skills, strict=True)
+        _measure(rng, step, examples, skill, suite.sample.samples, heats[step], suite.sample.temperature, step == last)
+        for step, skill in zip(steps, skills, strict=True)
     ]
-    pd.concat([images for _, images, _ in measured]).to_parquet(path / "images.parquet", index=False)
-    pd.concat([detections for _, _, detections in measured]).to_parquet(path / "detections.parquet", index=False)
+    pd.concat([images for _, images, _, _ in measured]).to_parquet(path / "images.parquet", index=False)
+    pd.concat([detections for _, _, detections, _ in measured]).to_parquet(path / "detections.parquet", index=False)
+    measured[-1][-1].to_parquet(path / records.GALLERY, index=False)
     record = _record(
         suite,
         cell,
@@ -139,34 +158,82 @@ def _write_cell(
         score_source="constant" if cell.role == "oracle" else suite.score,
         evaluations=tuple(item[0] for item in measured),
         curve=_curve(rng, suite, cell) if cell.role == "trained" else (),
+        probe=_probe(suite, cell) if cell.role == "trained" else (),
+        peak_memory_mib=900.0 + len(cell.label) + cell.seed,
         files={file.name: records.sha256(file) for file in sorted(path.glob("*.parquet"))},
     )
     records.write(record, path)
 
 
 def _measure(
-    rng: np.random.Generator, step: int, examples: Sequence[Example], skill: Skill, samples: int
-) -> tuple[EvaluationInfo, pd.DataFrame, pd.DataFrame]:
-    rows: list[CategoryRow] = []
-    per_image: list[ImageRow] = []
-    detections: list[Detection] = []
-    for example in examples:
-        emitted = [_mentions(rng, example, skill) for _ in range(samples)]
-        matched = [match_sample(example, mentions) for mentions in emitted]
-        rows += category_rows(example, list(zip(emitted, matched, strict=True)))
-        parsed = [Parsed(tuple(mentions), malformed=0, truncated=False) for mentions in emitted]
-        per_image.append(image_row(example, list(zip(parsed, matched, strict=True))))
-        greedy = _mentions(rng, example, Skill(skill.found, 0.0, skill.jitter))
-        detections += [
-            Detection(example.image_id, mention.category_id, mention.box, float(rng.uniform(0.3, 1.0)))
-            for mention in greedy
-            if mention.category_id is not None
-        ]
-    frame, official = _detections(step, examples, detections)
+    rng: np.random.Generator,
+    step: int,
+    examples: Sequence[Example],
+    skill: Skill,
+    samples: int,
+    heats: Sequence[float],
+    main: float,
+    last: bool,
+) -> tuple[EvaluationInfo, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Record entry, images.parquet, detections.parquet, gallery.parquet."""
+    truth = truth_of(examples, CATEGORIES)
+    ids, names = [c.id for c in CATEGORIES], np.array([len(c.names) for c in CATEGORIES])
+    greedy = _greedy(rng, examples, skill)
+    frame, official = _detections(step, records.GREEDY, examples, greedy)
+    images, detections, consensus = [], [frame], None
+    for heat in heats:
+        hot = Skill(skill.found / max(1.0, heat), min(1.0, skill.evenness * heat), skill.jitter)
+        said = [[_mentions(rng, example, hot) for _ in range(samples)] for example in examples]
+        answers = answers_of([[Parsed(tuple(own), 0, False) for own in each] for each in said], CATEGORIES)
+        found = verify(truth, answers.mentions)
+        table = category_table(truth, answers, found, names)
+        images.append(records.image_frame(step, heat, truth, ids, table, image_table(truth, answers, found)))
+        if heat == main:
+            gallery = _gallery(said, (found.instance >= 0).tolist(), examples)
+        if last:
+            steadier = _greedy(rng, examples, Skill(skill.found, 0.0, skill.jitter / 2))
+            frame, of_consensus = _detections(step, heat, examples, steadier)
+            detections.append(frame)
+            consensus = of_consensus if heat == main else consensus
     info = EvaluationInfo(
-        step=step, metrics={"AP": official}, diversity={}, per_category={}, heldout_nll=2.0 - skill.found - 0.001 * step
+        step=step,
+        metrics={"AP": official},
+        consensus={"AP": consensus} if last else {},
+        diversity={},
+        per_category={},
+        heldout_nll=2.0 - skill.found - 0.001 * step,
     )
-    return info, records.image_frame(step, rows, per_image), frame
+    return info, pd.concat(images), pd.concat(detections), gallery
+
+
+def _gallery(
+    said: Sequence[Sequence[Sequence[Mention]]], verified: Sequence[bool], examples: Sequence[Example]
+) -> pd.DataFrame:
+    """What gallery.parquet holds, of the first two images."""
+    flags = iter(verified)
+    rows: list[dict[str, Any]] = []
+    for example, samples in zip(examples, said, strict=True):
+        for sample, mentions in enumerate(samples):
+            empty = {"image_id": example.image_id, "sample": sample, "verified": False}
+            own = [
+                empty
+                | {"position": position, "name": item.name, "category_id": item.category_id, "verified": next(flags)}
+                | {side: getattr(item.box, side) for side in "xywh"}
+                for position, item in enumerate(mentions)
+            ]
+            rows += own or [empty]
+    frame = pd.DataFrame(rows, columns=["image_id", "sample", "position", "name", "category_id", *"xywh", "verified"])
+    frame = frame.astype({"position": "Int64", "category_id": "Int64"})
+    return frame[frame["image_id"] < examples[0].image_id + 2].reset_index(drop=True)
+
+
+def _greedy(rng: np.random.Generator, examples: Sequence[Example], skill: Skill) -> list[Detection]:
+    return [
+        Detection(example.image_id, mention.category_id, mention.box, float(rng.uniform(0.3, 1.0)))
+        for example in examples
+        for mention in _mentions(rng, example, Skill(skill.found, 0.0, skill.jitter))
+        if mention.category_id is not None
+    ]
 
 
 def _mentions(rng: np.random.Generator, example: Example, skill: Skill) -> list[Mention]:
@@ -182,7 +249,7 @@ def _mention(rng: np.random.Generator, instance: Instance, skill: Skill) -> Ment
 
 
 def _detections(
-    step: int, examples: Sequence[Example], detections: Sequence[Detection]
+    step: int, temperature: float, examples: Sequence[Example], detections: Sequence[Detection]
 ) -> tuple[pd.DataFrame, float | None]:
     """detections.parquet, and the official AP."""
     matches = ap.match(examples, Detections.of(detections), CATEGORIES)
@@ -190,6 +257,7 @@ def _detections(
     frame = pd.DataFrame(
         {
             "step": step,
+            "temperature": temperature,
             "image_id": [item.image_id for item in chosen],
             "category_id": [item.category_id for item in chosen],
             **{side: [getattr(item.box, side) for item in chosen] for side in ("x", "y", "w", "h")},
@@ -214,6 +282,7 @@ def _curve(rng: np.random.Generator, suite: Suite, cell: Cell) -> tuple[dict[str
             "loss": 0.4 + np.exp(-step / 80) + noise[step],
             "p_y": 1 - 0.6 * np.exp(-step / (80 * slow)) + noise[step] / 4,
             "entropy": 1.2 * np.exp(-step / (100 * slow)) + abs(noise[step]),
+            "seconds": 0.1 * step * (1.0 if cell.label == "ce" else 1.02),
         }
         for step in steps
     ]
@@ -221,6 +290,23 @@ def _curve(rng: np.random.Generator, suite: Suite, cell: Cell) -> tuple[dict[str
         if cell.label != "ce":
             row["selected"] = 0.3 * np.exp(-row["step"] / 200)
     return tuple(rows)
+
+
+def _probe(suite: Suite, cell: Cell) -> tuple[dict[str, Any], ...]:
+    slow = 1.0 if cell.label == "ce" else 2.0
+    decay = {step: float(np.exp(-step / (100 * slow))) for step in suite.train.probes}
+    return tuple(
+        {
+            "step": step,
+            "entropy": 1.2 * left,
+            "p_y": 1 - 0.6 * left,
+            "name_entropy": 1.5 * left,
+            "name_p_y": 1 - 0.7 * left,
+            "name_diversity": 0.9 * left + 0.01 * cell.seed,
+            "recall": 0.9 - 0.4 * left,
+        }
+        for step, left in decay.items()
+    )
 
 
 def _info(suite: Suite, cell: Cell) -> CellInfo:
@@ -243,7 +329,10 @@ def _record(suite: Suite, cell: Cell, info: CellInfo, **fields: Any) -> Record:
         role=cell.role,
         cell=info,
         digest=records.digest_of(info),
-        categories=tuple(CategoryInfo(id=c.id, names=c.names, frequency=c.frequency) for c in CATEGORIES),
+        categories=tuple(
+            CategoryInfo(id=c.id, names=c.names, frequency=c.frequency, train_images=1000 // c.id**2)
+            for c in CATEGORIES
+        ),
         code=CODE,
         packages={"python": "3.11.9"},
         device={"type": "cpu", "name": "x86_64", "threads": 2, "precision": "float32"},

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import evaluator
 from benchmarks.annotations import Annotations
 from harness import records
-from harness.evaluate import Measurement, measure
+from harness.evaluate import Measurement, gallery_frame, measure
 from harness.metrics import ap
 from harness.metrics.accumulate import Matches
 from harness.protocols import Benchmark, Predictor
@@ -195,7 +195,7 @@ def test_an_unknown_name_is_no_detection(tmp_path: Path) -> None:
 def test_a_detection_of_an_unverified_category_does_not_count(tmp_path: Path) -> None:
     """Image 2 says nothing about sofas: such a detection is kept in the table but not evaluated."""
     result = measured(tmp_path, {1: [[SOFA], [], []], 2: [[SOFA, CUP_A], [], []]})
-    table = result.tables["detections"].set_index(["image_id", "category_id"])
+    table = result.tables["detections"].set_index(["image_id", "category_id"]).query("temperature == 0")
     assert table["evaluated"].to_dict() == {(1, 1): True, (2, 2): True, (2, 1): False}
     assert table["true_positive"].to_dict() == {(1, 1): 1023, (2, 2): 1023, (2, 1): 0}  # all ten thresholds
     assert result.info.per_category[1]["AP"] == pytest.approx(1.0)
@@ -204,19 +204,17 @@ def test_a_detection_of_an_unverified_category_does_not_count(tmp_path: Path) ->
 def test_every_sample_has_a_row_and_tables_have_their_columns(tmp_path: Path) -> None:
     result = measured(tmp_path, {1: [[SOFA], [], [SOFA, CUP_B]], 2: [[], [], []]})
     samples = result.tables["samples"]
-    assert list(zip(samples["image_id"], samples["sample"], strict=True)) == [
-        (image_id, sample) for image_id in (1, 2) for sample in (0, 1, 2)
-    ]
-    assert samples["temperature"].tolist() == [0.0, 1.0, 1.0] * 2
+    keys = [tuple(row) for row in samples[["temperature", "image_id", "sample"]].itertuples(index=False)]
+    assert keys == [(0, 1, 0), (0, 2, 0), (1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 2)]
     assert samples["text"].tolist()[:2] == ["sofa <loc8> <loc8> <loc24> <loc24> <end>", "<end>"]
-    assert samples["log_prob"].tolist() == pytest.approx([-3.0, -0.5, -6.0, -0.5, -0.5, -0.5])  # -1/2 per token
+    assert samples["log_prob"].tolist() == pytest.approx([-3.0, -0.5, -0.5, -6.0, -0.5, -0.5])  # -1/2 per token
     box = ["x", "y", "w", "h"]
     flags = ["duplicate", "hallucination", "neutral", "unknown"]
     scores = ["name_score", "category_score", "location_score"]
     expected = {
         "samples": ["step", "image_id", "sample", "temperature", "text", "log_prob", "malformed", "truncated"],
         "detections": [
-            *("step", "image_id", "category_id"),
+            *("step", "temperature", "image_id", "category_id"),
             *box,
             "score",
             "evaluated",
@@ -225,13 +223,15 @@ def test_every_sample_has_a_row_and_tables_have_their_columns(tmp_path: Path) ->
             "ignored",
         ],
         "mentions": [
-            *("step", "image_id", "sample", "position", "name", "category_id", *box),
+            *("step", "temperature", "image_id", "sample", "position", "name", "category_id", *box),
             *(*scores, "instance_id", "iou", *flags),
         ],
         "images": [
-            *("step", "image_id", "category_id", "instances", "verified", "name_diversity", "distinct_names"),
-            *("box_spread", "samples", "mentions", "duplicates", "hallucinations", "unknown_names", "malformed"),
-            *("truncated", "unique_name_sequences", "unique_sequences", "order_distance"),
+            *("step", "temperature", "image_id", "category_id", "instances", "verified", "names", "present", "choices"),
+            *("name_diversity", "distinct_names", "box_spread", "samples", "mentions", "verified_mentions"),
+            *("neutral_mentions", "duplicates", "hallucinations", "unknown_names", "malformed", "truncated"),
+            *("unique_name_sequences", "unique_sequences", "order_distance"),
+            *("self_bleu", "distinct_1", "distinct_2", "vendi"),
         ],
     }
     assert {name: sorted(table.columns) for name, table in result.tables.items()} == {
@@ -297,9 +297,13 @@ def test_official_ap_can_be_recomputed_from_the_tables(kind: str, tmp_path: Path
     record = record_of(benchmark, result)
     matches = records.matches(tables["images"], tables["detections"], 0, record)
     figures = ap.average_precision(matches, len(benchmark.categories))
-    summary = ap.summarise(figures, [c.frequency for c in benchmark.categories])
+    frequency = [c.frequency for c in benchmark.categories]
+    summary = ap.summarise(figures, frequency)
     for name, value in summary.items():
         assert value[0] == pytest.approx(result.info.metrics[name], abs=1e-9)
+    of_samples = records.matches(tables["images"], tables["detections"], 0, record, settings.temperature)
+    consensus = ap.summarise(ap.average_precision(of_samples, len(benchmark.categories)), frequency)
+    assert consensus["AP"][0] == pytest.approx(result.info.consensus["AP"], abs=1e-9)
     for index, item in enumerate(benchmark.categories):
         official = result.evaluation.per_category[item.id]
         assert figures.ap[0, index] == pytest.approx(
@@ -319,8 +323,54 @@ def test_a_model_scores_by_category_and_a_setting_says_otherwise() -> None:
         assert result.score_source == source
         # boxes and ids fix the order: the table is ranked by score
         scores[source] = (
-            result.tables["detections"].sort_values(["image_id", "category_id", "x", "y"])["score"].tolist()
+            result.tables["detections"]
+            .query("temperature == 0")
+            .sort_values(["image_id", "category_id", "x", "y"])["score"]
+            .tolist()
         )
     assert all(c >= n >= s for c, n, s in zip(*(scores[k] for k in ("category", "name", "sequence")), strict=True))
     assert set(scores["constant"]) == {1.0}
     assert len({tuple(values) for values in scores.values()}) == 4
+
+
+def test_the_consensus_counts_samples(tmp_path: Path) -> None:
+    """Both samples see the sofa in image 1 (one calls it couch), one of them a cup at its place and one elsewhere: a
+    sofa of score 1, two cups of score 1/2. No sample sees anything in image 2."""
+    result = measured(tmp_path, {1: [[], [SOFA, CUP_B], [COUCH, ("cup", ELSEWHERE)]], 2: [[], [], []]})
+    table = result.tables["detections"].query("temperature == 1")
+    found = table.set_index(["category_id", "x", "y"])["score"].to_dict()
+    assert found == {(1, A.x, A.y): 1.0, (2, B.x, B.y): 0.5, (2, ELSEWHERE.x, ELSEWHERE.y): 0.5}
+    # Sofa AP 1; cup: of two instances one is found at rank 1 (ties: by order) or 2, AP 51/101 or half of it.
+    assert result.info.metrics["AP"] == 0.0
+    assert result.info.consensus["AP"] in (pytest.approx((1 + 51 / 101) / 2), pytest.approx((1 + 51 / 202) / 2))
+
+
+def test_only_the_last_step_has_other_temperatures_and_a_consensus() -> None:
+    settings = small.SAMPLE.model_copy(update={"temperatures": (0.5, 2.0), "max_tokens": 18, "grammar": True})
+    results = {
+        last: measure(small.fitted(), small.benchmark(), settings, "category", 0, 3, heldout_nll=None, last=last)
+        for last in (False, True)
+    }
+    heats = {last: result.tables["images"]["temperature"].unique().tolist() for last, result in results.items()}
+    assert heats == {False: [1.0], True: [0.5, 1.0, 2.0]}
+    of_detections = {last: set(result.tables["detections"]["temperature"]) for last, result in results.items()}
+    assert of_detections == {False: {0.0}, True: {0.0, 0.5, 1.0, 2.0}}
+    assert results[False].info.consensus == {}
+    assert results[False].info.metrics == results[True].info.metrics
+    assert results[False].info.diversity == results[True].info.diversity
+    unscored = results[False].tables["mentions"].query("temperature > 0")["category_score"]
+    assert unscored.isna().all()
+    scored = results[True].tables["mentions"].query("category_id == category_id")
+    assert scored["category_score"].between(0, 1).all()
+    assert (scored["category_score"] >= scored["name_score"] - 1e-6).all()  # its own name is one of the names
+    # The same random numbers, cooled: the cooler the more alike, so the fewer different sequences.
+    unique = results[True].tables["images"].groupby("temperature")["unique_sequences"].mean()
+    assert unique[0.5] < unique[1.0] <= unique[2.0]
+
+
+def test_the_gallery_has_a_row_for_a_sample_without_a_word(tmp_path: Path) -> None:
+    result = measured(tmp_path, {1: [[SOFA], [], [CUP_B, ("dog", A)]], 2: [[], [CUP_A], [CUP_A]]})
+    frame = gallery_frame(result, [1], temperature=1.0)
+    shown = frame[["image_id", "sample", "position", "name", "verified"]].astype(object)
+    rows = shown.where(shown.notna(), None).to_numpy().tolist()
+    assert rows == [[1, 0, None, None, False], [1, 1, 0, "cup", True], [1, 1, 1, "dog", False]]

@@ -16,17 +16,20 @@ PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness", "harness.errors", "harness.types"})
-    | frozenset({"harness.screen", "harness.plotting", "harness.timing"}),
+    | frozenset({"harness.screen", "harness.plotting", "harness.timing", "harness.definitions"}),
     frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"}),
-    frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"}),
+    frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
+    | frozenset({"harness.gallery"}),
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates"}),
     frozenset({"harness.suite"}),
     frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results"}),
     frozenset({"harness.train"}),
-    frozenset({"harness.evaluate", "harness.rows"}),
-    frozenset({"harness.runner", "harness.report", "harness.predict"}),
-    frozenset({"harness.budget", "harness.cost", "harness.figures", "harness.speed"}),
-    frozenset({"harness.console", "harness.publish"}),
+    frozenset({"harness.evaluate", "harness.rows", "harness.reproduce"}),
+    frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures"}),
+    frozenset({"harness.runner", "harness.report", "harness.latex"}),
+    frozenset({"harness.budget", "harness.cost", "harness.speed"}),
+    frozenset({"harness.publish", "harness.page"}),
+    frozenset({"harness.console"}),
     frozenset({"harness.cli"}),
     frozenset({"harness.__main__"}),
 )

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from harness import figures
 from harness.errors import DataError
-from harness.publish import publish
-from harness.report import load, to_csv
+from harness.latex import to_latex
+from harness.publish import may_show_pictures, publish, tables
+from harness.report import load, to_category_csv, to_csv
 from harness.suite import Suite
 from tests import fake_cells
+from tests.test_figures import WITHOUT_GALLERY, add_gallery
 from tests.test_report import only_cell
+
+CELL = ("record.json", "images.parquet", "detections.parquet", "gallery.parquet")
+DRAWN = [*(name for name in WITHOUT_GALLERY if name != "category-diversity"), "gallery"]
+"""Ten images make no category reportable."""
 
 
 @pytest.fixture
@@ -19,53 +28,116 @@ def run(tmp_path: Path) -> Path:
     return fake_cells.write_run(tmp_path / "run", fake_cells.suite(), images=10)
 
 
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with publishable pictures, and what a run leaves behind that is not published."""
+    run = fake_cells.write_run(tmp_path_factory.mktemp("complete") / "run", fake_cells.suite(), images=10)
+    with_pictures(run, True)
+    (only_cell(run, "toy-ce-s0-*") / "samples.parquet").write_text("large")
+    (run / "cells" / "toy-ce-s0-00000000").mkdir()
+    return run
+
+
+@pytest.fixture(scope="module")
+def published(complete: Path) -> Path:
+    target = complete.parent / "results" / "fake"
+    assert publish(complete, target) == []
+    return target
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time."""
+    monkeypatch.setattr("harness.publish.draw", lambda results, folder: [])
+
+
+def with_pictures(run: Path, publishable: object) -> Path:
+    add_gallery(run, images=10)
+    for cell in (run / "cells").iterdir():
+        fake_cells.rewrite(cell, data={"pictures_may_be_published": publishable})
+    return run
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_publishes_records_tables_and_figures(run: Path, tmp_path: Path) -> None:
-    (only_cell(run, "toy-ce-s0-*") / "samples.parquet").write_text("large")
-    (run / "cells" / "toy-ce-s0-00000000").mkdir()
-    target = tmp_path / "results" / "fake"
-    publish(run, target)
-    published = content(target)
-    cells = [path.relative_to(run) for path in (run / "cells").iterdir() if path.name != "toy-ce-s0-00000000"]
+def test_publishes_records_tables_and_figures(complete: Path, published: Path) -> None:
+    cells = [
+        path.relative_to(complete) for path in (complete / "cells").iterdir() if not path.name.endswith("-00000000")
+    ]
     assert len(cells) == 10
-    assert published.keys() == {
-        *(str(cell / name) for cell in cells for name in ("record.json", "images.parquet", "detections.parquet")),
-        *("README.md", "table.csv", "suite.json", "cells.json"),
-        *(f"figures/{name}.{suffix}" for name in ("ap-vs-diversity", "training") for suffix in ("svg", "png")),
+    assert content(published).keys() == {
+        *(str(cell / name) for cell in cells for name in CELL),
+        *("README.md", "table.csv", "categories.csv", "tables.tex", "figures.json", "suite.json", "cells.json"),
+        *(f"gallery/{name}" for name in ("index.json", "100.png", "101.png")),
+        *(f"figures/{name}.{suffix}" for name in DRAWN for suffix in ("svg", "png")),
     }
-    assert published["table.csv"].decode() == to_csv(load(run))
-    assert not list(tmp_path.glob("results/.*"))
+    assert not list(published.parent.glob(".*"))
 
 
-def test_readme_says_how_to_reproduce(run: Path, tmp_path: Path) -> None:
-    publish(run, tmp_path / "fake")
-    text = (tmp_path / "fake" / "README.md").read_text()
+def test_what_is_published_regenerates(complete: Path, published: Path) -> None:
+    """Tables byte for byte, figures by the data they draw."""
+    copies, originals = load(published), load(complete)
+    for name, text in tables(copies).items():
+        assert (published / name).read_text() == text
+    made = {"table.csv": to_csv, "categories.csv": to_category_csv, "tables.tex": to_latex}
+    assert {name: (published / name).read_text() for name in made} == {name: of(originals) for name, of in made.items()}
+    drawn = json.loads((published / "figures.json").read_text())
+    assert drawn == json.loads(json.dumps(figures.drawn(originals)))
+    assert list(drawn) == figures.available(copies) == DRAWN
+
+
+def test_readme_says_how_to_reproduce(published: Path) -> None:
+    text = (published / "README.md").read_text()
     assert text.startswith("# fake\n")
     commit = fake_cells.CODE["commit"]
     assert f"```\ngit checkout {commit}\ndetmodes run fake --seeds 0,1 --device cpu\n```" in text
-    assert "(figures/training.svg)" in text
+    assert all(f"(figures/{name}.svg)" in text for name in DRAWN)
     assert "| H1 | SED keeps more |" in text
-    assert Suite.model_validate_json((tmp_path / "fake" / "suite.json").read_text()) == fake_cells.suite()
+    assert Suite.model_validate_json((published / "suite.json").read_text()) == fake_cells.suite()
 
 
-def test_publishing_twice_changes_nothing(run: Path, tmp_path: Path) -> None:
-    target = tmp_path / "fake"
-    publish(run, target)
-    before = content(target)
-    publish(run, target)
-    assert content(target) == before
-    publish(target, tmp_path / "again")  # what was published is all that publishing needs
+def test_publishing_twice_changes_nothing(complete: Path, published: Path, tmp_path: Path) -> None:
+    before = content(published)
+    publish(complete, published)
+    assert content(published) == before
+    publish(published, tmp_path / "again")  # what was published is all that publishing needs
     assert content(tmp_path / "again") == before
 
 
-def test_a_new_result_replaces_the_old_one(run: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_pictures_that_are_not_ours_are_left_out_and_it_says_so(run: Path, published: Path, tmp_path: Path) -> None:
+    """A folder that had pictures loses them."""
+    shutil.copytree(published, tmp_path / "fake")
+    (line,) = publish(with_pictures(run, False), tmp_path / "fake")
+    assert line.startswith("the gallery is left out: ")
+    names = content(tmp_path / "fake")
+    assert not [name for name in names if "gallery" in name and not name.endswith("gallery.parquet")]
+    assert b"gallery.svg" not in names["README.md"]
+
+
+@pytest.mark.parametrize(("first", "expected"), [(True, True), (False, False), ("yes", False), (None, False)])
+def test_every_record_must_allow_the_pictures(complete: Path, first: object, expected: bool) -> None:
+    results = load(complete)
+    for index, (key, record) in enumerate(results.records.items()):
+        allowed = {"pictures_may_be_published": True if index else first}
+        results.records[key] = record.model_copy(update={"data": allowed})
+    assert may_show_pictures(results) is expected
+
+
+def test_a_gallery_that_is_not_the_records_is_not_published(run: Path, tmp_path: Path) -> None:
+    (only_cell(run, "toy-ce-s1-*") / "gallery.parquet").write_bytes(b"other")
+    with pytest.raises(DataError, match=r"gallery\.parquet: missing, or not the file"):
+        publish(run, tmp_path / "fake")
+    assert not (tmp_path / "fake").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_new_result_replaces_the_old_one(published: Path, tmp_path: Path) -> None:
     target = tmp_path / "fake"
-    publish(run, target)
-    other = fake_cells.write_run(tmp_path / "other", fake_cells.suite(seeds=[7]), images=10)
-    publish(other, target)
+    shutil.copytree(published, target)
+    publish(fake_cells.write_run(tmp_path / "other", fake_cells.suite(seeds=[7]), images=10), target)
     assert {path.name.split("-s")[-1][0] for path in (target / "cells").iterdir()} == {"7"}
 
 
@@ -76,6 +148,7 @@ def test_missing_cells_are_not_published(tmp_path: Path) -> None:
     assert not (tmp_path / "fake").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failed_cells_are_published_as_failed_or_not_at_all(tmp_path: Path) -> None:
     run = fake_cells.write_run(tmp_path / "run", fake_cells.suite(), images=10, failed=[("ce", 1)])
     with pytest.raises(DataError, match="cells have failed: toy ce seed 1;"):

@@ -1,4 +1,4 @@
-"""Every published number regenerates from its record: results/*/README.md and table.csv, byte for byte."""
+"""Every published number regenerates from its record: texts in results/* byte for byte, figures by their data."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import diversity_speed
 from benchmarks import speed as evaluation_speed
 from harness import speed
 from harness.figures import available
-from harness.publish import FIGURES, README, TABLE, readme
-from harness.report import load, to_csv
+from harness.publish import FIGURES, README, tables
+from harness.results import load
 
 RESULTS = Path(__file__).parents[1] / "results"
 PUBLISHED = [pytest.param(path.parent, id=path.parent.name) for path in sorted(RESULTS.glob("*/suite.json"))]
-SPEED = {"speed-objectives": speed.from_document, "speed-evaluation": evaluation_speed.from_document}
+SPEED = {
+    "speed-objectives": speed.from_document,
+    "speed-evaluation": evaluation_speed.from_document,
+    "speed-diversity": diversity_speed.from_document,
+}
 NOTHING = pytest.param(RESULTS, id="none", marks=pytest.mark.skip(reason="results/ holds no published folder yet"))
 
 
@@ -38,7 +43,7 @@ def test_readme_shows_what_is_published() -> None:
 @pytest.mark.parametrize("folder", PUBLISHED or [NOTHING])
 def test_published_folder_regenerates(folder: Path) -> None:
     results = load(folder)
-    assert (folder / README).read_text() == readme(results)
-    assert (folder / TABLE).read_text() == to_csv(results)
+    for name, text in tables(results).items():  # figures.json among them: what the figures show
+        assert (folder / name).read_text() == text, name
     drawn = {f"{name}.{suffix}" for name in available(results) for suffix in ("png", "svg")}
     assert {path.name for path in (folder / FIGURES).iterdir()} == drawn

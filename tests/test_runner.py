@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import cost, provenance, records, runner
+from harness import cost, gallery, provenance, records, runner
 from harness.errors import ConfigError, DataError
 from harness.records import Record
 from harness.runner import Context, Planned
@@ -97,7 +98,7 @@ def test_records_hold_what_identifies_a_result(finished: Path) -> None:
     assert set(ce.packages) == {"python", *provenance.PACKAGES}
     assert "not installed" not in ce.packages.values()
     assert set(ce.code) == {"version", "commit", "dirty"}
-    assert set(ce.timings) == {"train", "evaluate"}
+    assert set(ce.timings) == {"train", "evaluate", "probe"}
     assert ce.peak_memory_mib is not None
     assert ce.evaluations[0].heldout_nll != ce.evaluations[1].heldout_nll
 
@@ -107,6 +108,40 @@ def test_tables_hold_every_evaluation_and_sample(finished: Path) -> None:
     samples = pd.read_parquet(cell_folder(finished, "ce") / "samples.parquet")
     assert len(samples) == 2 * 12 * 3
     assert samples["step"].unique().tolist() == [2, 3]
+
+
+def test_a_row_may_be_trained_otherwise_and_is_probed(tmp_path: Path) -> None:
+    changes = {
+        "objectives": ["ce", {"name": "ce", "label": "sets", "train": {"targets": "all(2)", "batching": "grouped"}}],
+        "train": {"steps": 3, "batch_size": 4, "probe": {"every": 2, "images": 4}},
+    }
+    made = context(**changes)
+    runner.run(made, tmp_path, only="open_flamingo-*")
+    ce, sets = (records.read(cell_folder(tmp_path, label)) for label in ("ce", "sets"))
+    assert ce.cell.train is not None
+    assert sets.cell.train == ce.cell.train | {"targets": "all(2)", "batching": "grouped"}
+    assert (ce.collision_rate, sets.collision_rate) == (0.0, 1.0)
+    assert [row["step"] for row in ce.probe] == [0, 2, 3]
+    assert ce.probe[0] == sets.probe[0]  # both start from the base
+    assert ce.probe[-1] != sets.probe[-1]
+    trained = Counter(c for e in small.benchmark().split("train") for c in {i.category_id for i in e.instances})
+    assert {c.id: c.train_images for c in ce.categories if c.train_images} == trained
+
+
+def test_probing_does_not_change_what_is_trained(finished: Path, tmp_path: Path) -> None:
+    train = {**small.mini_suite().train.model_dump(mode="json"), "probe": {"every": 1, "images": 2}}
+    runner.run(context(train=train), tmp_path, only="*-ce-*")
+    same = [records.read(cell_folder(folder, "ce")).files["model.safetensors"] for folder in (finished, tmp_path)]
+    assert same[0] == same[1]
+
+
+def test_the_gallery_is_written_with_the_cells(finished: Path) -> None:
+    shown = gallery.load(finished)
+    assert shown is not None
+    assert len(shown.pictures) == 6
+    answers = gallery.answers(cell_folder(finished, "ce") / records.GALLERY)
+    assert {picture.image_id for picture in shown.pictures} == answers.keys()
+    assert all(answer.samples == 2 for answer in answers.values())
 
 
 def test_objectives_share_the_base_but_not_the_result(finished: Path) -> None:

@@ -38,7 +38,8 @@ def test_shipped_suites_load_and_expand(name: str) -> None:
     assert len(set(ids)) == len(ids)
     trained = len(suite.models) * len(suite.objectives) * len(suite.seeds)
     assert sum(cell.role == "trained" for cell in made) == trained
-    assert {cell.label for cell in made} | {stop.label for stop in suite.early_stops} == set(rows(suite))
+    derived = {stop.label for stop in suite.early_stops} | {row.label for row in suite.resampled}
+    assert {cell.label for cell in made} | derived == set(rows(suite))
 
 
 def test_quickstart_has_the_rows_that_the_readme_explains() -> None:
@@ -107,6 +108,57 @@ def test_several_mistakes_are_reported_at_once() -> None:
     ):
         assert expected in text
     assert len(found) == 11
+
+
+def test_a_row_may_be_trained_otherwise() -> None:
+    changes: dict[str, Any] = {
+        "objectives": ["ce", {"name": "ce", "label": "sets", "train": {"targets": "all(4)", "batching": "grouped"}}]
+    }
+    suite = parse({**GOOD, **changes}, "file.yaml")
+    plain, sets = (suite.train_of(objective) for objective in suite.objectives)
+    assert plain == suite.train
+    assert sets == suite.train.model_copy(update={"targets": "all(4)", "batching": "grouped"})
+    assert "train" not in suite.objectives[1].settings
+
+
+def test_mistakes_in_a_rows_training_are_reported_where_they_are() -> None:
+    own = [
+        {"name": "ce", "label": "a", "train": {"target": "random"}},
+        {"name": "ce", "label": "b", "train": {"lr": -1}},
+        {"name": "ce", "label": "c", "train": {"micro_batch": 5}},
+        {"name": "eco", "label": "d", "weight": 0.1, "train": {"targets": "random"}},
+        {"name": "ce", "label": "e", "train": {"batching": "grouped"}},
+    ]
+    text = "\n".join(problems({"objectives": own}))
+    for expected in (
+        "unknown key objectives.a.train.target: 'target', did you mean 'targets'",
+        "objectives.b.train.lr: Input should be greater than 0, got -1",
+        "objectives.c.train.micro_batch: expected a divisor of batch_size",
+        "objective d: eco needs several targets of an image in a batch, but train has targets: random",
+        "objectives.e.train: batching: grouped needs targets: all(n), got canonical",
+    ):
+        assert expected in text
+
+
+def test_temperatures_and_the_rows_made_of_them() -> None:
+    sample = {"samples": 2, "temperature": 1.0, "temperatures": [2.0, 0.5]}
+    hot = [{"label": "hot", "objective": "ce", "temperature": 2.0}]
+    suite = parse({**GOOD, "sample": sample, "resampled": hot}, "file.yaml")
+    assert suite.sample.curve == (0.5, 1.0, 2.0)
+    assert rows(suite) == ["base", "ce", "sed", "hot", "oracle-uniform", "oracle-collapsed"]
+    wrong = [
+        {"label": "warm", "objective": "ce", "temperature": 1.5},
+        {"label": "sed", "objective": "cee", "temperature": 2.0},
+    ]
+    text = "\n".join(problems({"sample": sample, "resampled": wrong}))
+    assert "resampled.warm.temperature: expected one of sample.temperatures [0.5, 1.0, 2.0], got 1.5" in text
+    assert "resampled.sed: unknown objective label 'cee', did you mean 'ce'" in text
+    assert "label 'sed': used twice" in text
+
+
+def test_when_the_probe_is_looked_at() -> None:
+    assert Train(steps=50).probes == ()
+    assert Train.model_validate({"steps": 50, "probe": {"every": 20}}).probes == (0, 20, 40, 50)
 
 
 def test_references_between_parts_are_checked() -> None:

@@ -1,4 +1,4 @@
-"""Rows -> figures under image weights: every figure of a cell is a function of (table, weights).
+"""Tables -> figures under image weights: every figure of a cell is a function of (tables, weights).
 
 With all weights 1 a figure is its point estimate; with the rows of `stats.bootstrap_weights` it is a set of
 bootstrap replicates. A figure that is undefined under some weights is nan there, and a nan category drops out
@@ -11,86 +11,30 @@ with ground truth, K samples per image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from harness.metrics.diversity import CategoryRow, ImageRow, coverage
-from harness.types import Category, Frequency
+from harness.metrics.diversity import CategoryTable, ImageTable, coverage
+from harness.metrics.mentions import Floats, Integers, ratio
+from harness.types import Frequency
 
-Floats = NDArray[np.float64]
 Weights = NDArray[np.floating]
-Integers = NDArray[np.int64]
 
+MEANS = (
+    "unique_name_sequences",
+    "unique_sequences",
+    "order_distance",
+    "self_bleu",
+    "distinct_1",
+    "distinct_2",
+    "vendi",
+)
+"""Figures of one image whose mean over the images is the figure."""
 
-@dataclass(frozen=True, slots=True)
-class CategoryTable:
-    """All CategoryRows of a cell as arrays.
-
-    n_images; names [C]: number of names S of each category; image [n], category [n]: indices;
-    verified [n, K + 1]: how many of the row's instances were verified by exactly v of the K samples;
-    name_diversity, distinct_names, box_spread [n]: nan where undefined.
-    """
-
-    n_images: int
-    names: Integers
-    image: Integers
-    category: Integers
-    verified: Integers
-    name_diversity: Floats
-    distinct_names: Floats
-    box_spread: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class ImageTable:
-    """All ImageRows of a cell as arrays [I], in the order of the images; nan where undefined."""
-
-    samples: Floats
-    mentions: Floats
-    duplicates: Floats
-    hallucinations: Floats
-    unknown_names: Floats
-    malformed: Floats
-    truncated: Floats
-    unique_name_sequences: Floats
-    unique_sequences: Floats
-    order_distance: Floats
-
-
-def category_table(
-    rows: Sequence[CategoryRow], image_ids: Sequence[int], categories: Sequence[Category], samples: int
-) -> CategoryTable:
-    """Rows as arrays. `image_ids` fixes the order of the images (weights follow it), `samples` is K."""
-    image = {image_id: index for index, image_id in enumerate(image_ids)}
-    category = {item.id: index for index, item in enumerate(categories)}
-    histograms = [np.bincount(row.verified, minlength=samples + 1) for row in rows]
-    return CategoryTable(
-        n_images=len(image_ids),
-        names=np.array([len(set(item.names)) for item in categories], dtype=np.int64),
-        image=np.array([image[row.image_id] for row in rows], dtype=np.int64),
-        category=np.array([category[row.category_id] for row in rows], dtype=np.int64),
-        verified=np.array(histograms, dtype=np.int64).reshape(-1, samples + 1),
-        name_diversity=_column([row.name_diversity for row in rows]),
-        distinct_names=_column([row.distinct_names for row in rows]),
-        box_spread=_column([row.box_spread for row in rows]),
-    )
-
-
-def image_table(rows: Sequence[ImageRow], image_ids: Sequence[int]) -> ImageTable:
-    """Rows as arrays in the order of `image_ids`; every image has exactly one row."""
-    by_id = {row.image_id: row for row in rows}
-    if len(rows) != len(image_ids) or by_id.keys() != set(image_ids):
-        raise ValueError(f"expected one row for each of {len(image_ids)} images, got {len(rows)} rows")
-    ordered = [by_id[image_id] for image_id in image_ids]
-    fields = ImageTable.__dataclass_fields__
-    return ImageTable(**{name: _column([getattr(row, name) for row in ordered]) for name in fields})
-
-
-def _column(values: Sequence[float | None]) -> Floats:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+REPORTABLE = 10
+"""A category's figure is reportable if it rests on at least this many images."""
 
 
 def category_figures(table: CategoryTable, weights: Weights | None = None) -> dict[str, Floats]:
@@ -98,14 +42,21 @@ def category_figures(table: CategoryTable, weights: Weights | None = None) -> di
 
     recall                     sum of w * verified pairs / (K * sum of w * instances)
     coverage@k, k = 1..K       sum of w * sum over instances of coverage(v) / sum of w * instances
+    distinct_names@k, k = 1..K sum of w * sum over names of coverage@k(samples that use the name) / sum of w *
+                               coverage@k(samples with a verified mention): the names that k samples give where they
+                               give any (rarefied). Numerator and denominator are unbiased in K
+    cluster_coverage           sum of w * different (instance, name) pairs / sum of w * instances * S: the share of
+                               the name choices that the K samples reach. Grows with K, so compare it at equal K
+                               only; undefined for S = 1, where it would be coverage@K
     name_diversity, distinct_names, box_spread
-                               sum of w * value / sum of w, over the images where the value is defined
+                               sum of w * value / sum of w, over the images where the value is defined.
+                               distinct_names is distinct_names@K
     normalised_name_diversity  name_diversity / (1 - 1/S): 1 for a uniform choice among the category's S
                                names; undefined for S = 1. Unbiased, so it may exceed 1; never clamped
     """
     columns = np.ones((table.n_images, 1)) if weights is None else np.ascontiguousarray(weights.T, np.float64)
     figures = {
-        name: _ratio(*(_by_category(part, table, columns) for part in parts))
+        name: ratio(*(_by_category(part, table, columns) for part in parts))
         for name, parts in _fractions(table).items()
     }
     figures["normalised_name_diversity"] = normalise(figures["name_diversity"], table.names)
@@ -127,9 +78,15 @@ def _fractions(table: CategoryTable) -> dict[str, tuple[Floats, Floats]]:
     samples = table.verified.shape[1] - 1
     counts = np.arange(samples + 1)
     instances = table.verified.sum(axis=1).astype(np.float64)
+    known = ~np.isnan(table.present)
+    present = np.where(known, table.present, 0).astype(np.int64)
     fractions = {"recall": ((table.verified @ counts).astype(np.float64), samples * instances)}
     for k in range(1, samples + 1):
-        fractions[f"coverage@{k}"] = (table.verified @ coverage(counts, samples, k), instances)
+        covered = coverage(counts, samples, k)
+        fractions[f"coverage@{k}"] = (table.verified @ covered, instances)
+        fractions[f"distinct_names@{k}"] = (np.nan_to_num(table.named @ covered), covered[present])
+    choice = np.where(known & (table.names[table.category] > 1), table.names[table.category], 0)
+    fractions["cluster_coverage"] = (np.where(choice > 0, table.choices, 0.0), instances * choice)
     for name in ("name_diversity", "distinct_names", "box_spread"):
         fractions[name] = _defined(getattr(table, name))
     return fractions
@@ -147,29 +104,29 @@ def normalise(name_diversity: Floats, names: Integers) -> Floats:
 def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str, Floats]:
     """Figures per image, each [R], nan where undefined; weights [R, I] or None (all 1).
 
-    unique_name_sequences, unique_sequences, order_distance: weighted mean over the images that define them.
+    unique_name_sequences, unique_sequences, order_distance, self_bleu, distinct_1, distinct_2, vendi: weighted mean
+    over the images that define them. All but order_distance depend on K: compare them at equal K only.
     Rates are pooled over images: duplicates, hallucinations and unknown names over mentions; malformed
-    entries over mentions and malformed entries; truncated samples over samples.
+    entries over mentions and malformed entries; truncated samples over samples. precision, likewise pooled: verified
+    mentions over those that are right or wrong (not neutral).
     """
     weights = np.ones((1, len(table.samples))) if weights is None else weights
-    fractions = {
-        "unique_name_sequences": _defined(table.unique_name_sequences),
-        "unique_sequences": _defined(table.unique_sequences),
-        "order_distance": _defined(table.order_distance),
+    fractions = {name: _defined(getattr(table, name)) for name in MEANS} | {
+        "precision": (table.verified_mentions, table.mentions - table.neutral_mentions),
         "duplicate_rate": (table.duplicates, table.mentions),
         "hallucination_rate": (table.hallucinations, table.mentions),
         "unknown_name_rate": (table.unknown_names, table.mentions),
         "malformed_rate": (table.malformed, table.mentions + table.malformed),
         "truncation_rate": (table.truncated, table.samples),
     }
-    return {name: _ratio(weights @ top, weights @ bottom) for name, (top, bottom) in fractions.items()}
+    return {name: ratio(weights @ top, weights @ bottom) for name, (top, bottom) in fractions.items()}
 
 
 def mean_defined(values: Floats) -> Floats:
     """Unweighted mean of the defined (not nan) entries over the last axis, [R, C] -> [R]; nan without any."""
     values = np.ascontiguousarray(values)  # the order of summation, and so the last digit, must not depend on R
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
+    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
 
 
 def by_frequency(values: Floats, frequency: Sequence[Frequency | None]) -> dict[str, Floats]:
@@ -191,9 +148,3 @@ def _by_category(values: Floats, table: CategoryTable, columns: Floats) -> Float
 def _defined(values: Floats) -> tuple[Floats, Floats]:
     """Numerator and denominator of a mean over the defined entries."""
     return np.nan_to_num(values), (~np.isnan(values)).astype(np.float64)
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """numerator / denominator, nan where the denominator is 0."""
-    undefined = np.full_like(numerator, np.nan, dtype=np.float64)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)

@@ -1,166 +1,266 @@
-"""How many of an image's valid answers its K samples give: rows per image and category, and per image.
+"""How many of an image's valid answers its K samples give: one row per image and category, and one per image.
 
-Only verified mentions count towards diversity, so noise cannot pass for it. A figure that is undefined is
-None, never 0. `harness.metrics.aggregate` turns these rows into the published figures.
+Only verified mentions count towards diversity, so noise cannot pass for it. A figure that is undefined is nan,
+never 0. `harness.metrics.aggregate` turns these tables into the published figures.
 
-Shape legend: K samples of an image, n instances.
+Shape legend: I images, C categories, K samples per image, M mentions, V verified mentions, N instances, n rows: the
+(image, category) pairs with ground truth.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.metrics.matching import MatchedMention, box_array, iou_matrix
-from harness.types import Box, Example, Mention, Parsed
+from harness.metrics import text as texts
+from harness.metrics.matching import CHUNK, Verification, box_iou
+from harness.metrics.mentions import Answers, Flags, Floats, Integers, Mentions, Truth, ratio
+
+SIGNS = 4_000_000
+"""Entries of the arrays that order distances are computed from: up to 32 MB each."""
 
 
 @dataclass(frozen=True, slots=True)
-class CategoryRow:
-    """One category that has ground truth in one image.
+class CategoryTable:
+    """One row for each image and category with ground truth, sorted by image and category.
 
-    instances       number of its instances in the image
-    verified        per instance (in the example's order): how many of the K samples verify it
-    name_diversity  mean over instances of `gini_simpson` of the verifying names; None where no instance has
-                    two verifying samples
-    distinct_names  number of different names among the verified mentions; None where none is verified
-    box_spread      mean over instances of `box_spread`; None where no instance has two verifying samples
+    n_images        I
+    names           [C]         number of names S of each category
+    image, category [n]         indices
+    verified        [n, K + 1]  how many of the row's instances were verified by exactly v of the K samples
+    named           [n, K + 1]  how many names were used, for a verified mention, in exactly v of the samples, v >= 1
+                                (column 0 is 0); nan where it is not known
+    present         [n]         in how many samples the category has a verified mention; nan where it is not known
+    choices         [n]         number of different (instance, name) pairs among the verified mentions; nan likewise
+    name_diversity  [n]         mean over instances of the share of pairs of different verifying samples that differ
+                                in name, 1 - sum over names a of v_a (v_a - 1) / (v (v - 1)); nan where no instance
+                                has two verifying samples
+    distinct_names  [n]         number of different names among the verified mentions; nan where none is verified
+    box_spread      [n]         mean over instances of the mean of 1 - IoU over pairs of verifying boxes; nan where no
+                                instance has two verifying samples
     """
 
-    image_id: int
-    category_id: int
-    instances: int
-    verified: tuple[int, ...]
-    name_diversity: float | None
-    distinct_names: int | None
-    box_spread: float | None
+    n_images: int
+    names: Integers
+    image: Integers
+    category: Integers
+    verified: Integers
+    named: Floats
+    present: Floats
+    choices: Floats
+    name_diversity: Floats
+    distinct_names: Floats
+    box_spread: Floats
 
 
 @dataclass(frozen=True, slots=True)
-class ImageRow:
-    """One image; counts are totals over its K samples.
+class ImageTable:
+    """Columns [I]; counts are totals over the K samples of an image; nan where undefined or not known.
 
-    duplicates             leaves out the neutral ones, which are neither right nor wrong
-    unique_name_sequences  number of different tuples of names, in order, over K
+    neutral_mentions       unmatched, and neither right nor wrong
+    duplicates             leaves out the neutral ones
+    unique_name_sequences  number of different sequences of names over K
     unique_sequences       the same for names with their boxes
-    order_distance         see `order_distance`
+    order_distance         see `order_distance`; undefined where no two samples share two verified instances
+    self_bleu, distinct_1, distinct_2, vendi  see harness.metrics.text
     """
 
-    image_id: int
-    samples: int
-    mentions: int
-    duplicates: int
-    hallucinations: int
-    unknown_names: int
-    malformed: int
-    truncated: int
-    unique_name_sequences: float
-    unique_sequences: float
-    order_distance: float | None
+    samples: Floats
+    mentions: Floats
+    verified_mentions: Floats
+    neutral_mentions: Floats
+    duplicates: Floats
+    hallucinations: Floats
+    unknown_names: Floats
+    malformed: Floats
+    truncated: Floats
+    unique_name_sequences: Floats
+    unique_sequences: Floats
+    order_distance: Floats
+    self_bleu: Floats
+    distinct_1: Floats
+    distinct_2: Floats
+    vendi: Floats
 
 
-def category_rows(
-    example: Example, samples: Sequence[tuple[Sequence[Mention], Sequence[MatchedMention]]]
-) -> list[CategoryRow]:
-    """One row per category with ground truth in the image, in order of category id.
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """V verified mentions, sorted by instance and sample: row, instance, sample, name [V]; boxes [V, 4]."""
 
-    samples: the K samples, each as its mentions and what `match_sample` says about them.
-    """
-    verifying: dict[int, list[Mention]] = defaultdict(list)  # at most one mention per instance and sample
-    for mentions, matched in samples:
-        for mention, match in zip(mentions, matched, strict=True):
-            if match.instance_id is not None:
-                verifying[match.instance_id].append(mention)
-    by_category: dict[int, list[list[Mention]]] = defaultdict(list)
-    for instance in example.instances:
-        by_category[instance.category_id].append(verifying.get(instance.id, []))
-    return [_category_row(example.image_id, *item) for item in sorted(by_category.items())]
+    row: Integers
+    instance: Integers
+    sample: Integers
+    name: Integers
+    boxes: Floats
 
 
-def _category_row(image_id: int, category_id: int, verifying: list[list[Mention]]) -> CategoryRow:
-    names = [[mention.name for mention in mentions] for mentions in verifying]
-    return CategoryRow(
-        image_id=image_id,
-        category_id=category_id,
-        instances=len(verifying),
-        verified=tuple(len(mentions) for mentions in verifying),
-        name_diversity=_mean(gini_simpson(chosen) for chosen in names),
-        distinct_names=len({name for chosen in names for name in chosen}) or None,
-        box_spread=_mean(box_spread([mention.box for mention in mentions]) for mentions in verifying),
+def category_table(truth: Truth, answers: Answers, verification: Verification, names: Integers) -> CategoryTable:
+    """Diversity of the K samples per image and category; names [C]: number of names S of each category."""
+    key, row = np.unique(truth.image * truth.categories + truth.category, return_inverse=True)
+    n, samples, instances = len(key), answers.samples, len(row)
+    found = _verified(answers.mentions, verification, row)
+    times = np.bincount(found.instance, minlength=instances)  # v of each instance, [N]
+    histogram = np.bincount(row * (samples + 1) + times, minlength=n * (samples + 1)).reshape(n, samples + 1)
+    named = _named(found, n, samples)
+    used = named.sum(axis=1)
+    return CategoryTable(
+        n_images=len(truth.image_ids),
+        names=names,
+        image=key // max(1, truth.categories),
+        category=key % max(1, truth.categories),
+        verified=histogram,
+        named=named,
+        present=_counted(np.unique(found.row * samples + found.sample) // samples, n),
+        choices=_counted(row[_names_of_instances(found)[0]], n),
+        name_diversity=_mean_by_row(row, _name_diversity(found, times), n),
+        distinct_names=np.where(used > 0, used, np.nan),
+        box_spread=_mean_by_row(row, _box_spread(found, times), n),
     )
 
 
-def image_row(example: Example, samples: Sequence[tuple[Parsed, Sequence[MatchedMention]]]) -> ImageRow:
-    """Counts and sequence-level figures of one image from its K >= 1 samples."""
-    parsed = [sample for sample, _ in samples]
-    matched = [match for _, matches in samples for match in matches]
-    contents = [tuple((mention.name, mention.box) for mention in sample.mentions) for sample in parsed]
-    names = [tuple(name for name, _ in content) for content in contents]
-    return ImageRow(
-        image_id=example.image_id,
-        samples=len(samples),
-        mentions=len(matched),
-        duplicates=sum(match.duplicate and not match.neutral for match in matched),
-        hallucinations=sum(match.hallucination for match in matched),
-        unknown_names=sum(match.unknown for match in matched),
-        malformed=sum(sample.malformed for sample in parsed),
-        truncated=sum(sample.truncated for sample in parsed),
-        unique_name_sequences=len(set(names)) / len(samples),
-        unique_sequences=len(set(contents)) / len(samples),
-        order_distance=order_distance([_verified_order(matches) for _, matches in samples]),
+def _verified(mentions: Mentions, verification: Verification, row: Integers) -> _Verified:
+    matched = np.flatnonzero(verification.instance >= 0)
+    rows = matched[np.argsort(verification.instance[matched], kind="stable")]
+    instance = verification.instance[rows]
+    _, name = np.unique(mentions.name[rows], return_inverse=True)
+    return _Verified(row[instance], instance, mentions.sample[rows], name, mentions.boxes[rows])
+
+
+def _named(found: _Verified, n: int, samples: int) -> Floats:
+    """[n, K + 1]: how many names of a row were used in exactly v samples."""
+    names = found.name.max(initial=0) + 1
+    uses = np.unique((found.row * names + found.name) * samples + found.sample) // samples  # one per sample
+    name_of_row, times = np.unique(uses, return_counts=True)
+    shape = n, samples + 1
+    return _counted(name_of_row // names * shape[1] + times, n * shape[1]).reshape(shape)
+
+
+def _names_of_instances(found: _Verified) -> tuple[Integers, Integers]:
+    """Instance of each different (instance, name) pair, and in how many samples it occurs."""
+    names = found.name.max(initial=0) + 1
+    pair, times = np.unique(found.instance * names + found.name, return_counts=True)
+    return pair // names, times
+
+
+def _name_diversity(found: _Verified, times: Integers) -> Floats:
+    """[N]: the unbiased estimate of the probability that two fresh samples name an instance differently."""
+    instance, uses = _names_of_instances(found)
+    agreeing = np.bincount(instance, weights=uses * (uses - 1) / 2, minlength=len(times))
+    return 1.0 - ratio(agreeing, times * (times - 1) / 2)
+
+
+def _box_spread(found: _Verified, times: Integers) -> Floats:
+    """[N]: mean of 1 - IoU over the pairs of boxes that different samples give one instance."""
+    total = np.zeros(len(times))
+    for apart in range(1, int(times.max(initial=0))):  # an instance's boxes are neighbours
+        first = np.flatnonzero(found.instance[apart:] == found.instance[:-apart])
+        for rows in np.split(first, np.arange(CHUNK, len(first), CHUNK)):
+            spread = 1.0 - box_iou(found.boxes[rows], found.boxes[rows + apart])
+            total += np.bincount(found.instance[rows], weights=spread, minlength=len(times))
+    return ratio(total, times * (times - 1) / 2)
+
+
+def image_table(truth: Truth, answers: Answers, verification: Verification, text: bool = True) -> ImageTable:
+    """Counts and sequence-level figures of every image; the text figures are nan where `text` is false."""
+    mentions, images, samples = answers.mentions, len(truth.image_ids), answers.samples
+    _, name = np.unique(mentions.name, return_inverse=True)
+    sequences = texts.NameSequences(mentions.image, mentions.sample, name, images, samples)
+
+    def count(flags: Flags) -> Floats:
+        return _counted(mentions.image[flags], images)
+
+    def figure(function: Callable[[texts.NameSequences], Floats]) -> Floats:
+        return function(sequences) if text else np.full(images, np.nan)
+
+    return ImageTable(
+        samples=np.full(images, float(samples)),
+        mentions=_counted(mentions.image, images),
+        verified_mentions=count(verification.instance >= 0),
+        neutral_mentions=count(verification.neutral),
+        duplicates=count(verification.duplicate & ~verification.neutral),
+        hallucinations=count(verification.hallucination),
+        unknown_names=count(verification.unknown),
+        malformed=answers.malformed.sum(axis=1).astype(np.float64),
+        truncated=answers.truncated.sum(axis=1).astype(np.float64),
+        unique_name_sequences=_different_sequences(mentions, name, images, samples) / samples,
+        unique_sequences=_different_sequences(mentions, _contents(name, mentions.boxes), images, samples) / samples,
+        order_distance=_order_distances(truth, answers, verification),
+        self_bleu=figure(texts.self_bleu),
+        distinct_1=figure(lambda own: texts.distinct(own, 1)),
+        distinct_2=figure(lambda own: texts.distinct(own, 2)),
+        vendi=figure(texts.vendi),
     )
 
 
-def gini_simpson(names: Sequence[str]) -> float | None:
-    """Share of pairs of different samples that differ in name: 1 - sum_a n_a (n_a - 1) / (n (n - 1)).
+def _contents(name: Integers, boxes: Floats) -> Integers:
+    """A code of name and box, [M]: 0, 1, ..., equal where both are; so are the codes of names."""
+    code = name
+    for column in boxes.T:
+        _, value = np.unique(column, return_inverse=True)
+        _, code = np.unique(code * len(value) + value, return_inverse=True)
+    return code
 
-    names: the name that each verifying sample gives one instance. The unbiased estimate of the probability
-    that two fresh samples differ; None for fewer than two names.
+
+def _different_sequences(mentions: Mentions, symbol: Integers, images: int, samples: int) -> Integers:
+    """How many different sequences of symbols [M] the K samples of each image are, [I].
+
+    Exact, without hashing: all samples descend a tree, one mention at a time, that begins at their image; two end at
+    the same node if they are equal. Symbols are 0, 1, ...
     """
-    pairs = math.comb(len(names), 2)
-    if pairs == 0:
-        return None
-    return 1 - sum(math.comb(count, 2) for count in Counter(names).values()) / pairs
+    slot = mentions.image * samples + mentions.sample  # ascending
+    position = np.arange(len(slot)) - np.searchsorted(slot, slot)
+    order = np.argsort(position, kind="stable")
+    node, nodes = np.repeat(np.arange(images), samples), images
+    for rows in np.split(order, np.flatnonzero(np.diff(position[order])) + 1):
+        children, child = np.unique(node[slot[rows]] * len(symbol) + symbol[rows], return_inverse=True)
+        node[slot[rows]] = nodes + child
+        nodes += len(children)
+    _, first = np.unique(node, return_index=True)
+    return np.bincount(first // samples, minlength=images)
 
 
-def box_spread(boxes: Sequence[Box]) -> float | None:
-    """Mean of 1 - IoU over the pairs of boxes that different samples give one instance; None below two."""
-    if len(boxes) < 2:
-        return None
-    array = box_array(boxes)
-    upper = np.triu_indices(len(boxes), k=1)
-    return float(np.mean(1.0 - iou_matrix(array, array)[upper]))
+def _order_distances(truth: Truth, answers: Answers, verification: Verification) -> Floats:
+    """`order_distance` of each image, [I]; images with equally many verified instances are computed together."""
+    rows = np.flatnonzero(verification.instance >= 0)
+    found = np.unique(verification.instance[rows])
+    count = np.bincount(truth.image[found], minlength=len(truth.image_ids))
+    rank = np.zeros(len(truth.image), dtype=np.int64)  # of each verified instance among those of its image
+    rank[found] = np.arange(len(found)) - (np.cumsum(count) - count)[truth.image[found]]
+    start = np.searchsorted(answers.mentions.image[rows], np.arange(len(count) + 1))
+    distance = np.full(len(count), np.nan)
+    for size in np.unique(count[count > 1]).tolist():
+        chosen = np.flatnonzero(count == size)
+        step = max(1, SIGNS // (answers.samples * math.comb(size, 2)))
+        for images in np.split(chosen, np.arange(step, len(chosen), step)):
+            own = np.concatenate([rows[start[image] : start[image + 1]] for image in images])
+            position = np.full((len(images), answers.samples, size), np.nan)
+            at = np.searchsorted(images, answers.mentions.image[own]), answers.mentions.sample[own]
+            position[*at, rank[verification.instance[own]]] = own
+            distance[images] = order_distance(position)
+    return distance
 
 
-def order_distance(orders: Sequence[Sequence[int]]) -> float | None:
+def order_distance(position: Floats) -> Floats:
     """Mean Kendall tau distance over pairs of samples: the share of shared object pairs in opposite order.
 
-    orders: per sample the ids of the instances that it verifies, in the order of its mentions. A pair of
-    samples that shares fewer than two instances has no distance; None where no pair has one. 0 is always the
-    same order, 1/2 what random orders give on average.
+    position [..., K, n]: when a sample mentions each of n instances (any increasing numbers), nan where it does not
+    verify it. A pair of samples that shares fewer than two instances has no distance; [...], nan where no pair has
+    one. 0 is always the same order, 1/2 what random orders give on average.
     """
-    ids = {instance: column for column, instance in enumerate(sorted({i for order in orders for i in order}))}
-    if len(ids) < 2:
-        return None
-    # signs [K, n(n-1)/2]: +1 or -1 by which of two instances a sample names first, 0 if it lacks one of them
-    position = np.full((len(orders), len(ids)), np.nan)
-    for sample, order in enumerate(orders):
-        position[sample, [ids[instance] for instance in order]] = np.arange(len(order))
-    first, second = np.triu_indices(len(ids), k=1)
-    signs = np.nan_to_num(np.sign(position[:, second] - position[:, first]))
-    agreement, shared = signs @ signs.T, np.abs(signs) @ np.abs(signs).T  # [K, K]
-    defined = np.triu(shared, k=1) > 0
-    if not defined.any():
-        return None
-    return float(np.mean((shared - agreement)[defined] / (2 * shared[defined])))
+    first, second = np.triu_indices(position.shape[-1], k=1)
+    # +1 or -1 by which of two instances a sample names first, 0 if it lacks one of them: [..., K, n (n - 1) / 2]
+    signs = np.nan_to_num(np.sign(position[..., second] - position[..., first])).astype(np.float32)
+    agreement, shared = (part @ np.swapaxes(part, -1, -2) for part in (signs, np.abs(signs)))  # [..., K, K], exact
+    one, other = np.triu_indices(position.shape[-2], k=1)
+    shared, agreement = shared[..., one, other].astype(np.float64), agreement[..., one, other]
+    distances = ratio(shared - agreement, 2 * shared)
+    return ratio(np.nansum(distances, axis=-1), (shared > 0).sum(axis=-1))
 
 
-def coverage(verified: NDArray[np.int64], samples: int, k: int) -> NDArray[np.float64]:
+def coverage(verified: Integers, samples: int, k: int) -> Floats:
     """Probability that k of the K samples, drawn without replacement, verify an instance at least once.
 
     1 - C(K - v, k) / C(K, k) for each count v in `verified` (any shape, 0 <= v <= K), with K = samples and
@@ -172,11 +272,13 @@ def coverage(verified: NDArray[np.int64], samples: int, k: int) -> NDArray[np.fl
     return np.asarray(1.0 - missed[verified])
 
 
-def _verified_order(matches: Sequence[MatchedMention]) -> list[int]:
-    return [match.instance_id for match in matches if match.instance_id is not None]
+def _counted(index: Integers, length: int) -> Floats:
+    """How often each of 0 .. length - 1 occurs in `index`."""
+    return np.bincount(index, minlength=length).astype(np.float64)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the defined values; None where there are none."""
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined else None
+def _mean_by_row(row: Integers, values: Floats, n: int) -> Floats:
+    """Mean over the instances of each row of their defined values [N]: [n], nan where there is none."""
+    defined = ~np.isnan(values)
+    total = np.bincount(row[defined], weights=values[defined], minlength=n)
+    return ratio(total, _counted(row[defined], n))

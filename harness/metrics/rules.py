@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.matching import box_array
+from harness.metrics.mentions import box_array
 from harness.types import Detections, Example, Instance
 
 Floats = NDArray[np.float64]

@@ -9,11 +9,10 @@ from itertools import permutations, product
 import pytest
 
 from benchmarks.shapes import Shapes
-from harness.evaluate import Measurement, measure
+from harness.evaluate import Measurement, figure_tables, measure, read
 from harness.generate import generate
 from harness.metrics import aggregate
-from harness.metrics.diversity import category_rows
-from harness.metrics.matching import match_sample
+from harness.metrics.mentions import Floats, truth_of
 from harness.metrics.stats import Interval, bootstrap_weights, interval
 from harness.protocols import Adapter, Predictor
 from harness.suite import SampleSettings
@@ -87,13 +86,12 @@ def test_the_collapsed_one_has_no_diversity_at_all(collapsed: Measurement) -> No
 def normalised_diversity(predictor: Predictor, benchmark: Shapes) -> Interval:
     """With its 95% interval over images, by the functions that tables are made with."""
     examples = benchmark.split("val")
-    rows = []
-    for example, own in zip(examples, generate(predictor, examples, SAMPLES, seed=0), strict=True):
-        read = [predictor.codec.decode(s.tokens, example.width, example.height).mentions for s in own[1:]]
-        rows += category_rows(example, [(mentions, match_sample(example, mentions)) for mentions in read])
-    table = aggregate.category_table(rows, [e.image_id for e in examples], benchmark.categories, SAMPLES.samples)
+    truth = truth_of(examples, benchmark.categories)
+    emitted = [own[1:] for own in generate(predictor, examples, SAMPLES.temperature, SAMPLES, seed=0)]
+    answers = read(predictor, examples, truth, benchmark.categories, emitted, SAMPLES.temperature)
+    table, _ = figure_tables(truth, answers, benchmark.categories, text=False)
 
-    def mean(weights: aggregate.Weights | None) -> aggregate.Floats:
+    def mean(weights: aggregate.Weights | None) -> Floats:
         return aggregate.mean_defined(aggregate.category_figures(table, weights)["normalised_name_diversity"])
 
     return interval(mean(None), mean(bootstrap_weights(len(examples), 300))[None])
