@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from harness.context import Context, build
 from harness.errors import ConfigError
 from harness.protocols import Adapter
-from harness.runner import Context, build
 from harness.teacher import heldout_nll
 from harness.train import prepare, train
 

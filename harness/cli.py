@@ -58,16 +58,17 @@ def run(
     """Run a benchmark suite and print its table. Finished cells are not run again."""
     from harness import console, runner
     from harness import suite as suites
+    from harness.context import open_context
 
     chosen = suites.load(suite)
     if seeds is not None:
         chosen = suites.with_seeds(chosen, seeds)
     folder = output or Path("runs") / chosen.suite
     if dry_run:
-        console.show_plan(runner.open_context(chosen, data, device), folder, only)
+        console.show_plan(open_context(chosen, data, device), folder, only)
         return
     with console.progress(quiet) as watch:
-        context = runner.open_context(chosen, data, device, watch)
+        context = open_context(chosen, data, device, watch)
         records = runner.run(context, folder, only)
     failed = [record for record in records if record.status == "failed"]
     if only is None:
@@ -140,11 +141,11 @@ def budget(
     device: DeviceOption = "auto",
 ) -> None:
     """Held-out loss of CE along training, without sampling: how a suite's number of steps is fixed."""
-    from harness import runner
     from harness import suite as suites
     from harness.budget import heldout_curve
+    from harness.context import open_context
 
-    context = runner.open_context(suites.load(suite), data, device)
+    context = open_context(suites.load(suite), data, device)
     curve = heldout_curve(context, steps, every, seed)
     print("step,heldout_nll")
     for step, nll in curve:

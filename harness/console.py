@@ -21,8 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from harness.context import Context, Silence, Watch
 from harness.results import Results
-from harness.runner import Context, Silence, Watch
 from harness.screen import screen
 from harness.suite import Cell
 

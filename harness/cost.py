@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from harness.context import Context, Planned, build
 from harness.generate import generate
 from harness.protocols import Adapter
-from harness.runner import Context, Planned, build, finished
+from harness.runner import finished
 from harness.suite import NamedModel
 from harness.train import prepare, train
 

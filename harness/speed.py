@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import objectives, registry, runner, timing
+from harness import objectives, registry, timing
+from harness.context import accelerator_on
 from harness.files import check_place, write_text
 from harness.objectives import TokenLevel
 from harness.protocols import Adapter
@@ -101,7 +102,7 @@ def step_of(case: str) -> Callable[[], None]:
     assert isinstance(adapter, Adapter)
     assert isinstance(base, Adapter)
     objective = prepare(name, settings, base, (), PLAN, 0)
-    examples, accelerator = benchmark.split("train"), runner.accelerator("cpu")
+    examples, accelerator = benchmark.split("train"), accelerator_on("cpu")
     targets = rows_of(adapter, examples, next(batches(len(examples), PLAN, 0)), PLAN.targets, 0)
     optimizer = torch.optim.AdamW(adapter.model.parameters(), lr=1e-6, fused=True)
     adapter.model.train()

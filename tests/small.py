@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from benchmarks.shapes import Shapes
-from harness import runner
 from harness.batches import target_batch
+from harness.context import accelerator_on
 from harness.suite import SampleSettings, Suite, parse
 from harness.targets import target
 from harness.types import IGNORED_LABEL, Example
@@ -35,7 +35,7 @@ def train_examples(count: int) -> tuple[Example, ...]:
 
 
 def accelerator() -> Accelerator:
-    return runner.accelerator("cpu")
+    return accelerator_on("cpu")
 
 
 def fresh(seed: int = 0, **settings: Any) -> OpenFlamingo:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness import runner, suite
+from harness.context import open_context
 
 
 def test_photos_run_end_to_end(shared: Callable[[str], Path], tmp_path: Path) -> None:
@@ -22,14 +23,14 @@ def test_photos_run_end_to_end(shared: Callable[[str], Path], tmp_path: Path) ->
             "sample": shipped.sample.model_copy(update={"samples": 2, "max_tokens": 12}),
         }
     )
-    found = runner.run(runner.open_context(short, data, "cpu"), tmp_path)
+    found = runner.run(open_context(short, data, "cpu"), tmp_path)
     assert [(record.status, record.error) for record in found] == [("finished", None)] * len(found)
     assert [record.label for record in found] == suite.rows(shipped)
     assert {record.label: record.steps for record in found if record.role == "trained"} == {
         objective.label: (1, 2) for objective in shipped.objectives
     }
     assert all(record.model["bins"] == 1000 for record in found)
-    for record, item in zip(found, runner.plan(runner.open_context(short, data, "cpu"), tmp_path), strict=True):
+    for record, item in zip(found, runner.plan(open_context(short, data, "cpu"), tmp_path), strict=True):
         samples = pd.read_parquet(item.folder / "samples.parquet")
         assert len(samples) == 3 * 3 * len(record.steps)
     collapsed = found[-1].evaluations[0]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from harness import predict, records, runner
+from harness.context import open_context
 from harness.errors import ConfigError, DataError
 from harness.predict import Seen, as_text, draw, open_model
 from harness.types import Box, Example, Mention, Parsed
@@ -22,7 +23,7 @@ from tests.test_runner import cell_folder
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cells `base` and `ce` of the mini suite."""
     folder = tmp_path_factory.mktemp("run")
-    runner.run(runner.open_context(small.mini_suite(), None, "cpu"), folder, "*-[bc]*e-*")
+    runner.run(open_context(small.mini_suite(), None, "cpu"), folder, "*-[bc]*e-*")
     return folder
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from harness import cost, gallery, provenance, records, runner
+from harness.context import Context, Planned, accelerator_on, open_context
 from harness.errors import ConfigError, DataError
 from harness.records import Record
-from harness.runner import Context, Planned
 from harness.suite import Suite
 from harness.types import Projection
 from model_zoo.open_flamingo import OpenFlamingo
@@ -26,7 +26,7 @@ VARYING = {"timings", "peak_memory_mib"}
 
 
 def context(**changes: Any) -> Context:
-    return runner.open_context(small.mini_suite(**changes), None, "cpu")
+    return open_context(small.mini_suite(**changes), None, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_objectives_share_the_base_but_not_the_result(finished: Path) -> None:
 
 def test_a_second_run_computes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = times(finished)
-    monkeypatch.setattr(runner, "_compute", lambda *_: pytest.fail("a finished cell was computed again"))
+    monkeypatch.setattr(runner, "compute", lambda *_: pytest.fail("a finished cell was computed again"))
     assert [record.status for record in runner.run(context(), finished)] == ["finished"] * 5
     assert times(finished) == before
 
@@ -217,7 +217,7 @@ def test_a_partial_folder_is_no_result(copy: Path, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     shutil.rmtree(folder)
-    monkeypatch.setattr(runner, "_compute", interrupted)
+    monkeypatch.setattr(runner, "compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         runner.run(context(), copy, "*-base-*")
     assert hidden.exists()
@@ -389,5 +389,5 @@ def test_without_cuda_it_says_so() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     with pytest.raises(ConfigError, match="--device cuda: no CUDA device here"):
-        runner.accelerator("cuda")
-    assert runner.accelerator("auto").device.type == "cpu"
+        accelerator_on("cuda")
+    assert accelerator_on("auto").device.type == "cpu"

@@ -1,0 +1,95 @@
+"""What all cells of a run share: suite, benchmark, device, and whom to tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+
+from harness import gallery, registry
+from harness.errors import ConfigError
+from harness.protocols import Adapter, Benchmark, Predictor
+from harness.records import CellInfo
+from harness.suite import Cell, NamedModel, Suite
+from harness.types import Example
+
+BASE_SEED = 0
+"""Parts of a base that have no weights (random configurations, new vocabulary rows) are drawn from this seed,
+the same for every cell: the base is one model."""
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Watch(Protocol):
+    """What a run tells about its progress (the command line draws it)."""
+
+    def cell(self, cell: Cell, index: int, total: int, state: str) -> None: ...
+
+    def work(self, kind: str, done: int, total: int, note: str = "") -> None: ...
+
+
+class Silence:
+    """A Watch that says nothing."""
+
+    def cell(self, cell: Cell, index: int, total: int, state: str) -> None: ...
+
+    def work(self, kind: str, done: int, total: int, note: str = "") -> None: ...
+
+
+@dataclass
+class Context:
+    """What all cells of a run share."""
+
+    suite: Suite
+    benchmark: Benchmark
+    accelerator: Accelerator
+    watch: Watch = field(default_factory=Silence)
+
+    @cached_property
+    def train_images(self) -> Counter[int]:
+        """How many training images have each category, by its id."""
+        return Counter(
+            c for example in self.benchmark.split("train") for c in {i.category_id for i in example.instances}
+        )
+
+    @cached_property
+    def pictures(self) -> list[Example]:
+        """The validation images that the gallery shows."""
+        return gallery.chosen(self.benchmark.split("val"), self.benchmark.categories)
+
+
+def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:
+    benchmark = registry.benchmark(suite.benchmark.name, suite.benchmark.settings, data)
+    return Context(suite, benchmark, accelerator_on(device), watch or Silence())
+
+
+def accelerator_on(device: Device) -> Accelerator:
+    """bf16 autocast on a GPU, float32 on a CPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no CUDA device here; use --device cpu")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A cell with everything that determines its result, and where that result goes."""
+
+    cell: Cell
+    info: CellInfo
+    digest: str
+    folder: Path
+
+
+def build(context: Context, model: NamedModel) -> Predictor:
+    """A fresh base of a model, on the device."""
+    torch.manual_seed(BASE_SEED)
+    made = registry.model(model.name, context.benchmark.categories, model.settings)
+    if isinstance(made, Adapter):
+        made.model.to(context.accelerator.device)
+    return made
