@@ -9,23 +9,24 @@ pixel noise, other sizes, partial occlusion), where that base is clearly worse.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks import evaluator
-from benchmarks.annotations import load
+from benchmarks.annotations import left_out, load, without
 from harness.errors import ConfigError, unknown
 from harness.metrics.accumulate import Matches
 from harness.types import Category, Detection, Detections, Evaluation, Example, Frequency
@@ -139,9 +140,16 @@ class Shapes:
     def match(self, split: str, detections: Sequence[Detection]) -> Matches:
         return evaluator.matches(self._splits[split], Detections.of(detections))
 
+    def without(self, image_ids: Mapping[str, Collection[int]]) -> Self:
+        """See harness.protocols.LeavesOut."""
+        rest = copy.copy(self)
+        rest._splits = without(self._splits, image_ids)
+        return rest
+
     def describe(self) -> dict[str, object]:
         digests = {name: split.digest for name, split in self._splits.items()}
         own = {"name": self.name, **asdict(self.settings), "format": FORMAT, "digests": digests}
+        own |= left_out(self._splits)
         return own | {"pictures_may_be_published": True}  # they are rendered, nobody else's
 
 

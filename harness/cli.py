@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from harness.errors import ConfigError, DetmodesError
+from harness.errors import ConfigError, DataError, DetmodesError
+from harness.interrupts import Interrupted
+
+if TYPE_CHECKING:
+    from harness.context import Device
+    from harness.records import Record
+    from harness.suite import Suite
 
 app = typer.Typer(
     help="Fine-tune vision-language models as object detectors; report AP beside per-category output diversity.",
@@ -35,6 +45,9 @@ def main() -> None:
         for problem in problems:
             print(f"detmodes: {' '.join(problem.split())}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as interrupt:
+        print(f"detmodes: {interrupt}", file=sys.stderr)
+        sys.exit(interrupt.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # inside a cell it would be in that cell's record: this is about a path that was given
@@ -53,10 +66,15 @@ def run(
     only: Annotated[Optional[str], typer.Option(help="Cells to run, e.g. '*-ce-*'.")] = None,  # noqa: UP045
     seeds: Annotated[Optional[str], typer.Option(help="Instead of the suite's, e.g. 0,1.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their cost.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, in processes that share GPUs and cores.")] = 1,
+    snapshot_every: Annotated[int, typer.Option(min=1, help="Steps between two snapshots to go on from.")] = 50,
     quiet: QuietOption = False,
+    worker: Annotated[Optional[float], typer.Option(hidden=True)] = None,  # noqa: UP045
 ) -> None:
-    """Run a benchmark suite and print its table. Finished cells are not run again."""
-    from harness import console, runner
+    """Run a benchmark suite and print its table. Finished cells are not run again, and a run that was stopped goes on
+    where it was. Several runs of one suite on one folder share its cells, on several machines too.
+    """
+    from harness import console
     from harness import suite as suites
     from harness.context import open_context
 
@@ -67,18 +85,101 @@ def run(
     if dry_run:
         console.show_plan(open_context(chosen, data, device), folder, only)
         return
-    with console.progress(quiet) as watch:
-        context = open_context(chosen, data, device, watch)
-        records = runner.run(context, folder, only)
-    failed = [record for record in records if record.status == "failed"]
-    if only is None:
+    if jobs > 1 and worker is None:
+        code = _run_jobs(jobs, folder, device, quiet)
+    else:
+        code = _run_here(chosen, folder, data, device, only, snapshot_every, quiet, worker)
+    if only is None and worker is None and code != 2:
         console.show_report(folder)
+    raise typer.Exit(code)
+
+
+def _run_here(
+    suite: Suite,
+    folder: Path,
+    data: Path | None,
+    device: Device,
+    only: str | None,
+    snapshot_every: int,
+    quiet: bool,
+    worker: float | None,
+) -> int:
+    """The exit code of a run in this process. worker: it is one of --jobs, of a run that began at this time."""
+    from harness import console, jobs, runner
+    from harness.context import open_context
+
+    if worker is not None:
+        jobs.stop_with_parent()
+    try:
+        with console.progress(quiet) as watch:
+            context = open_context(suite, data, device, watch)
+            context.snapshot_every = snapshot_every
+            records = runner.run(context, folder, only, worker)
+    except KeyboardInterrupt:  # between two cells, or for the second time
+        raise Interrupted(signal.SIGINT) from None
+    return _told_failures(records)
+
+
+def _told_failures(records: Sequence[Record]) -> int:
+    """The exit code, after a line for each cell that has failed."""
+    failed = [record for record in records if record.status == "failed"]
     for record in failed:
-        print(
-            f"detmodes: cell {record.model_label}-{record.label}-s{record.cell.seed} failed: {record.error}",
-            file=sys.stderr,
-        )
-    raise typer.Exit(1 if failed else 0)
+        cell = f"{record.model_label}-{record.label}-s{record.cell.seed}"
+        print(f"detmodes: cell {cell} failed: {record.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run_jobs(count: int, folder: Path, device: str, quiet: bool) -> int:
+    """The exit code of the workers, each of which is this command line with one job."""
+    from harness import console, files, jobs, status
+
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [*sys.argv[1:], "--jobs", "1", "--quiet", "--worker", str(files.clock(folder)), "--output", str(folder)]
+    with console.overview(quiet) as show:
+
+        def look() -> None:
+            with suppress(DataError):  # no worker has begun
+                show(status.read(folder))
+
+        ended = jobs.run(arguments, count, jobs.visible_gpus(device), look)
+    for line in jobs.messages(ended):
+        print(line, file=sys.stderr)
+    return jobs.exit_code(ended)
+
+
+@app.command(name="status")
+def status_(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Every cell of a run: its state, how far it is, who computes it, time left, last error."""
+    from harness import console, status
+
+    found = status.read(folder)
+    if as_json:
+        print(json.dumps(status.to_json(found), indent=1))
+    else:
+        console.show_status(found)
+
+
+@app.command(name="clean")
+def clean_(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Fine-tuned weights too; no table needs them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it, do not ask.")] = False,
+) -> None:
+    """List what a run's folder holds that no record needs, and remove it with --yes or when told so."""
+    from harness import clean, console
+
+    leftovers = clean.find(folder, weights)
+    if not leftovers:
+        print("nothing to remove")
+        return
+    console.show_leftovers(leftovers, folder)
+    if yes or (sys.stdin.isatty() and typer.confirm("remove?")):
+        print(f"{clean.remove(folder, leftovers) / 2**20:.2f} MiB removed")
+    elif not sys.stdin.isatty():
+        print("nothing removed; --yes removes it")
 
 
 @app.command()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from accelerate import Accelerator
 
-from harness import gallery, registry
+from harness import gallery, registry, skipping
 from harness.errors import ConfigError
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import CellInfo
@@ -49,6 +49,8 @@ class Context:
     benchmark: Benchmark
     accelerator: Accelerator
     watch: Watch = field(default_factory=Silence)
+    snapshot_every: int = 50
+    """Training steps between two snapshots (see harness.resume)."""
 
     @cached_property
     def train_images(self) -> Counter[int]:
@@ -64,8 +66,11 @@ class Context:
 
 
 def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:
+    watch = watch or Silence()
     benchmark = registry.benchmark(suite.benchmark.name, suite.benchmark.settings, data)
-    return Context(suite, benchmark, accelerator_on(device), watch or Silence())
+    if suite.images == "skip":
+        benchmark = skipping.without_unreadable(benchmark, partial(watch.work, "check images"))
+    return Context(suite, benchmark, accelerator_on(device), watch)
 
 
 def accelerator_on(device: Device) -> Accelerator:

@@ -6,14 +6,16 @@ AP comes from the greedy answer, diversity from K samples, and at the last step 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.generate import generate
+from harness.generate import Kept, generate, unkept
 from harness.metrics import aggregate
 from harness.metrics.accumulate import Matches
 from harness.metrics.consensus import consensus
@@ -22,7 +24,7 @@ from harness.metrics.matching import Verification, verify
 from harness.metrics.mentions import Answers, Truth, answers_of, truth_of
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import GREEDY, EvaluationInfo, Figures, image_frame
-from harness.scores import MentionScore, score
+from harness.scores import CHUNK, MentionScore, score
 from harness.suite import SampleSettings
 from harness.types import Box, Category, Detection, Evaluation, Example, Mention, Parsed, Sample
 
@@ -67,15 +69,17 @@ def measure(
     heldout_nll: float | None,
     last: bool = True,
     progress: Callable[[int], None] = lambda images: None,
+    kept: Kept = unkept,
 ) -> Measurement:
     """Evaluates a predictor on the validation split; `last`: with all that is measured of the last step alone.
+    What the model says is `kept` batch by batch.
 
     A predictor without logits has no probabilities: its score source is "constant".
     """
     examples, categories = benchmark.split("val"), benchmark.categories
     truth = truth_of(examples, categories)
     source = score_source if isinstance(predictor, Adapter) else "constant"
-    greedy, *sampled = _answers(predictor, examples, truth, categories, settings, seed, last, progress)
+    greedy, *sampled = _answers(predictor, examples, truth, categories, settings, seed, last, progress, kept)
     detections = {GREEDY: _detections(truth, greedy, source)}
     if last:
         detections |= {read.temperature: _consensus(truth, categories, read, source) for read in sampled}
@@ -139,19 +143,20 @@ def _answers(
     seed: int,
     last: bool,
     progress: Callable[[int], None],
+    kept: Kept,
 ) -> list[Read]:
     """The greedy answer, then the samples at each temperature; scored as far as something is made of their scores."""
     found = []
     for heat in settings.curve if last else (settings.temperature,):
-        emitted = generate(predictor, examples, heat, settings, seed, progress)
+        emitted = generate(predictor, examples, heat, settings, seed, progress, kept)
         own = read(predictor, examples, truth, categories, [samples[1:] for samples in emitted], heat)
-        found.append(replace(own, scores=_scores(predictor, examples, own)) if last else own)
+        found.append(replace(own, scores=_scores(predictor, examples, own, kept)) if last else own)
         if heat == settings.temperature:
             greedy = read(predictor, examples, truth, categories, [samples[:1] for samples in emitted], GREEDY)
-    return [replace(greedy, scores=_scores(predictor, examples, greedy)), *found]
+    return [replace(greedy, scores=_scores(predictor, examples, greedy, kept)), *found]
 
 
-def _scores(predictor: Predictor, examples: Sequence[Example], own: Read) -> list[MentionScore]:
+def _scores(predictor: Predictor, examples: Sequence[Example], own: Read, kept: Kept) -> list[MentionScore]:
     """Of every mention. A sequence that several samples of an image emit is scored once."""
     if not isinstance(predictor, Adapter):
         return [MentionScore(1.0, 1.0, 1.0)] * len(own.answers.mentions)
@@ -161,14 +166,23 @@ def _scores(predictor: Predictor, examples: Sequence[Example], own: Read) -> lis
         for sample, parsed in zip(*pair, strict=True)
     ]
     different = {(image, tokens): parsed for image, tokens, parsed in emitted}
-    scored = score(
-        predictor,
-        [examples[image] for image, _ in different],
-        [tokens for _, tokens in different],
-        list(different.values()),
-    )
+    items, scored = list(different.items()), []
+    for start in range(0, len(items), CHUNK):
+        chunk = dict(items[start : start + CHUNK])
+        said = sha256(repr(list(chunk)).encode()).hexdigest()[:16]  # scores of these very sequences, nothing else
+        rows = kept(f"scores-{own.temperature}-{start}-{said}", partial(_chunk, predictor, examples, chunk))
+        scored += [[MentionScore(*values) for values in sequence] for sequence in rows]
     by_sequence = dict(zip(different, scored, strict=True))
     return [mention for image, tokens, _ in emitted for mention in by_sequence[image, tokens]]
+
+
+def _chunk(
+    adapter: Adapter, examples: Sequence[Example], different: Mapping[tuple[int, tuple[int, ...]], Parsed]
+) -> list[list[tuple[float, float | None, float]]]:
+    """The fields of each mention's score, for sequences by image and tokens."""
+    images, sequences = zip(*different, strict=True)
+    scored = score(adapter, [examples[image] for image in images], sequences, list(different.values()))
+    return [[astuple(mention) for mention in own] for own in scored]
 
 
 def _detections(truth: Truth, own: Read, source: str) -> list[Detection]:
@@ -306,12 +320,12 @@ def _mention_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
     return frame.astype({"name": object, **dict.fromkeys(whole, "Int64")})
 
 
-def gallery_frame(measurement: Measurement, image_ids: Sequence[int], temperature: float) -> pd.DataFrame:
-    """The mentions of these images at one temperature, samples counted from 0; one row without a name for a sample
-    that mentions nothing."""
+def gallery_frame(tables: Mapping[str, pd.DataFrame], image_ids: Sequence[int], temperature: float) -> pd.DataFrame:
+    """The mentions of these images at one temperature (from the tables of one step), samples counted from 0; one row
+    without a name for a sample that mentions nothing."""
     samples, mentions = (
         frame[frame["image_id"].isin(image_ids) & (frame["temperature"] == temperature)]
-        for frame in (measurement.tables["samples"], measurement.tables["mentions"])
+        for frame in (tables["samples"], tables["mentions"])
     )
     own = ["image_id", "sample"]
     said = mentions.assign(verified=mentions["instance_id"].notna())

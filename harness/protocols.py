@@ -12,7 +12,7 @@ settings (unknown keys, types, ranges), so that a suite file's mistakes are all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -44,6 +44,18 @@ class Benchmark(Protocol):
 
     def describe(self) -> dict[str, object]:
         """What a record must hold to identify the data: settings and digests, JSON values only."""
+        ...
+
+
+@runtime_checkable
+class LeavesOut(Benchmark, Protocol):
+    """A benchmark that can do without some of its images, so that a suite may say `images: skip`."""
+
+    def without(self, image_ids: Mapping[str, Collection[int]]) -> Benchmark:
+        """The same benchmark without these images (split -> ids), which figures and `match` do not count either.
+
+        Its `describe` has them as "left_out": they are part of what identifies a cell, and stand in its record.
+        """
         ...
 
 

@@ -34,7 +34,8 @@ class Objective:
     reference: Adapter | None = None
     """The frozen base, where TokenBatch.selected has to come from it."""
     needs: frozenset[objectives.Need] = frozenset()
-    _cache: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
+    selections: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
+    """What the reference has selected so far, by image and sequence."""
 
     @property
     def threshold(self) -> float | None:
@@ -232,12 +233,12 @@ def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tenso
     reference = objective.reference
     assert reference is not None
     keys = [(row.example.image_id, row.tokens) for row in rows]
-    missing = [index for index, key in enumerate(keys) if key not in objective._cache]
+    missing = [index for index, key in enumerate(keys) if key not in objective.selections]
     if missing:
         batch = target_batch([rows[index].tokens for index in missing], reference.codec)
         logits = reference.logits(pixels[missing], batch.inputs.to(pixels.device))
         for position, index in enumerate(missing):
             kept = (batch.labels[position] != IGNORED_LABEL).to(pixels.device)
             own = objectives.reference_selection(logits[position, kept], objective.settings)
-            objective._cache[keys[index]] = own
-    return torch.cat([objective._cache[key] for key in keys])
+            objective.selections[keys[index]] = own
+    return torch.cat([objective.selections[key] for key in keys])

@@ -195,7 +195,9 @@ class Hypothesis(_Strict):
 
 class Suite(_Strict):
     """Every cell is a (model, objective, seed). `keep`: the fine-tuned weights of the last step, of all evaluated
-    steps, or none; it changes no result, so it is not part of a cell's digest."""
+    steps, or none; it changes no result, so it is not part of a cell's digest. `images`: what becomes of a picture that
+    cannot be read, or is not of the size that its annotations say: `fail` fails the cell that reads it, `skip` leaves
+    it out of its split, and those that were left out are part of the digest (see harness.skipping)."""
 
     suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: NamedBenchmark
@@ -206,6 +208,7 @@ class Suite(_Strict):
     sample: SampleSettings = SampleSettings()
     score: Literal["category", "name", "sequence", "constant"] = "category"
     keep: Literal["all", "last", "none"] = "last"
+    images: Literal["fail", "skip"] = "fail"
     early_stops: tuple[EarlyStop, ...] = ()
     resampled: tuple[Resampled, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
@@ -257,7 +260,7 @@ def load(reference: str) -> Suite:
         path = shipped[reference]
     try:
         content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: expected YAML: {' '.join(str(error).split())}") from None
     return parse(content, str(path))
 

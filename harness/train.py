@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from accelerate import Accelerator
 
 from harness import objectives
 from harness.batches import Draw, draws
-from harness.errors import ConfigError, DetmodesError, ObjectiveError
+from harness.errors import ConfigError, ObjectiveError
+from harness.faults import require_finite
+from harness.log import Log
 from harness.protocols import Adapter
+from harness.snapshots import State, random_numbers_kept
 from harness.step import Objective, Row, accumulate, means, with_samples
 from harness.suite import Train
 from harness.targets import members, target
@@ -50,6 +53,31 @@ def prepare(
     return Objective(name, full, objectives.build(name, **full), base if "reference" in needs else None, needs)
 
 
+class Keeper(Protocol):
+    """What outlives a killed process (harness.resume), and the log of training."""
+
+    log: Log
+
+    def restore(self, state: State) -> None:
+        """Puts the state of an earlier process in place, its log included; does nothing if there is none."""
+        ...
+
+    def after_step(self, state: State, evaluated: bool) -> None:
+        """May save the state, and may stop training. evaluated: the model is going to be evaluated as it is now."""
+        ...
+
+
+class Forgetful:
+    """A Keeper that keeps nothing."""
+
+    def __init__(self) -> None:
+        self.log = Log()
+
+    def restore(self, state: State) -> None: ...
+
+    def after_step(self, state: State, evaluated: bool) -> None: ...
+
+
 def train(
     adapter: Adapter,
     examples: Sequence[Example],
@@ -60,22 +88,32 @@ def train(
     evaluate: Evaluate,
     progress: Progress = lambda step, loss: None,
     probe: Evaluate = lambda step: None,
+    keeper: Keeper | None = None,
 ) -> list[dict[str, Any]]:
     """Fine-tunes in place and returns the curve: one row per logged step.
 
     `evaluate(step)` is called at the steps of `plan.evaluations`, `probe(step)` at those of `plan.probes`, 0 among
-    them; neither counts as time of training. With several processes, each trains on its share
-    of every batch.
+    them; neither counts as time of training, nor changes what the global random generators give next. With several
+    processes, each trains on its share of every batch. Where `keeper` has the state of an earlier process, training
+    goes on from there, beginning with what is due at that step.
     """
     parameters = [p for p in adapter.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
     sampled_tokens = _sampled_tokens(adapter, examples) if "samples" in objective.needs else 0
-    curve = []
-    if 0 in plan.probes:
-        probe(0)
-    adapter.model.train()
-    started = time.perf_counter()
-    for step, drawn in enumerate(batches(len(examples), plan, seed), 1):
+    keeper = keeper or Forgetful()
+    state = State(adapter.model, optimizer, objective.selections)
+
+    def look() -> None:
+        with random_numbers_kept(state.device):
+            for due, ask in ((plan.probes, probe), (plan.evaluations, evaluate)):
+                if state.step in due:
+                    ask(state.step)
+        adapter.model.train()
+
+    keeper.restore(state)
+    look()
+    for step, drawn in enumerate(islice(batches(len(examples), plan, seed), state.step, None), state.step + 1):
+        started = time.perf_counter()
         rows = rows_of(adapter, examples, _share(drawn, plan, accelerator), plan.targets, seed)
         if "samples" in objective.needs:
             own_seed = _sampling_seed(seed, step)
@@ -85,23 +123,19 @@ def train(
         logged = step == 1 or step % plan.log_every == 0 or step == plan.steps
         output = accumulate(adapter, rows, objective, plan.micro_batch or len(rows), accelerator, logged)
         loss = float(output.mean())
-        if not math.isfinite(loss):
-            ids = [row.example.image_id for row in rows if not row.sampled]
-            raise DetmodesError(f"loss is {loss} at step {step} (images {ids}); lower train.lr")
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, plan.clip))
+        own = {"step": step, "loss": loss, "grad_norm": norm}
+        require_finite(own, state.last, [row.example.image_id for row in rows if not row.sampled])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress(step, loss)
+        state.step, state.last = step, own
+        state.seconds += time.perf_counter() - started
         if logged:
-            curve.append({"step": step, "loss": loss, "grad_norm": norm, **means(output)})
-            curve[-1]["seconds"] = time.perf_counter() - started
-        paused = time.perf_counter()
-        for due, look in ((plan.probes, probe), (plan.evaluations, evaluate)):
-            if step in due:
-                look(step)
-        adapter.model.train()
-        started += time.perf_counter() - paused
-    return curve
+            keeper.log.add("train", {**own, **means(output), "seconds": state.seconds})
+        keeper.after_step(state, evaluated=step in plan.evaluations)
+        look()
+    return keeper.log.of("train")
 
 
 def batches(examples: int, plan: Train, seed: int) -> Iterator[list[Draw]]:

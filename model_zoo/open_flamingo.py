@@ -27,9 +27,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from harness import images
 from harness.decoding import sample, uniforms
 from harness.errors import ConfigError, DataError, unknown
-from harness.images import read_rgb
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.types import Category, Example, Projection, Sample
 from model_zoo import checkpoint
@@ -130,8 +130,8 @@ class OpenFlamingo:
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         """[B, 3, S, S] in [-1, 1]; the image is squeezed to a square, coordinates being normalised."""
         side = self.config.image_size
-        images = [read_rgb(example.path).resize((side, side), Image.Resampling.BILINEAR) for example in examples]
-        return to_pixels(np.stack([np.asarray(image) for image in images]))
+        squares = [images.read(example).resize((side, side), Image.Resampling.BILINEAR) for example in examples]
+        return to_pixels(np.stack([np.asarray(square) for square in squares]))
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """[B, L, V]. One image may serve several rows: B of tokens must be a multiple of B of pixels."""
@@ -155,15 +155,21 @@ class OpenFlamingo:
     ) -> list[list[Sample]]:
         samples = len(temperatures)
         with torch.inference_mode():
-            vision = self.pixels(examples).to(self.device)[:, None, None]
+            pixels = self.pixels(examples).to(self.device)
             heat = torch.tensor(list(temperatures) * len(examples), device=self.device)
             noise = uniforms(examples, samples, max_tokens, seed).to(self.device)
-            decoding = Decoding(self.model, self.model.latents(vision), samples)
+            decoding = Decoding(self.model, self._encoded(pixels), samples)
             try:
                 flat = sample(decoding.step, self.codec, heat, noise, grammar, decoding.keep)
             finally:
                 decoding.close()
         return [flat[start : start + samples] for start in range(0, len(flat), samples)]
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """Latents [B, 1, n, D] of images [B, 3, S, S]. On a CPU one image after the other: several at once are rounded
+        otherwise than one, and what is generated must not depend on the batch, to the last bit."""
+        parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
+        return torch.cat([self.model.latents(part[:, None, None]) for part in parts])
 
     def describe(self) -> dict[str, object]:
         sizes = {**asdict(self.config), "parameters": sum(p.numel() for p in self.model.parameters())}

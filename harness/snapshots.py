@@ -1,0 +1,247 @@
+"""Training as it stands after a step, on disk: everything that the steps to come depend on.
+
+    FOLDER/step-00000050/tensors.safetensors   what training changes: parameters, buffers, optimizer, random numbers
+                         state.json            everything else, and a digest of each tensor
+
+Nothing here is code: no pickle is written or read. The two newest snapshots are kept; the older of them goes only after
+a newer one has been read back.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from harness import durable
+from harness.errors import DataError
+
+FORMAT = 1
+"""Raise when the meaning of a snapshot changes: older ones are then of no use."""
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+@dataclass
+class State:
+    """What training changes. The learning rate and the data are functions of the step.
+
+    selections: what the frozen base selected, by image and sequence (harness.step.Objective); seconds: of training so
+    far; last: `step`, `loss` and `grad_norm` of the newest step.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    selections: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
+    step: int = 0
+    seconds: float = 0.0
+    last: dict[str, float] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+class Snapshot(NamedTuple):
+    """content: what state.json holds; `extra` in it is the caller's."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """Digest of the model's tensors."""
+        own = sorted(item for item in self.content["tensors"].items() if item[0].startswith("model/"))
+        return sha256(repr(own).encode()).hexdigest()
+
+
+def write(folder: Path, state: State, settings: str, extra: Mapping[str, Any]) -> Snapshot:
+    """A snapshot in `folder`, verified by reading it back; then all but the two newest are removed.
+
+    settings: names what is trained: a snapshot of something else is never taken for one of this. DataError if it does
+    not read back; an error of the file system leaves the earlier snapshots as they are.
+    """
+    tensors = _tensors(state)
+    content = {
+        "format": FORMAT,
+        "settings": settings,
+        "step": state.step,
+        "seconds": state.seconds,
+        "last": state.last,
+        "random": {"python": random.getstate(), "numpy": _numpy_state()},
+        "selections": [[image, tokens, len(found)] for (image, tokens), found in state.selections.items()],
+        "tensors": {name: digest(tensor) for name, tensor in tensors.items()},
+        "extra": extra,
+    }
+    place = folder / f"step-{state.step:08}"
+    with durable.whole_folder(place) as partial:
+        save_file(tensors, partial / TENSORS)
+        durable.write_json(partial / STATE, content)
+    written = read(place, settings)
+    _remove_all_but_one_before(place)
+    return written
+
+
+def _remove_all_but_one_before(place: Path) -> None:
+    earlier = [other for other in _folders(place.parent) if other.name < place.name]
+    for other in earlier[:-1]:
+        shutil.rmtree(other)
+
+
+def newest(
+    folder: Path, settings: str, usable: Callable[[Snapshot], object], warn: Callable[[str], None]
+) -> Snapshot | None:
+    """The newest snapshot that is whole, of these settings and `usable` (which raises DataError if not); None if there
+    is none. Each newer one is warned of and removed."""
+    for place in reversed(_folders(folder)):
+        try:
+            snapshot = read(place, settings)
+            usable(snapshot)
+        except DataError as error:
+            warn(f"snapshot {place.name} is of no use and was removed: {error}")
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            return snapshot
+    return None
+
+
+def read(place: Path, settings: str) -> Snapshot:
+    """Raises DataError (one line: file, expectation) if anything differs from what was written."""
+    content = durable.read_json(place / STATE)
+    for key, expected in (("format", FORMAT), ("settings", settings)):
+        if content.get(key) != expected:
+            raise DataError(f"{place / STATE}: {key}: expected {expected}, got {content.get(key)}")
+    with _opened(place / TENSORS) as file:
+        found = {name: digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    wrong = sorted(set(found.items()) ^ set(content["tensors"].items()))
+    if wrong:
+        raise DataError(f"{place / TENSORS}: {wrong[0][0]}: missing, or not what was written")
+    return Snapshot(place, content)
+
+
+def restore(snapshot: Snapshot, state: State) -> None:
+    """Puts everything back in place, the random numbers of this process included. DataError, before anything is
+    changed, if the model is another one."""
+    content = snapshot.content
+    parts = _trained(state.model)
+    with _opened(snapshot.folder / TENSORS) as file:
+        _require_fit(snapshot, parts)
+        with torch.no_grad():
+            for name, part in parts.items():
+                part.copy_(file.get_tensor(name))
+        _restore_optimizer(state.optimizer, {n: file.get_tensor(n) for n in content["tensors"] if _of_optimizer(n)})
+        _restore_random(state, content["random"], file)
+        flat = file.get_tensor("selections").to(state.device)
+    found = flat.split([length for *_, length in content["selections"]])
+    keys = [(image, tuple(tokens)) for image, tokens, _ in content["selections"]]
+    state.selections.update(zip(keys, found, strict=True))
+    state.step, state.seconds, state.last = content["step"], content["seconds"], content["last"]
+
+
+def digest(tensor: Tensor) -> str:
+    """sha256 of type, shape and bytes."""
+    data = tensor.detach().cpu().contiguous()
+    own = sha256(f"{data.dtype} {tuple(data.shape)} ".encode())
+    own.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    return own.hexdigest()
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Ascending by step."""
+    return sorted(folder.glob("step-*"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: expected the tensors of a snapshot, got: {error}") from None
+
+
+# ---- what there is to save -----------------------------------------------------------------------------------------
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """On the CPU, in memory of their own where safetensors asks for it."""
+    found = _trained(state.model)
+    found |= {
+        f"optimizer/{index}/{name}": value
+        for index, own in state.optimizer.state_dict()["state"].items()
+        for name, value in own.items()
+    }
+    found["random/torch"] = torch.get_rng_state()
+    if state.device.type == "cuda":
+        found["random/cuda"] = torch.cuda.get_rng_state(state.device)
+    empty = torch.zeros(0, dtype=torch.bool)
+    found["selections"] = torch.cat([empty.to(state.device), *state.selections.values()])
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters with a gradient and all buffers, aliases left out. Frozen parameters stay those of the base."""
+    parameters = {name: own for name, own in model.named_parameters() if own.requires_grad}
+    return {f"model/{name}": tensor for name, tensor in {**parameters, **dict(model.named_buffers())}.items()}
+
+
+def _require_fit(snapshot: Snapshot, parts: Mapping[str, Tensor]) -> None:
+    stored = {name for name in snapshot.content["tensors"] if name.startswith("model/")}
+    if wrong := sorted(stored ^ parts.keys()):
+        raise DataError(
+            f"{snapshot.folder / TENSORS}: expected the parts of this model; {wrong[0]} is of one side only"
+        )
+
+
+def _of_optimizer(name: str) -> bool:
+    return name.startswith("optimizer/")
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    own: dict[int, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        _, index, name = path.split("/")
+        own.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+# ---- random numbers ------------------------------------------------------------------------------------------------
+
+
+def _numpy_state() -> dict[str, Any]:
+    """Of NumPy's global generator, as JSON has it."""
+    state: dict[str, Any] = dict(np.random.get_state(legacy=False))
+    inner = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in state["state"].items()}
+    return state | {"state": inner}
+
+
+def _restore_random(state: State, stored: Mapping[str, Any], file: Any) -> None:
+    version, inner, gauss = stored["python"]
+    random.setstate((version, tuple(inner), gauss))
+    numpy = stored["numpy"]
+    np.random.set_state(numpy | {"state": numpy["state"] | {"key": np.array(numpy["state"]["key"], dtype=np.uint32)}})
+    torch.set_rng_state(file.get_tensor("random/torch"))
+    if state.device.type == "cuda":
+        with suppress(SafetensorError):  # there is none where it was trained on a CPU before
+            torch.cuda.set_rng_state(file.get_tensor("random/cuda"), state.device)
+
+
+@contextmanager
+def random_numbers_kept(device: torch.device) -> Iterator[None]:
+    """Whatever the block draws from the global generators, they go on as if it had not been there: looking at a model
+    changes nothing, and need not be repeated where its result is known."""
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
