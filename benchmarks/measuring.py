@@ -31,7 +31,7 @@ from harness.metrics.aggregate import REPORTABLE, Weights
 from harness.metrics.consensus import consensus
 from harness.metrics.diversity import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.matching import verify
-from harness.metrics.mentions import Answers, Floats, Integers, Truth, truth_of
+from harness.metrics.mentions import Answers, Floats, Integers, Truth, name_counts, truth_of
 from harness.metrics.stats import bootstrap_weights, interval
 from harness.provenance import package_versions
 from harness.screen import screen
@@ -180,7 +180,7 @@ class Subject:
     @property
     def names(self) -> Integers:
         """S of each category, [C]."""
-        return np.array([len(set(category.names)) for category in self.categories], dtype=np.int64)
+        return name_counts(self.categories)
 
     @property
     def frequency(self) -> list[Frequency | None]:
@@ -217,12 +217,8 @@ def diversity_tables(subject: Subject, answers: Answers, text: bool = True) -> t
 def figures(
     subject: Subject, table: CategoryTable, per_image: ImageTable, weights: Weights | None = None
 ) -> dict[str, Floats]:
-    """Every figure as a mean over categories (and by frequency: "recall/r"), and those over images; each [R]."""
-    found: dict[str, Floats] = {}
-    for name, values in aggregate.category_figures(table, weights).items():
-        means = aggregate.by_frequency(values, subject.frequency)
-        found |= {name if group == "all" else f"{name}/{group}": mean for group, mean in means.items()}
-    return found | aggregate.image_figures(per_image, weights)
+    """`aggregate.mean_figures` of the subject's categories."""
+    return aggregate.mean_figures(table, per_image, subject.frequency, weights)
 
 
 def _diversity(subject: Subject, table: CategoryTable, per_image: ImageTable, replicates: int | None) -> Json:

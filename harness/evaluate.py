@@ -21,7 +21,7 @@ from harness.metrics.accumulate import Matches
 from harness.metrics.consensus import consensus
 from harness.metrics.diversity import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.matching import Verification, verify
-from harness.metrics.mentions import Answers, Truth, answers_of, truth_of
+from harness.metrics.mentions import Answers, Truth, answers_of, name_counts, truth_of
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import GREEDY, EvaluationInfo, Figures, image_frame
 from harness.scores import CHUNK, MentionScore, score
@@ -127,9 +127,8 @@ def figure_tables(
     truth: Truth, own: Read, categories: Sequence[Category], text: bool = True
 ) -> tuple[CategoryTable, ImageTable]:
     """What every diversity figure is made of; `text`: with those of harness.metrics.text."""
-    names = np.array([len(set(category.names)) for category in categories], dtype=np.int64)
     return (
-        category_table(truth, own.answers, own.verification, names),
+        category_table(truth, own.answers, own.verification, name_counts(categories)),
         image_table(truth, own.answers, own.verification, text),
     )
 
@@ -213,11 +212,8 @@ def _figures(
     """Point estimates over all categories and by frequency, and the per-category table."""
     by_category = {name: values[0] for name, values in aggregate.category_figures(table).items()}  # each [C]
     frequency = [category.frequency for category in categories]
-    overall: Figures = {}
-    for name, values in by_category.items():
-        for group, mean in aggregate.by_frequency(values[None], frequency).items():
-            overall[name if group == "all" else f"{name}/{group}"] = defined(mean[0])
-    overall |= {name: defined(values[0]) for name, values in aggregate.image_figures(per_image).items()}
+    means = aggregate.mean_figures(table, per_image, frequency)
+    overall = {name: defined(values[0]) for name, values in means.items()}
     support = aggregate.support(table)["recall"]
     rows: dict[int, Figures] = {}
     for index, category in enumerate(categories):

@@ -31,7 +31,7 @@ from harness.errors import DataError
 from harness.files import PLAIN_NAME, write_text
 from harness.metrics.ap import Matches
 from harness.metrics.diversity import CategoryTable, ImageTable
-from harness.metrics.mentions import Truth
+from harness.metrics.mentions import Truth, name_counts
 from harness.types import Frequency
 
 FORMAT = 1
@@ -245,7 +245,7 @@ def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -
         named = _histogram(per_category["names"].to_list(), width).astype(np.float64)
     table = CategoryTable(
         n_images=len(record.image_ids),
-        names=np.array([len(set(info.names)) for info in record.categories], dtype=np.int64),
+        names=name_counts(record.categories),
         image=_indices(per_category["image_id"], image),
         category=_indices(per_category["category_id"], category),
         verified=_histogram(per_category["verified"].to_list(), width),

@@ -122,6 +122,21 @@ def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str
     return {name: ratio(weights @ top, weights @ bottom) for name, (top, bottom) in fractions.items()}
 
 
+def mean_figures(
+    table: CategoryTable,
+    per_image: ImageTable,
+    frequency: Sequence[Frequency | None],
+    weights: Weights | None = None,
+) -> dict[str, Floats]:
+    """Every figure of `category_figures` as a mean over categories, and over those of each frequency ("recall/r"),
+    and those of `image_figures`; each [R]."""
+    found: dict[str, Floats] = {}
+    for name, values in category_figures(table, weights).items():
+        means = by_frequency(values, frequency)
+        found |= {name if group == "all" else f"{name}/{group}": mean for group, mean in means.items()}
+    return found | image_figures(per_image, weights)
+
+
 def mean_defined(values: Floats) -> Floats:
     """Unweighted mean of the defined (not nan) entries over the last axis, [R, C] -> [R]; nan without any."""
     values = np.ascontiguousarray(values)  # the order of summation, and so the last digit, must not depend on R

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,13 @@ from harness.types import Box, Category, Example, Mention, Parsed
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+
+class HasNames(Protocol):
+    """A category, as a benchmark or a record has it."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,11 @@ class Answers:
 def box_array(boxes: Iterable[Box]) -> Floats:
     """Boxes as [n, 4] float64, `x, y, w, h`; [0, 4] for none."""
     return np.array([(box.x, box.y, box.w, box.h) for box in boxes], dtype=np.float64).reshape(-1, 4)
+
+
+def name_counts(categories: Iterable[HasNames]) -> Integers:
+    """S, the number of different names, of each category, [C]."""
+    return np.array([len(set(category.names)) for category in categories], dtype=np.int64)
 
 
 def truth_of(examples: Sequence[Example], categories: Sequence[Category]) -> Truth:
