@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from harness.errors import ConfigError, DataError, DetmodesError
+from harness import cli_speed
+from harness.errors import ConfigError, DetmodesError
 from harness.interrupts import Interrupted
 
 if TYPE_CHECKING:
-    from harness.context import Device
-    from harness.records import Record
-    from harness.suite import Suite
+    pass
 
 app = typer.Typer(
     help="Fine-tune vision-language models as object detectors; report AP beside per-category output diversity.",
@@ -27,8 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-speed = typer.Typer(help="Measure this machine: time and memory, side by side in one run.", no_args_is_help=True)
-app.add_typer(speed, name="speed")
+app.add_typer(cli_speed.app, name="speed")
 
 SuiteArgument = Annotated[str, typer.Argument(help="Path of a suite file, or the name of a shipped suite.")]
 DataOption = Annotated[Optional[Path], typer.Option(help="Folder of a data set on disk.")]  # noqa: UP045
@@ -74,77 +69,23 @@ def run(
     """Run a benchmark suite and print its table. Finished cells are not run again, and a run that was stopped goes on
     where it was. Several runs of one suite on one folder share its cells, on several machines too.
     """
-    from harness import console
-    from harness import suite as suites
+    from harness import console, launch, suite_files
     from harness.context import open_context
 
-    chosen = suites.load(suite)
+    chosen = suite_files.load(suite)
     if seeds is not None:
-        chosen = suites.with_seeds(chosen, seeds)
+        chosen = suite_files.with_seeds(chosen, seeds)
     folder = output or Path("runs") / chosen.suite
     if dry_run:
         console.show_plan(open_context(chosen, data, device), folder, only)
         return
     if jobs > 1 and worker is None:
-        code = _run_jobs(jobs, folder, device, quiet)
+        code = launch.workers(jobs, folder, device, quiet)
     else:
-        code = _run_here(chosen, folder, data, device, only, snapshot_every, quiet, worker)
+        code = launch.here(chosen, folder, data, device, only, snapshot_every, quiet, worker)
     if only is None and worker is None and code != 2:
         console.show_report(folder)
     raise typer.Exit(code)
-
-
-def _run_here(
-    suite: Suite,
-    folder: Path,
-    data: Path | None,
-    device: Device,
-    only: str | None,
-    snapshot_every: int,
-    quiet: bool,
-    worker: float | None,
-) -> int:
-    """The exit code of a run in this process. worker: it is one of --jobs, of a run that began at this time."""
-    from harness import console, jobs, runner
-    from harness.context import open_context
-
-    if worker is not None:
-        jobs.stop_with_parent()
-    try:
-        with console.progress(quiet) as watch:
-            context = open_context(suite, data, device, watch)
-            context.snapshot_every = snapshot_every
-            records = runner.run(context, folder, only, worker)
-    except KeyboardInterrupt:  # between two cells, or for the second time
-        raise Interrupted(signal.SIGINT) from None
-    return _told_failures(records)
-
-
-def _told_failures(records: Sequence[Record]) -> int:
-    """The exit code, after a line for each cell that has failed."""
-    failed = [record for record in records if record.status == "failed"]
-    for record in failed:
-        cell = f"{record.model_label}-{record.label}-s{record.cell.seed}"
-        print(f"detmodes: cell {cell} failed: {record.error}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _run_jobs(count: int, folder: Path, device: str, quiet: bool) -> int:
-    """The exit code of the workers, each of which is this command line with one job."""
-    from harness import console, files, jobs, status
-
-    folder.mkdir(parents=True, exist_ok=True)
-    arguments = [*sys.argv[1:], "--jobs", "1", "--quiet", "--worker", str(files.clock(folder)), "--output", str(folder)]
-    with console.overview(quiet) as show:
-
-        def look() -> None:
-            with suppress(DataError):  # no worker has begun
-                show(status.read(folder))
-
-        ended = jobs.run(arguments, count, jobs.visible_gpus(device), look)
-    for line in jobs.messages(ended):
-        print(line, file=sys.stderr)
-    return jobs.exit_code(ended)
 
 
 @app.command(name="status")
@@ -242,11 +183,11 @@ def budget(
     device: DeviceOption = "auto",
 ) -> None:
     """Held-out loss of CE along training, without sampling: how a suite's number of steps is fixed."""
-    from harness import suite as suites
+    from harness import suite_files
     from harness.budget import heldout_curve
     from harness.context import open_context
 
-    context = open_context(suites.load(suite), data, device)
+    context = open_context(suite_files.load(suite), data, device)
     curve = heldout_curve(context, steps, every, seed)
     print("step,heldout_nll")
     for step, nll in curve:
@@ -341,50 +282,6 @@ def check_data(
     from harness import registry
 
     raise typer.Exit(registry.resolve("benchmarks.check_data:command")(name, data, images))
-
-
-@speed.command(name="evaluation")
-def speed_evaluation(
-    images: Annotated[int, typer.Option(min=1)] = 19_809,
-    detections_per_image: Annotated[int, typer.Option(min=1)] = 300,
-    categories: Annotated[int, typer.Option(min=80)] = 1203,
-    references: Annotated[bool, typer.Option(help="Also run the official APIs, on 1,000 of the images.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the generated set.")] = 0,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
-) -> None:
-    """Time and peak memory of the evaluation on a generated set shaped like LVIS val, as a Markdown table."""
-    from harness import registry
-
-    measure = registry.resolve("benchmarks.speed:command")
-    raise typer.Exit(measure(images, detections_per_image, categories, references, seed, output))
-
-
-@speed.command(name="diversity")
-def speed_diversity(
-    images: Annotated[int, typer.Option(min=1)] = 20_000,
-    samples: Annotated[int, typer.Option(min=2, help="Of each image.")] = 8,
-    mentions: Annotated[int, typer.Option(min=1, help="Of each sample.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of the generated set.")] = 0,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
-) -> None:
-    """Time and peak memory of all diversity figures on a generated set, as a Markdown table."""
-    from harness import registry
-
-    raise typer.Exit(registry.resolve("benchmarks.diversity_speed:command")(images, samples, mentions, seed, output))
-
-
-@speed.command(name="objectives")
-def speed_objectives(
-    positions: Annotated[int, typer.Option(min=64, help="Of the loss alone: target positions N.")] = 2048,
-    vocabulary: Annotated[int, typer.Option(min=64, help="V.")] = 50_000,
-    width: Annotated[int, typer.Option(min=8, help="Hidden width D.")] = 512,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs of each loss; the table has medians.")] = 5,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
-) -> None:
-    """What each objective costs over CE: the tiny model's training step, and the loss at a large vocabulary."""
-    from harness.speed import command
-
-    raise typer.Exit(command(positions, vocabulary, width, repeats, output))
 
 
 @app.command(name="list")

@@ -14,7 +14,8 @@ from harness import interrupts, provenance, records
 from harness.batches import collision_rate
 from harness.context import Context, Planned, Watch, build
 from harness.errors import ConfigError
-from harness.evaluate import Measurement, gallery_frame, measure
+from harness.evaluate import Measurement, measure
+from harness.frames import gallery_frame
 from harness.generate import Kept
 from harness.log import Log
 from harness.places import RESUME

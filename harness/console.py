@@ -219,7 +219,7 @@ def write(folder: Path, format: Literal["md", "latex", "csv", "html"]) -> Result
 
 def show_list(kind: str) -> None:
     """Names, and where they are defined or what they compute."""
-    from harness import registry, suite
+    from harness import registry, suite, suite_files
 
     if kind == "objectives":
         _list_objectives()
@@ -229,7 +229,7 @@ def show_list(kind: str) -> None:
         for heading in ("suite", "cells", "what it runs"):
             table.add_column(heading)
         for name in registry.shipped_suites():
-            loaded = suite.load(name)
+            loaded = suite_files.load(name)
             labels = ", ".join(objective.label for objective in loaded.objectives)
             cells = sum(1 for _ in suite.cells(loaded))
             table.add_row(name, str(cells), f"{loaded.benchmark.name}: {labels}; seeds {list(loaded.seeds)}")

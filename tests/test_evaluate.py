@@ -12,7 +12,8 @@ import pytest
 from benchmarks import evaluator
 from benchmarks.annotations import Annotations
 from harness import records
-from harness.evaluate import Measurement, gallery_frame, measure
+from harness.evaluate import Measurement, measure
+from harness.frames import gallery_frame
 from harness.metrics import ap
 from harness.metrics.accumulate import Matches
 from harness.protocols import Benchmark, Predictor

@@ -24,8 +24,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
     | frozenset({"harness.snapshots"}),
     frozenset({"harness.suite"}),
-    frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results"}),
-    frozenset({"harness.train"}),
+    frozenset({"harness.suite_files"}),
+    frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"}),
+    frozenset({"harness.train", "harness.frames"}),
     frozenset({"harness.evaluate", "harness.rows", "harness.reproduce"}),
     frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
     frozenset({"harness.resume"}),
@@ -34,6 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness.budget", "harness.cost", "harness.speed", "harness.status"}),
     frozenset({"harness.publish", "harness.page", "harness.clean", "harness.jobs"}),
     frozenset({"harness.console"}),
+    frozenset({"harness.launch", "harness.cli_speed"}),
     frozenset({"harness.cli"}),
     frozenset({"harness.__main__"}),
 )

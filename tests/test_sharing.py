@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import places, runner, status
-from harness import suite as suites
+from harness import places, runner, status, suite_files
 from harness.context import open_context
 from harness.errors import DataError
 from harness.status import CellStatus
@@ -123,7 +122,7 @@ def test_jobs_stop_together_and_the_next_run_goes_on(suite: Path, tmp_path: Path
     assert not any(Path(f"/proc/{str(owner).split(':')[1]}").exists() for owner in owners)
     assert Counter(item.state for item in cells(output)) == {"waiting": 6, "interrupted": 2}
 
-    found = runner.run(open_context(suites.load(str(suite)), None, "cpu"), output, only)
+    found = runner.run(open_context(suite_files.load(str(suite)), None, "cpu"), output, only)
     assert [(record.status, record.steps) for record in found] == [("finished", (60,))] * 2
     assert nothing_left(output)
 

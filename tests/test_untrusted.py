@@ -13,8 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.lvis import Lvis
-from harness import gallery, predict, records, report
-from harness import suite as suites
+from harness import gallery, predict, records, report, suite_files
 from harness.errors import ConfigError, DataError, DetmodesError
 from harness.results import load
 from model_zoo import checkpoint
@@ -212,7 +211,7 @@ def test_weights_that_are_none(content: bytes, tmp_path: Path) -> None:
 def test_a_suite_is_data(text: str, tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"suite\.yaml: "):
-        suites.load(str(tmp_path / "suite.yaml"))
+        suite_files.load(str(tmp_path / "suite.yaml"))
 
 
 @pytest.mark.parametrize("model", [{}, {"name": "os.system"}, {"name": ["x"]}])
