@@ -133,7 +133,7 @@ def _start(arguments: Sequence[str], number: int, gpus: Sequence[str], logs: Seq
 
 @contextmanager
 def _forwarded(workers: Sequence[Worker]) -> Iterator[list[int]]:
-    """Signals that came, each passed on to the workers."""
+    """Signals that came, each passed on to the workers. One that is ignored (nohup, a background job) stays ignored."""
     received: list[int] = []
 
     def forward(number: int, _: object) -> None:
@@ -141,7 +141,8 @@ def _forwarded(workers: Sequence[Worker]) -> Iterator[list[int]]:
         for worker in workers:
             worker.process.send_signal(number)  # does nothing to one that has ended
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heeded}
     try:
         yield received
     finally:

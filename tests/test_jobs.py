@@ -107,6 +107,24 @@ def test_a_worker_stops_when_its_parent_is_gone() -> None:
         assert process.wait(10) == -signal.SIGTERM
 
 
+def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in what nohup or a shell's `&` started: the workers do not hear of it either, and go on to their end."""
+    script(tmp_path, monkeypatch, 'trap "touch heard" TERM\ntouch ready; while [ ! -e sent ]; do sleep 0.02; done')
+
+    def look() -> None:
+        if (tmp_path / "ready").exists() and not (tmp_path / "sent").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+            (tmp_path / "sent").touch()
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert [worker.code for worker in jobs.run([], 1, [], look)] == [0]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not (tmp_path / "heard").exists()
+
+
 def test_an_error_while_they_run_stops_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their standard input ends, as when the parent dies, and they are waited for."""
     script(tmp_path, monkeypatch, "touch ready; cat; sleep 0.1; touch stopped")
