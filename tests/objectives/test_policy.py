@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.errors import ObjectiveError
+from harness.objectives import policy
+
+
+def values(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def gradient(loss: Tensor, of: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(loss.sum(), of, retain_graph=True)
+    return found
+
+
+# ---- advantages ----------------------------------------------------------------------------------------------------
+
+
+def test_advantages_by_hand() -> None:
+    """Mean 0.5, deviations -0.5, -0.1, 0.1, 0.5: variance (0.25 + 0.01 + 0.01 + 0.25) / 4 = 0.13."""
+    found = policy.advantages(torch.stack([values(0.0, 0.4, 0.6, 1.0), values(0.3, 0.3, 0.3, 0.3)]))
+    assert found[0].tolist() == pytest.approx([d / math.sqrt(0.13) for d in (-0.5, -0.1, 0.1, 0.5)])
+    assert found[1].tolist() == [0.0] * 4  # no spread: not nan
+    assert policy.has_spread(torch.stack([values(0.0, 1.0), values(0.1, 0.1)])).tolist() == [True, False]
+
+
+def test_equal_rewards_that_do_not_average_exactly_have_no_spread() -> None:
+    """The mean of ten times 0.1 is not 0.1 in floating point: deviations of 1e-17 must not become advantages of 1."""
+    rewards = torch.full((1, 10), 0.1, dtype=torch.float32)
+    assert policy.advantages(rewards).tolist() == [[0.0] * 10]
+
+
+# ---- clipping ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_has_ratio_1_and_the_policy_gradient() -> None:
+    log_p = values(-0.1, -2.0, -30.0).requires_grad_()
+    advantage = values(1.5, -0.5, 2.0)
+    loss = policy.clipped(log_p, log_p, advantage, 0.2, 0.28)
+    assert torch.equal(loss.detach(), -advantage)  # exactly: exp(0) = 1
+    assert torch.equal(gradient(loss, log_p), -advantage)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        # slope: of the loss with respect to log_p, - ratio * A where the ratio is not clipped, else 0
+        (1.1, 1.0, -1.1, -1.1),
+        (1.5, 1.0, -1.28, 0.0),  # good and already likelier: no more is gained beyond 1.28
+        (0.5, 1.0, -0.5, -0.5),  # good and less likely: pulled back
+        (0.5, -1.0, 0.8, 0.0),  # bad and already less likely: no more is gained below 0.8
+        (1.5, -1.0, 1.5, 1.5),  # bad and likelier: pushed down
+    ],
+)
+def test_the_two_bounds(ratio: float, advantage: float, loss: float, slope: float) -> None:
+    log_p = values(math.log(ratio)).requires_grad_()
+    found = policy.clipped(log_p, values(0.0), values(advantage), 0.2, 0.28)
+    assert found.tolist() == pytest.approx([loss])
+    assert gradient(found, log_p).tolist() == pytest.approx([slope])
+
+
+# ---- KL ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(-20, 0), st.floats(-20, 0))
+def test_kl_is_never_negative_and_0_where_they_agree(own: float, other: float) -> None:
+    assert float(policy.kl(values(own), values(other))) >= 0
+    assert float(policy.kl(values(own), values(own))) == 0
+
+
+def test_kl_is_unbiased() -> None:
+    """Over all tokens, weighted with their probabilities under the model, it is sum p log(p / q)."""
+    p, q = values(0.7, 0.2, 0.1), values(0.2, 0.3, 0.5)
+    assert float((p * policy.kl(p.log(), q.log())).sum()) == pytest.approx(float((p * (p / q).log()).sum()))
+
+
+# ---- preferences ---------------------------------------------------------------------------------------------------
+
+
+def test_dpo_by_hand() -> None:
+    """beta 0.5, margin (-1 - -2) - (-5 - -3) = 3: -log sigmoid(1.5) = log(1 + e^-1.5). At the reference: log 2."""
+    reference = values(-2.0, -4.0), values(-3.0, -6.0)
+    found = policy.dpo(values(-1.0, -4.0), values(-5.0, -6.0), reference, 0.5)
+    assert found.tolist() == pytest.approx([math.log1p(math.exp(-1.5)), math.log(2)])
+
+
+def test_dpo_raises_the_chosen_and_lowers_the_rejected_one() -> None:
+    chosen, rejected = values(-1.0).requires_grad_(), values(-1.0).requires_grad_()
+    loss = policy.dpo(chosen, rejected, (chosen, rejected), 0.1)
+    assert gradient(loss, chosen).tolist() == pytest.approx([-0.05])  # - beta * sigmoid(0)
+    assert gradient(loss, rejected).tolist() == pytest.approx([0.05])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: policy.clipped(values(0.0, 0.0), values(0.0), values(0.0, 0.0), 0.2, 0.28),
+        lambda: policy.kl(values(0.0)[:, None], values(0.0)),
+        lambda: policy.dpo(values(0.0), values(0.0), (values(0.0), values(0.0, 0.0)), 0.1),
+    ],
+)
+def test_shapes_that_would_be_broadcast_are_refused(wrong: object) -> None:
+    assert callable(wrong)
+    with pytest.raises(ObjectiveError, match="one shape"):
+        wrong()
