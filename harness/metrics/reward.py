@@ -55,11 +55,16 @@ def rewards(name: str, examples: Sequence[Example], parsed: Sequence[Sequence[Pa
     """The reward of this name of K >= 1 samples of each of I examples, [I, K]. ConfigError for an unknown name."""
     if name not in REWARDS:
         raise ConfigError(unknown("reward", name, REWARDS))
+    return REWARDS[name](*judged(examples, parsed))
+
+
+def judged(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> tuple[Truth, Answers, Verification]:
+    """What a reward is made of, for K >= 1 samples of each of I examples; categories are those that occur."""
     mentioned = {mention.category_id for own in parsed for sample in own for mention in sample.mentions}
     annotated = {instance.category_id for example in examples for instance in example.instances}
     categories = [Category(index, (), None) for index in annotated | mentioned if index is not None]
     truth, answers = truth_of(examples, categories), answers_of(parsed, categories)
-    return REWARDS[name](truth, answers, verify(truth, answers.mentions))
+    return truth, answers, verify(truth, answers.mentions)
 
 
 def _sums(answers: Answers, values: NDArray[np.float64] | NDArray[np.bool_]) -> Floats:
