@@ -142,6 +142,21 @@ def report(
 
 
 @app.command()
+def codebook(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    cell: Annotated[Optional[str], typer.Option(help="Cells to look at, e.g. '*-ce-*'.")] = None,  # noqa: UP045
+    format: Annotated[
+        Literal["console", "md", "csv", "json"], typer.Option(help="On the screen, or as a text on stdout.")
+    ] = "console",
+    data: DataOption = None,
+) -> None:
+    """How often each kind of error occurs in a run's answers, by row and category: greedy answers and samples."""
+    from harness import console
+
+    console.show_codebook(folder, cell, format, data)
+
+
+@app.command()
 def publish(
     folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
     to: Annotated[Path, typer.Option(help="Where to, e.g. results/quickstart.")],

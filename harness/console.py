@@ -217,6 +217,25 @@ def write(folder: Path, format: Literal["md", "latex", "csv", "html"]) -> Result
     return results
 
 
+def show_codebook(
+    folder: Path, pattern: str | None, format: Literal["console", "md", "csv", "json"], data: Path | None
+) -> None:
+    """The errors in a run's answers."""
+    from harness import error_table, report
+
+    table = error_table.read(folder, pattern, data)
+    if format == "console":
+        for grid in error_table.grids(table):
+            screen().print(report.panel(grid))
+        return
+    texts = {
+        "md": lambda: "\n".join(map(report.markdown, error_table.grids(table))),
+        "csv": lambda: error_table.to_csv(table),
+        "json": lambda: error_table.to_json(table),
+    }
+    sys.stdout.write(texts[format]())
+
+
 def show_list(kind: str) -> None:
     """Names, and where they are defined or what they compute."""
     from harness import registry, suite, suite_files

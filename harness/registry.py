@@ -1,7 +1,8 @@
-"""The only place that knows where benchmarks and adapters live.
+"""The only place that knows where benchmarks, adapters and correctors live.
 
-Names come from the string dicts of `benchmarks` and `model_zoo` and from the entry-point groups
-`detmodes.benchmarks` and `detmodes.adapters` of other packages; a class is imported only when it is used.
+Names come from the string dicts of `benchmarks`, `model_zoo` and `harness.corrections`, and from the entry-point groups
+`detmodes.benchmarks`, `detmodes.adapters` and `detmodes.correctors` of other packages; a class is imported only when it
+is used.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.errors import ConfigError, unknown
 
 if TYPE_CHECKING:  # both import torch, which listing names does not need
+    from harness.corrections import Corrector, Targets
     from harness.protocols import Benchmark, Predictor
+    from harness.sequence import Codec
     from harness.types import Category
 
-Kind = Literal["benchmark", "model"]
+Kind = Literal["benchmark", "model", "corrector"]
 _SOURCES = {
     "benchmark": ("benchmarks", "BENCHMARKS", "detmodes.benchmarks"),
     "model": ("model_zoo", "ADAPTERS", "detmodes.adapters"),
+    "corrector": ("harness.corrections", "CORRECTORS", "detmodes.correctors"),
 }
 
 
@@ -63,6 +67,11 @@ def benchmark(name: str, settings: Mapping[str, object], data: Path | None) -> B
 
 def model(name: str, categories: Sequence[Category], settings: Mapping[str, object]) -> Predictor:
     made: Predictor = find("model", name)(categories, settings)
+    return made
+
+
+def corrector(name: str, codec: Codec, targets: Targets) -> Corrector:
+    made: Corrector = find("corrector", name)(codec, targets)
     return made
 
 
