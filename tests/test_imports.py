@@ -22,8 +22,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
     | frozenset({"harness.gallery", "harness.locks", "harness.durable", "harness.log", "harness.ranks"})
     | frozenset({"harness.phases", "harness.loading", "harness.engine"}),
+    frozenset({"harness.corrections"}),
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
-    | frozenset({"harness.snapshots", "harness.trackers", "harness.sharding"}),
+    | frozenset({"harness.rollout", "harness.snapshots", "harness.trackers", "harness.sharding"}),
     frozenset({"harness.suite"}),
     frozenset({"harness.suite_files"}),
     frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"})
@@ -34,7 +35,16 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness.resume", "harness.remote"}),
     frozenset({"harness.compute", "harness.progress"}),
     frozenset({"harness.runner", "harness.report", "harness.latex"}),
-    frozenset({"harness.budget", "harness.cost", "harness.speed", "harness.runner_speed", "harness.status"}),
+    frozenset(
+        {
+            "harness.budget",
+            "harness.cost",
+            "harness.error_table",
+            "harness.speed",
+            "harness.runner_speed",
+            "harness.status",
+        }
+    ),
     frozenset({"harness.publish", "harness.page", "harness.clean", "harness.jobs", "harness.on_ray"}),
     frozenset({"harness.console"}),
     frozenset({"harness.launch", "harness.cli_speed"}),
@@ -54,12 +64,13 @@ DESIGN = (
 )
 """The order that LAYERS refines."""
 
-EXTENSIONS_SEE = frozenset().union(*LAYERS[:4])
+EXTENSIONS_SEE = frozenset().union(*LAYERS[:5])
 """What benchmarks and models may use of harness: nothing that runs, trains or evaluates them."""
 
 PURE = (
     *("harness.metrics", "harness.objectives", "harness.errors"),
     *("harness.sequence", "harness.targets", "harness.batches", "harness.decoding"),
+    "harness.corrections",
 )
 PURE_LIBRARIES = frozenset(
     {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "re", "typing"}
