@@ -18,8 +18,10 @@ from harness.batches import collision_rate
 from harness.context import Context, Planned, Watch, build
 from harness.errors import ConfigError
 from harness.evaluate import Measurement, measure, speak
+from harness.feed import Stage
 from harness.frames import gallery_frame
 from harness.generate import Kept
+from harness.grpo import GrpoStage, require_possible
 from harness.log import Log, Tell
 from harness.phases import Phases
 from harness.places import RESUME
@@ -110,7 +112,9 @@ class _Run:
         torch.manual_seed(cell.seed)
         with self.phases("preparation"):
             self.predictor = build(context, cell.model)
-        self.plan = self.suite.train if cell.objective is None else self.suite.train_of(cell.objective)
+        plans = () if cell.objective is None else self.suite.plans_of(cell.objective)
+        self.plan = plans[0] if plans else self.suite.train
+        self.steps = sum(plan.steps for plan in plans)
         self.heldout = context.benchmark.split("calibration")
 
     def train(self, objective: NamedObjective, work: Path) -> dict[str, Any]:
@@ -120,6 +124,7 @@ class _Run:
             base = build(self.context, self.cell.model)
             assert isinstance(base, Adapter)
             started = time.perf_counter()
+            then = self._then(objective)
             ready = prepare(objective.name, objective.settings, base, self.heldout, self.plan, seed)
             collisions = collision_rate(batches(len(examples), self.plan, seed))
             prepared = time.perf_counter() - started
@@ -132,16 +137,27 @@ class _Run:
             seed,
             accelerator,
             self.evaluate,
-            lambda step, loss: watch.work("train", step, self.plan.steps, f"loss {loss:.3f}"),
+            lambda step, loss: watch.work("train", step, self.steps, f"loss {loss:.3f}"),
             self.probe,
             self.resume,
             self.context.workers,
             self.phases,
+            then,
         )
         self.resume.timings |= {"train": prepared + curve[-1]["seconds"], "waiting": curve[-1]["waiting"]}
         if self.suite.keep != "none" and self.main:
             adapter.save(work / WEIGHTS)
         return {"threshold": ready.threshold, "collision_rate": collisions}
+
+    def _then(self, objective: NamedObjective) -> list[Stage]:
+        """The stages after fine-tuning; ConfigError if one cannot run."""
+        settings = objective.then
+        if settings is None:
+            return []
+        require_possible(settings, len(self.context.benchmark.split("train")), self.context.accelerator)
+        reference = build(self.context, self.cell.model) if settings.kl else None
+        assert reference is None or isinstance(reference, Adapter)
+        return [GrpoStage(settings, self.suite.plans_of(objective)[1], reference)]
 
     def _adapter(self) -> Adapter:
         if not isinstance(self.predictor, Adapter):
@@ -151,7 +167,7 @@ class _Run:
         return self.predictor
 
     def evaluate(self, step: int) -> None:
-        last = self.cell.objective is None or step == self.plan.steps
+        last = step == self.steps
         images = len(self.context.benchmark.split("val")) * (len(self.suite.sample.curve) if last else 1)
         counter = _Counter(self.context.watch, f"evaluate at {step}", images)
         predictor, benchmark, suite, seed = self.predictor, self.context.benchmark, self.suite, self.cell.seed

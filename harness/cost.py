@@ -25,10 +25,14 @@ def estimate(
         if key not in speeds:
             speeds[key] = _speeds(context, item.cell.model, clock)
         per_step, per_image = speeds[key]
-        plan = None if item.cell.objective is None else context.suite.train_of(item.cell.objective)
-        evaluations = len(context.suite.sample.curve) - 1 + (1 if plan is None else len(plan.evaluations))
-        steps = 0 if plan is None else plan.steps
+        objective, suite = item.cell.objective, context.suite
+        plans = () if objective is None else suite.plans_of(objective)
+        evaluations = len(suite.sample.curve) - 1 + (sum(len(plan.evaluations) for plan in plans) or 1)
+        steps = plans[0].steps if plans else 0
         cost = steps * per_step + evaluations * per_image * len(context.benchmark.split("val"))
+        if objective is not None and objective.then is not None:
+            drawn = objective.then.steps * objective.then.images * objective.then.samples  # and trained on
+            cost += drawn * (per_image / suite.sample.samples + per_step / plans[0].batch_size)
         costs.append(0.0 if finished(item) else cost)
     return costs
 

@@ -27,6 +27,7 @@ CONSENSUS_COLUMNS = ("consensus_AP", "consensus_AP50", "consensus_gain")
 TEXT_COLUMNS = ("unique_sequences", "order_distance", "self_bleu", "distinct_1", "distinct_2", "vendi")
 FAULT_COLUMNS = ("duplicate_rate", "unknown_name_rate", "malformed_rate", "truncation_rate")
 COST_COLUMNS = ("step_seconds", "peak_memory_mib")
+GAIN = "_gain"
 FREQUENCIES = ("r", "c", "f")
 CATEGORY_COLUMNS = ("AP", "recall", "name_diversity")
 """What is shown of each category."""
@@ -46,6 +47,11 @@ def figure_names(samples: int) -> list[str]:
     by_frequency = [f"{name}/{group}" for name in per_category if not _of_k(name, samples) for group in FREQUENCIES]
     cost = [*COST_COLUMNS, "log_step_seconds", "log_peak_memory"]
     return [*columns, *more, *further, *CONSENSUS_COLUMNS, *by_frequency, *cost]
+
+
+def gain_names(samples: int) -> list[str]:
+    """Figures of a chain's last stage minus those of fine-tuning, which a hypothesis may name for rows of chains."""
+    return [f"{name}{GAIN}" for name in (*AP_COLUMNS, *diversity_columns(samples))]
 
 
 def direction(name: str) -> int:

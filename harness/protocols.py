@@ -101,7 +101,11 @@ class Adapter(Predictor, Protocol):
         ...
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, L, V] for tokens [B, L] (prompt, then targets, then padding)."""
+        """Teacher-forced logits [B, L, V] for tokens [B, L] (prompt, then targets, then padding).
+
+        One image may serve several neighbouring rows of tokens: B of tokens is a multiple of B of pixels. It is
+        encoded once.
+        """
         ...
 
     def save(self, path: Path) -> None:
@@ -131,5 +135,6 @@ class HiddenStates(Protocol):
     """
 
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
-        """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]."""
+        """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]; images as in
+        `Adapter.logits`."""
         ...

@@ -17,7 +17,7 @@ from harness.estimates import figure_names
 from harness.metrics.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
 from harness.results import Results, load
-from harness.rows import category_lines, table, verdicts
+from harness.rows import category_lines, gains, table, verdicts
 from harness.tables import NOTHING, UNDEFINED, Cell, Grid, caption, category_grids, format_interval, grids, split
 
 __all__ = [
@@ -57,10 +57,12 @@ def markdown(grid: Grid) -> str:
 
 
 def to_csv(results: Results) -> str:
-    """Long format: one line per row and figure, every figure there is; undefined ones are empty."""
+    """Long format: one line per row and figure, every figure there is, then the gains of chains; undefined ones are
+    empty."""
     lines: list[list[object]] = [["model", "row", "step", "figure", "estimate", "low", "high", "seeds"]]
-    for row in table(results):
-        for name in figure_names(results.samples):
+    own = figure_names(results.samples)
+    for row, names in [*((row, own) for row in table(results)), *((row, list(row.figures)) for row in gains(results))]:
+        for name in names:
             step = "" if row.step is None else row.step
             lines.append([row.model, row.label, step, name, *_numbers(row.figures.get(name, NOTHING)), len(row.seeds)])
     return csv_text(lines)

@@ -80,6 +80,7 @@ class Resume:
         self._folder, self._settings, self._every, self._interrupts = folder, settings, every, interrupts
         self._accelerator, self._main = accelerator, accelerator.is_main_process
         self._weights = UNTRAINED
+        self._snapshot: Snapshot | None = None
         if not self._main:
             return
         folder.mkdir(exist_ok=True)
@@ -88,11 +89,16 @@ class Resume:
 
     # ---- training (the protocol harness.train.Keeper) ----------------------------------------------------------------
 
-    def restore(self, state: State) -> None:
-        """Puts the state of the newest usable snapshot in place; leaves everything as it is if there is none."""
-        if not state.resumes:
+    def reached(self, resumes: bool) -> int:
+        """The step of the newest usable snapshot, 0 if there is none. resumes: see harness.snapshots.State."""
+        if not resumes:
             self._forget()
-        found = ranks.same(self._accelerator, self._newest())
+        self._snapshot = ranks.same(self._accelerator, self._newest())
+        return 0 if self._snapshot is None else int(self._snapshot.content["step"])
+
+    def restore(self, state: State) -> None:
+        """Puts the state of the snapshot that was `reached` in place; leaves everything as it is if there is none."""
+        found = self._snapshot
         if found is None:
             return
         snapshots.restore(found, state, self._accelerator)

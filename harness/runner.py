@@ -23,6 +23,7 @@ from harness.compute import compute, record_of
 from harness.context import Context, Planned, build
 from harness.errors import ConfigError, DataError, DetmodesError
 from harness.files import write_text
+from harness.grpo import require_possible
 from harness.progress import Recorder, forget
 from harness.records import CellInfo, Record
 from harness.suite import Cell, cells
@@ -68,6 +69,8 @@ def run(context: Context, output: Path, only: str | None = None, since: float | 
     """
     for objective in context.suite.objectives:
         require_shares(context.suite.train_of(objective), context.accelerator.num_processes)
+        if objective.then is not None:
+            require_possible(objective.then, len(context.benchmark.split("train")), context.accelerator)
     if not context.accelerator.is_main_process:
         _compute_along(context)
         return []
@@ -246,7 +249,7 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         model=model,
         objective=objective,
         seed=cell.seed,
-        train=None if cell.objective is None else context.suite.train_of(cell.objective).described,
+        train=None if cell.objective is None else context.suite.described(cell.objective),
         sample=context.suite.sample.model_dump(mode="json"),
         score=context.suite.score,
     )

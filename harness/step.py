@@ -21,10 +21,11 @@ from harness.engine import DataParallel, Logits
 from harness.errors import ObjectiveError
 from harness.loading import Pixels
 from harness.metrics.matching import f_score
+from harness.objectives.policy import log_probability
 from harness.phases import Phases, unmeasured
 from harness.protocols import Adapter, HiddenStates
 from harness.sequence import KINDS
-from harness.types import IGNORED_LABEL, Example, LossOutput, Members, TokenBatch, Unit
+from harness.types import IGNORED_LABEL, Example, LossOutput, Members, Rated, TokenBatch, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,18 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence to train on. `sampled`: drawn from the model, no target; `cost`: 1 - F-score, where needed."""
+    """One sequence to train on. `sampled`: drawn from the model, no target; `cost`: 1 - F-score, where needed.
+
+    Of reinforcement learning, where all rows of a batch are rated and each image has equally many: its advantage, and
+    the log-probability of each token [L] before the step's updates and under a reference (harness.types.Rated)."""
 
     example: Example
     tokens: tuple[int, ...]
     sampled: bool = False
     cost: float = 0.0
+    advantage: float | None = None
+    before: Tensor | None = None
+    reference: Tensor | None = None
 
 
 def accumulate(
@@ -92,7 +99,7 @@ def accumulate(
         with phases("backward"):
             engine.backward(torch.stack(terms).sum() * (0.0 if idle else 1.0), last=number == rounds)
         if not idle:
-            total = _add(total, output)
+            total = added(total, output)
     assert total is not None
     for name, term in total.terms.items():
         if int(term.count) != counts[term.unit]:
@@ -129,8 +136,10 @@ def _micro_batches(rows: Sequence[Row], size: int, whole_sets: bool) -> Iterator
 
 
 def _images(rows: Sequence[Row], pixels: Pixels) -> Tensor:
-    """One for each row; read once for neighbours of one image."""
+    """One for each row, or for each image where the rows are rated; read once for neighbours of one image."""
     sets = _sets(rows)
+    if rows[0].advantage is not None:
+        return pixels([own[0].example for own in sets])
     sizes = torch.tensor([len(own) for own in sets])
     return pixels([own[0].example for own in sets]).repeat_interleave(sizes, dim=0)
 
@@ -153,7 +162,8 @@ def _forward(
         logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), kept.to(device)))
         group = torch.arange(len(rows))[:, None].expand_as(kept)[kept].to(device)
         labels = batch.labels[kept].to(device)
-        output = objective.loss(TokenBatch(logits, labels, group, _members(rows, device), selected), logged)
+        known = TokenBatch(logits, labels, group, _members(rows, device), selected, _rated(rows, device))
+        output = objective.loss(known, logged)
     if output.selected is None or not logged:
         return output
     return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[kept].to(device))})
@@ -175,13 +185,27 @@ def _members(rows: Sequence[Row], device: torch.device) -> Members:
     )
 
 
+def _rated(rows: Sequence[Row], device: torch.device) -> Rated | None:
+    """At the target positions."""
+    if rows[0].advantage is None:
+        return None
+    advantage = torch.cat([torch.full((len(row.tokens),), row.advantage or 0.0) for row in rows])
+    before, reference = _joined([row.before for row in rows]), _joined([row.reference for row in rows])
+    return Rated(advantage.to(device), before, reference)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
+
+
 def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """The selected share by token kind."""
     sums, counts = objectives.by_kind(selected.float(), kinds, len(KINDS))
     return {f"selected/{kind}": (sums[index], counts[index]) for index, kind in enumerate(KINDS)}
 
 
-def _add(total: LossOutput | None, output: LossOutput) -> LossOutput:
+def added(total: LossOutput | None, output: LossOutput) -> LossOutput:
     """Sums and counts, detached: nothing of a micro-batch's graph is kept."""
     terms = {name: replace(term, sum=term.sum.detach()) for name, term in output.terms.items()}
     if total is None:
@@ -251,6 +275,24 @@ def with_samples(adapter: Adapter, rows: Sequence[Row], samples: int, max_tokens
 
 def _cost(adapter: Adapter, row: Row) -> float:
     return 1.0 - f_score(row.example, adapter.codec.decode(row.tokens, row.example.width, row.example.height))
+
+
+@torch.no_grad()
+def log_probabilities(
+    adapter: Adapter, rows: Sequence[Row], size: int, accelerator: Accelerator, engine: DataParallel, temperature: float
+) -> list[Tensor]:
+    """Of each token of each (rated) row, [L], by a forward pass as in training: micro-batches of up to `size` rows."""
+    found: list[Tensor] = []
+    device = accelerator.device
+    for part in _micro_batches(rows, size, whole_sets=True):
+        batch = target_batch([row.tokens for row in part], adapter.codec)
+        kept = batch.labels != IGNORED_LABEL
+        with engine.autocast():
+            images = _images(part, adapter.pixels).to(device)
+            logits = _logits(adapter, images, batch.inputs.to(device), kept.to(device))
+            flat = log_probability(logits, batch.labels[kept].to(device), temperature)
+        found += torch.split(flat, [len(row.tokens) for row in part])
+    return found
 
 
 @torch.no_grad()

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from harness.batches import Batching
 from harness.files import PLAIN_NAME
 from harness.records import Role
+from harness.stages import OPTIMISED, Grpo, named
 from harness.targets import PATTERN, members_per_image
 
 BASE = "base"
@@ -67,9 +68,11 @@ class NamedModel(_Labelled):
 
 
 class NamedObjective(_Labelled):
-    """One of `objectives:`. `train`: what this row has otherwise than the suite's `train`, e.g. {targets: all(4)}."""
+    """One of `objectives:`. `train`: what this row has otherwise than the suite's `train`, e.g. {targets: all(4)}.
+    `then`: the stage that follows in the same cell, e.g. {name: grpo, steps: 60} (see harness.stages)."""
 
     train: Mapping[str, Any] = {}
+    then: Annotated[Grpo, BeforeValidator(named)] | None = None
 
 
 class Probe(_Strict):
@@ -257,6 +260,20 @@ class Suite(_Strict):
         """How a row is trained: the suite's `train`, but for what the objective's own `train` says."""
         return Train.model_validate({**self.train.model_dump(mode="json"), **objective.train})
 
+    def plans_of(self, objective: NamedObjective) -> tuple[Train, ...]:
+        """The same of each of its stages, in order; each counts its own steps."""
+        first, then = self.train_of(objective), objective.then
+        if then is None:
+            return (first,)
+        fixed = {"targets": "canonical", "batching": "shuffled", "collision_rate": None, "groups": ()}
+        own = {**then.model_dump(include={*OPTIMISED}), "batch_size": then.images}
+        return first, Train.model_validate({**first.model_dump(), **fixed, **own})
+
+    def described(self, objective: NamedObjective) -> dict[str, Any]:
+        """How a row is trained, as a record has it."""
+        then = {} if objective.then is None else {"then": objective.then.model_dump(mode="json")}
+        return {**self.train_of(objective).described, **then}
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -295,8 +312,25 @@ def cells(suite: Suite) -> Iterator[Cell]:
             yield Cell("oracle", NamedModel(name=oracle, label=oracle, **bins), None, seed)
 
 
+def after_sft(objective: NamedObjective) -> str:
+    """The row that shows a chain as it is before its last stage."""
+    return f"{objective.label} after sft"
+
+
+def chains(suite: Suite) -> list[NamedObjective]:
+    """The objectives that a further stage follows."""
+    return [objective for objective in suite.objectives if objective.then is not None]
+
+
 def rows(suite: Suite) -> list[str]:
     """Labels of the table's rows, in order."""
     objectives_ = [objective.label for objective in suite.objectives]
     early = [stop.label for stop in suite.early_stops]
-    return [BASE, *objectives_, *early, *(row.label for row in suite.resampled), *ORACLES]
+    return [
+        BASE,
+        *objectives_,
+        *map(after_sft, chains(suite)),
+        *early,
+        *(row.label for row in suite.resampled),
+        *ORACLES,
+    ]

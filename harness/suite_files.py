@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from harness import objectives, registry
 from harness.errors import ConfigError, unknown
-from harness.estimates import figure_names
+from harness.estimates import figure_names, gain_names
+from harness.stages import Grpo
 from harness.suite import (
     EarlyStop,
     Hypothesis,
@@ -25,6 +26,7 @@ from harness.suite import (
     SampleSettings,
     Suite,
     Train,
+    chains,
     rows,
 )
 
@@ -83,6 +85,7 @@ def _schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
             "hypotheses": Hypothesis,
             "early_stops": EarlyStop,
             "resampled": Resampled,
+            "then": Grpo,
         }
         nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
         return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
@@ -97,7 +100,7 @@ def _content_problems(content: Mapping[str, Any]) -> list[str]:
     for kind, key in (("benchmark", "benchmark"), ("model", "models")):
         for name, settings in _named(content.get(key)):
             problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
-    for name, settings in _named(content.get("objectives"), "train"):
+    for name, settings in _named(content.get("objectives"), "train", "then"):
         problems += objectives.problems(name, settings)
     return problems
 
@@ -143,7 +146,14 @@ def _reference_problems(suite: Suite) -> list[str]:
         for label in (hypothesis.a, hypothesis.b):
             if label not in labels:
                 problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
+        chained = {objective.label for objective in chains(suite)}
         metrics = figure_names(suite.sample.samples)
+        if {hypothesis.a, hypothesis.b} <= chained:
+            metrics += gain_names(suite.sample.samples)
+        elif hypothesis.metric in gain_names(suite.sample.samples):
+            both = f"{hypothesis.a}, {hypothesis.b}"
+            problems.append(f"hypothesis {hypothesis.id}: {hypothesis.metric}: expected two rows with then, got {both}")
+            continue
         if hypothesis.metric not in metrics:
             problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
     return problems + _train_problems(suite)

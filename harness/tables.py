@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from harness.chains import collapses, foretold
 from harness.estimates import (
     AP_COLUMNS,
     CATEGORY_COLUMNS,
@@ -17,6 +18,7 @@ from harness.estimates import (
     FREQUENCIES,
     TEXT_COLUMNS,
     diversity_columns,
+    gain_names,
 )
 from harness.metrics.aggregate import REPORTABLE
 from harness.metrics.stats import LEVEL, REPLICATES, Interval
@@ -29,6 +31,7 @@ from harness.rows import (
     best,
     category_lines,
     differences,
+    gains,
     table,
     temperature_lines,
     verdicts,
@@ -92,6 +95,7 @@ def grids(results: Results) -> list[Grid]:
         *_consensus_grids(results, rows),
         *_temperature_grids(results, several),
         *_optional(results, "Cost of training", rows, COST_COLUMNS),
+        *_gain_grids(results),
     ]
     if changes:
         made.append(figure_grid(results, f"Difference to {BASE}, paired", changes, names, signed=names))
@@ -134,6 +138,11 @@ def caption(results: Results) -> list[str]:
         f"Code: {_distinct(code_text(record.code) for record in finished)}; "
         f"device {_distinct(_device(record.device) for record in finished)}."
     )
+    lines += [
+        f"Warning: the samples of {key} have collapsed: {entropy:.3g} nats per token at step {step}, {first:.3g} when "
+        "the last stage began."
+        for key, step, entropy, first in collapses(results)
+    ]
     lines += [f"Failed: {key}: {record.error}" for key, record in results.failed.items()]
     if results.missing:
         lines.append(f"Missing: {'; '.join(map(str, results.missing))}.")
@@ -211,6 +220,18 @@ def _consensus_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
         return []
     title = f"Consensus of the K = {results.samples} samples beside the greedy answer"
     return [figure_grid(results, title, rows, ("AP", "AP50", *CONSENSUS_COLUMNS), signed=["consensus_gain"])]
+
+
+def _gain_grids(results: Results) -> list[Grid]:
+    changes, (correlation, cells) = gains(results), foretold(results)
+    if not changes:
+        return []
+    note = (
+        f"Over the {cells} cells, coverage@{results.samples} after fine-tuning and the gain in AP have the correlation "
+        f"{number(correlation, signed=True)}."
+    )
+    names = gain_names(results.samples)
+    return [figure_grid(results, "Last stage minus fine-tuning, paired", changes, names, names, note)]
 
 
 def _temperature_grids(results: Results, several: bool) -> list[Grid]:

@@ -204,6 +204,20 @@ class Members:
 
 
 @dataclass(frozen=True, slots=True)
+class Rated:
+    """What is known about the N positions of sequences that the model drew, beside the labels.
+
+    advantage  [N]  that of the position's sequence
+    before     [N]  log-probability of the label when the updates of the step began; None: it is now
+    reference  [N]  log-probability of the label under a frozen model, or None
+    """
+
+    advantage: Tensor
+    before: Tensor | None = None
+    reference: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TokenBatch:
     """Target positions of a batch, flattened.
 
@@ -212,6 +226,7 @@ class TokenBatch:
     group    [N]     int64 or None: which of S sequences a position belongs to (sequence-level objectives)
     members          what is known about those sequences (sequence-level objectives), or None
     selected [N]     bool or None: positions that a frozen reference model selected (SED-SFT `mask: base`)
+    rated            what reinforcement learning knows about the positions, or None
     """
 
     logits: Tensor | Projection
@@ -219,6 +234,7 @@ class TokenBatch:
     group: Tensor | None = None
     members: Members | None = None
     selected: Tensor | None = None
+    rated: Rated | None = None
 
 
 Unit = Literal["tokens", "sets"]

@@ -23,6 +23,9 @@ TRAINING = (
     ("entropy", "entropy (nats)"),
     ("p_y", "probability of the label"),
     ("selected", "selected share"),
+    ("reward", "mean reward of the samples"),
+    ("objects", "objects per sample"),
+    ("duplicates", "duplicates per sample"),
 )
 """What is logged along training, and how it is called."""
 PROBE = (

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.errors import ObjectiveError
+from harness.objectives.apply import token_nll
+from harness.types import LossOutput, Projection, Term, TokenBatch
 
 
 def advantages(rewards: Tensor) -> Tensor:
@@ -49,6 +51,43 @@ def kl(log_p: Tensor, reference: Tensor) -> Tensor:
     _require_one_shape(log_p=log_p, reference=reference)
     difference = reference.detach() - log_p
     return torch.expm1(difference) - difference
+
+
+def grpo(
+    batch: TokenBatch, logged: bool = True, *, low: float, high: float, kl_weight: float, temperature: float
+) -> LossOutput:
+    """`clipped` plus kl_weight * `kl`, each a mean over the positions of the batch's sequences.
+
+    Log-probabilities are those at `temperature`, which the sequences were drawn at. Sequences that are `sampled`
+    (TokenBatch.members) stand in where a process has none of its own: they count for nothing. Statistics: share of the
+    positions where clipping stops the gradient. Without a `before` (TokenBatch.rated) the ratio is 1 throughout.
+    ObjectiveError if `rated`, its reference where there is a kl_weight, `group` or `members` are not given.
+    """
+    rated, group, members = batch.rated, batch.group, batch.members
+    if rated is None or group is None or members is None or (kl_weight and rated.reference is None):
+        raise ObjectiveError("grpo needs TokenBatch.rated (with a reference for kl), group and members")
+    log_p = log_probability(batch.logits, batch.labels, temperature)
+    before = log_p.detach() if rated.before is None else rated.before
+    own = ~members.sampled[group]
+    values = {"policy": clipped(log_p, before, rated.advantage, low, high)}
+    if kl_weight and rated.reference is not None:
+        values["kl"] = kl(log_p, rated.reference)
+    weights = {"policy": 1.0, "kl": kl_weight}
+    terms = {name: Term(torch.where(own, v, 0.0).sum(), own.sum(), weights[name]) for name, v in values.items()}
+    if not logged:
+        return LossOutput(terms)
+    stopped = values["policy"].detach() > clipped(log_p.detach(), before, rated.advantage, 1.0, torch.inf)
+    stats = {"clipped": ((stopped & own).sum(), own.sum())}
+    if "kl" in terms:
+        stats["kl"] = terms["kl"].sum.detach(), own.sum()
+    return LossOutput(terms, stats)
+
+
+def log_probability(logits: Tensor | Projection, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature) at the labels, [N], in nats; 0 where ignored."""
+    if isinstance(logits, Projection):
+        return -token_nll(Projection(logits.hidden / temperature, logits.weight), labels)
+    return -token_nll(logits / temperature, labels)
 
 
 def dpo(chosen: Tensor, rejected: Tensor, reference: tuple[Tensor, Tensor], beta: float) -> Tensor:
