@@ -20,8 +20,8 @@ THEN = {"name": "grpo", "steps": 60}
 OBJECTIVES = [{"name": "ce", "then": THEN}, {"name": "sed_sft", "label": "sed", "then": THEN}, "gem"]
 DETECTORS = {
     **fake_cells.DETECTORS,
-    "ce": (Skill(0.80, 0.05, 2.0), Skill(0.84, 0.05, 1.9)),
-    "sed": (Skill(0.72, 0.55, 2.0), Skill(0.94, 0.50, 1.2)),
+    "ce": (Skill(0.40, 0.05, 2.0), Skill(0.44, 0.05, 1.9)),
+    "sed": (Skill(0.50, 0.55, 2.0), Skill(0.94, 0.50, 1.2)),
     "gem": (Skill(0.76, 0.30, 2.0),),
 }
 GAIN = {"id": "R1", "claim": "RL gains more from SED-SFT", "metric": "AP_gain", "a": "sed", "b": "ce"}

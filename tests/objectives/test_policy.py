@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from harness.errors import ObjectiveError
 from harness.objectives import policy
+from harness.types import Members, Projection, Rated, TokenBatch
 
 
 def values(*numbers: float) -> Tensor:
@@ -111,3 +113,45 @@ def test_shapes_that_would_be_broadcast_are_refused(wrong: object) -> None:
     assert callable(wrong)
     with pytest.raises(ObjectiveError, match="one shape"):
         wrong()
+
+
+# ---- GRPO ----------------------------------------------------------------------------------------------------------
+
+
+def rated(logits: Tensor, reference: Tensor | None = None) -> TokenBatch:
+    """Two positions of a sequence, with ratios 1.5 and 1, and one of a sequence that counts for nothing."""
+    return TokenBatch(
+        logits,
+        torch.tensor([0, 1, 0]),
+        torch.tensor([0, 0, 1]),
+        Members(torch.tensor([0, 1]), torch.tensor([False, True]), torch.zeros(2)),
+        rated=Rated(values(1.0, -1.0, 5.0), values(1 / 3, 1 / 2, 1 / 2).log(), reference),
+    )
+
+
+def test_grpo_by_hand() -> None:
+    """p = 1/2 throughout. -min(1.5, 1.28) + 1 = -0.28 over two positions, of which the first is clipped. A reference
+    with 1/4: exp(-log 2) + log 2 - 1 = log 2 - 1/2 at both."""
+    batch = rated(torch.zeros(3, 2, dtype=torch.float64), values(0.25, 0.25, 0.25).log())
+    output = policy.grpo(batch, low=0.2, high=0.28, kl_weight=0.1, temperature=1.0)
+    assert [int(term.count) for term in output.terms.values()] == [2, 2]
+    assert float(output.terms["policy"].sum) == pytest.approx(-0.28)
+    assert float(output.terms["kl"].sum) == pytest.approx(2 * (math.log(2) - 0.5))
+    assert float(output.mean()) == pytest.approx(-0.14 + 0.1 * (math.log(2) - 0.5))
+    assert [float(part) for part in output.stats["clipped"]] == [1, 2]
+    assert "kl" not in policy.grpo(batch, low=0.2, high=0.28, kl_weight=0.0, temperature=1.0).terms
+
+
+def test_grpo_has_the_temperature_that_was_sampled_at() -> None:
+    logits = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    expected = -math.log1p(math.exp(-4.0))  # of (2 - 0) / 0.5
+    assert policy.log_probability(logits, torch.tensor([0]), 0.5).tolist() == pytest.approx([expected])
+    projected = Projection(logits, torch.eye(2, dtype=torch.float64))
+    assert policy.log_probability(projected, torch.tensor([0]), 0.5).tolist() == pytest.approx([expected])
+
+
+def test_grpo_says_what_it_lacks() -> None:
+    batch = rated(torch.zeros(3, 2))
+    for lacking, weight in ((replace(batch, rated=None), 0.0), (replace(batch, group=None), 0.0), (batch, 0.1)):
+        with pytest.raises(ObjectiveError, match=r"grpo needs TokenBatch\.rated"):
+            policy.grpo(lacking, low=0.2, high=0.28, kl_weight=weight, temperature=1.0)
