@@ -129,9 +129,12 @@ def _largest(own: int, work: Work) -> int:
 
 
 def _over_processes(said: Rollout, work: Work) -> dict[str, float]:
-    """Means: each process has equally many images."""
+    """Means over all images, of which each process has equally many; the entropy's is over all tokens."""
     if work.accelerator.num_processes == 1:
         return dict(said.figures)
     ranks.meet(work.accelerator)
-    own = torch.tensor(list(said.figures.values()), device=work.accelerator.device)
-    return dict(zip(said.figures, work.accelerator.reduce(own, "mean").tolist(), strict=True))
+    tokens = float(sum(len(sample.tokens) for own in said.samples for sample in own))
+    weights = {name: tokens if name == "entropy" else 1.0 for name in said.figures}
+    sums = [[weight, weight * said.figures[name]] for name, weight in weights.items()]
+    reduced = work.accelerator.reduce(torch.tensor(sums, device=work.accelerator.device), "sum").tolist()
+    return {name: total / weight for name, (weight, total) in zip(weights, reduced, strict=True)}

@@ -76,7 +76,8 @@ def test_hypotheses_may_be_about_gains_and_stages(results: Results) -> None:
 
 def test_coverage_and_gain_over_all_cells_of_chains(results: Results) -> None:
     x = [results.points(key, 240)["coverage@4"] for label in ("ce", "sed") for key in results.keys("toy", label)]
-    y = np.subtract(*(ap(results, "ce", step) + ap(results, "sed", step) for step in (300, 240)))
+    after, before = (ap(results, "ce", step) + ap(results, "sed", step) for step in (300, 240))
+    y = np.subtract(after, before)
     dx, dy = np.array(x) - np.mean(x), y - y.mean()
     assert chains.foretold(results).cells == 6
     assert chains.foretold(results).correlation == pytest.approx(
