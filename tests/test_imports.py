@@ -24,12 +24,14 @@ LAYERS: tuple[frozenset[str], ...] = (
     | frozenset({"harness.phases", "harness.loading", "harness.engine"}),
     frozenset({"harness.corrections"}),
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
-    | frozenset({"harness.rollout", "harness.snapshots", "harness.trackers", "harness.sharding"}),
+    | frozenset({"harness.rollout", "harness.stages", "harness.snapshots", "harness.trackers", "harness.sharding"}),
     frozenset({"harness.suite"}),
     frozenset({"harness.suite_files"}),
     frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"})
     | frozenset({"harness.optimizer"}),
-    frozenset({"harness.train", "harness.frames"}),
+    frozenset({"harness.feed"}),
+    frozenset({"harness.grpo"}),
+    frozenset({"harness.train", "harness.frames", "harness.chains"}),
     frozenset({"harness.evaluate", "harness.rows", "harness.reproduce"}),
     frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
     frozenset({"harness.resume", "harness.remote"}),
