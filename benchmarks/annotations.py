@@ -31,6 +31,7 @@ class Annotations:
             small, medium and large), or `w * h` where it gives none
     crowds  image id -> its crowd regions (COCO's `iscrowd: 1`, many objects under one box); they are no instances
     digest  SHA-256 of the whole file, hexadecimal
+    left_out  ids of images that would be here, but cannot be read (see `without`)
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Annotations:
     examples: tuple[Example, ...]
     areas: Mapping[int, float]
     crowds: Mapping[int, tuple[Instance, ...]] = field(default_factory=dict)
+    left_out: tuple[int, ...] = ()
 
     def subset(self, image_ids: Collection[int]) -> Annotations:
         """The same file with these images only, in the order of the file."""
@@ -68,6 +70,25 @@ def load(path: Path, images: Path, style: Style = "lvis") -> Annotations:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return Annotations(path, digest, categories, examples, areas, crowds)
+
+
+def without(splits: Mapping[str, Annotations], image_ids: Mapping[str, Collection[int]]) -> dict[str, Annotations]:
+    """The splits less these images of each. DataError if nothing is left of one that had images."""
+    rest = {}
+    for name, split in splits.items():
+        own = set(image_ids.get(name, ()))
+        ids = {example.image_id for example in split.examples} - own
+        if split.examples and not ids:
+            raise DataError(f"{split.path}: expected at least one readable image in the split {name}")
+        rest[name] = replace(split.subset(ids), left_out=tuple(sorted(own)))
+    return rest
+
+
+def left_out(splits: Mapping[str, Annotations]) -> dict[str, object]:
+    """What `describe` says of `without`: {"left_out": split -> ids}; empty where every image is there, so that a
+    benchmark of which nothing had to be left out is the same one."""
+    found = {name: list(split.left_out) for name, split in splits.items() if split.left_out}
+    return {"left_out": found} if found else {}
 
 
 def check_images(annotations: Annotations) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import layout
 from benchmarks.annotations import Annotations
 from benchmarks.layout import LAYOUTS, File, Layout
+from harness import images as images_
 from harness.errors import ConfigError, DataError, unknown
 from harness.screen import screen
 from harness.types import Example
@@ -103,25 +103,12 @@ def _pictures(part: str, chosen: Layout, annotations: Annotations, images: int) 
         yield Check(part, "pictures", f"{len(annotations.examples):,} present")
     present = [example for example in annotations.examples if example.path.is_file()]
     sample = random.Random(SEED).sample(present, min(images, len(present)))
-    problems = [problem for example in sample if (problem := picture_problem(example))]
+    problems = [problem for example in sample if (problem := images_.problem(example))]
     found, expected = (
         f"{len(sample) - len(problems)} of {len(sample)} good",
         "decode, and have the size of their record",
     )
     yield Check(part, "picture sample", found, expected, not problems, "".join(problems[:1]))
-
-
-def picture_problem(example: Example) -> str:
-    """Why the picture is not the one of its record; empty if nothing is wrong."""
-    try:
-        with Image.open(example.path) as image:
-            image.load()
-            size = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"{example.path}: does not decode ({error})"
-    if size != (example.width, example.height):
-        return f"{example.path}: expected {example.width} x {example.height} pixels, got {size[0]} x {size[1]}"
-    return ""
 
 
 def _boxes(part: str, annotations: Annotations) -> Check:

@@ -7,14 +7,15 @@ classes are used where they are the authority, in the reference engines of `benc
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks import evaluator, layout
-from benchmarks.annotations import Annotations
+from benchmarks.annotations import Annotations, left_out, without
 from benchmarks.evaluator import Protocol
 from benchmarks.layout import LAYOUTS, File, Layout
 from harness.errors import ConfigError, DataError, unknown
@@ -67,11 +68,16 @@ def _problem(name: str, key: str, value: object, splits: Sequence[str]) -> str:
     if key == "split":
         return "" if value in splits else f"{name}: {unknown('split', str(value), splits)}"
     if key in FILES:
-        good, expected = isinstance(value, str) and value != "", "a name relative to the data folder"
+        good, expected = isinstance(value, str) and _inside(value), "a name relative to the data folder"
     else:
         low = 0 if key == "calibration_images" else 1
         good, expected = type(value) is int and value >= low, f"an integer of at least {low}"
     return "" if good else f"{name}.{key}: expected {expected}, got {value!r}"
+
+
+def _inside(name: str) -> bool:
+    """A suite may be anyone's: it names files of the data folder and no others."""
+    return name != "" and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 class OnDisk:
@@ -112,6 +118,12 @@ class OnDisk:
         """What the figures are sums of, see `evaluator.matches`."""
         return evaluator.matches(self._split(split), Detections.of(detections), self.protocol)
 
+    def without(self, image_ids: Mapping[str, Collection[int]]) -> Self:
+        """See harness.protocols.LeavesOut."""
+        rest = copy.copy(self)
+        rest._splits = without(self._splits, image_ids)
+        return rest
+
     def describe(self) -> dict[str, object]:
         """Settings, digests of both annotation files, and how many images and instances each split has."""
         counts = {
@@ -124,6 +136,7 @@ class OnDisk:
             "categories": len(self.categories),
             "digests": self._digests,
             "counts": counts,
+            **left_out(self._splits),
         }
 
     def named(self, categories: Sequence[Category]) -> tuple[Category, ...]:

@@ -9,25 +9,26 @@ pixel noise, other sizes, partial occlusion), where that base is clearly worse.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks import evaluator
-from benchmarks.annotations import load
+from benchmarks.annotations import left_out, load, without
 from harness.errors import ConfigError, unknown
 from harness.metrics.accumulate import Matches
+from harness.places import cache_root
 from harness.types import Category, Detection, Detections, Evaluation, Example, Frequency
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -139,9 +140,16 @@ class Shapes:
     def match(self, split: str, detections: Sequence[Detection]) -> Matches:
         return evaluator.matches(self._splits[split], Detections.of(detections))
 
+    def without(self, image_ids: Mapping[str, Collection[int]]) -> Self:
+        """See harness.protocols.LeavesOut."""
+        rest = copy.copy(self)
+        rest._splits = without(self._splits, image_ids)
+        return rest
+
     def describe(self) -> dict[str, object]:
         digests = {name: split.digest for name, split in self._splits.items()}
         own = {"name": self.name, **asdict(self.settings), "format": FORMAT, "digests": digests}
+        own |= left_out(self._splits)
         return own | {"pictures_may_be_published": True}  # they are rendered, nobody else's
 
 
@@ -272,10 +280,6 @@ def image_rng(settings: Settings, split: str, index: int) -> np.random.Generator
     """Each image has its own stream, so that a larger set begins with the smaller one's images."""
     domain = ("plain", "cluttered").index(settings.domain)
     return np.random.default_rng([settings.seed, domain, SPLITS.index(split), index])
-
-
-def cache_root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detmodes"
 
 
 def render_set(settings: Settings, root: Path | None = None) -> Path:

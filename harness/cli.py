@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Optional
 
 import typer
 
+from harness import cli_speed
 from harness.errors import ConfigError, DetmodesError
+from harness.interrupts import Deserted, Stopped
+from harness.screen import shows
+
+if TYPE_CHECKING:
+    pass
 
 app = typer.Typer(
     help="Fine-tune vision-language models as object detectors; report AP beside per-category output diversity.",
@@ -17,10 +25,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-speed = typer.Typer(help="Measure this machine: time and memory, side by side in one run.", no_args_is_help=True)
-app.add_typer(speed, name="speed")
+app.add_typer(cli_speed.app, name="speed")
 
 SuiteArgument = Annotated[str, typer.Argument(help="Path of a suite file, or the name of a shipped suite.")]
+FolderArgument = Annotated[str, typer.Argument(help="Output folder of a run (or one under results/), or its URL.")]
 DataOption = Annotated[Optional[Path], typer.Option(help="Folder of a data set on disk.")]  # noqa: UP045
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only results and errors.")]
@@ -32,68 +40,131 @@ def main() -> None:
         app()
     except DetmodesError as error:
         problems = error.problems if isinstance(error, ConfigError) else (str(error),)
-        for problem in problems:
-            print(f"detmodes: {' '.join(problem.split())}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(*(" ".join(problem.split()) for problem in problems))
+    except Stopped as stop:
+        if str(stop) and (shows() or isinstance(stop, Deserted)):
+            print(f"detmodes: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # inside a cell it would be in that cell's record: this is about a path that was given
         if error.filename is None:
             raise
-        print(f"detmodes: {error.filename}: {error.strerror}; expected a place to read or write", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{error.filename}: {error.strerror}; expected a place to read or write")
+
+
+def _refuse(*problems: str) -> NoReturn:
+    """Exit code 2. Of several processes that compute together all find the problems, and one says them: whoever started
+    them ends all as soon as one has ended, so the others wait for that."""
+    if not shows():
+        time.sleep(10)
+    for problem in problems if shows() else ():
+        print(f"detmodes: {problem}", file=sys.stderr)
+    sys.exit(2)
 
 
 @app.command()
 def run(
     suite: SuiteArgument,
-    output: Annotated[Optional[Path], typer.Option(help="Default: runs/SUITE.")] = None,  # noqa: UP045
+    output: Annotated[Optional[str], typer.Option(help="Folder or URL (s3://...); default: runs/SUITE.")] = None,  # noqa: UP045
     data: DataOption = None,
     device: DeviceOption = "auto",
     only: Annotated[Optional[str], typer.Option(help="Cells to run, e.g. '*-ce-*'.")] = None,  # noqa: UP045
     seeds: Annotated[Optional[str], typer.Option(help="Instead of the suite's, e.g. 0,1.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their cost.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, in processes that share GPUs and cores.")] = 1,
+    snapshot_every: Annotated[int, typer.Option(min=1, help="Steps between two snapshots to go on from.")] = 50,
+    workers: Annotated[Optional[int], typer.Option(min=0, help="Threads reading ahead; 0: read when needed.")] = None,  # noqa: UP045
+    profile: Annotated[bool, typer.Option("--profile", help="Where the time goes; slows a GPU down.")] = False,
+    track: Annotated[Optional[Literal["tensorboard", "wandb", "trackio"]], typer.Option(help="Also log there.")] = None,  # noqa: UP045
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="ray: each cell is a task on a cluster.")] = "local",
+    ray_address: Annotated[Optional[str], typer.Option(help="host:port; default: a cluster of this machine.")] = None,  # noqa: UP045
     quiet: QuietOption = False,
+    worker: Annotated[Optional[float], typer.Option(hidden=True)] = None,  # noqa: UP045
 ) -> None:
-    """Run a benchmark suite and print its table. Finished cells are not run again."""
-    from harness import console, runner
-    from harness import suite as suites
+    """Run a benchmark suite and print its table. Finished cells are not run again, and a run that was stopped goes on
+    where it was. Several runs of one suite on one folder share its cells, on several machines too.
+    """
+    from harness import console, launch, remote, suite_files, trackers
     from harness.context import open_context
 
-    chosen = suites.load(suite)
+    chosen = suite_files.load(suite)
     if seeds is not None:
-        chosen = suites.with_seeds(chosen, seeds)
-    folder = output or Path("runs") / chosen.suite
+        chosen = suite_files.with_seeds(chosen, seeds)
+    launch.require_executor(executor, ray_address, jobs)
+    folder, mirror = remote.opened(output or f"runs/{chosen.suite}")
     if dry_run:
+        launch.require_one_process("--dry-run")
         console.show_plan(open_context(chosen, data, device), folder, only)
         return
-    with console.progress(quiet) as watch:
-        context = open_context(chosen, data, device, watch)
-        records = runner.run(context, folder, only)
-    failed = [record for record in records if record.status == "failed"]
-    if only is None:
+    if track is not None:
+        trackers.require(track)
+    options = {"snapshot_every": snapshot_every, "profile": profile, "track": track}
+    options |= {} if workers is None else {"workers": workers}
+    if executor == "ray":
+        code = launch.on_cluster(chosen, folder, data, device, only, quiet, ray_address, options, mirror)
+    elif jobs > 1 and worker is None:
+        code = launch.workers(jobs, folder, device, quiet, mirror)
+    else:
+        code = launch.here(chosen, folder, data, device, only, quiet, worker, options, mirror)
+    if mirror is not None and shows():
+        mirror.send()
+    if only is None and worker is None and code != 2 and shows():
         console.show_report(folder)
-    for record in failed:
-        print(
-            f"detmodes: cell {record.model_label}-{record.label}-s{record.cell.seed} failed: {record.error}",
-            file=sys.stderr,
-        )
-    raise typer.Exit(1 if failed else 0)
+        if profile:
+            console.show_profile(folder)
+    raise typer.Exit(code)
+
+
+@app.command(name="status")
+def status_(
+    folder: FolderArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Every cell of a run: its state, how far it is, who computes it, time left, last error."""
+    from harness import console, remote, status
+
+    found = status.read(remote.local(folder))
+    if as_json:
+        print(json.dumps(status.to_json(found), indent=1))
+    else:
+        console.show_status(found)
+
+
+@app.command(name="clean")
+def clean_(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Fine-tuned weights too; no table needs them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it, do not ask.")] = False,
+) -> None:
+    """List what a run's folder holds that no record needs, and remove it with --yes or when told so."""
+    from harness import clean, console
+
+    leftovers = clean.find(folder, weights)
+    if not leftovers:
+        print("nothing to remove")
+        return
+    console.show_leftovers(leftovers, folder)
+    if yes or (sys.stdin.isatty() and typer.confirm("remove?")):
+        print(f"{clean.remove(folder, leftovers) / 2**20:.2f} MiB removed")
+    elif not sys.stdin.isatty():
+        print("nothing removed; --yes removes it")
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a run, or a folder under results/.")],
+    folder: FolderArgument,
     format: Annotated[
         Literal["console", "md", "latex", "csv", "html"], typer.Option(help="On the screen, or as a text on stdout.")
     ] = "console",
     figures: Annotated[Optional[Path], typer.Option(help="Also draw the figures into this folder.")] = None,  # noqa: UP045
 ) -> None:
     """Tables, verdicts and figures of the records in a folder: text, a LaTeX document, or a page for the browser."""
-    from harness import console
+    from harness import console, remote
     from harness import figures as drawing
 
-    results = console.show_report(folder, per_category=True) if format == "console" else console.write(folder, format)
+    place = remote.local(folder)
+    results = console.show_report(place, per_category=True) if format == "console" else console.write(place, format)
     if figures is not None:
         for path in drawing.draw(results, figures):
             print(path, file=sys.stderr)
@@ -101,14 +172,15 @@ def report(
 
 @app.command()
 def publish(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    folder: FolderArgument,
     to: Annotated[Path, typer.Option(help="Where to, e.g. results/quickstart.")],
     allow_failed: Annotated[bool, typer.Option("--allow-failed", help="Publish failed cells as failed.")] = False,
 ) -> None:
     """Copy records that belong together, and regenerate every table and figure from them."""
+    from harness import remote
     from harness.publish import publish as publish_folder
 
-    for line in publish_folder(folder, to, allow_failed):
+    for line in publish_folder(remote.local(folder), to, allow_failed):
         print(line)
     print(to)
 
@@ -141,11 +213,11 @@ def budget(
     device: DeviceOption = "auto",
 ) -> None:
     """Held-out loss of CE along training, without sampling: how a suite's number of steps is fixed."""
-    from harness import suite as suites
+    from harness import suite_files
     from harness.budget import heldout_curve
     from harness.context import open_context
 
-    context = open_context(suites.load(suite), data, device)
+    context = open_context(suite_files.load(suite), data, device)
     curve = heldout_curve(context, steps, every, seed)
     print("step,heldout_nll")
     for step, nll in curve:
@@ -240,50 +312,6 @@ def check_data(
     from harness import registry
 
     raise typer.Exit(registry.resolve("benchmarks.check_data:command")(name, data, images))
-
-
-@speed.command(name="evaluation")
-def speed_evaluation(
-    images: Annotated[int, typer.Option(min=1)] = 19_809,
-    detections_per_image: Annotated[int, typer.Option(min=1)] = 300,
-    categories: Annotated[int, typer.Option(min=80)] = 1203,
-    references: Annotated[bool, typer.Option(help="Also run the official APIs, on 1,000 of the images.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the generated set.")] = 0,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
-) -> None:
-    """Time and peak memory of the evaluation on a generated set shaped like LVIS val, as a Markdown table."""
-    from harness import registry
-
-    measure = registry.resolve("benchmarks.speed:command")
-    raise typer.Exit(measure(images, detections_per_image, categories, references, seed, output))
-
-
-@speed.command(name="diversity")
-def speed_diversity(
-    images: Annotated[int, typer.Option(min=1)] = 20_000,
-    samples: Annotated[int, typer.Option(min=2, help="Of each image.")] = 8,
-    mentions: Annotated[int, typer.Option(min=1, help="Of each sample.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of the generated set.")] = 0,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
-) -> None:
-    """Time and peak memory of all diversity figures on a generated set, as a Markdown table."""
-    from harness import registry
-
-    raise typer.Exit(registry.resolve("benchmarks.diversity_speed:command")(images, samples, mentions, seed, output))
-
-
-@speed.command(name="objectives")
-def speed_objectives(
-    positions: Annotated[int, typer.Option(min=64, help="Of the loss alone: target positions N.")] = 2048,
-    vocabulary: Annotated[int, typer.Option(min=64, help="V.")] = 50_000,
-    width: Annotated[int, typer.Option(min=8, help="Hidden width D.")] = 512,
-    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs of each loss; the table has medians.")] = 5,
-    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
-) -> None:
-    """What each objective costs over CE: the tiny model's training step, and the loss at a large vocabulary."""
-    from harness.speed import command
-
-    raise typer.Exit(command(positions, vocabulary, width, repeats, output))
 
 
 @app.command(name="list")

@@ -2,109 +2,200 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from harness import provenance, records
+from harness import interrupts, phases, places, provenance, ranks, records
 from harness.batches import collision_rate
 from harness.context import Context, Planned, Watch, build
 from harness.errors import ConfigError
-from harness.evaluate import Measurement, gallery_frame, measure
+from harness.evaluate import Measurement, measure, speak
+from harness.frames import gallery_frame
+from harness.generate import Kept
+from harness.log import Log, Tell
+from harness.phases import Phases
+from harness.places import RESUME
 from harness.probe import probe
 from harness.protocols import Adapter
 from harness.records import CategoryInfo, Record
+from harness.resume import WEIGHTS, Resume
+from harness.suite import Cell, NamedObjective
 from harness.teacher import heldout_nll
+from harness.trackers import tracking
 from harness.train import batches, prepare, train
 
+METRICS = "metrics.jsonl"
+"""What training logs, as it comes (see harness.log)."""
 
-def compute(context: Context, item: Planned, work: Path) -> Record:
-    """Section 5 of the design, as a program."""
-    cell, suite = item.cell, context.suite
+
+def compute(context: Context, item: Planned, work: Path) -> Record | None:
+    """Section 5 of the design, as a program. Goes on from what an earlier process left in `work`.
+
+    Several processes may compute it together: rank 0 alone writes, and has the record. Raises Interrupted where SIGTERM
+    or SIGINT came, once what was computed is saved.
+    """
+    main = context.accelerator.is_main_process
+    if main:
+        _remove_files(work)  # made again at the end, from what is kept in the folder RESUME
     provenance.reset_peak_memory(context.accelerator.device)
-    torch.manual_seed(cell.seed)
-    predictor = build(context, cell.model)
-    examples, heldout = context.benchmark.split("train"), context.benchmark.split("calibration")
-    plan = suite.train if cell.objective is None else suite.train_of(cell.objective)
-    measured: list[Measurement] = []
-    timings = {"train": 0.0, "evaluate": 0.0, "probe": 0.0}
-    curve: list[dict[str, Any]] = []
-    probed: list[dict[str, Any]] = []
-    threshold = collisions = None
-
-    def evaluate(step: int) -> None:
-        started = time.perf_counter()
-        nll = heldout_nll(predictor, heldout) if isinstance(predictor, Adapter) else None
-        last = cell.objective is None or step == plan.steps
-        images = len(context.benchmark.split("val")) * (len(suite.sample.curve) if last else 1)
-        counter = _Counter(context.watch, f"evaluate at {step}", images)
-        benchmark, seed = context.benchmark, cell.seed
-        measured.append(measure(predictor, benchmark, suite.sample, suite.score, seed, step, nll, last, counter))
-        if suite.keep == "all" and isinstance(predictor, Adapter) and cell.role == "trained":
-            predictor.save(work / f"model-step{step}.safetensors")
-        timings["evaluate"] += time.perf_counter() - started
-
-    def look(step: int) -> None:
-        started = time.perf_counter()
-        assert isinstance(predictor, Adapter)
-        assert plan.probe is not None
-        shown = heldout[: plan.probe.images]
-        probed.append({"step": step} | probe(predictor, shown, context.benchmark.categories, suite.sample, cell.seed))
-        timings["probe"] += time.perf_counter() - started
-
-    if cell.objective is None:
-        evaluate(0)
-    else:
-        if not isinstance(predictor, Adapter):
-            raise ConfigError(f"model {cell.model.name}: cannot be fine-tuned, it has no logits")
-        if plan.probe is not None and not heldout:
-            raise ConfigError("train.probe: the benchmark has no calibration split to take it from")
-        base = build(context, cell.model)
-        assert isinstance(base, Adapter)
-        started = time.perf_counter()
-        objective = prepare(cell.objective.name, cell.objective.settings, base, heldout, plan, cell.seed)
-        threshold = objective.threshold
-        collisions = collision_rate(batches(len(examples), plan, cell.seed))
-        curve = train(
-            predictor,
-            examples,
-            objective,
-            plan,
-            cell.seed,
-            context.accelerator,
-            evaluate,
-            lambda step, loss: context.watch.work("train", step, plan.steps, f"loss {loss:.3f}"),
-            look,
-        )
-        timings["train"] = time.perf_counter() - started - timings["evaluate"] - timings["probe"]
-        if suite.keep != "none":
-            predictor.save(work / "model.safetensors")
-
-    for name in records.TABLES:
-        frame = pd.concat([measurement.tables[name] for measurement in measured], ignore_index=True)
-        frame.to_parquet(work / f"{name}.parquet", compression="zstd", index=False)
-    last = measured[-1]
-    shown = [example.image_id for example in context.pictures]
-    gallery_frame(last, shown, suite.sample.temperature).to_parquet(work / records.GALLERY, index=False)
+    settings = f"{item.digest} keep: {context.suite.keep}"
+    measured = phases.Recorder(_settle(context)) if context.profile else None
+    with interrupts.deferred(partial(ranks.meet, context.accelerator)) as caught, _tracking(context, item) as tell:
+        log = Log(work / METRICS if main else None, tell)
+        resume = Resume(work / RESUME, log, settings, context.snapshot_every, caught, context.accelerator)
+        run = _Run(context, item.cell, resume, measured or phases.unmeasured)
+        found: dict[str, Any] = {}
+        if item.cell.objective is None:
+            run.evaluate(0)
+        else:
+            found = run.train(item.cell.objective, work)
+        if main:
+            with run.phases("tables"):
+                run.write_tables(work)
+        caught.check()
+    if not main:
+        return None
+    if measured is not None:
+        phases.write(places.beside(item.folder, places.PROFILE, ".json"), measured.seconds)
+    evaluations = run.resume.evaluations
     return record_of(
         context,
         item,
         status="finished",
-        threshold=threshold,
-        collision_rate=collisions,
+        **found,
         image_ids=tuple(example.image_id for example in context.benchmark.split("val")),
-        evaluator={"engine": last.evaluation.engine, "version": last.evaluation.version},
-        score_source=last.score_source,
-        evaluations=tuple(measurement.info for measurement in measured),
-        curve=tuple(curve),
-        probe=tuple(probed),
-        timings=timings,
+        evaluator=evaluations[-1].evaluator,
+        score_source=evaluations[-1].score_source,
+        evaluations=tuple(evaluation.info for evaluation in evaluations),
+        curve=tuple(log.of("train")),
+        probe=tuple(log.of("probe")),
+        timings=run.resume.timings,
         peak_memory_mib=provenance.peak_memory(context.accelerator.device),
-        files={path.name: records.sha256(path) for path in sorted(work.iterdir())},
+        files={path.name: records.sha256(path) for path in sorted(work.iterdir()) if path.is_file()},
     )
+
+
+def _remove_files(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
+def _tracking(context: Context, item: Planned) -> AbstractContextManager[Tell]:
+    name = context.track if context.accelerator.is_main_process else None
+    folder = places.beside(item.folder, places.TRACKERS)
+    return tracking(name, context.suite.suite, folder, item.info.model_dump(mode="json"))
+
+
+def _settle(context: Context) -> Callable[[], object]:
+    """Waits until the device has done what it was asked to."""
+    device = context.accelerator.device
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+
+class _Run:
+    """A cell in the making."""
+
+    def __init__(self, context: Context, cell: Cell, resume: Resume, measured: Phases) -> None:
+        self.context, self.suite, self.cell, self.resume = context, context.suite, cell, resume
+        self.phases, self.main = measured, context.accelerator.is_main_process
+        torch.manual_seed(cell.seed)
+        with self.phases("preparation"):
+            self.predictor = build(context, cell.model)
+        self.plan = self.suite.train if cell.objective is None else self.suite.train_of(cell.objective)
+        self.heldout = context.benchmark.split("calibration")
+
+    def train(self, objective: NamedObjective, work: Path) -> dict[str, Any]:
+        """Trains, with evaluations and probes on the way; returns what the record says of it."""
+        adapter, examples, seed = self._adapter(), self.context.benchmark.split("train"), self.cell.seed
+        with self.phases("preparation"):
+            base = build(self.context, self.cell.model)
+            assert isinstance(base, Adapter)
+            started = time.perf_counter()
+            ready = prepare(objective.name, objective.settings, base, self.heldout, self.plan, seed)
+            collisions = collision_rate(batches(len(examples), self.plan, seed))
+            prepared = time.perf_counter() - started
+        watch, accelerator = self.context.watch, self.context.accelerator
+        curve = train(
+            adapter,
+            examples,
+            ready,
+            self.plan,
+            seed,
+            accelerator,
+            self.evaluate,
+            lambda step, loss: watch.work("train", step, self.plan.steps, f"loss {loss:.3f}"),
+            self.probe,
+            self.resume,
+            self.context.workers,
+            self.phases,
+        )
+        self.resume.timings |= {"train": prepared + curve[-1]["seconds"], "waiting": curve[-1]["waiting"]}
+        if self.suite.keep != "none" and self.main:
+            adapter.save(work / WEIGHTS)
+        return {"threshold": ready.threshold, "collision_rate": collisions}
+
+    def _adapter(self) -> Adapter:
+        if not isinstance(self.predictor, Adapter):
+            raise ConfigError(f"model {self.cell.model.name}: cannot be fine-tuned, it has no logits")
+        if self.plan.probe is not None and not self.heldout:
+            raise ConfigError("train.probe: the benchmark has no calibration split to take it from")
+        return self.predictor
+
+    def evaluate(self, step: int) -> None:
+        last = self.cell.objective is None or step == self.plan.steps
+        images = len(self.context.benchmark.split("val")) * (len(self.suite.sample.curve) if last else 1)
+        counter = _Counter(self.context.watch, f"evaluate at {step}", images)
+        predictor, benchmark, suite, seed = self.predictor, self.context.benchmark, self.suite, self.cell.seed
+        adapter = predictor if isinstance(predictor, Adapter) else None
+
+        def measured(kept: Kept) -> Measurement | None:
+            parts = {} if adapter is None else {"heldout-nll": partial(heldout_nll, adapter, self.heldout)}
+            with self.phases("held-out loss"):
+                nll = next(iter(kept(parts, lambda name: None)), None)
+            if not self.main:
+                speak(predictor, benchmark.split("val"), suite.sample, seed, last, kept=kept)
+                return None
+            asked = suite.sample, suite.score, seed, step, nll, last, counter, kept, self.phases
+            return measure(predictor, benchmark, *asked)
+
+        kept_weights = suite.keep == "all" and self.cell.role == "trained"
+        with self.phases("tables"):  # all that is in no phase of its own
+            done = self.resume.evaluate(step, measured, adapter.save if adapter and kept_weights else None)
+        if done is None:  # rank 0 has it
+            return
+        self.resume.log.add("evaluation", done.info.model_dump(exclude={"per_category"}))
+        self.resume.timings["evaluate"] += done.seconds
+
+    def probe(self, step: int) -> None:
+        started = time.perf_counter()
+        assert self.plan.probe is not None
+        shown, sample = self.heldout[: self.plan.probe.images], self.suite.sample
+        with self.phases("probe"):
+            row = probe(self._adapter(), shown, self.context.benchmark.categories, sample, self.cell.seed)
+        self.resume.log.add("probe", {"step": step, **row})
+        self.resume.timings["probe"] += time.perf_counter() - started
+
+    def write_tables(self, work: Path) -> None:
+        """The tables of all evaluations, the gallery, and the weights that were kept with an evaluation."""
+        evaluations = self.resume.evaluations
+        for name in records.TABLES:
+            frame = pd.concat([evaluation.table(name) for evaluation in evaluations], ignore_index=True)
+            frame.to_parquet(work / f"{name}.parquet", compression="zstd", index=False)
+        shown = [example.image_id for example in self.context.pictures]
+        tables = {name: evaluations[-1].table(name) for name in ("samples", "mentions")}
+        gallery_frame(tables, shown, self.suite.sample.temperature).to_parquet(work / records.GALLERY, index=False)
+        for evaluation in evaluations:
+            if (evaluation.folder / WEIGHTS).exists():
+                _link(evaluation.folder / WEIGHTS, work / f"model-step{evaluation.info.step}.safetensors")
 
 
 def record_of(context: Context, item: Planned, **fields: Any) -> Record:
@@ -129,9 +220,17 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
         model=item.info.model,
         code=provenance.code_version(),
         packages=provenance.package_versions(),
-        device=provenance.describe_device(context.accelerator.device),
+        device=provenance.describe_device(context.accelerator.device, context.accelerator.num_processes),
         **fields,
     )
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 class _Counter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from harness import phases
+from harness.clean import Leftover
 from harness.context import Context, Silence, Watch
+from harness.places import PROFILE
 from harness.results import Results
 from harness.screen import screen
+from harness.status import STATES, CellStatus, Status
 from harness.suite import Cell
 
 
@@ -33,7 +37,23 @@ def progress(quiet: bool) -> Iterator[Watch]:
     if quiet:
         yield Silence()
         return
-    bars = Progress(
+    with _stopped(_empty_bars()) as bars:
+        yield _Bars(bars)
+
+
+@contextmanager
+def overview(quiet: bool) -> Iterator[Callable[[Status], None]]:
+    """For what several processes do: a bar for all cells, one for each that is computed, a line for each that is
+    done from now on. Takes the status of the folder, again and again."""
+    if quiet:
+        yield lambda status: None
+        return
+    with _stopped(_empty_bars()) as bars:
+        yield _Overview(bars)
+
+
+def _empty_bars() -> Progress:
+    return Progress(
         TextColumn("{task.description}", justify="right"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -42,8 +62,13 @@ def progress(quiet: bool) -> Iterator[Watch]:
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
     )
+
+
+@contextmanager
+def _stopped(bars: Progress) -> Iterator[Progress]:
+    """At the end, if they were started."""
     try:
-        yield _Bars(bars)
+        yield bars
     finally:
         if bars.live.is_started:
             bars.stop()
@@ -58,10 +83,10 @@ class _Bars:
 
     def cell(self, cell: Cell, index: int, total: int, state: str) -> None:
         self._bars.start()  # not before: bad input is one line on the screen and no bars
-        self._bars.update(self._cells, total=total, completed=index - 1, note=escape(cell.id))
-        if state in ("finished", "failed"):
-            self._bars.update(self._cells, completed=index)
-            self._bars.console.print(f"{state:>8}  {escape(cell.id)}", highlight=False)
+        done = state != "running"
+        self._bars.update(self._cells, total=total, completed=index if done else index - 1, note=escape(cell.id))
+        if done:
+            self._bars.console.print(f"{state:>9}  {escape(cell.id)}", highlight=False)
         self._end()
 
     def work(self, kind: str, done: int, total: int, note: str = "") -> None:
@@ -74,6 +99,87 @@ class _Bars:
         if self._work is not None:
             self._bars.remove_task(self._work)
         self._work, self._kind = None, ""
+
+
+class _Overview:
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._all = bars.add_task("cells", total=None, note="")
+        self._tasks: dict[Path, TaskID] = {}
+        self._done: set[Path] | None = None
+
+    def __call__(self, status: Status) -> None:
+        self._bars.start()
+        done = {item.folder: item for item in status.cells if item.state in ("finished", "failed")}
+        for folder in () if self._done is None else done.keys() - self._done:
+            self._bars.console.print(f"{done[folder].state:>9}  {escape(done[folder].cell.id)}", highlight=False)
+        self._done = set(done)
+        left = f"about {_duration(status.seconds_left)} left" if status.seconds_left else ""
+        self._bars.update(self._all, total=len(status.cells), completed=len(done), note=left)
+        running = {item.folder: item for item in status.cells if item.state == "running"}
+        for folder in self._tasks.keys() - running.keys():
+            self._bars.remove_task(self._tasks.pop(folder))
+        for item in running.values():
+            self._show(item)
+
+    def _show(self, item: CellStatus) -> None:
+        if item.folder not in self._tasks:
+            self._tasks[item.folder] = self._bars.add_task(escape(item.cell.id), total=None, note="")
+        if item.progress is not None:
+            note = escape(f"{item.progress.kind} {item.progress.note}".strip())
+            self._bars.update(
+                self._tasks[item.folder], total=item.progress.total, completed=item.progress.done, note=note
+            )
+
+
+def show_profile(folder: Path) -> None:
+    """Where the time of a run's cells has gone, those together that were profiled."""
+    profiles = phases.read(folder / PROFILE)
+    seconds = phases.total(profiles.values())
+    wall = sum(seconds.values())
+    table = Table(title=f"{len(profiles)} profiled cells, {wall:.1f} s")
+    for heading in ("phase", "seconds", "share"):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase, spent in seconds.items():
+        table.add_row(escape(phase), f"{spent:.2f}", f"{spent / wall:.1%}")
+    screen().print(table)
+
+
+def show_status(status: Status) -> None:
+    """One row for each cell, and a line for all."""
+    table = Table(title=status.suite)
+    for heading in ("cell", "state", "progress", "left", "who", "error"):
+        table.add_column(heading, justify="right" if heading == "left" else "left")
+    for item in status.cells:
+        left = "" if item.seconds_left in (None, 0.0) else _duration(item.seconds_left or 0.0)
+        row = (item.cell.id, item.state, _progress_text(item), left, item.owner or "", item.error)
+        table.add_row(*map(escape, row))
+    console = screen()
+    console.print(table)
+    counts = ", ".join(f"{status.count(state)} {state}" for state in STATES if status.count(state))
+    total = status.seconds_left
+    console.print(f"{counts}{f'; about {_duration(total)} left' if total else ''}", highlight=False)
+
+
+def _progress_text(item: CellStatus) -> str:
+    if item.progress is None:
+        return ""
+    return f"{item.progress.kind} {item.progress.done}/{item.progress.total}"
+
+
+def _duration(seconds: float) -> str:
+    """45 s, 12 min, 3.4 h"""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def show_leftovers(leftovers: Sequence[Leftover], folder: Path) -> None:
+    """What would be removed, and how much room that makes."""
+    for item in leftovers:
+        name = item.path.relative_to(folder)
+        print(f"{item.size / 2**20:10.2f} MiB  {name}  ({item.reason})")
+    print(f"{sum(item.size for item in leftovers) / 2**20:10.2f} MiB  in all")
 
 
 def show_plan(context: Context, folder: Path, only: str | None) -> None:
@@ -128,7 +234,7 @@ def write(folder: Path, format: Literal["md", "latex", "csv", "html"]) -> Result
 
 def show_list(kind: str) -> None:
     """Names, and where they are defined or what they compute."""
-    from harness import registry, suite
+    from harness import registry, suite, suite_files
 
     if kind == "objectives":
         _list_objectives()
@@ -138,7 +244,7 @@ def show_list(kind: str) -> None:
         for heading in ("suite", "cells", "what it runs"):
             table.add_column(heading)
         for name in registry.shipped_suites():
-            loaded = suite.load(name)
+            loaded = suite_files.load(name)
             labels = ", ".join(objective.label for objective in loaded.objectives)
             cells = sum(1 for _ in suite.cells(loaded))
             table.add_row(name, str(cells), f"{loaded.benchmark.name}: {labels}; seeds {list(loaded.seeds)}")

@@ -6,45 +6,27 @@ AP comes from the greedy answer, diversity from K samples, and at the last step 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from harness.generate import generate
+from harness import frames
+from harness.generate import Kept, emit, in_batches, unkept
 from harness.metrics import aggregate
-from harness.metrics.accumulate import Matches
 from harness.metrics.consensus import consensus
 from harness.metrics.diversity import CategoryTable, ImageTable, category_table, image_table
-from harness.metrics.matching import Verification, verify
-from harness.metrics.mentions import Answers, Truth, answers_of, name_counts, truth_of
+from harness.metrics.mentions import Truth, name_counts, truth_of
+from harness.phases import Phases, unmeasured
 from harness.protocols import Adapter, Benchmark, Predictor
+from harness.reading import Read, read
 from harness.records import GREEDY, EvaluationInfo, Figures, image_frame
 from harness.scores import MentionScore, score
 from harness.suite import SampleSettings
-from harness.types import Box, Category, Detection, Evaluation, Example, Mention, Parsed, Sample
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """The samples of every image at one temperature, read and matched: K of them, or the one greedy answer.
-
-    emitted, parsed: by image and sample. scores: of every mention of `answers`, where they were computed.
-    """
-
-    temperature: float
-    emitted: list[list[Sample]]
-    parsed: list[list[Parsed]]
-    answers: Answers
-    verification: Verification
-    scores: list[MentionScore] | None = None
-
-    @property
-    def mentions(self) -> list[Mention]:
-        """In the order of `answers`."""
-        return [mention for own in self.parsed for sample in own for mention in sample.mentions]
+from harness.types import Box, Category, Detection, Evaluation, Example, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +39,98 @@ class Measurement:
     score_source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a model says of every image at one temperature. emitted: by image, the greedy answer and then K samples;
+    scores: of their mentions, None for a sequence nothing is made of the scores of."""
+
+    emitted: list[list[Sample]]
+    scores: list[list[list[MentionScore] | None]]
+
+
+GREEDY_ANSWER, SAMPLED, ALL = slice(0, 1), slice(1, None), slice(0, None)
+
+
+def speak(
+    predictor: Predictor,
+    examples: Sequence[Example],
+    settings: SampleSettings,
+    seed: int,
+    last: bool = True,
+    progress: Callable[[int], None] = lambda images: None,
+    kept: Kept = unkept,
+    phases: Phases = unmeasured,
+) -> dict[float, Said]:
+    """All that an evaluation asks of a model, by temperature, `kept` batch by batch. The samples are scored at the
+    `last` step only, the greedy answer always.
+
+    Where several processes share the parts, each of them calls this, and the one that goes on has the answers.
+    """
+    said = {}
+    for heat in settings.curve if last else (settings.temperature,):
+        batches = {f"said-{heat}-{batch[0].image_id}": batch for batch in in_batches(examples, settings)}
+        scored = SAMPLED if heat != settings.temperature else ALL if last else GREEDY_ANSWER
+        make = partial(_batch, predictor, heat=heat, settings=settings, seed=seed, scored=scored, phases=phases)
+        parts = {name: partial(make, own) for name, own in batches.items()}
+        sizes = {name: len(own) for name, own in batches.items()}
+        said[heat] = _said(kept(parts, partial(_count, progress, sizes)))
+    return said
+
+
+def _count(progress: Callable[[int], None], sizes: Mapping[str, int], name: str) -> None:
+    progress(sizes[name])
+
+
+def _batch(
+    predictor: Predictor,
+    batch: Sequence[Example],
+    heat: float,
+    settings: SampleSettings,
+    seed: int,
+    scored: slice,
+    phases: Phases,
+) -> list[list[Any]]:
+    """For each image and sample: tokens, log-probabilities, and the fields of each mention's score or None. A sequence
+    that several samples of an image emit is scored once."""
+    with phases("generation"):
+        emitted = emit(predictor, batch, heat, settings, seed)
+    different = dict.fromkeys((image, sample.tokens) for image, own in enumerate(emitted) for sample in own[scored])
+    with phases("scoring"):
+        scores = dict(zip(different, _scores(predictor, batch, list(different)), strict=True))
+    chosen = range(settings.samples + 1)[scored]
+    return [
+        [
+            (sample.tokens, sample.log_probs, scores[image, sample.tokens] if index in chosen else None)
+            for index, sample in enumerate(own)
+        ]
+        for image, own in enumerate(emitted)
+    ]
+
+
+def _scores(
+    predictor: Predictor, batch: Sequence[Example], different: Sequence[tuple[int, tuple[int, ...]]]
+) -> list[list[tuple[float, float | None, float]]]:
+    """The fields of each mention's score, for sequences by image and tokens."""
+    examples, sequences = [batch[image] for image, _ in different], [tokens for _, tokens in different]
+    pairs = zip(examples, sequences, strict=True)
+    parsed = [predictor.codec.decode(tokens, example.width, example.height) for example, tokens in pairs]
+    if not isinstance(predictor, Adapter):
+        return [[CERTAIN] * len(own.mentions) for own in parsed]
+    return [[astuple(mention) for mention in own] for own in score(predictor, examples, sequences, parsed)]
+
+
+CERTAIN = (1.0, 1.0, 1.0)
+"""Of a predictor without probabilities."""
+
+
+def _said(values: Sequence[list[list[Any]]]) -> Said:
+    """What batches were kept as."""
+    rows = [own for batch in values for own in batch]
+    emitted = [[Sample(tuple(tokens), tuple(log_probs)) for tokens, log_probs, _ in own] for own in rows]
+    scores = [[None if of is None else [MentionScore(*m) for m in of] for *_, of in own] for own in rows]
+    return Said(emitted, scores)
+
+
 def measure(
     predictor: Predictor,
     benchmark: Benchmark,
@@ -67,19 +141,25 @@ def measure(
     heldout_nll: float | None,
     last: bool = True,
     progress: Callable[[int], None] = lambda images: None,
+    kept: Kept = unkept,
+    phases: Phases = unmeasured,
 ) -> Measurement:
     """Evaluates a predictor on the validation split; `last`: with all that is measured of the last step alone.
+    What the model says is `kept` batch by batch.
 
     A predictor without logits has no probabilities: its score source is "constant".
     """
     examples, categories = benchmark.split("val"), benchmark.categories
     truth = truth_of(examples, categories)
     source = score_source if isinstance(predictor, Adapter) else "constant"
-    greedy, *sampled = _answers(predictor, examples, truth, categories, settings, seed, last, progress)
-    detections = {GREEDY: _detections(truth, greedy, source)}
-    if last:
-        detections |= {read.temperature: _consensus(truth, categories, read, source) for read in sampled}
-    official = {heat: benchmark.evaluate("val", own) for heat, own in detections.items()}
+    said = speak(predictor, examples, settings, seed, last, progress, kept, phases)
+    with phases("matching and AP"):
+        greedy, *sampled = _answers(predictor, examples, truth, categories, said, settings.temperature)
+        detections = {GREEDY: _detections(truth, greedy, source)}
+        if last:
+            detections |= {read.temperature: _consensus(truth, categories, read, source) for read in sampled}
+        official = {heat: benchmark.evaluate("val", own) for heat, own in detections.items()}
+        matched = [(heat, own, benchmark.match("val", own)) for heat, own in detections.items()]
     tables = {read.temperature: figure_tables(truth, read, categories) for read in sampled}
     diversity, per_category = _figures(*tables[settings.temperature], categories, official[GREEDY])
     info = EvaluationInfo(
@@ -91,32 +171,14 @@ def measure(
         heldout_nll=heldout_nll,
     )
     ids = [category.id for category in categories]
-    matched = [(heat, own, benchmark.match("val", own)) for heat, own in detections.items()]
-    frames = {
+    own_frames = {
         "images": [image_frame(step, heat, truth, ids, *own) for heat, own in tables.items()],
-        "detections": [_detection_frame(step, *own) for own in matched],
-        "samples": [_sample_frame(step, predictor, truth, read) for read in (greedy, *sampled)],
-        "mentions": [_mention_frame(step, truth, read) for read in (greedy, *sampled)],
+        "detections": [frames.detection_frame(step, *own) for own in matched],
+        "samples": [frames.sample_frame(step, predictor, truth, read) for read in (greedy, *sampled)],
+        "mentions": [frames.mention_frame(step, truth, read) for read in (greedy, *sampled)],
     }
-    joined = {name: pd.concat(own, ignore_index=True) for name, own in frames.items()}
+    joined = {name: pd.concat(own, ignore_index=True) for name, own in own_frames.items()}
     return Measurement(info, joined, official[GREEDY], source)
-
-
-def read(
-    predictor: Predictor,
-    examples: Sequence[Example],
-    truth: Truth,
-    categories: Sequence[Category],
-    emitted: list[list[Sample]],
-    temperature: float,
-) -> Read:
-    """Reads and matches what was emitted for each example."""
-    parsed = [
-        [predictor.codec.decode(sample.tokens, example.width, example.height) for sample in own]
-        for example, own in zip(examples, emitted, strict=True)
-    ]
-    answers = answers_of(parsed, categories)
-    return Read(temperature, emitted, parsed, answers, verify(truth, answers.mentions))
 
 
 def figure_tables(
@@ -134,40 +196,19 @@ def _answers(
     examples: Sequence[Example],
     truth: Truth,
     categories: Sequence[Category],
-    settings: SampleSettings,
-    seed: int,
-    last: bool,
-    progress: Callable[[int], None],
+    said: Mapping[float, Said],
+    temperature: float,
 ) -> list[Read]:
-    """The greedy answer, then the samples at each temperature; scored as far as something is made of their scores."""
-    found = []
-    for heat in settings.curve if last else (settings.temperature,):
-        emitted = generate(predictor, examples, heat, settings, seed, progress)
-        own = read(predictor, examples, truth, categories, [samples[1:] for samples in emitted], heat)
-        found.append(replace(own, scores=_scores(predictor, examples, own)) if last else own)
-        if heat == settings.temperature:
-            greedy = read(predictor, examples, truth, categories, [samples[:1] for samples in emitted], GREEDY)
-    return [replace(greedy, scores=_scores(predictor, examples, greedy)), *found]
+    """The greedy answer, then the samples at each temperature."""
 
+    def of(own: Said, part: slice, heat: float) -> Read:
+        found = read(predictor, examples, truth, categories, [samples[part] for samples in own.emitted], heat)
+        scores = [scored for samples in own.scores for scored in samples[part]]
+        known = [scored for scored in scores if scored is not None]
+        return replace(found, scores=[m for scored in known for m in scored] if len(known) == len(scores) else None)
 
-def _scores(predictor: Predictor, examples: Sequence[Example], own: Read) -> list[MentionScore]:
-    """Of every mention. A sequence that several samples of an image emit is scored once."""
-    if not isinstance(predictor, Adapter):
-        return [MentionScore(1.0, 1.0, 1.0)] * len(own.answers.mentions)
-    emitted = [
-        (image, sample.tokens, parsed)
-        for image, pair in enumerate(zip(own.emitted, own.parsed, strict=True))
-        for sample, parsed in zip(*pair, strict=True)
-    ]
-    different = {(image, tokens): parsed for image, tokens, parsed in emitted}
-    scored = score(
-        predictor,
-        [examples[image] for image, _ in different],
-        [tokens for _, tokens in different],
-        list(different.values()),
-    )
-    by_sequence = dict(zip(different, scored, strict=True))
-    return [mention for image, tokens, _ in emitted for mention in by_sequence[image, tokens]]
+    greedy = of(said[temperature], GREEDY_ANSWER, GREEDY)
+    return [greedy, *(of(own, SAMPLED, heat) for heat, own in said.items())]
 
 
 def _detections(truth: Truth, own: Read, source: str) -> list[Detection]:
@@ -213,105 +254,3 @@ def _figures(
 def defined(value: float) -> float | None:
     """nan (undefined) -> None, as records hold it."""
     return None if math.isnan(value) else float(value)
-
-
-# ---- tables ------------------------------------------------------------------------------------------------------
-
-
-def _detection_frame(step: int, temperature: float, detections: Sequence[Detection], matches: Matches) -> pd.DataFrame:
-    """Those that count first, in the order in which they are ranked; the rest (capped, or of a category that
-    was not verified for the image) after them."""
-    order = [
-        *matches.detection.tolist(),
-        *sorted(set(range(len(detections))) - set(matches.detection.tolist())),
-    ]
-    rest = len(detections) - len(matches.detection)
-    chosen = [detections[index] for index in order]
-    left_out = np.zeros_like(matches.true_positive) if matches.left_out is None else matches.left_out
-    return pd.DataFrame(
-        {
-            "step": step,
-            "temperature": temperature,
-            "image_id": [d.image_id for d in chosen],
-            "category_id": [d.category_id for d in chosen],
-            **{side: [getattr(d.box, side) for d in chosen] for side in ("x", "y", "w", "h")},
-            "score": np.array([d.score for d in chosen], dtype=np.float64),
-            "evaluated": np.arange(len(chosen)) < len(matches.detection),
-            "true_positive": np.concatenate([matches.true_positive, np.zeros(rest, np.uint16)]),
-            "left_out": np.concatenate([left_out, np.zeros(rest, np.uint16)]),
-            "ignored": np.concatenate([matches.ignored, np.zeros(rest, np.bool_)]),
-        }
-    )
-
-
-def _sample_frame(step: int, predictor: Predictor, truth: Truth, own: Read) -> pd.DataFrame:
-    images, samples = own.answers.malformed.shape
-    emitted = [sample for samples in own.emitted for sample in samples]
-    return pd.DataFrame(
-        {
-            "step": step,
-            "image_id": np.repeat(truth.image_ids, samples),
-            "sample": np.tile(_sample_numbers(own), images),
-            "temperature": own.temperature,
-            "text": [predictor.codec.text(sample.tokens) for sample in emitted],
-            "log_prob": [float(sum(sample.log_probs)) for sample in emitted],
-            "malformed": own.answers.malformed.ravel(),
-            "truncated": own.answers.truncated.ravel(),
-        }
-    )
-
-
-def _sample_numbers(own: Read) -> NDArray[np.int64]:
-    """0 is the greedy answer, the others count from 1."""
-    return np.arange(own.answers.samples) + (own.temperature != GREEDY)
-
-
-def _mention_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
-    """`name_score` and `location_score` of every mention; `category_score` of those that were scored: the greedy
-    ones, and all of the last step."""
-    columns, found, rows = own.answers.mentions, own.verification, own.mentions
-    log_probs = [sample.log_probs for samples in own.emitted for sample in samples]
-    sequence = columns.image * own.answers.samples + columns.sample
-    before = np.searchsorted(sequence, sequence)  # row at which a mention's sequence begins
-    category = [None if own.scores is None else item.category for item in own.scores or rows]  # type: ignore[union-attr]
-    frame = pd.DataFrame(
-        {
-            "step": step,
-            "image_id": truth.image_ids[columns.image],
-            "sample": _sample_numbers(own)[columns.sample],
-            "position": np.arange(len(rows)) - before,
-            "category_id": [mention.category_id for mention in rows],
-            "instance_id": [None if i < 0 else int(truth.ids[i]) for i in found.instance],
-            "temperature": own.temperature,
-            "name": [mention.name for mention in rows],
-            **{side: columns.boxes[:, index] for index, side in enumerate("xywh")},
-            "name_score": [
-                math.exp(sum(log_probs[at][mention.start : mention.locations]))
-                for at, mention in zip(sequence, rows, strict=True)
-            ],
-            "category_score": np.array(category, dtype=np.float64),
-            "location_score": [
-                math.exp(sum(log_probs[at][mention.locations : mention.end]))
-                for at, mention in zip(sequence, rows, strict=True)
-            ],
-            "iou": found.iou,
-            **{flag: getattr(found, flag) for flag in ("duplicate", "hallucination", "neutral", "unknown")},
-        }
-    )
-    whole = ("step", "image_id", "sample", "position", "category_id", "instance_id")
-    return frame.astype({"name": object, **dict.fromkeys(whole, "Int64")})
-
-
-def gallery_frame(measurement: Measurement, image_ids: Sequence[int], temperature: float) -> pd.DataFrame:
-    """The mentions of these images at one temperature, samples counted from 0; one row without a name for a sample
-    that mentions nothing."""
-    samples, mentions = (
-        frame[frame["image_id"].isin(image_ids) & (frame["temperature"] == temperature)]
-        for frame in (measurement.tables["samples"], measurement.tables["mentions"])
-    )
-    own = ["image_id", "sample"]
-    said = mentions.assign(verified=mentions["instance_id"].notna())
-    shown = [*own, "position", "name", "category_id", "x", "y", "w", "h", "verified"]
-    frame = samples[own].astype("Int64").merge(said[shown], on=own, how="left").sort_values([*own, "position"])
-    frame["verified"] = frame["verified"].astype("boolean").fillna(False).astype(bool)
-    return frame.assign(sample=frame["sample"] - 1).reset_index(drop=True)

@@ -1,21 +1,76 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, also when several processes, or machines with a shared folder, write them."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from harness.errors import ConfigError
 
+PARTIAL = ".partial"
+"""Ends the name of what is being written."""
+PLAIN_NAME = r"^[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$"
+"""A name that cannot lead out of its folder (nor hide in it): no separator, no control character, no dot in front."""
+
 
 def write_text(path: Path, text: str) -> None:
-    """Atomically: written beside, flushed to disk, renamed."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Atomically: written beside under its own name, flushed to disk, renamed. The last of several writers wins."""
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, to be written; it takes the place of `path` when the block has ended well, and is
+    removed otherwise. What a killed process leaves is one of `partials`."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Has what was written to a file, or the names in a folder, reach the disk before it returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    # Some network file systems refuse this for folders, whose names they write at once.
+    refusal = suppress(OSError) if path.is_dir() else nullcontext()
+    try:
+        with refusal:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """A file, a link (not what it points to), or a folder with all that is in it; nothing if it is gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def partials(folder: Path) -> list[Path]:
+    """What writers into a folder have not finished: leftovers, unless they are still at it."""
+    return sorted(folder.glob(f".*{PARTIAL}"))
+
+
+def clock(folder: Path) -> float:
+    """Now, in seconds, by the clock that gives the files in this folder their times (on a shared folder the server's:
+    times of files are compared with nothing else)."""
+    probe = folder / f".{uuid.uuid4().hex}{PARTIAL}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def check_place(path: Path) -> None:

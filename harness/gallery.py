@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import DataError
-from harness.files import write_text
+from harness.files import replacing, write_text
 from harness.images import read_rgb
 from harness.types import Box, Category, Example
 
@@ -136,9 +136,8 @@ def _write_picture(source: Path, target: Path) -> None:
     image = read_rgb(source)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     image.info.clear()  # colour profiles and dates are not for publication
-    partial = target.with_name(f".{target.name}.partial")
-    image.save(partial, format="PNG", optimize=True)
-    partial.replace(target)
+    with replacing(target) as partial:
+        image.save(partial, format="PNG", optimize=True)
 
 
 def load(folder: Path) -> Gallery | None:
@@ -168,7 +167,10 @@ def answers(path: Path) -> dict[int, Answer]:
 
     Raises DataError if a column is missing or a sample has no row (they are numbered 0 to K - 1 in every image).
     """
-    frame = pd.read_parquet(path)
+    try:
+        frame = pd.read_parquet(path)
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     absent = [name for name in COLUMNS if name not in frame]
     if absent:
         raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(absent)} missing")

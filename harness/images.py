@@ -1,13 +1,33 @@
-"""Reading image files: one way, for every adapter."""
+"""Reading image files: one way, for every adapter, and one rule for what is corrupt."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from harness.errors import DataError
+from harness.types import Example
+
+
+def read(example: Example) -> Image.Image:
+    """The picture of an example, as `read_rgb` gives it. DataError too if its size is not the one that the annotations
+    say: their boxes would lie elsewhere."""
+    image = read_rgb(example.path)
+    if image.size != (example.width, example.height):
+        expected = f"{example.width} x {example.height} pixels"
+        raise DataError(f"{example.path}: expected {expected}, got {image.width} x {image.height}")
+    return image
+
+
+def problem(example: Example) -> str:
+    """Why `read` refuses the picture, in one line; empty if it does not."""
+    try:
+        read(example)
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def read_rgb(path: Path) -> Image.Image:
@@ -19,7 +39,9 @@ def read_rgb(path: Path) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders let almost any exception out when a file is damaged
         raise DataError(f"{path}: expected a readable image, got: {error}") from None
     if upright.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: nearly all would be white
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

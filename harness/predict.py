@@ -67,7 +67,7 @@ def _from_cell(folder: Path) -> Predictor:
         raise DataError(f"{folder}: this cell failed ({record.error}); run it again first")
     categories = [Category(info.id, info.names, info.frequency) for info in record.categories]
     accepted = {key: value for key, value in record.model.items() if key not in ("name", "sizes", "weights_digest")}
-    made = registry.model(str(record.model["name"]), categories, accepted)
+    made = registry.model(str(record.model.get("name")), categories, accepted)
     if record.role == "trained" and isinstance(made, Adapter):
         records.verify_files(record, folder, ["model.safetensors"])
         made.load(folder / "model.safetensors")

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from harness.evaluate import defined, figure_tables, read
+from harness.evaluate import defined, figure_tables
 from harness.generate import generate
 from harness.metrics import aggregate
 from harness.metrics.mentions import truth_of
 from harness.protocols import Adapter
+from harness.reading import read
 from harness.sequence import KINDS
 from harness.suite import SampleSettings
 from harness.targets import target

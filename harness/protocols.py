@@ -12,7 +12,7 @@ settings (unknown keys, types, ranges), so that a suite file's mistakes are all 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -44,6 +44,18 @@ class Benchmark(Protocol):
 
     def describe(self) -> dict[str, object]:
         """What a record must hold to identify the data: settings and digests, JSON values only."""
+        ...
+
+
+@runtime_checkable
+class LeavesOut(Benchmark, Protocol):
+    """A benchmark that can do without some of its images, so that a suite may say `images: skip`."""
+
+    def without(self, image_ids: Mapping[str, Collection[int]]) -> Benchmark:
+        """The same benchmark without these images (split -> ids), which figures and `match` do not count either.
+
+        Its `describe` has them as "left_out": they are part of what identifies a cell, and stand in its record.
+        """
         ...
 
 
@@ -82,7 +94,10 @@ class Adapter(Predictor, Protocol):
         ...
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
-        """Model-ready images [B, 3, H, W], float32, on the CPU."""
+        """Model-ready images [B, 3, H, W], float32, on the CPU.
+
+        What an image becomes depends on nothing else, and several threads may ask at once: training reads ahead.
+        """
         ...
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
@@ -95,6 +110,16 @@ class Adapter(Predictor, Protocol):
 
     def load(self, path: Path) -> None:
         """Reads what `save` wrote for the same categories and settings; DataError if it does not fit."""
+        ...
+
+
+@runtime_checkable
+class Checkpointed(Protocol):
+    """What an adapter may offer, so that a suite may say `train.gradient_checkpointing: true`."""
+
+    def checkpoint_gradients(self) -> None:
+        """From now on a forward pass with gradient keeps the inputs of the model's blocks alone, and the backward pass
+        computes the rest again. Gradients stay what they are."""
         ...
 
 

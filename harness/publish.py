@@ -13,9 +13,10 @@ from harness.errors import DataError
 from harness.figures import TEXTS, available, draw, drawn
 from harness.files import write_text
 from harness.latex import to_latex
+from harness.places import DIGESTS, SUITE
 from harness.report import to_category_csv, to_csv, to_markdown
 from harness.reproduce import code_text, command
-from harness.results import DIGESTS, SUITE, TABLES, Key, Results, load
+from harness.results import TABLES, Key, Results, load
 
 README = "README.md"
 TABLE = "table.csv"

@@ -7,6 +7,7 @@
     samples.parquet      one row per sample, empty ones too
     mentions.parquet     one row per mention
     gallery.parquet      the mentions of a few images, at the last step
+    metrics.jsonl        what was logged along training: a line per logged step, probe and evaluation
     model.safetensors    the fine-tuned weights, if kept
 
 Tables, figures and verdicts are functions of the record, the first two tables and the gallery. A record is written last
@@ -19,15 +20,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import DataError
-from harness.files import write_text
+from harness.files import PLAIN_NAME, write_text
 from harness.metrics.ap import Matches
 from harness.metrics.diversity import CategoryTable, ImageTable
 from harness.metrics.mentions import Truth, name_counts
@@ -42,6 +43,7 @@ GALLERY = "gallery.parquet"
 GREEDY = 0.0
 """Temperature of the greedy answer."""
 
+FileName = Annotated[str, Field(pattern=PLAIN_NAME)]
 Figures = dict[str, float | None]
 Role = Literal["base", "trained", "oracle"]
 
@@ -115,13 +117,19 @@ class Record(_Strict):
     probe: tuple[dict[str, Any], ...] = ()
     """What harness.probe saw along training, step 0 (the base) first; undefined values None."""
     timings: dict[str, float] = {}
+    """Seconds; `waiting`, for data, is a part of `train`."""
     peak_memory_mib: float | None = None
-    files: dict[str, str] = {}
+    files: dict[FileName, str] = {}
     """Name -> sha256 of every other file of the cell."""
 
     @property
     def steps(self) -> tuple[int, ...]:
         return tuple(evaluation.step for evaluation in self.evaluations)
+
+    @property
+    def seconds(self) -> float:
+        """What the cell took; 0 where it is not known."""
+        return sum(seconds for name, seconds in self.timings.items() if name != "waiting")
 
     def evaluation(self, step: int) -> EvaluationInfo:
         return next(item for item in self.evaluations if item.step == step)

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +24,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from harness import records
+from harness import places, records
 from harness.errors import DataError
 from harness.estimates import Floats, Tables, estimate
 from harness.metrics.stats import bootstrap_weights
+from harness.places import DIGESTS, SUITE
 from harness.records import CategoryInfo, Record
 from harness.suite import Cell, Suite, cells
 
-SUITE = "suite.json"
-DIGESTS = "cells.json"
 TABLES = tuple(f"{name}.parquet" for name in records.PUBLISHED_TABLES)
 """images and detections: all that figures need."""
 AP_TOLERANCE = 1e-9
@@ -108,11 +110,10 @@ class Results:
         """Figures of a cell, nan where undefined, from its samples at a temperature (None: the suite's own). Raises
         DataError if the tables are not those of the record."""
         heat = self.temperature if temperature is None else temperature
+        tables = self.tables(key)
         if (key, step, heat) not in self._points:
-            arrays = estimate(self.tables(key), step, heat)
-            points = {name: float(values[0]) for name, values in arrays.items()}
-            self._check_ap(key, step, points["AP"])
-            self._points[key, step, heat] = points
+            with _of_one_cell(self.folders[key]):
+                self._points[key, step, heat] = self._point(key, tables, step, heat)
         return self._points[key, step, heat]
 
     def replicates(self, key: Key, step: int, temperature: float | None = None) -> dict[str, Floats]:
@@ -123,10 +124,26 @@ class Results:
         return self._replicates[key, step, heat]
 
     def tables(self, key: Key) -> Tables:
+        """Read, and tried at every step, so that whatever is made of them later can rely on them. Raises DataError."""
         if key not in self._tables:
-            images, detections = (pd.read_parquet(self.folders[key] / name) for name in TABLES)
-            self._tables[key] = Tables(self.records[key], images, detections)
+            with _of_one_cell(self.folders[key]):
+                tables = self._read(key)
+                for step in self.records[key].steps:
+                    self._points[key, step, self.temperature] = self._point(key, tables, step, self.temperature)
+            self._tables[key] = tables
         return self._tables[key]
+
+    def _read(self, key: Key) -> Tables:
+        images, detections = (pd.read_parquet(self.folders[key] / name) for name in TABLES)
+        most = images["samples"].max()
+        if not 0 < most <= self.samples:  # arrays get this width
+            raise DataError(f"{self.folders[key] / TABLES[0]}: expected up to {self.samples} samples, got {most}")
+        return Tables(self.records[key], images, detections)
+
+    def _point(self, key: Key, tables: Tables, step: int, temperature: float) -> dict[str, float]:
+        points = {name: float(values[0]) for name, values in estimate(tables, step, temperature).items()}
+        self._check_ap(key, step, points["AP"])
+        return points
 
     def _check_ap(self, key: Key, step: int, ap: float) -> None:
         recorded = self.records[key].evaluation(step).metrics.get("AP")
@@ -140,16 +157,25 @@ class Results:
             )
 
 
+@contextmanager
+def _of_one_cell(folder: Path) -> Iterator[None]:
+    """What arithmetic stumbles over in tables that may be anyone's is told in one line: a column that is missing or of
+    another type, an image or category that the record does not have, a file that is not Parquet."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError, OSError) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(f"{folder}: {records.RECORD} and tables do not belong together: {told}") from error
+
+
 def load(folder: Path) -> Results:
     """Reads suite and records and verifies that the tables are the files that the records describe."""
-    suite = _suite(folder / SUITE)
-    planned = list(cells(suite))
-    digests = _digests(folder / DIGESTS, len(planned))
+    suite, planned = listed(folder)
     folders: dict[Key, Path] = {}
     found: dict[Key, Record] = {}
-    for cell, digest in zip(planned, digests, strict=True):
+    for cell, digest in planned:
         key = Key(cell.model.label, cell.label, cell.seed)
-        folders[key] = folder / "cells" / f"{cell.id}-{digest[:8]}"
+        folders[key] = places.cell(folder, cell.id, digest)
         if (folders[key] / records.RECORD).is_file():
             found[key] = records.read(folders[key])
             _verify(found[key], folders[key], suite, cell, digest)
@@ -157,6 +183,13 @@ def load(folder: Path) -> Results:
     failed = {key: record for key, record in found.items() if record.status == "failed"}
     _verify_paired(finished, folders)
     return Results(suite, folders, finished, failed)
+
+
+def listed(folder: Path) -> tuple[Suite, list[tuple[Cell, str]]]:
+    """The suite of an output folder, and its cells with their digests, in order. DataError if it holds no run."""
+    suite = _suite(folder / SUITE)
+    planned = list(cells(suite))
+    return suite, list(zip(planned, _digests(folder / DIGESTS, len(planned)), strict=True))
 
 
 def _suite(path: Path) -> Suite:
@@ -175,9 +208,14 @@ def _digests(path: Path, expected: int) -> list[str]:
         digests = json.loads(path.read_text())
     except (OSError, ValueError):
         raise DataError(f"{path}: expected a JSON list of digests; run the suite again") from None
-    if not isinstance(digests, list) or len(digests) != expected or not all(isinstance(d, str) for d in digests):
+    if not isinstance(digests, list) or len(digests) != expected or not all(map(_is_digest, digests)):
         raise DataError(f"{path}: expected the digests of the suite's {expected} cells; run the suite again")
     return digests
+
+
+def _is_digest(value: object) -> bool:
+    """It becomes part of a folder's name, so nothing else will do."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str) -> None:
@@ -187,7 +225,18 @@ def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str)
     if own != expected or records.digest_of(record.cell) != digest:
         raise DataError(f"{folder / records.RECORD}: expected the cell {expected}, got {own}")
     if record.status == "finished":
+        _verify_rows(record, folder)
         records.verify_files(record, folder, TABLES)
+
+
+def _verify_rows(record: Record, folder: Path) -> None:
+    """What is drawn along the steps: there are evaluations, and rows of numbers that have a step."""
+    if not record.evaluations:
+        raise DataError(f"{folder / records.RECORD}: field evaluations: expected at least one")
+    for name in ("curve", "probe"):
+        for row in getattr(record, name):
+            if type(row.get("step")) is not int or not all(isinstance(v, float | int | None) for v in row.values()):
+                raise DataError(f"{folder / records.RECORD}: field {name}: expected rows of numbers with a step")
 
 
 def _verify_paired(finished: dict[Key, Record], folders: dict[Key, Path]) -> None:

@@ -1,25 +1,36 @@
 """Cells of a suite: order, cache, one record each.
 
 A cell is computed in a hidden folder and renamed into place when its record is complete: whatever is visible
-under `cells/` has finished or has failed cleanly. A finished cell is never run again.
+under `cells/` has finished or has failed cleanly. A finished cell is never run again. The hidden folder outlives its
+process, and the next one that runs the cell goes on from what it finds there.
 """
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import json
-import shutil
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Any
 
-from harness import gallery, objectives, records
+from harness import faults, files, gallery, locks, objectives, places, ranks, records
 from harness.compute import compute, record_of
 from harness.context import Context, Planned, build
-from harness.errors import ConfigError, DetmodesError
+from harness.errors import ConfigError, DataError, DetmodesError
 from harness.files import write_text
+from harness.progress import Recorder, forget
 from harness.records import CellInfo, Record
 from harness.suite import Cell, cells
+from harness.train import require_shares
+
+POLL = 1.0
+"""Seconds between two looks at the cells of other processes."""
+WAITING = "wait for others"
 
 
 def plan(context: Context, output: Path, only: str | None = None) -> list[Planned]:
@@ -32,61 +43,197 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
             described[key] = build(context, cell.model).describe()
         info = _cell_info(context, cell, described[key])
         digest = records.digest_of(info)
-        planned.append(Planned(cell, info, digest, output / "cells" / f"{cell.id}-{digest[:8]}"))
-    return _matching(planned, only)
+        planned.append(Planned(cell, info, digest, places.cell(output, cell.id, digest)))
+    return matching(planned, only)
 
 
-def _matching(planned: list[Planned], only: str | None) -> list[Planned]:
+def matching(planned: list[Planned], only: str | None) -> list[Planned]:
     chosen = [item for item in planned if only is None or fnmatch.fnmatch(item.cell.id, only)]
     if not chosen:
         raise ConfigError(f"--only {only!r}: matches none of: {', '.join(item.cell.id for item in planned)}")
     return chosen
 
 
-def run(context: Context, output: Path, only: str | None = None) -> list[Record]:
-    """Runs what is not finished yet; returns a record for every planned cell, failed ones included."""
+def run(context: Context, output: Path, only: str | None = None, since: float | None = None) -> list[Record]:
+    """Runs what is not finished yet; returns a record for every planned cell, failed ones included.
+
+    Several processes may run one suite on one folder: each takes what is free, waits at the end for the cells of the
+    others, and takes over what a dead one leaves. since: when the run began that this process is a part of, by the
+    folder's clock; a failure recorded later is one of this run and not tried again.
+
+    Of two suites on one folder each makes its own cells; suite.json, cells.json and so the tables are the later one's.
+
+    Of several processes that compute each cell together (harness.ranks) rank 0 does all this. The others compute along,
+    write nothing, and get no records.
+    """
+    for objective in context.suite.objectives:
+        require_shares(context.suite.train_of(objective), context.accelerator.num_processes)
+    if not context.accelerator.is_main_process:
+        _compute_along(context)
+        return []
+    found = _run_all(context, output, only, since)
+    ranks.same(context.accelerator, None)
+    return found
+
+
+def _compute_along(context: Context) -> None:
+    """Every cell that rank 0 takes, until there is none. How it ended is told by rank 0."""
+    nothing: Planned | None = None
+    while (item := ranks.same(context.accelerator, nothing)) is not None:
+        with suppress(Exception):
+            ranks.together(context.accelerator, partial(compute, context, item, places.work(item.folder)))
+
+
+def _run_all(context: Context, output: Path, only: str | None, since: float | None) -> list[Record]:
     everything = plan(context, output)
-    chosen = _matching(everything, only)
-    (output / "cells").mkdir(parents=True, exist_ok=True)
-    write_text(output / "suite.json", context.suite.model_dump_json(indent=1) + "\n")
+    chosen = matching(everything, only)
+    announce(context, output, everything)
+    since = files.clock(output) if since is None else since
+    recorder = Recorder(context.watch, output)
+    told = copy.copy(context)  # with what it has found out already
+    told.watch = recorder
+    done: dict[Path, Record] = {}
+    while left := [item for item in chosen if item.folder not in done]:
+        before = len(done)
+        for item in left:
+            taken = _take(told, recorder, item, output, since, (len(done) + 1, len(chosen)))
+            if taken is not None:
+                done[item.folder] = taken
+        if len(done) == before:
+            recorder.work(WAITING, len(done), len(chosen))
+            sleep(POLL)
+    return [done[item.folder] for item in chosen]
+
+
+def announce(context: Context, output: Path, everything: list[Planned]) -> None:
+    """What the folder holds, for whoever reads it."""
+    (output / places.CELLS).mkdir(parents=True, exist_ok=True)
+    write_text(output / places.SUITE, context.suite.model_dump_json(indent=1) + "\n")
     gallery.write(output, context.pictures, context.benchmark.categories)
-    write_text(output / "cells.json", json.dumps([item.digest for item in everything], indent=1) + "\n")
-    done = []
-    for index, item in enumerate(chosen, 1):
-        cached = finished(item)
-        context.watch.cell(item.cell, index, len(chosen), "cached" if cached else "running")
-        record = cached or _run_cell(context, item)
-        context.watch.cell(item.cell, index, len(chosen), record.status)
-        done.append(record)
-    return done
+    write_text(output / places.DIGESTS, json.dumps([item.digest for item in everything], indent=1) + "\n")
+
+
+def _take(
+    context: Context, recorder: Recorder, item: Planned, output: Path, since: float, place: tuple[int, int]
+) -> Record | None:
+    """The record of a cell that is done or that this process can do now; None if another one has it.
+
+    place: which one it is of how many, for the watch.
+    """
+    found = _settled(item, since)
+    if found is None:
+        with locks.held(output / places.LOCKS, item.folder.name) as lock:
+            if lock is None:
+                return None
+            found = _settled(item, since)  # another may have finished it a moment ago
+            if found is None:
+                found = _run(context, recorder, item, output, place, lock)
+    if found is None:
+        return None
+    record, state = found
+    recorder.cell(item.cell, *place, state)
+    return record
+
+
+def _run(
+    context: Context, recorder: Recorder, item: Planned, output: Path, place: tuple[int, int], lock: locks.Lock
+) -> tuple[Record, str] | None:
+    """Computes a cell; None if another process has taken it over meanwhile."""
+    recorder.cell(item.cell, *place, "running")
+    try:
+        with recorder.during(item.folder.name, lock.check):
+            record = _run_cell(context, item, lock)
+    except locks.LostError:
+        return None
+    forget(output, item.folder.name)
+    return record, record.status
+
+
+def _settled(item: Planned, since: float) -> tuple[Record, str] | None:
+    """The record of a cell that need not be run, and whether another process of this run made it."""
+    record = finished(item)
+    written = _written(item.folder)
+    if record is not None:
+        return record, "elsewhere" if written > since else "cached"
+    if written > since:
+        with suppress(DataError):  # damaged: it is run again
+            record = records.read(item.folder)
+            if record.status == "failed" and record.digest == item.digest:
+                return record, "elsewhere"
+    return None
+
+
+def _written(cell: Path) -> float:
+    """When the record of a cell was, by the folder's clock; 0 without one."""
+    with suppress(OSError):
+        return (cell / records.RECORD).stat().st_mtime
+    return 0.0
 
 
 def finished(item: Planned) -> Record | None:
     """The record of a cell that is done: finished, of these settings, with its tables intact."""
+    return _finished_in(item.folder, item, [f"{name}.parquet" for name in records.TABLES])
+
+
+def _finished_in(folder: Path, item: Planned, names: Sequence[str] | None = None) -> Record | None:
+    """The same of any folder. names: the files that must be intact, None for all."""
     try:
-        record = records.read(item.folder)
+        record = records.read(folder)
         if record.status != "finished" or record.digest != item.digest:
             return None
-        records.verify_files(record, item.folder, [f"{name}.parquet" for name in records.TABLES])
+        records.verify_files(record, folder, list(record.files) if names is None else names)
     except DetmodesError:
         return None
     return record
 
 
-def _run_cell(context: Context, item: Planned) -> Record:
-    """The record of a cell, whatever happens in it; an interrupt still ends the run."""
-    work = item.folder.with_name(f".{item.folder.name}")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        record = compute(context, item, work)
-    except Exception as error:
-        (work / "error.txt").write_text(traceback.format_exc())
-        record = record_of(context, item, status="failed", error=f"{type(error).__name__}: {error}")
-    records.write(record, work)
-    shutil.rmtree(item.folder, ignore_errors=True)
+def _run_cell(context: Context, item: Planned, lock: locks.Lock) -> Record:
+    """The record of a cell, whatever happens in it. An interrupt still ends the run, and leaves the work folder."""
+    work = places.work(item.folder)
+    record = _finished_in(work, item)  # killed after its record was written
+    if record is None:
+        _prepare(work)
+        record = _computed(context, item, work)
+        lock.check()
+        for path in work.iterdir():
+            files.sync(path)
+        records.write(record, work)
+    _keep_only(record, work)
+    lock.check()
+    files.remove(item.folder)
     work.rename(item.folder)
+    files.sync(item.folder.parent)
     return record
+
+
+def _prepare(work: Path) -> None:
+    """The folder as `compute` goes on from it: without what a killed process did not finish writing."""
+    work.mkdir(parents=True, exist_ok=True)
+    for path in (work / records.RECORD, work / places.ERROR, *files.partials(work)):
+        files.remove(path)
+
+
+def _computed(context: Context, item: Planned, work: Path) -> Record:
+    ranks.same(context.accelerator, item)
+    try:
+        record = ranks.together(context.accelerator, partial(compute, context, item, work))
+        assert record is not None
+        return record
+    except locks.LostError:
+        raise
+    except Exception as error:
+        if faults.is_storage(error):  # no fault of the cell: it goes on when there is room
+            raise DataError(faults.explain(error, work)) from error
+        files.remove(work / places.RESUME)
+        (work / places.ERROR).write_text(traceback.format_exc())
+        return record_of(context, item, status="failed", error=faults.explain(error, work))
+
+
+def _keep_only(record: Record, work: Path) -> None:
+    """Removes what only going on needs, and what other attempts left: a finished cell has the files that it names."""
+    for path in work.iterdir():
+        if path.is_dir() or (record.status == "finished" and path.name not in {records.RECORD, *record.files}):
+            files.remove(path)
 
 
 def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
@@ -99,7 +246,7 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         model=model,
         objective=objective,
         seed=cell.seed,
-        train=None if cell.objective is None else context.suite.train_of(cell.objective).model_dump(mode="json"),
+        train=None if cell.objective is None else context.suite.train_of(cell.objective).described,
         sample=context.suite.sample.model_dump(mode="json"),
         score=context.suite.score,
     )

@@ -1,22 +1,15 @@
-"""Suite files: schema, validation (every mistake at once), expansion into cells.
-
-A suite is data: YAML read with the safe loader, no code. What each key means is on the models below.
-"""
+"""What a suite says, and its expansion into cells. Its files are read by harness.suite_files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from harness import objectives, registry
 from harness.batches import Batching
-from harness.errors import ConfigError, unknown
-from harness.estimates import figure_names
+from harness.files import PLAIN_NAME
 from harness.records import Role
 from harness.targets import PATTERN, members_per_image
 
@@ -24,8 +17,11 @@ BASE = "base"
 ORACLES = ("oracle-uniform", "oracle-collapsed")
 SCORES = ("category", "name", "sequence", "constant")
 
+LATER = ("gradient_checkpointing", "groups", "precision")
+"""Settings of `train` that the first records did not have."""
+
 Positive = Annotated[int, Field(ge=1)]
-Label = Annotated[str, Field(pattern=r"^[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$")]
+Label = Annotated[str, Field(pattern=PLAIN_NAME)]
 """Becomes part of a folder's name: it must not lead out of the output folder. Tables escape whatever else it has."""
 
 
@@ -84,10 +80,21 @@ class Probe(_Strict):
     images: Positive = 32
 
 
+class Group(_Strict):
+    """One of `train.groups`: parameters whose name matches the pattern (as in a shell) have a learning rate or a weight
+    decay of their own; what is not given is that of `train`."""
+
+    match: str
+    lr: Annotated[float, Field(ge=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+
 class Train(_Strict):
     """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
     `collision_rate`: see harness.targets and harness.batches. `micro_batch`: sequences per forward pass (gradients
-    accumulate up to batch_size); default all at once.
+    accumulate up to batch_size); default all at once. `gradient_checkpointing`: less memory, more time, the same
+    gradients. `groups`: see Group; the first that matches counts. `precision`: bf16 is autocast; auto is bf16 on a GPU
+    and fp32 elsewhere.
 
     The learning rate is constant after `warm_up` steps, so that every step of `eval_at` is a fair place to
     stop. The last step is always evaluated.
@@ -106,6 +113,16 @@ class Train(_Strict):
     log_every: Positive = 20
     eval_at: tuple[Positive, ...] = ()
     probe: Probe | None = None
+    gradient_checkpointing: bool = False
+    groups: tuple[Group, ...] = ()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As a record has it, and as cells are told apart. What came later is left out where it is at its default, so
+        that the cells of earlier code stay the same."""
+        later = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=later)
 
     @model_validator(mode="after")
     def _evaluations_in_range(self) -> Train:
@@ -164,6 +181,20 @@ class SampleSettings(_Strict):
         return tuple(sorted({self.temperature, *self.temperatures}))
 
 
+class Resources(_Strict):
+    """What a cell gets of a Ray cluster (see harness.on_ray): whole CPUs, and whole GPUs or a share of one."""
+
+    cpus: Positive = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_shared(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"expected a whole number of GPUs or a share of one, got {gpus:g}")
+        return gpus
+
+
 class EarlyStop(_Strict):
     """A row made of `objective`'s cells at the evaluated step whose mean AP is nearest to the final mean AP of
     `at_ap_of`: what less training alone gives."""
@@ -195,7 +226,10 @@ class Hypothesis(_Strict):
 
 class Suite(_Strict):
     """Every cell is a (model, objective, seed). `keep`: the fine-tuned weights of the last step, of all evaluated
-    steps, or none; it changes no result, so it is not part of a cell's digest."""
+    steps, or none; it changes no result, so it is not part of a cell's digest. `images`: what becomes of a picture that
+    cannot be read, or is not of the size that its annotations say: `fail` fails the cell that reads it, `skip` leaves
+    it out of its split, and those that were left out are part of the digest (see harness.skipping). `resources` are no
+    part of it."""
 
     suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: NamedBenchmark
@@ -206,6 +240,8 @@ class Suite(_Strict):
     sample: SampleSettings = SampleSettings()
     score: Literal["category", "name", "sequence", "constant"] = "category"
     keep: Literal["all", "last", "none"] = "last"
+    images: Literal["fail", "skip"] = "fail"
+    resources: Resources = Resources()
     early_stops: tuple[EarlyStop, ...] = ()
     resampled: tuple[Resampled, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
@@ -245,41 +281,6 @@ class Cell:
         )
 
 
-def load(reference: str) -> Suite:
-    """A suite by path, or by the name of a shipped one. ConfigError lists every mistake."""
-    shipped = registry.shipped_suites()
-    path = Path(reference)
-    if not path.is_file():
-        if reference not in shipped:
-            if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-                raise ConfigError(f"{reference}: no such suite file")
-            raise ConfigError(unknown("suite", reference, shipped))
-        path = shipped[reference]
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: expected YAML: {' '.join(str(error).split())}") from None
-    return parse(content, str(path))
-
-
-def parse(content: object, where: str) -> Suite:
-    """Validates the content of a suite file: schema, names, settings and references between them."""
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{where}: expected a mapping with the keys {', '.join(Suite.model_fields)}")
-    problems = []
-    suite = None
-    try:
-        suite = Suite.model_validate(content)
-    except ValidationError as error:
-        problems += [_schema_problem(item) for item in error.errors() if not _follows_from_another(item)]
-    problems += _content_problems(content if suite is None else suite.model_dump(mode="python"))
-    if suite is not None:
-        problems += _reference_problems(suite)
-    if problems or suite is None:
-        raise ConfigError(*(f"{where}: {problem}" for problem in problems))
-    return suite
-
-
 def cells(suite: Suite) -> Iterator[Cell]:
     """Base, then the objectives, then the oracles (with the first model's number of bins), for every seed."""
     for model in suite.models:
@@ -299,136 +300,3 @@ def rows(suite: Suite) -> list[str]:
     objectives_ = [objective.label for objective in suite.objectives]
     early = [stop.label for stop in suite.early_stops]
     return [BASE, *objectives_, *early, *(row.label for row in suite.resampled), *ORACLES]
-
-
-def _follows_from_another(item: Any) -> bool:
-    """pydantic calls a list too short whose items are all wrong."""
-    return item["type"] == "too_short" and len(item["input"]) > 0
-
-
-def _schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
-    """One mistake in words; `prefix`: where the part that was validated stands in the suite."""
-    location = (*prefix, *item["loc"])
-    where = ".".join(str(part) for part in location)
-    if item["type"] == "extra_forbidden":
-        *parent, key = location
-        parts: dict[str, type[BaseModel]] = {
-            "train": Train,
-            "probe": Probe,
-            "sample": SampleSettings,
-            "hypotheses": Hypothesis,
-            "early_stops": EarlyStop,
-            "resampled": Resampled,
-        }
-        nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
-        return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
-    message = item["msg"].removeprefix("Value error, ")
-    shown = "" if item["type"] == "missing" else f", got {item['input']!r}"
-    return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
-
-
-def _content_problems(content: Mapping[str, Any]) -> list[str]:
-    """Unknown names and wrong settings, as far as the content has the right shape."""
-    problems = []
-    for kind, key in (("benchmark", "benchmark"), ("model", "models")):
-        for name, settings in _named(content.get(key)):
-            problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
-    for name, settings in _named(content.get("objectives"), "train"):
-        problems += objectives.problems(name, settings)
-    return problems
-
-
-def _named(value: object, *own: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name, settings) of everything that can be read as such; the schema reports the rest. `own`: keys that are
-    no settings, beside name and label."""
-    items = value if isinstance(value, list | tuple) else [value]
-    pairs = [{"name": item} if isinstance(item, str) else item for item in items]
-    return [
-        (
-            pair["name"],
-            {key: setting for key, setting in pair.items() if key not in ("name", "label", *own, *_odd(pair))},
-        )
-        for pair in pairs
-        if isinstance(pair, Mapping) and isinstance(pair.get("name"), str)
-    ]
-
-
-def _odd(pair: Mapping[Any, Any]) -> list[Any]:
-    """Keys that are no strings (YAML reads `on:` as true)."""
-    return [key for key in pair if not isinstance(key, str)]
-
-
-def _reference_problems(suite: Suite) -> list[str]:
-    """Labels that clash, and hypotheses that name a row which the suite does not make."""
-    labels = rows(suite)
-    problems = [f"label {label!r}: used twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
-    models = [model.label for model in suite.models]
-    problems += [f"model label {label!r}: used twice" for label in sorted({x for x in models if models.count(x) > 1})]
-    trained = [objective.label for objective in suite.objectives]
-    for stop in suite.early_stops:
-        for label in (stop.objective, stop.at_ap_of):
-            if label not in trained:
-                problems.append(f"early_stops.{stop.label}: {unknown('objective label', label, trained)}")
-    for row in suite.resampled:
-        if row.objective not in trained:
-            problems.append(f"resampled.{row.label}: {unknown('objective label', row.objective, trained)}")
-        if row.temperature not in suite.sample.curve:
-            expected = f"one of sample.temperatures {list(suite.sample.curve)}"
-            problems.append(f"resampled.{row.label}.temperature: expected {expected}, got {row.temperature:g}")
-    for hypothesis in suite.hypotheses:
-        for label in (hypothesis.a, hypothesis.b):
-            if label not in labels:
-                problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
-        metrics = figure_names(suite.sample.samples)
-        if hypothesis.metric not in metrics:
-            problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
-    return problems + _train_problems(suite)
-
-
-def _train_problems(suite: Suite) -> list[str]:
-    """Training that cannot be done as the suite and its rows say."""
-    problems = _micro_problems("train", suite.train)
-    for objective in suite.objectives:
-        where = f"objectives.{objective.label}.train"
-        try:
-            plan = suite.train_of(objective)
-        except ValidationError as error:
-            problems += [_schema_problem(item, ("objectives", objective.label, "train")) for item in error.errors()]
-            continue
-        if objective.train:
-            problems += _micro_problems(where, plan)
-        problems += _supply_problems(objective, plan)
-    return problems
-
-
-def _micro_problems(where: str, plan: Train) -> list[str]:
-    micro = plan.micro_batch
-    if micro is None or plan.batch_size % micro == 0:
-        return []
-    return [f"{where}.micro_batch: expected a divisor of batch_size {plan.batch_size}, got {micro}"]
-
-
-def _supply_problems(objective: NamedObjective, plan: Train) -> list[str]:
-    """An objective that needs sets of targets, which the training data conditions do not supply."""
-    if objectives.problems(objective.name, objective.settings):  # told already
-        return []
-    if "sets" not in objectives.needs(objective.name, objective.settings):
-        return []
-    size, micro = plan.set_size, plan.micro_batch
-    if size == 1:
-        return [
-            f"objective {objective.label}: {objective.name} needs several targets of an image in a batch, but "
-            f"train has targets: {plan.targets}, batching: {plan.batching}; use targets: all(n) with "
-            "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
-        ]
-    if micro is not None and micro < size:
-        return [f"train.micro_batch: expected at least the {size} targets of a set ({objective.name}), got {micro}"]
-    return []
-
-
-def with_seeds(suite: Suite, text: str) -> Suite:
-    """The suite with the seeds of a command line ("0,1,2") in place of its own."""
-    try:
-        return suite.model_validate({**suite.model_dump(mode="json"), "seeds": [int(part) for part in text.split(",")]})
-    except (ValueError, ValidationError):
-        raise ConfigError(f"--seeds: expected distinct integers from 0, as in 0,1; got {text!r}") from None

@@ -8,7 +8,7 @@ gradient where it trains (upstream always runs it under `no_grad`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -25,11 +25,12 @@ from open_flamingo.src.helpers import MaskedCrossAttention, PerceiverResampler
 from open_flamingo.src.utils import extend_instance
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpoint_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from harness import images
 from harness.decoding import sample, uniforms
 from harness.errors import ConfigError, DataError, unknown
-from harness.images import read_rgb
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.types import Category, Example, Projection, Sample
 from model_zoo import checkpoint
@@ -130,8 +131,8 @@ class OpenFlamingo:
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         """[B, 3, S, S] in [-1, 1]; the image is squeezed to a square, coordinates being normalised."""
         side = self.config.image_size
-        images = [read_rgb(example.path).resize((side, side), Image.Resampling.BILINEAR) for example in examples]
-        return to_pixels(np.stack([np.asarray(image) for image in images]))
+        squares = [images.read(example).resize((side, side), Image.Resampling.BILINEAR) for example in examples]
+        return to_pixels(np.stack([np.asarray(square) for square in squares]))
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """[B, L, V]. One image may serve several rows: B of tokens must be a multiple of B of pixels."""
@@ -155,15 +156,25 @@ class OpenFlamingo:
     ) -> list[list[Sample]]:
         samples = len(temperatures)
         with torch.inference_mode():
-            vision = self.pixels(examples).to(self.device)[:, None, None]
+            pixels = self.pixels(examples).to(self.device)
             heat = torch.tensor(list(temperatures) * len(examples), device=self.device)
             noise = uniforms(examples, samples, max_tokens, seed).to(self.device)
-            decoding = Decoding(self.model, self.model.latents(vision), samples)
+            decoding = Decoding(self.model, self._encoded(pixels), samples)
             try:
                 flat = sample(decoding.step, self.codec, heat, noise, grammar, decoding.keep)
             finally:
                 decoding.close()
         return [flat[start : start + samples] for start in range(0, len(flat), samples)]
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """Latents [B, 1, n, D] of images [B, 3, S, S]. On a CPU one image after the other: several at once are rounded
+        otherwise than one, and what is generated must not depend on the batch, to the last bit."""
+        parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
+        return torch.cat([self.model.latents(part[:, None, None]) for part in parts])
+
+    def checkpoint_gradients(self) -> None:
+        for block in self.model.blocks():
+            block.forward = _computed_twice(block.forward)
 
     def describe(self) -> dict[str, object]:
         sizes = {**asdict(self.config), "parameters": sum(p.numel() for p in self.model.parameters())}
@@ -182,6 +193,17 @@ class OpenFlamingo:
         if entries != self.tokens.entries:
             raise DataError(f"{path}: made for another vocabulary ({len(entries)} entries, not {self.tokens.size})")
         checkpoint.load(self.model, tensors)
+
+
+def _computed_twice(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but with gradient only the arguments are kept for the backward pass, which computes it again."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint_call(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
 
 
 def to_pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
@@ -243,6 +265,15 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
         with self._seeing(latents):
             hidden: Tensor = self.lang_encoder.hidden(tokens)
         return hidden
+
+    def blocks(self) -> Iterator[Any]:
+        """The modules that hidden states pass one after the other. Not whole Flamingo layers: what those see is taken
+        from them at the end of a forward pass."""
+        yield from self.vision_encoder.transformer.resblocks
+        for layer in self.perceiver.layers:
+            yield from layer
+        for layer in self.lang_encoder._get_decoder_layers():
+            yield from (layer.gated_cross_attn_layer, layer.decoder_layer)
 
     @contextmanager
     def _seeing(self, latents: Tensor) -> Iterator[None]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from benchmarks.shapes import Shapes
 from harness.batches import target_batch
 from harness.context import accelerator_on
-from harness.suite import SampleSettings, Suite, parse
+from harness.suite import SampleSettings, Suite
+from harness.suite_files import parse
 from harness.targets import target
 from harness.types import IGNORED_LABEL, Example
 from model_zoo import checkpoint

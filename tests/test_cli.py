@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,12 @@ import torch
 import yaml
 from PIL import Image
 
-from harness import records
+from harness import jobs, records
 from harness.cli import main
+from harness.context import Context
+from harness.interrupts import Interrupted
 from harness.objectives import OBJECTIVES
+from harness.records import Record
 from model_zoo import checkpoint, open_flamingo
 from model_zoo.open_flamingo import OpenFlamingo
 from tests import fake_cells, small
@@ -120,6 +124,95 @@ def test_a_dry_run_shows_cells_and_cost_and_writes_nothing(invoke: Invoke, mini:
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("raised", "code", "name"),
+    [
+        (Interrupted(signal.SIGTERM), 143, "SIGTERM"),
+        (Interrupted(signal.SIGINT), 130, "SIGINT"),
+        (KeyboardInterrupt(), 130, "SIGINT"),
+    ],
+)
+def test_an_interrupted_run_says_how_to_go_on(
+    invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, name: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("harness.runner.run", interrupted)
+    done = invoke("run", mini, "--output", "out", "--device", "cpu", "--quiet")
+    assert (done.code, done.out) == (code, "")
+    (problem,) = done.problems
+    assert name in problem
+    assert "run the same command to go on" in problem
+
+
+def test_snapshots_are_made_as_often_as_asked_for(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every: list[int] = []
+
+    def noted(context: Context, *_: object) -> list[Record]:
+        every.append(context.snapshot_every)
+        return []
+
+    monkeypatch.setattr("harness.runner.run", noted)
+    for arguments in ((), ("--snapshot-every", "7")):
+        invoke("run", mini, "--only", "*", "--device", "cpu", "--quiet", *arguments)
+    assert every == [50, 7]
+    assert invoke("run", mini, "--snapshot-every", "0").code == 2
+
+
+def test_jobs_run_the_same_command_in_workers(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what the workers need to be part of this run, and what they say of its end."""
+    started: list[tuple[list[str], int, list[str]]] = []
+
+    def run(arguments: list[str], count: int, gpus: list[str], look: Callable[[], None]) -> list[jobs.Ended]:
+        started.append((arguments, count, gpus))
+        look()  # before there is anything to see
+        return [jobs.Ended(1, 1, "detmodes: cell x failed: no\n"), jobs.Ended(2, -9, "")]
+
+    monkeypatch.setattr(jobs, "run", run)
+    done = invoke("run", mini, "--output", "out", "--device", "cpu", "--only", "*-ce-*", "--jobs", "2")
+    assert (done.code, done.out) == (1, "")
+    assert done.problems[0] == "detmodes: cell x failed: no"
+    assert "worker 2 was ended by SIGKILL" in done.problems[1]
+    ((arguments, count, gpus),) = started
+    assert (count, gpus) == (2, [])
+    given = ["run", str(mini), "--output", "out", "--device", "cpu", "--only", "*-ce-*", "--jobs", "2"]
+    assert arguments[: len(given)] == given
+    assert arguments[len(given) :] == [
+        *("--jobs", "1", "--quiet", "--worker", arguments[-3]),
+        *("--output", "out"),
+    ]
+    assert float(arguments[-3]) == pytest.approx(Path("out").stat().st_mtime, abs=60)
+
+
+def test_status_and_clean_of_a_run(invoke: Invoke, mini: Path) -> None:
+    assert invoke("run", mini, "--output", "out", "--device", "cpu", "--only", "oracle-*", "--quiet").code == 0
+    done = invoke("status", "out")
+    assert (done.code, done.err) == (0, "")
+    rows = [[part.strip() for part in line.split("│")[1:3]] for line in done.out.splitlines() if "│" in line]
+    assert rows == [
+        ["open_flamingo-base-s0", "waiting"],
+        ["open_flamingo-ce-s0", "waiting"],
+        ["oracle-uniform-s0", "finished"],
+        ["oracle-collapsed-s0", "finished"],
+    ]
+    assert done.out.splitlines()[-1] == "2 finished, 2 waiting"
+    found = json.loads(invoke("status", "out", "--json").out)
+    assert [(item["cell"], item["state"]) for item in found["cells"]] == [tuple(row) for row in rows]
+    assert found["counts"] == {"finished": 2, "failed": 0, "running": 0, "interrupted": 0, "waiting": 2}
+
+    assert invoke("clean", "out").out == "nothing to remove\n"
+    left = Path("out/cells/.oracle-uniform-s7-01234567")
+    left.mkdir()
+    (left / "table").write_bytes(b"x" * 2**20)
+    listed = invoke("clean", "out").out.splitlines()
+    assert listed[0].split(maxsplit=3)[:3] == ["1.00", "MiB", str(left.relative_to("out"))]
+    assert listed[-1] == "nothing removed; --yes removes it"
+    assert left.exists()
+    assert invoke("clean", "out", "--yes").out.splitlines()[-1] == "1.00 MiB removed"
+    assert not left.exists()
+
+
 # ---- bad input ---------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +232,8 @@ def test_unknown_names(invoke: Invoke, mini: Path) -> None:
     change(mini, models=["open_flamingo"])
     assert_one_problem(invoke("run", change(mini, objectives=["cee"])), "unknown objective 'cee', did you mean 'ce'?")
     assert_one_problem(invoke("predict", mini, "--model", "open_flamingo"), "mini.yaml: expected a readable image")
-    assert_one_problem(invoke("report", "nowhere"), "nowhere")
+    for verb in ("report", "status", "clean"):
+        assert_one_problem(invoke(verb, "nowhere"), "nowhere", "expected the output folder of a run")
 
 
 def test_every_mistake_of_a_file_gets_a_line(invoke: Invoke, mini: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from benchmarks import evaluator
 from benchmarks.annotations import Annotations
 from harness import records
-from harness.evaluate import Measurement, gallery_frame, measure
+from harness.evaluate import Measurement, measure
+from harness.frames import gallery_frame
 from harness.metrics import ap
 from harness.metrics.accumulate import Matches
 from harness.protocols import Benchmark, Predictor
@@ -370,7 +371,7 @@ def test_only_the_last_step_has_other_temperatures_and_a_consensus() -> None:
 
 def test_the_gallery_has_a_row_for_a_sample_without_a_word(tmp_path: Path) -> None:
     result = measured(tmp_path, {1: [[SOFA], [], [CUP_B, ("dog", A)]], 2: [[], [CUP_A], [CUP_A]]})
-    frame = gallery_frame(result, [1], temperature=1.0)
+    frame = gallery_frame(result.tables, [1], temperature=1.0)
     shown = frame[["image_id", "sample", "position", "name", "verified"]].astype(object)
     rows = shown.where(shown.notna(), None).to_numpy().tolist()
     assert rows == [[1, 0, None, None, False], [1, 1, 0, "cup", True], [1, 1, 1, "dog", False]]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from harness.errors import DataError
-from harness.images import read_rgb
+from harness.images import problem, read, read_rgb
+from harness.types import Example
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 128, 0), (255, 255, 255)
 
@@ -156,3 +157,60 @@ def test_a_file_cut_anywhere_is_read_or_refused(tmp_path: Path, kind: str) -> No
             except DataError:
                 refused.append(length)
     assert refused[: len(content) // 2] == list(range(len(content) // 2))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_a_file_with_wrong_bytes_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+    """Never another exception."""
+    whole, random = io.BytesIO(), np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    extra = {"exif": exif} if kind in ("PNG", "JPEG", "WEBP", "TIFF") else {}
+    Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(whole, kind, **extra)
+    refused = 0
+    for _ in range(200):
+        content = bytearray(whole.getvalue())
+        for place in random.integers(0, min(len(content), 200), 3):
+            content[place] = random.integers(0, 256)
+        (tmp_path / "a").write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                read_rgb(tmp_path / "a")
+            except DataError:
+                refused += 1
+    assert refused > 0
+
+
+def test_a_decoder_may_raise_anything_but_lack_of_memory_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(error: Exception) -> Callable[[Image.Image], Image.Image]:
+        def transpose(_: Image.Image) -> Image.Image:
+            raise error
+
+        return transpose
+
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    monkeypatch.setattr(ImageOps, "exif_transpose", failing(TypeError("'tuple' is no integer")))
+    assert error_of(tmp_path / "a.png").endswith("expected a readable image, got: 'tuple' is no integer")
+    monkeypatch.setattr(ImageOps, "exif_transpose", failing(MemoryError()))
+    with pytest.raises(MemoryError):
+        read_rgb(tmp_path / "a.png")
+
+
+# ---- the picture of an example --------------------------------------------------------------------------------------
+
+
+def test_a_picture_has_the_size_that_is_annotated(tmp_path: Path) -> None:
+    """As it stands upright: an orientation that swaps the sides swaps the sizes too."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    upright, stored = (Example(1, tmp_path / "a.jpg", *size, ()) for size in ((20, 40), (40, 20)))
+    assert read(upright).size == (20, 40)
+    assert problem(upright) == ""
+    assert problem(stored) == f"{tmp_path}/a.jpg: expected 40 x 20 pixels, got 20 x 40"
+    with pytest.raises(DataError, match="expected 40 x 20 pixels, got 20 x 40"):
+        read(stored)
+    assert problem(Example(1, tmp_path / "gone.jpg", 1, 1, ())) == f"{tmp_path}/gone.jpg: no such image"

@@ -15,22 +15,29 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"harness", "harness.errors", "harness.types"})
-    | frozenset({"harness.screen", "harness.plotting", "harness.timing", "harness.definitions"}),
-    frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"}),
+    frozenset({"harness", "harness.errors", "harness.types", "harness.interrupts"})
+    | frozenset({"harness.screen", "harness.plotting", "harness.timing", "harness.definitions", "harness.places"}),
+    frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"})
+    | frozenset({"harness.faults"}),
     frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
-    | frozenset({"harness.gallery"}),
-    frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates"}),
+    | frozenset({"harness.gallery", "harness.locks", "harness.durable", "harness.log", "harness.ranks"})
+    | frozenset({"harness.phases", "harness.loading", "harness.engine"}),
+    frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
+    | frozenset({"harness.snapshots", "harness.trackers", "harness.sharding"}),
     frozenset({"harness.suite"}),
-    frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results"}),
-    frozenset({"harness.train"}),
+    frozenset({"harness.suite_files"}),
+    frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"})
+    | frozenset({"harness.optimizer"}),
+    frozenset({"harness.train", "harness.frames"}),
     frozenset({"harness.evaluate", "harness.rows", "harness.reproduce"}),
     frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
-    frozenset({"harness.compute"}),
+    frozenset({"harness.resume", "harness.remote"}),
+    frozenset({"harness.compute", "harness.progress"}),
     frozenset({"harness.runner", "harness.report", "harness.latex"}),
-    frozenset({"harness.budget", "harness.cost", "harness.speed"}),
-    frozenset({"harness.publish", "harness.page"}),
+    frozenset({"harness.budget", "harness.cost", "harness.speed", "harness.runner_speed", "harness.status"}),
+    frozenset({"harness.publish", "harness.page", "harness.clean", "harness.jobs", "harness.on_ray"}),
     frozenset({"harness.console"}),
+    frozenset({"harness.launch", "harness.cli_speed"}),
     frozenset({"harness.cli"}),
     frozenset({"harness.__main__"}),
 )

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import runner, suite
+from harness import runner, suite, suite_files
 from harness.context import open_context
 
 
 def test_photos_run_end_to_end(shared: Callable[[str], Path], tmp_path: Path) -> None:
     data = shared("data/coco128-lvis")
-    shipped = suite.load("photos")
+    shipped = suite_files.load("photos")
     benchmark = {**shipped.benchmark.model_dump(), "train_images": 4, "val_images": 3, "calibration_images": 3}
     short = shipped.model_copy(
         update={

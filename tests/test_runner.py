@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import signal
+import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +17,13 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import cost, gallery, provenance, records, runner
-from harness.context import Context, Planned, accelerator_on, open_context
+from harness import cost, files, gallery, locks, places, provenance, records, runner, status
+from harness.compute import METRICS, compute
+from harness.context import Context, Planned, Silence, accelerator_on, open_context
 from harness.errors import ConfigError, DataError
+from harness.interrupts import Interrupted
 from harness.records import Record
-from harness.suite import Suite
+from harness.suite import Cell, Suite
 from harness.types import Projection
 from model_zoo.open_flamingo import OpenFlamingo
 from tests import small
@@ -54,7 +61,9 @@ def times(output: Path) -> dict[str, int]:
 def same(record: Record) -> dict[str, Any]:
     """A record without what differs between two runs of the same cell."""
     content = record.model_dump(exclude=VARYING)
-    content["curve"] = [{key: value for key, value in row.items() if key != "seconds"} for row in content["curve"]]
+    times = {"seconds", "waiting"}
+    content["curve"] = [{key: value for key, value in row.items() if key not in times} for row in content["curve"]]
+    content["files"] = {name: digest for name, digest in content["files"].items() if name != METRICS}  # has seconds too
     return content
 
 
@@ -98,7 +107,7 @@ def test_records_hold_what_identifies_a_result(finished: Path) -> None:
     assert set(ce.packages) == {"python", *provenance.PACKAGES}
     assert "not installed" not in ce.packages.values()
     assert set(ce.code) == {"version", "commit", "dirty"}
-    assert set(ce.timings) == {"train", "evaluate", "probe"}
+    assert set(ce.timings) == {"train", "waiting", "evaluate", "probe"}
     assert ce.peak_memory_mib is not None
     assert ce.evaluations[0].heldout_nll != ce.evaluations[1].heldout_nll
 
@@ -202,26 +211,228 @@ def test_the_same_cell_elsewhere_gives_the_same_record_and_tables(finished: Path
         )
 
 
-def test_a_partial_folder_is_no_result(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even with a valid record in it: an interrupted cell stays hidden and is computed anew."""
+# ---- what an unfinished cell leaves, and who goes on with it ------------------------------------------------------
+
+
+def hidden(output: Path, label: str) -> Path:
+    """The work folder of a cell that was killed after its record was written, with what an earlier attempt left."""
+    folder = cell_folder(output, label)
+    work = places.work(folder)
+    folder.rename(work)
+    (work / places.RESUME).mkdir()
+    (work / "leftover").touch()
+    return work
+
+
+def no_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "compute", lambda *_: pytest.fail("a cell was computed"))
+
+
+def test_a_complete_work_folder_is_put_in_place(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what its record does not name."""
+    before = records.read(cell_folder(copy, "base"))
+    work = hidden(copy, "base")
+    no_computing(monkeypatch)
+    assert runner.run(context(), copy, "*-base-*") == [before]
+    assert not work.exists()
+    assert {path.name for path in cell_folder(copy, "base").iterdir()} == {records.RECORD, *before.files}
+
+
+def test_a_work_folder_with_a_damaged_file_is_no_result(copy: Path) -> None:
+    before = same(records.read(cell_folder(copy, "ce")))
+    work = hidden(copy, "ce")
+    with (work / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    (record,) = runner.run(context(), copy, "*-ce-*")
+    assert same(record) == before
+    records.verify_files(record, cell_folder(copy, "ce"), list(record.files))
+
+
+def test_an_interrupted_cell_stays_hidden_and_the_next_run_finds_it_as_it_was(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = cell_folder(copy, "base")
-    hidden = folder.with_name(f".{folder.name}")
-    folder.rename(hidden)
-    (hidden / "leftover").touch()
-    (record,) = runner.run(context(), copy, "*-base-*")
-    assert not hidden.exists()
-    assert cell_folder(copy, "base") == folder
-    assert "leftover" not in {*record.files, *(path.name for path in folder.iterdir())}
-
-    def interrupted(*_: Any) -> Record:
-        raise KeyboardInterrupt
-
     shutil.rmtree(folder)
-    monkeypatch.setattr(runner, "compute", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        runner.run(context(), copy, "*-base-*")
-    assert hidden.exists()
+
+    def interrupted(_: Context, __: Planned, work: Path) -> Record:
+        (work / places.RESUME).mkdir()
+        (work / places.RESUME / "snapshot").touch()
+        (work / f".table.0123{files.PARTIAL}").touch()
+        raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "compute", interrupted)
+        with pytest.raises(Interrupted):
+            runner.run(context(), copy, "*-base-*")
     assert not folder.exists()
+    assert status.read(copy).cells[0].state == "interrupted"
+    seen: list[list[str]] = []
+
+    def resumed(context: Context, item: Planned, work: Path) -> Record | None:
+        seen.append(sorted(str(path.relative_to(work)) for path in work.rglob("*")))
+        return compute(context, item, work)
+
+    monkeypatch.setattr(runner, "compute", resumed)
+    (record,) = runner.run(context(), copy, "*-base-*")
+    assert seen == [["resume", "resume/snapshot"]]
+    assert {path.name for path in folder.iterdir()} == {records.RECORD, *record.files}
+
+
+def test_a_failed_cell_begins_anew(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(cell_folder(copy, "base"))
+
+    def broken(_: Context, __: Planned, work: Path) -> Record:
+        (work / places.RESUME).mkdir()
+        raise ValueError("no luck")
+
+    monkeypatch.setattr(runner, "compute", broken)
+    (record,) = runner.run(context(), copy, "*-base-*")
+    assert (record.status, record.error) == ("failed", "ValueError: no luck")
+    assert {path.name for path in cell_folder(copy, "base").iterdir()} == {records.RECORD, places.ERROR}
+
+
+def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_cell(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cell_folder(copy, "base")
+    shutil.rmtree(folder)
+
+    def full(_: Context, __: Planned, work: Path) -> Record:
+        (work / places.RESUME).mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device", str(work / "images.parquet"))
+
+    monkeypatch.setattr(runner, "compute", full)
+    with pytest.raises(
+        DataError, match=r"the disk is full while writing .*images\.parquet .*run the same command again"
+    ):
+        runner.run(context(), copy, "*-base-*")
+    assert not folder.exists()
+    assert (places.work(folder) / places.RESUME).is_dir()
+
+
+# ---- several processes on one folder -----------------------------------------------------------------------------
+
+
+class Others:
+    """Another process that has the base's cell; `sleep` stands for the waiting for it and runs `acts`, one each."""
+
+    def __init__(self, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = cell_folder(output, "base")
+        self.aside = self.folder.with_name("aside")
+        self.folder.rename(self.aside)
+        lock = locks.acquire(output / places.LOCKS, self.folder.name)
+        assert lock is not None
+        self.lock = lock
+        self.acts: list[Callable[[], None]] = []
+        self.waited = 0
+        monkeypatch.setattr(runner, "sleep", self.sleep)
+
+    def sleep(self, _: float) -> None:
+        self.waited += 1
+        self.acts.pop(0)()
+
+    def finish(self) -> None:
+        self.aside.rename(self.folder)
+        (self.folder / records.RECORD).touch()
+        self.lock.release()
+
+    def fail(self) -> None:
+        shutil.rmtree(self.aside / "images.parquet", ignore_errors=True)
+        content = json.loads((self.aside / records.RECORD).read_text())
+        (self.aside / records.RECORD).write_text(json.dumps({**content, "status": "failed", "error": "theirs"}))
+        self.finish()
+
+    def die(self) -> None:
+        self.lock.path.rename(self.lock.path.with_name(replace(self.lock.owner, started=1).file_name))
+
+
+@pytest.fixture
+def others(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Others:
+    return Others(copy, monkeypatch)
+
+
+class Told(Silence):
+    def __init__(self) -> None:
+        self.states: list[str] = []
+
+    def cell(self, cell: Cell, index: int, total: int, state: str) -> None:
+        self.states.append(f"{state} {cell.id} {index}/{total}")
+
+
+def test_a_cell_of_another_process_is_waited_for(copy: Path, others: Others, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others come first; the record of the other process counts like an own one."""
+    no_computing(monkeypatch)
+    others.acts = [lambda: None, others.finish]
+    own = context()
+    own.watch = told = Told()
+    found = runner.run(own, copy, "open_flamingo-*")
+    assert [(record.label, record.status) for record in found] == [(x, "finished") for x in ("base", "ce", "sed")]
+    assert told.states == [
+        "cached open_flamingo-ce-s0 1/3",
+        "cached open_flamingo-sed-s0 2/3",
+        "elsewhere open_flamingo-base-s0 3/3",
+    ]
+    assert others.waited == 2
+
+
+def test_a_failure_of_another_process_is_not_tried_again_in_the_same_run(
+    copy: Path, others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        no_computing(patch)
+        others.acts = [others.fail]
+        since = files.clock(copy)
+        time.sleep(0.05)
+        (record,) = runner.run(context(), copy, "*-base-*")
+        assert (record.status, record.error) == ("failed", "theirs")
+        (record,) = runner.run(context(), copy, "*-base-*", since)  # a worker of that run that began late
+        assert record.error == "theirs"
+    (record,) = runner.run(context(), copy, "*-base-*")  # another run
+    assert record.status == "finished"
+
+
+def test_what_a_dead_process_leaves_is_taken_over(copy: Path, others: Others) -> None:
+    others.acts = [others.die]
+    own = context()
+    own.watch = told = Told()
+    (record,) = runner.run(own, copy, "*-base-*")
+    assert record.status == "finished"
+    assert told.states == ["running open_flamingo-base-s0 1/1", "finished open_flamingo-base-s0 1/1"]
+    assert list((copy / places.LOCKS).iterdir()) == []
+    assert list((copy / places.PROGRESS).iterdir()) == []
+
+
+def test_who_lost_its_lock_writes_no_record(copy: Path, others: Others, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off for longer than the lease while it computed: the cell is another process's now, so it waits for it."""
+    others.lock.release()
+
+    def cut_off(_: Context, item: Planned, __: Path) -> Record:
+        (lock,) = (copy / places.LOCKS / item.folder.name).iterdir()
+        taken = replace(locks._myself(), token="fedc")
+        others.lock = locks.Lock(lock.rename(lock.with_name(taken.file_name)), taken)
+        return records.read(others.aside)
+
+    monkeypatch.setattr(runner, "compute", cut_off)
+    others.acts = [others.finish]
+    (record,) = runner.run(context(), copy, "*-base-*")
+    assert record == records.read(others.folder)
+    assert not (places.work(others.folder) / records.RECORD).exists()
+    assert others.waited == 1
+
+
+def test_a_cell_that_lost_its_lock_stops_when_it_tells_its_progress(
+    copy: Path, others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others.lock.release()
+
+    def cut_off(context: Context, item: Planned, _: Path) -> Record:
+        (lock,) = (copy / places.LOCKS / item.folder.name).iterdir()
+        lock.rename(others.lock.path)
+        context.watch.work("train", 1, 2)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(runner, "compute", cut_off)
+    others.acts = [others.finish]
+    (record,) = runner.run(context(), copy, "*-base-*")
+    assert record.status == "finished"
 
 
 # ---- failure -----------------------------------------------------------------------------------------------------

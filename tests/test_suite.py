@@ -10,7 +10,8 @@ import yaml
 
 from harness import registry
 from harness.errors import ConfigError
-from harness.suite import Suite, Train, cells, load, parse, rows, with_seeds
+from harness.suite import Suite, Train, cells, rows
+from harness.suite_files import load, parse, with_seeds
 from tests import small
 
 GOOD: dict[str, Any] = {

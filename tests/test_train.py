@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +16,15 @@ from torch import Tensor
 
 from harness import objectives
 from harness.errors import ConfigError, DetmodesError, ObjectiveError
+from harness.interrupts import Interrupted, Interrupts
+from harness.log import Log
 from harness.objectives import TokenLevel, token
+from harness.resume import Resume
 from harness.step import Objective, Row, accumulate, means, reference_selection, with_samples
-from harness.suite import Train
+from harness.suite import Probe, Train
 from harness.targets import members, target
 from harness.teacher import heldout_nll, top_k_masses
-from harness.train import prepare, train
+from harness.train import Forgetful, Keeper, prepare, train
 from harness.types import Example, LossOutput, Projection, Term, TokenBatch
 from model_zoo.open_flamingo import OpenFlamingo
 from tests import small
@@ -31,6 +36,8 @@ SED: dict[str, dict[str, Any]] = {
     "base": {"mask": "base", "top_k": 5, "quantile": 0.5, "weight": 5.0},
 }
 HELDOUT = 8
+TIMES = ("seconds", "waiting")
+"""What no two runs have in common."""
 
 
 def heldout() -> tuple[Example, ...]:
@@ -105,8 +112,8 @@ def test_the_curve_does_not_depend_on_the_micro_batch() -> None:
         run(small.fitted(), ready("ce", {}), PLAN.model_copy(update={"micro_batch": size})) for size in (None, 1)
     )
     for one, other in zip(whole, split, strict=True):
-        assert {k: v for k, v in one.items() if k != "seconds"} == pytest.approx(
-            {k: v for k, v in other.items() if k != "seconds"}, rel=1e-3
+        assert {k: v for k, v in one.items() if k not in TIMES} == pytest.approx(
+            {k: v for k, v in other.items() if k not in TIMES}, rel=1e-3
         )
 
 
@@ -186,7 +193,7 @@ def test_the_base_is_frozen_and_asked_once_per_image(monkeypatch: pytest.MonkeyP
     examples = small.train_examples(8)
     own, pixels = rows_of(adapter, examples), adapter.pixels(examples)
     before, weights = reference_selection(objective, own, pixels), parameters(base)
-    objective._cache.clear()
+    objective.selections.clear()
     rows: list[int] = []
     original = base.logits
 
@@ -206,7 +213,7 @@ def test_the_base_is_frozen_and_asked_once_per_image(monkeypatch: pytest.MonkeyP
 def test_random_targets_ask_the_base_again() -> None:
     objective = ready("sed_sft", SED["base"])
     run(small.fitted(), objective, PLAN.model_copy(update={"targets": "random"}))
-    assert 8 < len(objective._cache) <= 24  # 3 epochs of 8 images, most with a sequence of their own
+    assert 8 < len(objective.selections) <= 24  # 3 epochs of 8 images, most with a sequence of their own
 
 
 def test_only_what_needs_a_reference_gets_one() -> None:
@@ -368,6 +375,60 @@ def test_held_out_loss_is_the_cross_entropy_of_the_canonical_targets() -> None:
     assert heldout_nll(adapter, ()) is None
 
 
+GROUPED = PLAN.model_copy(update={"targets": "all(2)", "batching": "grouped"})
+COLLIDING = PLAN.model_copy(update={"targets": "random", "batching": "collision", "collision_rate": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "plan", "trains"),
+    [
+        ("sed_sft", SED["base"], PLAN.model_copy(update={"targets": "random"}), "all"),
+        ("ce", {}, PLAN.model_copy(update={"micro_batch": 3}), "flamingo"),
+        ("mrt", {"weight": 0.5}, COLLIDING, "all"),
+    ],
+)
+@pytest.mark.parametrize("stop", [1, 2])
+def test_stopped_training_goes_on_to_the_last_bit(
+    name: str, settings: dict[str, Any], plan: Train, trains: str, stop: int, tmp_path: Path
+) -> None:
+    """In another process all but the snapshot would be new: here the model, the objective and the keeper are. Step 1
+    ends in the warm-up. A probe that draws random numbers changes nothing, though only one of the runs repeats it."""
+
+    def go(
+        adapter: OpenFlamingo, objective: Objective, keeper: Keeper, stop: int | None = None
+    ) -> list[dict[str, Any]]:
+        def progress(step: int, _: float) -> None:
+            caught.pending = signal.SIGTERM if step == stop else None
+
+        def probe(_: int) -> None:
+            torch.rand(())
+
+        examples, watched = small.train_examples(12), plan.model_copy(update={"probe": Probe(every=1)})
+        arguments = adapter, examples, objective, watched, 3, small.accelerator(), lambda step: None
+        return train(*arguments, progress, probe, keeper)
+
+    def ready_again() -> tuple[OpenFlamingo, Objective]:
+        return small.fitted(trains=trains), ready(name, settings, plan=plan)
+
+    caught = Interrupts()
+    whole, expected = ready_again()
+    curve = go(whole, expected, Forgetful())
+    following = torch.rand(())
+    with pytest.raises(Interrupted):
+        go(*ready_again(), Resume(tmp_path, Log(), "cell", 50, caught, small.accelerator()), stop)
+    adapter, objective = ready_again()
+    torch.manual_seed(99)
+    again = go(adapter, objective, Resume(tmp_path, Log(), "cell", 50, Interrupts(), small.accelerator()))
+    assert torch.rand(()) == following
+    for row in (*curve, *again):
+        for name in TIMES:
+            del row[name]
+    assert again == curve
+    assert all(torch.equal(a, b) for a, b in zip(parameters(adapter), parameters(whole), strict=True))
+    assert objective.selections.keys() == expected.selections.keys()
+    assert len(curve) == 3
+
+
 # ---- bf16 --------------------------------------------------------------------------------------------------------
 
 
@@ -392,9 +453,6 @@ def test_bf16_autocast_trains_under_the_same_objective(bf16: Accelerator) -> Non
 
 
 # ---- sets of targets -----------------------------------------------------------------------------------------------
-
-GROUPED = PLAN.model_copy(update={"targets": "all(2)", "batching": "grouped"})
-COLLIDING = PLAN.model_copy(update={"targets": "random", "batching": "collision", "collision_rate": 0.5})
 
 
 @pytest.mark.parametrize("plan", [GROUPED, COLLIDING], ids=["grouped", "collision"])

@@ -18,7 +18,7 @@ from benchmarks import coco
 from benchmarks.coco import Coco, synonyms, with_synonyms
 from harness import records
 from harness.errors import ConfigError, DataError
-from harness.evaluate import _detection_frame
+from harness.frames import detection_frame
 from harness.metrics.ap import average_precision
 from harness.protocols import Benchmark
 from harness.records import Record
@@ -162,7 +162,7 @@ def test_a_records_tables_give_the_figures_of_the_coco_protocol(data: Path) -> N
     benchmark = Coco({}, data)
     people = [detection(4, 1, 0.95, *IN_CROWD), detection(4, 1, 0.9, *BOX)]
     assert benchmark.evaluate("val", people).per_category[1] == pytest.approx(1.0)
-    frame = _detection_frame(0, records.GREEDY, people, benchmark.match("val", people))
+    frame = detection_frame(0, records.GREEDY, people, benchmark.match("val", people))
     assert frame["left_out"].tolist() == [1023, 0]
     truth = pd.DataFrame({"step": 0, "image_id": [4, 4, 5], "category_id": [63, 1, 63], "instances": 1})
     record = SimpleNamespace(image_ids=(4, 5), categories=benchmark.categories)

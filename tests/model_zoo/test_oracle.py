@@ -9,12 +9,13 @@ from itertools import permutations, product
 import pytest
 
 from benchmarks.shapes import Shapes
-from harness.evaluate import Measurement, figure_tables, measure, read
+from harness.evaluate import Measurement, figure_tables, measure
 from harness.generate import generate
 from harness.metrics import aggregate
 from harness.metrics.mentions import Floats, truth_of
 from harness.metrics.stats import Interval, bootstrap_weights, interval
 from harness.protocols import Adapter, Predictor
+from harness.reading import read
 from harness.suite import SampleSettings
 from harness.types import Box, Category
 from model_zoo.oracle import OracleCollapsed, OracleUniform

@@ -1,0 +1,198 @@
+"""Suite files: reading, and validation that finds every mistake at once. What each key means: harness.suite.
+
+A suite is data: YAML read with the safe loader, no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from harness import objectives, registry
+from harness.errors import ConfigError, unknown
+from harness.estimates import figure_names
+from harness.suite import (
+    EarlyStop,
+    Hypothesis,
+    NamedObjective,
+    Probe,
+    Resampled,
+    Resources,
+    SampleSettings,
+    Suite,
+    Train,
+    rows,
+)
+
+
+def load(reference: str) -> Suite:
+    """A suite by path, or by the name of a shipped one. ConfigError lists every mistake."""
+    shipped = registry.shipped_suites()
+    path = Path(reference)
+    if not path.is_file():
+        if reference not in shipped:
+            if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+                raise ConfigError(f"{reference}: no such suite file")
+            raise ConfigError(unknown("suite", reference, shipped))
+        path = shipped[reference]
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected YAML: {' '.join(str(error).split())}") from None
+    return parse(content, str(path))
+
+
+def parse(content: object, where: str) -> Suite:
+    """Validates the content of a suite file: schema, names, settings and references between them."""
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where}: expected a mapping with the keys {', '.join(Suite.model_fields)}")
+    problems = []
+    suite = None
+    try:
+        suite = Suite.model_validate(content)
+    except ValidationError as error:
+        problems += [_schema_problem(item) for item in error.errors() if not _follows_from_another(item)]
+    problems += _content_problems(content if suite is None else suite.model_dump(mode="python"))
+    if suite is not None:
+        problems += _reference_problems(suite)
+    if problems or suite is None:
+        raise ConfigError(*(f"{where}: {problem}" for problem in problems))
+    return suite
+
+
+def _follows_from_another(item: Any) -> bool:
+    """pydantic calls a list too short whose items are all wrong."""
+    return item["type"] == "too_short" and len(item["input"]) > 0
+
+
+def _schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
+    """One mistake in words; `prefix`: where the part that was validated stands in the suite."""
+    location = (*prefix, *item["loc"])
+    where = ".".join(str(part) for part in location)
+    if item["type"] == "extra_forbidden":
+        *parent, key = location
+        parts: dict[str, type[BaseModel]] = {
+            "train": Train,
+            "probe": Probe,
+            "sample": SampleSettings,
+            "resources": Resources,
+            "hypotheses": Hypothesis,
+            "early_stops": EarlyStop,
+            "resampled": Resampled,
+        }
+        nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
+        return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if item["type"] == "missing" else f", got {item['input']!r}"
+    return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
+
+
+def _content_problems(content: Mapping[str, Any]) -> list[str]:
+    """Unknown names and wrong settings, as far as the content has the right shape."""
+    problems = []
+    for kind, key in (("benchmark", "benchmark"), ("model", "models")):
+        for name, settings in _named(content.get(key)):
+            problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
+    for name, settings in _named(content.get("objectives"), "train"):
+        problems += objectives.problems(name, settings)
+    return problems
+
+
+def _named(value: object, *own: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) of everything that can be read as such; the schema reports the rest. `own`: keys that are
+    no settings, beside name and label."""
+    items = value if isinstance(value, list | tuple) else [value]
+    pairs = [{"name": item} if isinstance(item, str) else item for item in items]
+    return [
+        (
+            pair["name"],
+            {key: setting for key, setting in pair.items() if key not in ("name", "label", *own, *_odd(pair))},
+        )
+        for pair in pairs
+        if isinstance(pair, Mapping) and isinstance(pair.get("name"), str)
+    ]
+
+
+def _odd(pair: Mapping[Any, Any]) -> list[Any]:
+    """Keys that are no strings (YAML reads `on:` as true)."""
+    return [key for key in pair if not isinstance(key, str)]
+
+
+def _reference_problems(suite: Suite) -> list[str]:
+    """Labels that clash, and hypotheses that name a row which the suite does not make."""
+    labels = rows(suite)
+    problems = [f"label {label!r}: used twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
+    models = [model.label for model in suite.models]
+    problems += [f"model label {label!r}: used twice" for label in sorted({x for x in models if models.count(x) > 1})]
+    trained = [objective.label for objective in suite.objectives]
+    for stop in suite.early_stops:
+        for label in (stop.objective, stop.at_ap_of):
+            if label not in trained:
+                problems.append(f"early_stops.{stop.label}: {unknown('objective label', label, trained)}")
+    for row in suite.resampled:
+        if row.objective not in trained:
+            problems.append(f"resampled.{row.label}: {unknown('objective label', row.objective, trained)}")
+        if row.temperature not in suite.sample.curve:
+            expected = f"one of sample.temperatures {list(suite.sample.curve)}"
+            problems.append(f"resampled.{row.label}.temperature: expected {expected}, got {row.temperature:g}")
+    for hypothesis in suite.hypotheses:
+        for label in (hypothesis.a, hypothesis.b):
+            if label not in labels:
+                problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
+        metrics = figure_names(suite.sample.samples)
+        if hypothesis.metric not in metrics:
+            problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
+    return problems + _train_problems(suite)
+
+
+def _train_problems(suite: Suite) -> list[str]:
+    """Training that cannot be done as the suite and its rows say."""
+    problems = _micro_problems("train", suite.train)
+    for objective in suite.objectives:
+        where = f"objectives.{objective.label}.train"
+        try:
+            plan = suite.train_of(objective)
+        except ValidationError as error:
+            problems += [_schema_problem(item, ("objectives", objective.label, "train")) for item in error.errors()]
+            continue
+        if objective.train:
+            problems += _micro_problems(where, plan)
+        problems += _supply_problems(objective, plan)
+    return problems
+
+
+def _micro_problems(where: str, plan: Train) -> list[str]:
+    micro = plan.micro_batch
+    if micro is None or plan.batch_size % micro == 0:
+        return []
+    return [f"{where}.micro_batch: expected a divisor of batch_size {plan.batch_size}, got {micro}"]
+
+
+def _supply_problems(objective: NamedObjective, plan: Train) -> list[str]:
+    """An objective that needs sets of targets, which the training data conditions do not supply."""
+    if objectives.problems(objective.name, objective.settings):  # told already
+        return []
+    if "sets" not in objectives.needs(objective.name, objective.settings):
+        return []
+    size, micro = plan.set_size, plan.micro_batch
+    if size == 1:
+        return [
+            f"objective {objective.label}: {objective.name} needs several targets of an image in a batch, but "
+            f"train has targets: {plan.targets}, batching: {plan.batching}; use targets: all(n) with "
+            "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
+        ]
+    if micro is not None and micro < size:
+        return [f"train.micro_batch: expected at least the {size} targets of a set ({objective.name}), got {micro}"]
+    return []
+
+
+def with_seeds(suite: Suite, text: str) -> Suite:
+    """The suite with the seeds of a command line ("0,1,2") in place of its own."""
+    try:
+        return suite.model_validate({**suite.model_dump(mode="json"), "seeds": [int(part) for part in text.split(",")]})
+    except (ValueError, ValidationError):
+        raise ConfigError(f"--seeds: expected distinct integers from 0, as in 0,1; got {text!r}") from None
