@@ -36,6 +36,8 @@ class Objective:
     needs: frozenset[objectives.Need] = frozenset()
     selections: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
     """What the reference has selected so far, by image and sequence."""
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    """By kind of token, see harness.suite.Train."""
 
     @property
     def threshold(self) -> float | None:
@@ -122,7 +124,8 @@ def _forward(
         logits = _logits(adapter, pixels, batch.inputs.to(device), kept.to(device))
         group = torch.arange(len(rows))[:, None].expand_as(kept)[kept].to(device)
         labels = batch.labels[kept].to(device)
-        output = objective.loss(TokenBatch(logits, labels, group, _members(rows, device), selected), logged)
+        weight = _weights(objective.loss_weights, batch.kinds[kept], device)
+        output = objective.loss(TokenBatch(logits, labels, group, _members(rows, device), selected, weight), logged)
     if output.selected is None or not logged:
         return output
     return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[kept].to(device))})
@@ -142,6 +145,13 @@ def _members(rows: Sequence[Row], device: torch.device) -> Members:
         sampled=torch.tensor([row.sampled for row in rows], device=device),
         cost=torch.tensor([row.cost for row in rows], device=device),
     )
+
+
+def _weights(by_kind: Mapping[str, float], kinds: Tensor, device: torch.device) -> Tensor | None:
+    """Of each target position [N]; None where all are 1."""
+    if not by_kind:
+        return None
+    return torch.tensor([by_kind.get(kind, 1.0) for kind in KINDS], device=device)[kinds.to(device)]
 
 
 def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

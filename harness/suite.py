@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.batches import Batching
+from harness.errors import unknown
 from harness.files import PLAIN_NAME
 from harness.records import Role
+from harness.sequence import KINDS
 from harness.targets import PATTERN, members_per_image
 
 BASE = "base"
@@ -80,7 +82,8 @@ class Probe(_Strict):
 class Train(_Strict):
     """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
     `collision_rate`: see harness.targets and harness.batches. `micro_batch`: sequences per forward pass (gradients
-    accumulate up to batch_size); default all at once.
+    accumulate up to batch_size); default all at once. `loss_weights`: what the loss at tokens of a kind is multiplied
+    with, e.g. {location: 0.5}; 1 where none is given. It is still divided by the number of all target tokens.
 
     The learning rate is constant after `warm_up` steps, so that every step of `eval_at` is a fair place to
     stop. The last step is always evaluated.
@@ -96,9 +99,17 @@ class Train(_Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warm_up: Annotated[int, Field(ge=0)] = 10
     clip: Annotated[float, Field(gt=0)] = 1.0
+    loss_weights: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     log_every: Positive = 20
     eval_at: tuple[Positive, ...] = ()
     probe: Probe | None = None
+
+    @field_validator("loss_weights")
+    @classmethod
+    def _kinds_of_tokens(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
+        if wrong := [unknown("kind of token", kind, KINDS) for kind in weights if kind not in KINDS]:
+            raise ValueError("; ".join(wrong))
+        return weights
 
     @model_validator(mode="after")
     def _evaluations_in_range(self) -> Train:

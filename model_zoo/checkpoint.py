@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from harness.records import sha256 as sha256
 
 DIGESTS = "digests.json"
 VOCABULARY = ("lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight")
-"""Parameters with one row per vocabulary entry."""
+"""OpenFlamingo's parameters with one row per vocabulary entry."""
 
 
 def save(model: nn.Module, entries: Sequence[str], path: Path) -> str:
@@ -79,9 +79,13 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def fit_vocabulary(
-    model: nn.Module, tensors: Mapping[str, Tensor], stored: Sequence[str], wanted: Sequence[str]
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    stored: Sequence[str],
+    wanted: Sequence[str],
+    vocabulary: Collection[str] = VOCABULARY,
 ) -> dict[str, Tensor]:
-    """Tensors whose vocabulary rows follow `wanted`.
+    """Tensors whose vocabulary rows follow `wanted`; `vocabulary`: the parameters that have such rows.
 
     Rows of known entries are copied. Locations of another number of bins are interpolated between the stored
     ones. Rows of names that the weights have never seen are the mean of the stored names' rows plus the
@@ -91,7 +95,7 @@ def fit_vocabulary(
         return dict(tensors)
     own = named_tensors(model)
     return {
-        name: _fit_rows(tensor, own[name].detach(), stored, wanted) if name in VOCABULARY else tensor
+        name: _fit_rows(tensor, own[name].detach(), stored, wanted) if name in vocabulary else tensor
         for name, tensor in tensors.items()
     }
 

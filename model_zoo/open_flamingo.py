@@ -34,6 +34,15 @@ from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_
 from harness.types import Category, Example, Projection, Sample
 from model_zoo import checkpoint
 
+CARDS: list[dict[str, object]] = [
+    {
+        "settings": {},
+        "parameters": 2_080_000,
+        "coordinates": "65 bins, y x y x",
+        "licence": "MIT (OpenFlamingo), Apache-2.0 (weights)",
+        "weights": "shipped, pretrained on plain shapes",
+    },
+]
 WEIGHTS = Path(__file__).parent / "weights"
 
 
