@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -29,6 +28,7 @@ from benchmarks import evaluator
 from benchmarks.annotations import left_out, load, without
 from harness.errors import ConfigError, unknown
 from harness.metrics.accumulate import Matches
+from harness.places import cache_root
 from harness.types import Category, Detection, Detections, Evaluation, Example, Frequency
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -280,10 +280,6 @@ def image_rng(settings: Settings, split: str, index: int) -> np.random.Generator
     """Each image has its own stream, so that a larger set begins with the smaller one's images."""
     domain = ("plain", "cluttered").index(settings.domain)
     return np.random.default_rng([settings.seed, domain, SPLITS.index(split), index])
-
-
-def cache_root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detmodes"
 
 
 def render_set(settings: Settings, root: Path | None = None) -> Path:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Optional
 
 import typer
 
 from harness import cli_speed
 from harness.errors import ConfigError, DetmodesError
-from harness.interrupts import Interrupted
+from harness.interrupts import Deserted, Stopped
+from harness.screen import shows
 
 if TYPE_CHECKING:
     pass
@@ -26,6 +28,7 @@ app = typer.Typer(
 app.add_typer(cli_speed.app, name="speed")
 
 SuiteArgument = Annotated[str, typer.Argument(help="Path of a suite file, or the name of a shipped suite.")]
+FolderArgument = Annotated[str, typer.Argument(help="Output folder of a run (or one under results/), or its URL.")]
 DataOption = Annotated[Optional[Path], typer.Option(help="Folder of a data set on disk.")]  # noqa: UP045
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only results and errors.")]
@@ -37,25 +40,33 @@ def main() -> None:
         app()
     except DetmodesError as error:
         problems = error.problems if isinstance(error, ConfigError) else (str(error),)
-        for problem in problems:
-            print(f"detmodes: {' '.join(problem.split())}", file=sys.stderr)
-        sys.exit(2)
-    except Interrupted as interrupt:
-        print(f"detmodes: {interrupt}", file=sys.stderr)
-        sys.exit(interrupt.exit_code)
+        _refuse(*(" ".join(problem.split()) for problem in problems))
+    except Stopped as stop:
+        if str(stop) and (shows() or isinstance(stop, Deserted)):
+            print(f"detmodes: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # inside a cell it would be in that cell's record: this is about a path that was given
         if error.filename is None:
             raise
-        print(f"detmodes: {error.filename}: {error.strerror}; expected a place to read or write", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{error.filename}: {error.strerror}; expected a place to read or write")
+
+
+def _refuse(*problems: str) -> NoReturn:
+    """Exit code 2. Of several processes that compute together all find the problems, and one says them: whoever started
+    them ends all as soon as one has ended, so the others wait for that."""
+    if not shows():
+        time.sleep(10)
+    for problem in problems if shows() else ():
+        print(f"detmodes: {problem}", file=sys.stderr)
+    sys.exit(2)
 
 
 @app.command()
 def run(
     suite: SuiteArgument,
-    output: Annotated[Optional[Path], typer.Option(help="Default: runs/SUITE.")] = None,  # noqa: UP045
+    output: Annotated[Optional[str], typer.Option(help="Folder or URL (s3://...); default: runs/SUITE.")] = None,  # noqa: UP045
     data: DataOption = None,
     device: DeviceOption = "auto",
     only: Annotated[Optional[str], typer.Option(help="Cells to run, e.g. '*-ce-*'.")] = None,  # noqa: UP045
@@ -63,40 +74,57 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their cost.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, in processes that share GPUs and cores.")] = 1,
     snapshot_every: Annotated[int, typer.Option(min=1, help="Steps between two snapshots to go on from.")] = 50,
+    workers: Annotated[Optional[int], typer.Option(min=0, help="Threads reading ahead; 0: read when needed.")] = None,  # noqa: UP045
+    profile: Annotated[bool, typer.Option("--profile", help="Where the time goes; slows a GPU down.")] = False,
+    track: Annotated[Optional[Literal["tensorboard", "wandb", "trackio"]], typer.Option(help="Also log there.")] = None,  # noqa: UP045
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="ray: each cell is a task on a cluster.")] = "local",
+    ray_address: Annotated[Optional[str], typer.Option(help="host:port; default: a cluster of this machine.")] = None,  # noqa: UP045
     quiet: QuietOption = False,
     worker: Annotated[Optional[float], typer.Option(hidden=True)] = None,  # noqa: UP045
 ) -> None:
     """Run a benchmark suite and print its table. Finished cells are not run again, and a run that was stopped goes on
     where it was. Several runs of one suite on one folder share its cells, on several machines too.
     """
-    from harness import console, launch, suite_files
+    from harness import console, launch, remote, suite_files, trackers
     from harness.context import open_context
 
     chosen = suite_files.load(suite)
     if seeds is not None:
         chosen = suite_files.with_seeds(chosen, seeds)
-    folder = output or Path("runs") / chosen.suite
+    launch.require_executor(executor, ray_address, jobs)
+    folder, mirror = remote.opened(output or f"runs/{chosen.suite}")
     if dry_run:
+        launch.require_one_process("--dry-run")
         console.show_plan(open_context(chosen, data, device), folder, only)
         return
-    if jobs > 1 and worker is None:
-        code = launch.workers(jobs, folder, device, quiet)
+    if track is not None:
+        trackers.require(track)
+    options = {"snapshot_every": snapshot_every, "profile": profile, "track": track}
+    options |= {} if workers is None else {"workers": workers}
+    if executor == "ray":
+        code = launch.on_cluster(chosen, folder, data, device, only, quiet, ray_address, options, mirror)
+    elif jobs > 1 and worker is None:
+        code = launch.workers(jobs, folder, device, quiet, mirror)
     else:
-        code = launch.here(chosen, folder, data, device, only, snapshot_every, quiet, worker)
-    if only is None and worker is None and code != 2:
+        code = launch.here(chosen, folder, data, device, only, quiet, worker, options, mirror)
+    if mirror is not None and shows():
+        mirror.send()
+    if only is None and worker is None and code != 2 and shows():
         console.show_report(folder)
+        if profile:
+            console.show_profile(folder)
     raise typer.Exit(code)
 
 
 @app.command(name="status")
 def status_(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    folder: FolderArgument,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Every cell of a run: its state, how far it is, who computes it, time left, last error."""
-    from harness import console, status
+    from harness import console, remote, status
 
-    found = status.read(folder)
+    found = status.read(remote.local(folder))
     if as_json:
         print(json.dumps(status.to_json(found), indent=1))
     else:
@@ -125,17 +153,18 @@ def clean_(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a run, or a folder under results/.")],
+    folder: FolderArgument,
     format: Annotated[
         Literal["console", "md", "latex", "csv", "html"], typer.Option(help="On the screen, or as a text on stdout.")
     ] = "console",
     figures: Annotated[Optional[Path], typer.Option(help="Also draw the figures into this folder.")] = None,  # noqa: UP045
 ) -> None:
     """Tables, verdicts and figures of the records in a folder: text, a LaTeX document, or a page for the browser."""
-    from harness import console
+    from harness import console, remote
     from harness import figures as drawing
 
-    results = console.show_report(folder, per_category=True) if format == "console" else console.write(folder, format)
+    place = remote.local(folder)
+    results = console.show_report(place, per_category=True) if format == "console" else console.write(place, format)
     if figures is not None:
         for path in drawing.draw(results, figures):
             print(path, file=sys.stderr)
@@ -143,14 +172,15 @@ def report(
 
 @app.command()
 def publish(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    folder: FolderArgument,
     to: Annotated[Path, typer.Option(help="Where to, e.g. results/quickstart.")],
     allow_failed: Annotated[bool, typer.Option("--allow-failed", help="Publish failed cells as failed.")] = False,
 ) -> None:
     """Copy records that belong together, and regenerate every table and figure from them."""
+    from harness import remote
     from harness.publish import publish as publish_folder
 
-    for line in publish_folder(folder, to, allow_failed):
+    for line in publish_folder(remote.local(folder), to, allow_failed):
         print(line)
     print(to)
 

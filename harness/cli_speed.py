@@ -52,3 +52,14 @@ def speed_objectives(
     from harness.speed import command
 
     raise typer.Exit(command(positions, vocabulary, width, repeats, output))
+
+
+@app.command(name="runner")
+def speed_runner(
+    repeats: Annotated[int, typer.Option(min=1, help="Of what is repeated; the table has medians.")] = 3,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """What running costs beside computing: start, a cell, memory, waiting for data, snapshots; as a Markdown table."""
+    from harness.runner_speed import command
+
+    raise typer.Exit(command(repeats, output))

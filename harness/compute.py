@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from harness import interrupts, provenance, records
+from harness import interrupts, phases, places, provenance, ranks, records
 from harness.batches import collision_rate
 from harness.context import Context, Planned, Watch, build
 from harness.errors import ConfigError
-from harness.evaluate import Measurement, measure
+from harness.evaluate import Measurement, measure, speak
 from harness.frames import gallery_frame
 from harness.generate import Kept
-from harness.log import Log
+from harness.log import Log, Tell
+from harness.phases import Phases
 from harness.places import RESUME
 from harness.probe import probe
 from harness.protocols import Adapter
@@ -25,32 +29,42 @@ from harness.records import CategoryInfo, Record
 from harness.resume import WEIGHTS, Resume
 from harness.suite import Cell, NamedObjective
 from harness.teacher import heldout_nll
+from harness.trackers import tracking
 from harness.train import batches, prepare, train
 
 METRICS = "metrics.jsonl"
 """What training logs, as it comes (see harness.log)."""
 
 
-def compute(context: Context, item: Planned, work: Path) -> Record:
+def compute(context: Context, item: Planned, work: Path) -> Record | None:
     """Section 5 of the design, as a program. Goes on from what an earlier process left in `work`.
 
-    Raises Interrupted where SIGTERM or SIGINT came, once what was computed is saved.
+    Several processes may compute it together: rank 0 alone writes, and has the record. Raises Interrupted where SIGTERM
+    or SIGINT came, once what was computed is saved.
     """
-    for path in work.iterdir():  # made again at the end, from what is kept in the folder RESUME
-        if path.is_file():
-            path.unlink()
+    main = context.accelerator.is_main_process
+    if main:
+        _remove_files(work)  # made again at the end, from what is kept in the folder RESUME
     provenance.reset_peak_memory(context.accelerator.device)
     settings = f"{item.digest} keep: {context.suite.keep}"
-    with interrupts.deferred() as caught:
-        log = Log(work / METRICS)
-        run = _Run(context, item.cell, Resume(work / RESUME, log, settings, context.snapshot_every, caught))
+    measured = phases.Recorder(_settle(context)) if context.profile else None
+    with interrupts.deferred(partial(ranks.meet, context.accelerator)) as caught, _tracking(context, item) as tell:
+        log = Log(work / METRICS if main else None, tell)
+        resume = Resume(work / RESUME, log, settings, context.snapshot_every, caught, context.accelerator)
+        run = _Run(context, item.cell, resume, measured or phases.unmeasured)
         found: dict[str, Any] = {}
         if item.cell.objective is None:
             run.evaluate(0)
         else:
             found = run.train(item.cell.objective, work)
-        run.write_tables(work)
+        if main:
+            with run.phases("tables"):
+                run.write_tables(work)
         caught.check()
+    if not main:
+        return None
+    if measured is not None:
+        phases.write(places.beside(item.folder, places.PROFILE, ".json"), measured.seconds)
     evaluations = run.resume.evaluations
     return record_of(
         context,
@@ -69,25 +83,46 @@ def compute(context: Context, item: Planned, work: Path) -> Record:
     )
 
 
+def _remove_files(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
+def _tracking(context: Context, item: Planned) -> AbstractContextManager[Tell]:
+    name = context.track if context.accelerator.is_main_process else None
+    folder = places.beside(item.folder, places.TRACKERS)
+    return tracking(name, context.suite.suite, folder, item.info.model_dump(mode="json"))
+
+
+def _settle(context: Context) -> Callable[[], object]:
+    """Waits until the device has done what it was asked to."""
+    device = context.accelerator.device
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+
 class _Run:
     """A cell in the making."""
 
-    def __init__(self, context: Context, cell: Cell, resume: Resume) -> None:
+    def __init__(self, context: Context, cell: Cell, resume: Resume, measured: Phases) -> None:
         self.context, self.suite, self.cell, self.resume = context, context.suite, cell, resume
+        self.phases, self.main = measured, context.accelerator.is_main_process
         torch.manual_seed(cell.seed)
-        self.predictor = build(context, cell.model)
+        with self.phases("preparation"):
+            self.predictor = build(context, cell.model)
         self.plan = self.suite.train if cell.objective is None else self.suite.train_of(cell.objective)
         self.heldout = context.benchmark.split("calibration")
 
     def train(self, objective: NamedObjective, work: Path) -> dict[str, Any]:
         """Trains, with evaluations and probes on the way; returns what the record says of it."""
         adapter, examples, seed = self._adapter(), self.context.benchmark.split("train"), self.cell.seed
-        base = build(self.context, self.cell.model)
-        assert isinstance(base, Adapter)
-        started = time.perf_counter()
-        ready = prepare(objective.name, objective.settings, base, self.heldout, self.plan, seed)
-        collisions = collision_rate(batches(len(examples), self.plan, seed))
-        prepared = time.perf_counter() - started
+        with self.phases("preparation"):
+            base = build(self.context, self.cell.model)
+            assert isinstance(base, Adapter)
+            started = time.perf_counter()
+            ready = prepare(objective.name, objective.settings, base, self.heldout, self.plan, seed)
+            collisions = collision_rate(batches(len(examples), self.plan, seed))
+            prepared = time.perf_counter() - started
         watch, accelerator = self.context.watch, self.context.accelerator
         curve = train(
             adapter,
@@ -100,9 +135,11 @@ class _Run:
             lambda step, loss: watch.work("train", step, self.plan.steps, f"loss {loss:.3f}"),
             self.probe,
             self.resume,
+            self.context.workers,
+            self.phases,
         )
-        self.resume.timings["train"] = prepared + curve[-1]["seconds"]
-        if self.suite.keep != "none":
+        self.resume.timings |= {"train": prepared + curve[-1]["seconds"], "waiting": curve[-1]["waiting"]}
+        if self.suite.keep != "none" and self.main:
             adapter.save(work / WEIGHTS)
         return {"threshold": ready.threshold, "collision_rate": collisions}
 
@@ -120,12 +157,21 @@ class _Run:
         predictor, benchmark, suite, seed = self.predictor, self.context.benchmark, self.suite, self.cell.seed
         adapter = predictor if isinstance(predictor, Adapter) else None
 
-        def measured(kept: Kept) -> Measurement:
-            nll = None if adapter is None else kept("heldout-nll", lambda: heldout_nll(adapter, self.heldout))
-            return measure(predictor, benchmark, suite.sample, suite.score, seed, step, nll, last, counter, kept)
+        def measured(kept: Kept) -> Measurement | None:
+            parts = {} if adapter is None else {"heldout-nll": partial(heldout_nll, adapter, self.heldout)}
+            with self.phases("held-out loss"):
+                nll = next(iter(kept(parts, lambda name: None)), None)
+            if not self.main:
+                speak(predictor, benchmark.split("val"), suite.sample, seed, last, kept=kept)
+                return None
+            asked = suite.sample, suite.score, seed, step, nll, last, counter, kept, self.phases
+            return measure(predictor, benchmark, *asked)
 
         kept_weights = suite.keep == "all" and self.cell.role == "trained"
-        done = self.resume.evaluate(step, measured, adapter.save if adapter and kept_weights else None)
+        with self.phases("tables"):  # all that is in no phase of its own
+            done = self.resume.evaluate(step, measured, adapter.save if adapter and kept_weights else None)
+        if done is None:  # rank 0 has it
+            return
         self.resume.log.add("evaluation", done.info.model_dump(exclude={"per_category"}))
         self.resume.timings["evaluate"] += done.seconds
 
@@ -133,7 +179,8 @@ class _Run:
         started = time.perf_counter()
         assert self.plan.probe is not None
         shown, sample = self.heldout[: self.plan.probe.images], self.suite.sample
-        row = probe(self._adapter(), shown, self.context.benchmark.categories, sample, self.cell.seed)
+        with self.phases("probe"):
+            row = probe(self._adapter(), shown, self.context.benchmark.categories, sample, self.cell.seed)
         self.resume.log.add("probe", {"step": step, **row})
         self.resume.timings["probe"] += time.perf_counter() - started
 
@@ -173,7 +220,7 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
         model=item.info.model,
         code=provenance.code_version(),
         packages=provenance.package_versions(),
-        device=provenance.describe_device(context.accelerator.device),
+        device=provenance.describe_device(context.accelerator.device, context.accelerator.num_processes),
         **fields,
     )
 

@@ -21,8 +21,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from harness import phases
 from harness.clean import Leftover
 from harness.context import Context, Silence, Watch
+from harness.places import PROFILE
 from harness.results import Results
 from harness.screen import screen
 from harness.status import STATES, CellStatus, Status
@@ -128,6 +130,19 @@ class _Overview:
             self._bars.update(
                 self._tasks[item.folder], total=item.progress.total, completed=item.progress.done, note=note
             )
+
+
+def show_profile(folder: Path) -> None:
+    """Where the time of a run's cells has gone, those together that were profiled."""
+    profiles = phases.read(folder / PROFILE)
+    seconds = phases.total(profiles.values())
+    wall = sum(seconds.values())
+    table = Table(title=f"{len(profiles)} profiled cells, {wall:.1f} s")
+    for heading in ("phase", "seconds", "share"):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for phase, spent in seconds.items():
+        table.add_row(escape(phase), f"{spent:.2f}", f"{spent / wall:.1%}")
+    screen().print(table)
 
 
 def show_status(status: Status) -> None:

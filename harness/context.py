@@ -12,12 +12,14 @@ from typing import Literal, Protocol
 import torch
 from accelerate import Accelerator
 
-from harness import gallery, registry, skipping
+from harness import gallery, ranks, registry, skipping
 from harness.errors import ConfigError
+from harness.loading import WORKERS
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import CellInfo
 from harness.sequence import Grammar
 from harness.suite import Cell, NamedModel, Suite
+from harness.trackers import Name
 from harness.types import Example
 
 BASE_SEED = 0
@@ -53,6 +55,12 @@ class Context:
     watch: Watch = field(default_factory=Silence)
     snapshot_every: int = 50
     """Training steps between two snapshots (see harness.resume)."""
+    workers: int = WORKERS
+    """Threads that read the images training comes to next (see harness.loading)."""
+    profile: bool = False
+    """Whether to write where the time of a cell goes (see harness.phases)."""
+    track: Name | None = None
+    """Whom else to tell what is logged (see harness.trackers)."""
 
     @cached_property
     def train_images(self) -> Counter[int]:
@@ -69,10 +77,16 @@ class Context:
 
 def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:
     watch = watch or Silence()
+    accelerator = accelerator_on(device)  # first: from here on what fails in one process is known to all
+    benchmark = ranks.together(accelerator, partial(_benchmark, suite, data, watch))
+    return Context(suite, benchmark, accelerator, watch)
+
+
+def _benchmark(suite: Suite, data: Path | None, watch: Watch) -> Benchmark:
     benchmark = registry.benchmark(suite.benchmark.name, suite.benchmark.settings, data)
     if suite.images == "skip":
         benchmark = skipping.without_unreadable(benchmark, partial(watch.work, "check images"))
-    return Context(suite, benchmark, accelerator_on(device), watch)
+    return benchmark
 
 
 def accelerator_on(device: Device) -> Accelerator:

@@ -26,6 +26,10 @@ class ObjectiveError(DetmodesError):
     """A code path cannot honour the objective that was asked for. Nothing falls back to CE silently."""
 
 
+class ElsewhereError(DetmodesError):
+    """Another process of this run has failed; the message says which, and how."""
+
+
 def unknown(kind: str, name: str, available: Iterable[str]) -> str:
     """The one wording for a name that is not known: suggestion, then everything there is."""
     options = sorted(available)

@@ -9,23 +9,24 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
-from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness import frames
-from harness.generate import Kept, generate, unkept
+from harness.generate import Kept, emit, in_batches, unkept
 from harness.metrics import aggregate
 from harness.metrics.consensus import consensus
 from harness.metrics.diversity import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.mentions import Truth, name_counts, truth_of
+from harness.phases import Phases, unmeasured
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.reading import Read, read
 from harness.records import GREEDY, EvaluationInfo, Figures, image_frame
-from harness.scores import CHUNK, MentionScore, score
+from harness.scores import MentionScore, score
 from harness.suite import SampleSettings
-from harness.types import Box, Category, Detection, Evaluation, Example, Parsed
+from harness.types import Box, Category, Detection, Evaluation, Example, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,98 @@ class Measurement:
     tables: dict[str, pd.DataFrame]
     evaluation: Evaluation
     score_source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a model says of every image at one temperature. emitted: by image, the greedy answer and then K samples;
+    scores: of their mentions, None for a sequence nothing is made of the scores of."""
+
+    emitted: list[list[Sample]]
+    scores: list[list[list[MentionScore] | None]]
+
+
+GREEDY_ANSWER, SAMPLED, ALL = slice(0, 1), slice(1, None), slice(0, None)
+
+
+def speak(
+    predictor: Predictor,
+    examples: Sequence[Example],
+    settings: SampleSettings,
+    seed: int,
+    last: bool = True,
+    progress: Callable[[int], None] = lambda images: None,
+    kept: Kept = unkept,
+    phases: Phases = unmeasured,
+) -> dict[float, Said]:
+    """All that an evaluation asks of a model, by temperature, `kept` batch by batch. The samples are scored at the
+    `last` step only, the greedy answer always.
+
+    Where several processes share the parts, each of them calls this, and the one that goes on has the answers.
+    """
+    said = {}
+    for heat in settings.curve if last else (settings.temperature,):
+        batches = {f"said-{heat}-{batch[0].image_id}": batch for batch in in_batches(examples, settings)}
+        scored = SAMPLED if heat != settings.temperature else ALL if last else GREEDY_ANSWER
+        make = partial(_batch, predictor, heat=heat, settings=settings, seed=seed, scored=scored, phases=phases)
+        parts = {name: partial(make, own) for name, own in batches.items()}
+        sizes = {name: len(own) for name, own in batches.items()}
+        said[heat] = _said(kept(parts, partial(_count, progress, sizes)))
+    return said
+
+
+def _count(progress: Callable[[int], None], sizes: Mapping[str, int], name: str) -> None:
+    progress(sizes[name])
+
+
+def _batch(
+    predictor: Predictor,
+    batch: Sequence[Example],
+    heat: float,
+    settings: SampleSettings,
+    seed: int,
+    scored: slice,
+    phases: Phases,
+) -> list[list[Any]]:
+    """For each image and sample: tokens, log-probabilities, and the fields of each mention's score or None. A sequence
+    that several samples of an image emit is scored once."""
+    with phases("generation"):
+        emitted = emit(predictor, batch, heat, settings, seed)
+    different = dict.fromkeys((image, sample.tokens) for image, own in enumerate(emitted) for sample in own[scored])
+    with phases("scoring"):
+        scores = dict(zip(different, _scores(predictor, batch, list(different)), strict=True))
+    chosen = range(settings.samples + 1)[scored]
+    return [
+        [
+            (sample.tokens, sample.log_probs, scores[image, sample.tokens] if index in chosen else None)
+            for index, sample in enumerate(own)
+        ]
+        for image, own in enumerate(emitted)
+    ]
+
+
+def _scores(
+    predictor: Predictor, batch: Sequence[Example], different: Sequence[tuple[int, tuple[int, ...]]]
+) -> list[list[tuple[float, float | None, float]]]:
+    """The fields of each mention's score, for sequences by image and tokens."""
+    examples, sequences = [batch[image] for image, _ in different], [tokens for _, tokens in different]
+    pairs = zip(examples, sequences, strict=True)
+    parsed = [predictor.codec.decode(tokens, example.width, example.height) for example, tokens in pairs]
+    if not isinstance(predictor, Adapter):
+        return [[CERTAIN] * len(own.mentions) for own in parsed]
+    return [[astuple(mention) for mention in own] for own in score(predictor, examples, sequences, parsed)]
+
+
+CERTAIN = (1.0, 1.0, 1.0)
+"""Of a predictor without probabilities."""
+
+
+def _said(values: Sequence[list[list[Any]]]) -> Said:
+    """What batches were kept as."""
+    rows = [own for batch in values for own in batch]
+    emitted = [[Sample(tuple(tokens), tuple(log_probs)) for tokens, log_probs, _ in own] for own in rows]
+    scores = [[None if of is None else [MentionScore(*m) for m in of] for *_, of in own] for own in rows]
+    return Said(emitted, scores)
 
 
 def measure(
@@ -49,6 +142,7 @@ def measure(
     last: bool = True,
     progress: Callable[[int], None] = lambda images: None,
     kept: Kept = unkept,
+    phases: Phases = unmeasured,
 ) -> Measurement:
     """Evaluates a predictor on the validation split; `last`: with all that is measured of the last step alone.
     What the model says is `kept` batch by batch.
@@ -58,11 +152,14 @@ def measure(
     examples, categories = benchmark.split("val"), benchmark.categories
     truth = truth_of(examples, categories)
     source = score_source if isinstance(predictor, Adapter) else "constant"
-    greedy, *sampled = _answers(predictor, examples, truth, categories, settings, seed, last, progress, kept)
-    detections = {GREEDY: _detections(truth, greedy, source)}
-    if last:
-        detections |= {read.temperature: _consensus(truth, categories, read, source) for read in sampled}
-    official = {heat: benchmark.evaluate("val", own) for heat, own in detections.items()}
+    said = speak(predictor, examples, settings, seed, last, progress, kept, phases)
+    with phases("matching and AP"):
+        greedy, *sampled = _answers(predictor, examples, truth, categories, said, settings.temperature)
+        detections = {GREEDY: _detections(truth, greedy, source)}
+        if last:
+            detections |= {read.temperature: _consensus(truth, categories, read, source) for read in sampled}
+        official = {heat: benchmark.evaluate("val", own) for heat, own in detections.items()}
+        matched = [(heat, own, benchmark.match("val", own)) for heat, own in detections.items()]
     tables = {read.temperature: figure_tables(truth, read, categories) for read in sampled}
     diversity, per_category = _figures(*tables[settings.temperature], categories, official[GREEDY])
     info = EvaluationInfo(
@@ -74,7 +171,6 @@ def measure(
         heldout_nll=heldout_nll,
     )
     ids = [category.id for category in categories]
-    matched = [(heat, own, benchmark.match("val", own)) for heat, own in detections.items()]
     own_frames = {
         "images": [image_frame(step, heat, truth, ids, *own) for heat, own in tables.items()],
         "detections": [frames.detection_frame(step, *own) for own in matched],
@@ -100,50 +196,19 @@ def _answers(
     examples: Sequence[Example],
     truth: Truth,
     categories: Sequence[Category],
-    settings: SampleSettings,
-    seed: int,
-    last: bool,
-    progress: Callable[[int], None],
-    kept: Kept,
+    said: Mapping[float, Said],
+    temperature: float,
 ) -> list[Read]:
-    """The greedy answer, then the samples at each temperature; scored as far as something is made of their scores."""
-    found = []
-    for heat in settings.curve if last else (settings.temperature,):
-        emitted = generate(predictor, examples, heat, settings, seed, progress, kept)
-        own = read(predictor, examples, truth, categories, [samples[1:] for samples in emitted], heat)
-        found.append(replace(own, scores=_scores(predictor, examples, own, kept)) if last else own)
-        if heat == settings.temperature:
-            greedy = read(predictor, examples, truth, categories, [samples[:1] for samples in emitted], GREEDY)
-    return [replace(greedy, scores=_scores(predictor, examples, greedy, kept)), *found]
+    """The greedy answer, then the samples at each temperature."""
 
+    def of(own: Said, part: slice, heat: float) -> Read:
+        found = read(predictor, examples, truth, categories, [samples[part] for samples in own.emitted], heat)
+        scores = [scored for samples in own.scores for scored in samples[part]]
+        known = [scored for scored in scores if scored is not None]
+        return replace(found, scores=[m for scored in known for m in scored] if len(known) == len(scores) else None)
 
-def _scores(predictor: Predictor, examples: Sequence[Example], own: Read, kept: Kept) -> list[MentionScore]:
-    """Of every mention. A sequence that several samples of an image emit is scored once."""
-    if not isinstance(predictor, Adapter):
-        return [MentionScore(1.0, 1.0, 1.0)] * len(own.answers.mentions)
-    emitted = [
-        (image, sample.tokens, parsed)
-        for image, pair in enumerate(zip(own.emitted, own.parsed, strict=True))
-        for sample, parsed in zip(*pair, strict=True)
-    ]
-    different = {(image, tokens): parsed for image, tokens, parsed in emitted}
-    items, scored = list(different.items()), []
-    for start in range(0, len(items), CHUNK):
-        chunk = dict(items[start : start + CHUNK])
-        said = sha256(repr(list(chunk)).encode()).hexdigest()[:16]  # scores of these very sequences, nothing else
-        rows = kept(f"scores-{own.temperature}-{start}-{said}", partial(_chunk, predictor, examples, chunk))
-        scored += [[MentionScore(*values) for values in sequence] for sequence in rows]
-    by_sequence = dict(zip(different, scored, strict=True))
-    return [mention for image, tokens, _ in emitted for mention in by_sequence[image, tokens]]
-
-
-def _chunk(
-    adapter: Adapter, examples: Sequence[Example], different: Mapping[tuple[int, tuple[int, ...]], Parsed]
-) -> list[list[tuple[float, float | None, float]]]:
-    """The fields of each mention's score, for sequences by image and tokens."""
-    images, sequences = zip(*different, strict=True)
-    scored = score(adapter, [examples[image] for image in images], sequences, list(different.values()))
-    return [[astuple(mention) for mention in own] for own in scored]
+    greedy = of(said[temperature], GREEDY_ANSWER, GREEDY)
+    return [greedy, *(of(own, SAMPLED, heat) for heat, own in said.items())]
 
 
 def _detections(truth: Truth, own: Read, source: str) -> list[Detection]:

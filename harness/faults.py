@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from harness.errors import DetmodesError
+from harness.errors import DetmodesError, ElsewhereError
 
 MEMORY = (torch.OutOfMemoryError, MemoryError)
 MEMORY_TEXTS = (
@@ -45,6 +45,8 @@ def explain(error: BaseException, folder: Path | None = None) -> str:
 
     folder: where the cell writes, for errors that do not name their file.
     """
+    if isinstance(error, ElsewhereError):  # explained where it happened
+        return one_line(error)
     if isinstance(error, MEMORY) or (isinstance(error, RuntimeError) and _mentions(error, MEMORY_TEXTS)):
         what, smaller = _place(error)
         return f"out of memory in {what}: lower {smaller} ({_how_much(error)})"

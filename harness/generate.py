@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.protocols import Adapter, Predictor
 from harness.suite import SampleSettings
 from harness.types import Example, Sample
 
-Progress = Callable[[int], None]
-Kept = Callable[[str, Callable[[], Any]], Any]
-"""A JSON value by name: as it was kept, or made now (and kept)."""
+Parts = Mapping[str, Callable[[], Any]]
+"""Pieces of one work by name, in order, and how each is made: as a JSON value."""
+Kept = Callable[[Parts, Callable[[str], None]], list[Any]]
+"""The values of all parts: each as it was kept, or made now (and kept), perhaps by another process. Calls with the name
+of each part that there is. Of several processes only the one that goes on with the values has any."""
 
 
-def unkept(name: str, make: Callable[[], Any]) -> Any:
-    """A Kept that makes everything anew."""
-    del name
-    return make()
+def unkept(parts: Parts, there: Callable[[str], None] = lambda name: None) -> list[Any]:
+    """A Kept that makes everything anew, here."""
+    values = []
+    for name, make in parts.items():
+        values.append(make())
+        there(name)
+    return values
 
 
 def generate(
-    predictor: Predictor,
-    examples: Sequence[Example],
-    temperature: float,
-    settings: SampleSettings,
-    seed: int,
-    progress: Progress = lambda images: None,
-    kept: Kept = unkept,
+    predictor: Predictor, examples: Sequence[Example], temperature: float, settings: SampleSettings, seed: int
 ) -> list[list[Sample]]:
-    """For each example 1 + K samples, the greedy answer first, then K at `temperature`. Every image is encoded once.
-    A batch that is `kept` is not generated again."""
+    """For each example 1 + K samples, the greedy answer first, then K at `temperature`."""
+    found = [emit(predictor, batch, temperature, settings, seed) for batch in in_batches(examples, settings)]
+    return [own for batch in found for own in batch]
+
+
+def in_batches(examples: Sequence[Example], settings: SampleSettings) -> Iterator[Sequence[Example]]:
+    """As they are generated."""
+    for start in range(0, len(examples), settings.batch_images):
+        yield examples[start : start + settings.batch_images]
+
+
+def emit(
+    predictor: Predictor, batch: Sequence[Example], temperature: float, settings: SampleSettings, seed: int
+) -> list[list[Sample]]:
+    """`generate` for one batch. Every image is encoded once."""
     if isinstance(predictor, Adapter):
         predictor.model.eval()
     temperatures = [0.0, *[temperature] * settings.samples]
-    answers: list[list[Sample]] = []
-    for start in range(0, len(examples), settings.batch_images):
-        batch = examples[start : start + settings.batch_images]
-        make = partial(_batch, predictor, batch, temperatures, settings, seed)
-        rows = kept(f"samples-{temperature}-{start}", make)
-        answers += [[Sample(tuple(tokens), tuple(log_probs)) for tokens, log_probs in own] for own in rows]
-        progress(len(batch))
-    return answers
-
-
-def _batch(
-    predictor: Predictor, batch: Sequence[Example], temperatures: Sequence[float], settings: SampleSettings, seed: int
-) -> list[list[tuple[tuple[int, ...], tuple[float, ...]]]]:
-    """The fields of each sample."""
-    made = predictor.generate(batch, temperatures, seed, settings.max_tokens, settings.grammar)
-    return [[(sample.tokens, sample.log_probs) for sample in own] for own in made]
+    return predictor.generate(batch, temperatures, seed, settings.max_tokens, settings.grammar)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
-from harness import console, files, jobs, runner, status
-from harness.context import Device, open_context
-from harness.errors import DataError
+from harness import console, files, jobs, on_ray, ranks, records, runner, status
+from harness.context import Device, Planned, open_context
+from harness.errors import ConfigError, DataError
 from harness.interrupts import Interrupted
 from harness.records import Record
+from harness.remote import Mirror, Sending
+from harness.screen import shows
 from harness.suite import Suite
 
 
@@ -22,18 +27,21 @@ def here(
     data: Path | None,
     device: Device,
     only: str | None,
-    snapshot_every: int,
     quiet: bool,
     worker: float | None,
+    options: Mapping[str, Any],
+    mirror: Mirror | None = None,
 ) -> int:
-    """The exit code of a run in this process. worker: it is one of --jobs, of a run that began at this time."""
+    """The exit code of a run in this process. worker: it is one of --jobs, of a run that began at this time; options:
+    of the Context."""
     if worker is not None:
         jobs.stop_with_parent()
     try:
-        with console.progress(quiet) as watch:
-            context = open_context(suite, data, device, watch)
-            context.snapshot_every = snapshot_every
-            records = runner.run(context, folder, only, worker)
+        with console.progress(quiet or not shows()) as watch:
+            context = open_context(suite, data, device, watch if mirror is None else Sending(watch, mirror))
+            context = replace(context, **options)
+            records = ranks.together(context.accelerator, lambda: runner.run(context, folder, only, worker))
+            ranks.leave(context.accelerator)
     except KeyboardInterrupt:  # between two cells, or for the second time
         raise Interrupted(signal.SIGINT) from None
     return _told(records)
@@ -48,8 +56,16 @@ def _told(records: Sequence[Record]) -> int:
     return 1 if failed else 0
 
 
-def workers(count: int, folder: Path, device: str, quiet: bool) -> int:
+def require_one_process(option: str) -> None:
+    """ConfigError where torchrun or `accelerate launch` has started several to compute each cell together."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise ConfigError(f"{option}: expected one process, got {processes}: leave out torchrun or accelerate launch")
+
+
+def workers(count: int, folder: Path, device: str, quiet: bool, mirror: Mirror | None = None) -> int:
     """The exit code of the workers, each of which is this command line with one job."""
+    require_one_process("--jobs")
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [*sys.argv[1:], "--jobs", "1", "--quiet", "--worker", str(files.clock(folder)), "--output", str(folder)]
     with console.overview(quiet) as show:
@@ -57,8 +73,76 @@ def workers(count: int, folder: Path, device: str, quiet: bool) -> int:
         def look() -> None:
             with suppress(DataError):  # no worker has begun
                 show(status.read(folder))
+            if mirror is not None:
+                mirror.send_or_warn()
 
         ended = jobs.run(arguments, count, jobs.visible_gpus(device), look)
     for line in jobs.messages(ended):
         print(line, file=sys.stderr)
     return jobs.exit_code(ended)
+
+
+def require_executor(executor: Literal["local", "ray"], ray_address: str | None, jobs: int) -> None:
+    """ConfigError where an option is for another executor than the one that was chosen."""
+    if executor == "local" and ray_address is not None:
+        raise ConfigError("--ray-address: expected with --executor ray")
+    if executor == "ray":
+        require_one_process("--executor ray")
+        if jobs > 1:
+            raise ConfigError("--jobs: a cluster runs as many cells as it has room for; leave it out")
+
+
+def on_cluster(
+    suite: Suite,
+    folder: Path,
+    data: Path | None,
+    device: Device,
+    only: str | None,
+    quiet: bool,
+    address: str | None,
+    options: Mapping[str, Any],
+    mirror: Mirror | None = None,
+) -> int:
+    """The exit code of a run on a Ray cluster. options: of the Context of every cell."""
+    device = on_ray.device_of(device, suite.resources)
+    folder = folder.absolute()
+    try:
+        context = open_context(suite, data, "cpu")  # only workers compute
+        planned = runner.plan(context, folder)
+        chosen = runner.matching(planned, only)
+        runner.announce(context, folder, planned)
+        if mirror is not None:
+            mirror.send()
+        since = files.clock(folder)
+        order = on_ray.Order(
+            suite=suite.model_dump_json(),
+            output=str(folder) if mirror is None else mirror.url,
+            data=None if data is None else str(data.absolute()),
+            device=device,
+            since=since if mirror is None else None,
+            options=options,
+        )
+        todo = [item for item in chosen if runner.finished(item) is None]
+        with console.overview(quiet) as show:
+
+            def look(ended: Sequence[Planned]) -> None:
+                with suppress(DataError):  # it is tried again at the end
+                    _bring(mirror, ended)
+                show(status.read(folder))
+
+            lost = on_ray.run(order, todo, suite.resources, address, look) if todo else []
+        _bring(mirror, todo)
+    except KeyboardInterrupt:  # before the tasks were begun, or for the second time
+        raise Interrupted(signal.SIGINT) from None
+    for line in dict.fromkeys(map(str, lost)):
+        print(f"detmodes: {line}", file=sys.stderr)
+    made = [records.read(item.folder) for item in chosen if (item.folder / records.RECORD).is_file()]
+    codes = [_told(made), *(2 if item.bad_input else 1 for item in lost)]
+    return max(codes)
+
+
+def _bring(mirror: Mirror | None, cells: Sequence[Planned]) -> None:
+    """What workers have sent to a URL; in a shared folder it is there."""
+    if mirror is not None:
+        for item in cells:
+            mirror.bring_cell(item.folder.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +11,20 @@ from pydantic_core import to_json
 from harness.files import write_text
 
 Kind = Literal["train", "probe", "evaluation"]
+Tell = Callable[[dict[str, Any], bool], object]
+
+
+def _nobody(row: dict[str, Any], again: bool) -> None:
+    del row, again
 
 
 class Log:
     """One row per logged step, probe and evaluation: its kind, its step, its figures. Written to `path`, if there is
-    one, as they come: a figure that is not finite is null there."""
+    one, as they come: a figure that is not finite is null there. tell: called with each row, and whether an earlier
+    process has logged it."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None = None, tell: Tell = _nobody) -> None:
+        self._path, self._tell = path, tell
         self.rows: list[dict[str, Any]] = []
         self.restore([])
 
@@ -26,6 +33,7 @@ class Log:
         if self._path is not None:
             with self._path.open("a") as file:
                 file.write(_line(self.rows[-1]))
+        self._tell(self.rows[-1], False)
 
     def of(self, kind: Kind) -> list[dict[str, Any]]:
         """The rows of one kind, as they were added."""
@@ -36,6 +44,8 @@ class Log:
         self.rows = list(rows)
         if self._path is not None:
             write_text(self._path, "".join(map(_line, self.rows)))
+        for row in self.rows:
+            self._tell(row, True)
 
 
 def _line(row: dict[str, Any]) -> str:

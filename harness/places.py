@@ -6,12 +6,15 @@
     DIR/cells/.<cell>/resume/        what only going on with it needs
     DIR/locks/<cell>/                who computes it (see harness.locks)
     DIR/progress/<cell>.json         how far it is (see harness.progress)
+    DIR/profile/<cell>.json          where its time went (see harness.phases)
+    DIR/trackers/<cell>/             what its tracker writes (see harness.trackers)
 
 <cell> is the cell's id and the first 8 digits of its digest.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 SUITE = "suite.json"
@@ -19,6 +22,8 @@ DIGESTS = "cells.json"
 CELLS = "cells"
 LOCKS = "locks"
 PROGRESS = "progress"
+PROFILE = "profile"
+TRACKERS = "trackers"
 RESUME = "resume"
 ERROR = "error.txt"
 """The traceback of a failed cell, in its folder."""
@@ -29,6 +34,16 @@ def cell(output: Path, cell_id: str, digest: str) -> Path:
     return output / CELLS / f"{cell_id}-{digest[:8]}"
 
 
+def beside(cell: Path, what: str, suffix: str = "") -> Path:
+    """What PROFILE or TRACKERS has of a cell."""
+    return cell.parents[1] / what / f"{cell.name}{suffix}"
+
+
 def work(cell: Path) -> Path:
     """The folder of that cell while it is computed."""
     return cell.with_name(f".{cell.name}")
+
+
+def cache_root() -> Path:
+    """What can be made or fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detmodes"

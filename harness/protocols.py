@@ -95,7 +95,10 @@ class Adapter(Predictor, Protocol):
         ...
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
-        """Model-ready images [B, 3, H, W], float32, on the CPU."""
+        """Model-ready images [B, 3, H, W], float32, on the CPU.
+
+        What an image becomes depends on nothing else, and several threads may ask at once: training reads ahead.
+        """
         ...
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
@@ -108,6 +111,16 @@ class Adapter(Predictor, Protocol):
 
     def load(self, path: Path) -> None:
         """Reads what `save` wrote for the same categories and settings; DataError if it does not fit."""
+        ...
+
+
+@runtime_checkable
+class Checkpointed(Protocol):
+    """What an adapter may offer, so that a suite may say `train.gradient_checkpointing: true`."""
+
+    def checkpoint_gradients(self) -> None:
+        """From now on a forward pass with gradient keeps the inputs of the model's blocks alone, and the backward pass
+        computes the rest again. Gradients stay what they are."""
         ...
 
 

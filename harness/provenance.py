@@ -56,13 +56,16 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
 # The versions are asked for by commands that have no use for torch, which takes seconds and half a GiB to import.
 
 
-def describe_device(device: torch.device) -> dict[str, Any]:
+def describe_device(device: torch.device, processes: int) -> dict[str, Any]:
+    """Of one process, and how many of them made the cell together."""
     import torch
 
     if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device), "precision": "bf16 autocast"}
+        name = torch.cuda.get_device_name(device)
+        return {"type": "cuda", "name": name, "processes": processes, "precision": "bf16 autocast"}
     return {
         "type": "cpu",
+        "processes": processes,
         "name": platform.machine(),
         "threads": torch.get_num_threads(),
         "precision": "float32",

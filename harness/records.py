@@ -117,6 +117,7 @@ class Record(_Strict):
     probe: tuple[dict[str, Any], ...] = ()
     """What harness.probe saw along training, step 0 (the base) first; undefined values None."""
     timings: dict[str, float] = {}
+    """Seconds; `waiting`, for data, is a part of `train`."""
     peak_memory_mib: float | None = None
     files: dict[FileName, str] = {}
     """Name -> sha256 of every other file of the cell."""
@@ -124,6 +125,11 @@ class Record(_Strict):
     @property
     def steps(self) -> tuple[int, ...]:
         return tuple(evaluation.step for evaluation in self.evaluations)
+
+    @property
+    def seconds(self) -> float:
+        """What the cell took; 0 where it is not known."""
+        return sum(seconds for name, seconds in self.timings.items() if name != "waiting")
 
     def evaluation(self, step: int) -> EvaluationInfo:
         return next(item for item in self.evaluations if item.step == step)

@@ -6,6 +6,9 @@
 
 An evaluation belongs to the weights that it is of (the first digits of their digest): where training repeats itself to
 the last bit it is found again, and where it does not it is made again.
+
+Of several processes that compute the cell together (harness.ranks), all of which come here in the same order, rank 0
+reads and writes; it shares what it reads, and gathers what the others make.
 """
 
 from __future__ import annotations
@@ -19,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from accelerate import Accelerator
 
-from harness import durable, records, snapshots
+from harness import durable, ranks, records, snapshots
 from harness.errors import DataError
 from harness.evaluate import Measurement
 from harness.files import partials
-from harness.generate import Kept
-from harness.interrupts import Interrupts
+from harness.generate import Kept, Parts
+from harness.interrupts import Interrupts, stop
 from harness.log import Log
 from harness.records import EvaluationInfo
 from harness.snapshots import Snapshot, State
@@ -61,12 +65,23 @@ class Resume:
     snapshots; one is also made before each evaluation, and when a signal came.
     """
 
-    def __init__(self, folder: Path, log: Log, settings: str, every: int, interrupts: Interrupts) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        log: Log,
+        settings: str,
+        every: int,
+        interrupts: Interrupts,
+        accelerator: Accelerator,
+    ) -> None:
         self.log = log
         self.evaluations: list[Evaluated] = []
-        self.timings = {"train": 0.0, "evaluate": 0.0, "probe": 0.0}
+        self.timings = {"train": 0.0, "waiting": 0.0, "evaluate": 0.0, "probe": 0.0}
         self._folder, self._settings, self._every, self._interrupts = folder, settings, every, interrupts
+        self._accelerator, self._main = accelerator, accelerator.is_main_process
         self._weights = UNTRAINED
+        if not self._main:
+            return
         folder.mkdir(exist_ok=True)
         for leftover in partials(folder):
             shutil.rmtree(leftover)
@@ -75,22 +90,40 @@ class Resume:
 
     def restore(self, state: State) -> None:
         """Puts the state of the newest usable snapshot in place; leaves everything as it is if there is none."""
-        found = snapshots.newest(self._folder, self._settings, self._evaluations_of, _warn)
+        if not state.resumes:
+            self._forget()
+        found = ranks.same(self._accelerator, self._newest())
         if found is None:
             return
-        snapshots.restore(found, state)
-        self.evaluations = self._evaluations_of(found)
+        snapshots.restore(found, state, self._accelerator)
+        self.evaluations = self._evaluations_of(found) if self._main else []
         self.log.restore(found.content["extra"]["log"])
         self.timings = found.content["extra"]["timings"]
         self._weights = found.weights
 
+    def _forget(self) -> None:
+        """Training begins anew whatever there is, and what was kept is of other weights."""
+        if self._main and any(self._folder.iterdir()):
+            _warn("training cannot go on where it was, as there are no snapshots under DeepSpeed: it begins anew")
+            shutil.rmtree(self._folder)
+            self._folder.mkdir()
+
+    def _newest(self) -> Snapshot | None:
+        if not self._main:
+            return None
+        return snapshots.newest(self._folder, self._settings, self._evaluations_of, _warn)
+
     def after_step(self, state: State, evaluated: bool) -> None:
         """evaluated: the model is going to be evaluated as it is now. Raises Interrupted if a signal came."""
-        if evaluated or self._interrupts.pending or state.step % self._every == 0:
+        signal = self._interrupts.agreed()
+        due = state.resumes and (evaluated or signal or state.step % self._every == 0)
+        if due and not self._main:
+            snapshots.take_part(state)
+        elif due:
             names = [own.folder.name for own in self.evaluations]
             extra = {"log": self.log.rows, "evaluations": names, "timings": self.timings}
             self._weights = snapshots.write(self._folder, state, self._settings, extra).weights
-        self._interrupts.check()
+        stop(signal)
 
     def _evaluations_of(self, snapshot: Snapshot) -> list[Evaluated]:
         """Those that had been made when it was written; DataError if one is damaged: its model is gone."""
@@ -99,29 +132,42 @@ class Resume:
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluate(
-        self, step: int, measured: Callable[[Kept], Measurement], save: Callable[[Path], None] | None
-    ) -> Evaluated:
+        self, step: int, measured: Callable[[Kept], Measurement | None], save: Callable[[Path], None] | None
+    ) -> Evaluated | None:
         """The evaluation of the present weights: as it was kept, or made by `measured`, which may keep parts of it.
+        None on ranks other than 0, where `measured` returns None too.
 
         save: writes the weights, where they are to be kept with it. Raises Interrupted after a part if a signal came.
         """
         folder = self._folder / f"evaluation-{step:08}-{self._weights[:16]}"
+        found = self._found(folder, step)
+        if not ranks.same(self._accelerator, found is not None):
+            found = self._made(folder, measured, save)
+            self._interrupts.check()
+        if found is not None:
+            self.evaluations.append(found)
+        return found
+
+    def _found(self, folder: Path, step: int) -> Evaluated | None:
+        if not self._main:
+            return None
         try:
-            found = self._read(folder)
+            return self._read(folder)
         except DataError as error:
             if folder.exists():
                 _warn(f"evaluation at step {step} is made again: {error}")
-            found = self._made(folder, measured, save)
-        self.evaluations.append(found)
-        return found
+        return None
 
     def _made(
-        self, folder: Path, measured: Callable[[Kept], Measurement], save: Callable[[Path], None] | None
-    ) -> Evaluated:
+        self, folder: Path, measured: Callable[[Kept], Measurement | None], save: Callable[[Path], None] | None
+    ) -> Evaluated | None:
         parts = folder.with_name(f"{folder.name}.parts")
-        parts.mkdir(exist_ok=True)
+        if self._main:
+            parts.mkdir(exist_ok=True)
         started = time.perf_counter()
-        measurement = measured(lambda name, make: self._part(parts / f"{name}.json", make))
+        measurement = measured(lambda own, there: self._parts(parts, own, there))
+        if measurement is None:
+            return None
         with durable.whole_folder(folder) as partial:
             for name, frame in measurement.tables.items():
                 frame.to_parquet(partial / f"{name}.parquet", compression="zstd", index=False)
@@ -129,7 +175,6 @@ class Resume:
                 save(partial / WEIGHTS)
             durable.write_json(partial / CONTENT, self._content(measurement, time.perf_counter() - started, partial))
         shutil.rmtree(parts)
-        self._interrupts.check()
         return self._read(folder)
 
     def _content(self, measurement: Measurement, seconds: float, folder: Path) -> Mapping[str, Any]:
@@ -153,17 +198,35 @@ class Resume:
         info = EvaluationInfo.model_validate(content["info"])
         return Evaluated(folder, info, content["evaluator"], content["score_source"], content["seconds"])
 
-    def _part(self, path: Path, make: Callable[[], Any]) -> Any:
-        """A part of an evaluation, as JSON has it."""
-        try:
-            return durable.read_json(path)
-        except DataError as error:
-            if path.exists():
-                _warn(f"a part of an evaluation is made again: {error}")
-        made = make()
-        durable.write_json(path, made)
-        self._interrupts.check()
-        return made
+    # ---- parts of an evaluation --------------------------------------------------------------------------------------
+
+    def _parts(self, folder: Path, parts: Parts, there: Callable[[str], None]) -> list[Any]:
+        """A Kept: what is missing is made in waves, one part on each rank."""
+        values = self._kept(folder, parts)
+        for name in values:
+            there(name)
+        missing = ranks.same(self._accelerator, [name for name in parts if name not in values])
+        own, processes = self._accelerator.process_index, self._accelerator.num_processes
+        for start in range(0, len(missing), processes):
+            wave = missing[start : start + processes]
+            made = ranks.gathered(self._accelerator, parts[wave[own]]() if own < len(wave) else None)
+            for name, value in zip(wave, made, strict=False):  # no part was left for the others
+                durable.write_json(folder / f"{name}.json", value)
+                values[name] = value
+                there(name)
+            self._interrupts.check()
+        return [values[name] for name in parts] if self._main else []
+
+    def _kept(self, folder: Path, parts: Parts) -> dict[str, Any]:
+        """By name, as JSON has them; nothing on ranks other than 0."""
+        values = {}
+        for path in (folder / f"{name}.json" for name in parts if self._main):
+            try:
+                values[path.stem] = durable.read_json(path)
+            except DataError as error:
+                if path.exists():
+                    _warn(f"a part of an evaluation is made again: {error}")
+        return values
 
 
 def _warn(message: str) -> None:

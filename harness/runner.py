@@ -13,11 +13,12 @@ import json
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Any
 
-from harness import faults, files, gallery, locks, objectives, places, records
+from harness import faults, files, gallery, locks, objectives, places, ranks, records
 from harness.compute import compute, record_of
 from harness.context import Context, Planned, build
 from harness.errors import ConfigError, DataError, DetmodesError
@@ -25,6 +26,7 @@ from harness.files import write_text
 from harness.progress import Recorder, forget
 from harness.records import CellInfo, Record
 from harness.suite import Cell, cells
+from harness.train import require_shares
 
 POLL = 1.0
 """Seconds between two looks at the cells of other processes."""
@@ -42,10 +44,10 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
         info = _cell_info(context, cell, described[key])
         digest = records.digest_of(info)
         planned.append(Planned(cell, info, digest, places.cell(output, cell.id, digest)))
-    return _matching(planned, only)
+    return matching(planned, only)
 
 
-def _matching(planned: list[Planned], only: str | None) -> list[Planned]:
+def matching(planned: list[Planned], only: str | None) -> list[Planned]:
     chosen = [item for item in planned if only is None or fnmatch.fnmatch(item.cell.id, only)]
     if not chosen:
         raise ConfigError(f"--only {only!r}: matches none of: {', '.join(item.cell.id for item in planned)}")
@@ -60,10 +62,32 @@ def run(context: Context, output: Path, only: str | None = None, since: float | 
     folder's clock; a failure recorded later is one of this run and not tried again.
 
     Of two suites on one folder each makes its own cells; suite.json, cells.json and so the tables are the later one's.
+
+    Of several processes that compute each cell together (harness.ranks) rank 0 does all this. The others compute along,
+    write nothing, and get no records.
     """
+    for objective in context.suite.objectives:
+        require_shares(context.suite.train_of(objective), context.accelerator.num_processes)
+    if not context.accelerator.is_main_process:
+        _compute_along(context)
+        return []
+    found = _run_all(context, output, only, since)
+    ranks.same(context.accelerator, None)
+    return found
+
+
+def _compute_along(context: Context) -> None:
+    """Every cell that rank 0 takes, until there is none. How it ended is told by rank 0."""
+    nothing: Planned | None = None
+    while (item := ranks.same(context.accelerator, nothing)) is not None:
+        with suppress(Exception):
+            ranks.together(context.accelerator, partial(compute, context, item, places.work(item.folder)))
+
+
+def _run_all(context: Context, output: Path, only: str | None, since: float | None) -> list[Record]:
     everything = plan(context, output)
-    chosen = _matching(everything, only)
-    _announce(context, output, everything)
+    chosen = matching(everything, only)
+    announce(context, output, everything)
     since = files.clock(output) if since is None else since
     recorder = Recorder(context.watch, output)
     told = copy.copy(context)  # with what it has found out already
@@ -81,7 +105,7 @@ def run(context: Context, output: Path, only: str | None = None, since: float | 
     return [done[item.folder] for item in chosen]
 
 
-def _announce(context: Context, output: Path, everything: list[Planned]) -> None:
+def announce(context: Context, output: Path, everything: list[Planned]) -> None:
     """What the folder holds, for whoever reads it."""
     (output / places.CELLS).mkdir(parents=True, exist_ok=True)
     write_text(output / places.SUITE, context.suite.model_dump_json(indent=1) + "\n")
@@ -190,8 +214,11 @@ def _prepare(work: Path) -> None:
 
 
 def _computed(context: Context, item: Planned, work: Path) -> Record:
+    ranks.same(context.accelerator, item)
     try:
-        return compute(context, item, work)
+        record = ranks.together(context.accelerator, partial(compute, context, item, work))
+        assert record is not None
+        return record
     except locks.LostError:
         raise
     except Exception as error:
@@ -219,7 +246,7 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         model=model,
         objective=objective,
         seed=cell.seed,
-        train=None if cell.objective is None else context.suite.train_of(cell.objective).model_dump(mode="json"),
+        train=None if cell.objective is None else context.suite.train_of(cell.objective).described,
         sample=context.suite.sample.model_dump(mode="json"),
         score=context.suite.score,
     )

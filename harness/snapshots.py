@@ -12,20 +12,24 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness import durable
+from harness import durable, ranks
 from harness.errors import DataError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 FORMAT = 1
 """Raise when the meaning of a snapshot changes: older ones are then of no use."""
@@ -37,7 +41,8 @@ class State:
     """What training changes. The learning rate and the data are functions of the step.
 
     selections: what the frozen base selected, by image and sequence (harness.step.Objective); seconds: of training so
-    far; last: `step`, `loss` and `grad_norm` of the newest step.
+    far; waiting: those of them in which the model waited for its data; last: `step`, `loss` and `grad_norm` of the
+    newest step.
     """
 
     model: nn.Module
@@ -45,7 +50,10 @@ class State:
     selections: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
+    waiting: float = 0.0
     last: dict[str, float] | None = None
+    resumes: bool = True
+    """Whether it can be saved and put back (harness.engine)."""
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +85,7 @@ def write(folder: Path, state: State, settings: str, extra: Mapping[str, Any]) -
         "settings": settings,
         "step": state.step,
         "seconds": state.seconds,
+        "waiting": state.waiting,
         "last": state.last,
         "random": {"python": random.getstate(), "numpy": _numpy_state()},
         "selections": [[image, tokens, len(found)] for (image, tokens), found in state.selections.items()],
@@ -129,23 +138,25 @@ def read(place: Path, settings: str) -> Snapshot:
     return Snapshot(place, content)
 
 
-def restore(snapshot: Snapshot, state: State) -> None:
-    """Puts everything back in place, the random numbers of this process included. DataError, before anything is
-    changed, if the model is another one."""
+def restore(snapshot: Snapshot, state: State, accelerator: Accelerator) -> None:
+    """Puts everything back in place, the random numbers included. DataError, before anything is changed, if the model
+    is another one. Of several processes only rank 0 reads the file: all go on from the same state, with the same
+    random numbers."""
     content = snapshot.content
     parts = _trained(state.model)
-    with _opened(snapshot.folder / TENSORS) as file:
+    with _shared(snapshot, accelerator) as tensor:
         _require_fit(snapshot, parts)
         with torch.no_grad():
             for name, part in parts.items():
-                part.copy_(file.get_tensor(name))
-        _restore_optimizer(state.optimizer, {n: file.get_tensor(n) for n in content["tensors"] if _of_optimizer(n)})
-        _restore_random(state, content["random"], file)
-        flat = file.get_tensor("selections").to(state.device)
-    found = flat.split([length for *_, length in content["selections"]])
+                part.copy_(_placed(tensor(name), part))
+        _restore_optimizer(state.optimizer, {n: tensor(n) for n in content["tensors"] if _of_optimizer(n)})
+        _restore_random(state, content, tensor)
+        flat = tensor("selections").to(state.device)
+    found = torch.split(flat, [length for *_, length in content["selections"]])
     keys = [(image, tuple(tokens)) for image, tokens, _ in content["selections"]]
     state.selections.update(zip(keys, found, strict=True))
     state.step, state.seconds, state.last = content["step"], content["seconds"], content["last"]
+    state.waiting = content.get("waiting", 0.0)  # not in what earlier code wrote
 
 
 def digest(tensor: Tensor) -> str:
@@ -170,23 +181,61 @@ def _opened(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: expected the tensors of a snapshot, got: {error}") from None
 
 
+@contextmanager
+def _shared(snapshot: Snapshot, accelerator: Accelerator) -> Iterator[Callable[[str], Tensor]]:
+    """The tensors by name; all ranks ask for the same ones in the same order."""
+    if not accelerator.is_main_process:
+        yield lambda name: ranks.same_tensor(accelerator, None)
+        return
+    with _opened(snapshot.folder / TENSORS) as file:
+        yield lambda name: ranks.same_tensor(accelerator, file.get_tensor(name))
+
+
 # ---- what there is to save -----------------------------------------------------------------------------------------
 
 
 def _tensors(state: State) -> dict[str, Tensor]:
     """On the CPU, in memory of their own where safetensors asks for it."""
-    found = _trained(state.model)
-    found |= {
-        f"optimizer/{index}/{name}": value
-        for index, own in state.optimizer.state_dict()["state"].items()
-        for name, value in own.items()
-    }
+    found = {name: _whole(tensor) for name, tensor in _changed(state).items()}
     found["random/torch"] = torch.get_rng_state()
     if state.device.type == "cuda":
         found["random/cuda"] = torch.cuda.get_rng_state(state.device)
     empty = torch.zeros(0, dtype=torch.bool)
     found["selections"] = torch.cat([empty.to(state.device), *state.selections.values()])
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def _changed(state: State) -> dict[str, Tensor]:
+    """What a step changes; of split ones (harness.sharding) each rank has a part."""
+    return _trained(state.model) | {
+        f"optimizer/{index}/{name}": value
+        for index, own in state.optimizer.state_dict()["state"].items()
+        for name, value in own.items()
+    }
+
+
+def take_part(state: State) -> None:
+    """What the other ranks do while rank 0 writes a snapshot: tensors that are split are put together by all."""
+    for tensor in _changed(state).values():
+        _whole(tensor)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if _is_split(tensor) else tensor
+
+
+def _placed(whole: Tensor, like: Tensor) -> Tensor:
+    """The part of it that this rank has of `like`."""
+    if not _is_split(like):
+        return whole
+    from torch.distributed.tensor import distribute_tensor  # only then: it takes seconds
+
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _is_split(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether each rank has a part of it only."""
+    return hasattr(tensor, "full_tensor")
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
@@ -208,10 +257,12 @@ def _of_optimizer(name: str) -> bool:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own: dict[int, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
         _, index, name = path.split("/")
-        own.setdefault(int(index), {})[name] = tensor
+        like = parameters[int(index)]
+        own.setdefault(int(index), {})[name] = _placed(tensor, like) if tensor.shape == like.shape else tensor
     optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -225,15 +276,15 @@ def _numpy_state() -> dict[str, Any]:
     return state | {"state": inner}
 
 
-def _restore_random(state: State, stored: Mapping[str, Any], file: Any) -> None:
+def _restore_random(state: State, content: Mapping[str, Any], tensor: Callable[[str], Tensor]) -> None:
+    stored = content["random"]
     version, inner, gauss = stored["python"]
     random.setstate((version, tuple(inner), gauss))
     numpy = stored["numpy"]
     np.random.set_state(numpy | {"state": numpy["state"] | {"key": np.array(numpy["state"]["key"], dtype=np.uint32)}})
-    torch.set_rng_state(file.get_tensor("random/torch"))
-    if state.device.type == "cuda":
-        with suppress(SafetensorError):  # there is none where it was trained on a CPU before
-            torch.cuda.set_rng_state(file.get_tensor("random/cuda"), state.device)
+    torch.set_rng_state(tensor("random/torch"))
+    if state.device.type == "cuda" and "random/cuda" in content["tensors"]:  # not where it was trained on a CPU before
+        torch.cuda.set_rng_state(tensor("random/cuda"), state.device)
 
 
 @contextmanager

@@ -145,4 +145,4 @@ def _made(folder: Path, written: int | None) -> _Made:
         record = records.read(folder)
     except DataError as error:
         return _Made(error=str(error))
-    return _Made(record.status, record.role, sum(record.timings.values()), record.error or "")
+    return _Made(record.status, record.role, record.seconds, record.error or "")

@@ -15,13 +15,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness import objectives
+from harness import objectives, ranks
 from harness.batches import target_batch
+from harness.engine import DataParallel, Logits
 from harness.errors import ObjectiveError
+from harness.loading import Pixels
 from harness.metrics.matching import f_score
+from harness.phases import Phases, unmeasured
 from harness.protocols import Adapter, HiddenStates
 from harness.sequence import KINDS
-from harness.types import IGNORED_LABEL, Example, LossOutput, Members, Projection, TokenBatch, Unit
+from harness.types import IGNORED_LABEL, Example, LossOutput, Members, TokenBatch, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +64,37 @@ def accumulate(
     micro_batch: int,
     accelerator: Accelerator,
     logged: bool = True,
+    pixels: Pixels | None = None,
+    phases: Phases = unmeasured,
+    engine: DataParallel | None = None,
 ) -> LossOutput:
     """Adds the gradient of the whole batch's mean loss to the parameters; returns the detached total.
 
     rows: this process's share; rows of one image stand together, and for an objective over sets all of them are in
     one micro-batch. Statistics are computed only where they are `logged`. A term's count must be known before the
-    model is asked: target positions, or sets. Any other count raises.
+    model is asked: target positions, or sets. Any other count raises. pixels: asked once for neighbouring rows of one
+    image, micro-batch by micro-batch; the adapter's own by default. engine: that of the adapter's model; DataParallel
+    by default.
     """
+    engine = engine or DataParallel(adapter.model, accelerator)
     counts = _counts(rows)
-    totals = _reduced(accelerator, counts)
+    with phases("reduction"):
+        totals = _reduced(accelerator, counts)
     total: LossOutput | None = None
-    for part in _micro_batches(rows, micro_batch, whole_sets="sets" in objective.needs):
-        output = _forward(adapter, part, objective, accelerator, logged)
-        parts = [term.weight * term.sum / max(totals[term.unit], 1) for term in output.terms.values()]
-        accelerator.backward(torch.stack(parts).sum())
-        total = _add(total, output)
+    parts = list(_micro_batches(rows, micro_batch, whole_sets="sets" in objective.needs))
+    rounds = engine.rounds(len(parts))
+    for number in range(1, rounds + 1):
+        idle = number > len(parts)  # others have more: the last part goes along once more, and counts for nothing
+        if not idle:
+            part = parts[number - 1]
+            images = _images(part, pixels or adapter.pixels).to(accelerator.device)
+        with phases("forward"):
+            output = _forward(adapter, part, images, objective, engine, logged)
+        terms = [term.weight * term.sum / max(totals[term.unit], 1) for term in output.terms.values()]
+        with phases("backward"):
+            engine.backward(torch.stack(terms).sum() * (0.0 if idle else 1.0), last=number == rounds)
+        if not idle:
+            total = _add(total, output)
     assert total is not None
     for name, term in total.terms.items():
         if int(term.count) != counts[term.unit]:
@@ -83,7 +102,8 @@ def accumulate(
                 f"objective {objective.name}: term {name} counts {int(term.count)} {term.unit}, expected the batch's "
                 f"{counts[term.unit]}; this training loop cannot honour it"
             )
-    return _across_processes(adapter, total, accelerator)
+    with phases("reduction"):
+        return _across_processes(engine, total, accelerator)
 
 
 def _counts(rows: Sequence[Row]) -> dict[Unit, int]:
@@ -110,18 +130,29 @@ def _micro_batches(rows: Sequence[Row], size: int, whole_sets: bool) -> Iterator
         yield part
 
 
+def _images(rows: Sequence[Row], pixels: Pixels) -> Tensor:
+    """One for each row; read once for neighbours of one image."""
+    sets = _sets(rows)
+    sizes = torch.tensor([len(own) for own in sets])
+    return pixels([own[0].example for own in sets]).repeat_interleave(sizes, dim=0)
+
+
 def _forward(
-    adapter: Adapter, rows: Sequence[Row], objective: Objective, accelerator: Accelerator, logged: bool
+    adapter: Adapter,
+    rows: Sequence[Row],
+    pixels: Tensor,
+    objective: Objective,
+    engine: DataParallel,
+    logged: bool,
 ) -> LossOutput:
-    device = accelerator.device
+    device = pixels.device
     batch = target_batch([row.tokens for row in rows], adapter.codec)
     kept = batch.labels != IGNORED_LABEL
-    pixels = adapter.pixels([row.example for row in rows]).to(device)
     selected = None
     if objective.reference is not None:
         selected = reference_selection(objective, rows, pixels)
-    with accelerator.autocast():
-        logits = _logits(adapter, pixels, batch.inputs.to(device), kept.to(device))
+    with engine.autocast():
+        logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), kept.to(device)))
         group = torch.arange(len(rows))[:, None].expand_as(kept)[kept].to(device)
         labels = batch.labels[kept].to(device)
         weight = _weights(objective.loss_weights, batch.kinds[kept], device)
@@ -131,7 +162,7 @@ def _forward(
     return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[kept].to(device))})
 
 
-def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, kept: Tensor) -> Tensor | Projection:
+def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, kept: Tensor) -> Logits:
     """At the target positions; as hidden states where the adapter has them."""
     if isinstance(adapter, HiddenStates):
         return adapter.hidden(pixels, tokens).take(kept)
@@ -186,18 +217,17 @@ def _reduced(accelerator: Accelerator, counts: Mapping[Unit, int]) -> dict[Unit,
     """Counts over all processes."""
     if accelerator.num_processes == 1:
         return dict(counts)
+    ranks.meet(accelerator)
     totals = accelerator.reduce(torch.tensor(list(counts.values()), device=accelerator.device), "sum")
     return dict(zip(counts, totals.tolist(), strict=True))
 
 
-def _across_processes(adapter: Adapter, output: LossOutput, accelerator: Accelerator) -> LossOutput:
+def _across_processes(engine: DataParallel, output: LossOutput, accelerator: Accelerator) -> LossOutput:
     """Gradients, sums and counts added over the processes: each was already divided by the global count."""
     if accelerator.num_processes == 1:
         return output
-    for parameter in adapter.model.parameters():
-        if parameter.requires_grad:
-            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = accelerator.reduce(own, "sum")
+    ranks.meet(accelerator)
+    engine.reduce()
     terms = {
         name: replace(term, sum=accelerator.reduce(term.sum, "sum"), count=accelerator.reduce(term.count, "sum"))
         for name, term in output.terms.items()

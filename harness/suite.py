@@ -19,6 +19,9 @@ BASE = "base"
 ORACLES = ("oracle-uniform", "oracle-collapsed")
 SCORES = ("category", "name", "sequence", "constant")
 
+LATER = ("gradient_checkpointing", "groups", "loss_weights", "precision")
+"""Settings of `train` that the first records did not have."""
+
 Positive = Annotated[int, Field(ge=1)]
 Label = Annotated[str, Field(pattern=PLAIN_NAME)]
 """Becomes part of a folder's name: it must not lead out of the output folder. Tables escape whatever else it has."""
@@ -79,11 +82,22 @@ class Probe(_Strict):
     images: Positive = 32
 
 
+class Group(_Strict):
+    """One of `train.groups`: parameters whose name matches the pattern (as in a shell) have a learning rate or a weight
+    decay of their own; what is not given is that of `train`."""
+
+    match: str
+    lr: Annotated[float, Field(ge=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+
 class Train(_Strict):
     """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
     `collision_rate`: see harness.targets and harness.batches. `micro_batch`: sequences per forward pass (gradients
     accumulate up to batch_size); default all at once. `loss_weights`: what the loss at tokens of a kind is multiplied
     with, e.g. {location: 0.5}; 1 where none is given. It is still divided by the number of all target tokens.
+    `gradient_checkpointing`: less memory, more time, the same gradients. `groups`: see Group; the first that matches
+    counts. `precision`: bf16 is autocast; auto is bf16 on a GPU and fp32 elsewhere.
 
     The learning rate is constant after `warm_up` steps, so that every step of `eval_at` is a fair place to
     stop. The last step is always evaluated.
@@ -103,6 +117,16 @@ class Train(_Strict):
     log_every: Positive = 20
     eval_at: tuple[Positive, ...] = ()
     probe: Probe | None = None
+    gradient_checkpointing: bool = False
+    groups: tuple[Group, ...] = ()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As a record has it, and as cells are told apart. What came later is left out where it is at its default, so
+        that the cells of earlier code stay the same."""
+        later = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=later)
 
     @field_validator("loss_weights")
     @classmethod
@@ -168,6 +192,20 @@ class SampleSettings(_Strict):
         return tuple(sorted({self.temperature, *self.temperatures}))
 
 
+class Resources(_Strict):
+    """What a cell gets of a Ray cluster (see harness.on_ray): whole CPUs, and whole GPUs or a share of one."""
+
+    cpus: Positive = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_shared(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"expected a whole number of GPUs or a share of one, got {gpus:g}")
+        return gpus
+
+
 class EarlyStop(_Strict):
     """A row made of `objective`'s cells at the evaluated step whose mean AP is nearest to the final mean AP of
     `at_ap_of`: what less training alone gives."""
@@ -201,7 +239,8 @@ class Suite(_Strict):
     """Every cell is a (model, objective, seed). `keep`: the fine-tuned weights of the last step, of all evaluated
     steps, or none; it changes no result, so it is not part of a cell's digest. `images`: what becomes of a picture that
     cannot be read, or is not of the size that its annotations say: `fail` fails the cell that reads it, `skip` leaves
-    it out of its split, and those that were left out are part of the digest (see harness.skipping)."""
+    it out of its split, and those that were left out are part of the digest (see harness.skipping). `resources` are no
+    part of it."""
 
     suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: NamedBenchmark
@@ -213,6 +252,7 @@ class Suite(_Strict):
     score: Literal["category", "name", "sequence", "constant"] = "category"
     keep: Literal["all", "last", "none"] = "last"
     images: Literal["fail", "skip"] = "fail"
+    resources: Resources = Resources()
     early_stops: tuple[EarlyStop, ...] = ()
     resampled: tuple[Resampled, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()

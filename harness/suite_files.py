@@ -15,7 +15,18 @@ from pydantic import BaseModel, ValidationError
 from harness import objectives, registry
 from harness.errors import ConfigError, unknown
 from harness.estimates import figure_names
-from harness.suite import EarlyStop, Hypothesis, NamedObjective, Probe, Resampled, SampleSettings, Suite, Train, rows
+from harness.suite import (
+    EarlyStop,
+    Hypothesis,
+    NamedObjective,
+    Probe,
+    Resampled,
+    Resources,
+    SampleSettings,
+    Suite,
+    Train,
+    rows,
+)
 
 
 def load(reference: str) -> Suite:
@@ -68,6 +79,7 @@ def _schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
             "train": Train,
             "probe": Probe,
             "sample": SampleSettings,
+            "resources": Resources,
             "hypotheses": Hypothesis,
             "early_stops": EarlyStop,
             "resampled": Resampled,

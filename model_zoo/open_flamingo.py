@@ -8,7 +8,7 @@ gradient where it trains (upstream always runs it under `no_grad`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -25,6 +25,7 @@ from open_flamingo.src.helpers import MaskedCrossAttention, PerceiverResampler
 from open_flamingo.src.utils import extend_instance
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpoint_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import images
@@ -180,6 +181,10 @@ class OpenFlamingo:
         parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
         return torch.cat([self.model.latents(part[:, None, None]) for part in parts])
 
+    def checkpoint_gradients(self) -> None:
+        for block in self.model.blocks():
+            block.forward = _computed_twice(block.forward)
+
     def describe(self) -> dict[str, object]:
         sizes = {**asdict(self.config), "parameters": sum(p.numel() for p in self.model.parameters())}
         return {
@@ -197,6 +202,17 @@ class OpenFlamingo:
         if entries != self.tokens.entries:
             raise DataError(f"{path}: made for another vocabulary ({len(entries)} entries, not {self.tokens.size})")
         checkpoint.load(self.model, tensors)
+
+
+def _computed_twice(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but with gradient only the arguments are kept for the backward pass, which computes it again."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint_call(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
 
 
 def to_pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
@@ -258,6 +274,15 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
         with self._seeing(latents):
             hidden: Tensor = self.lang_encoder.hidden(tokens)
         return hidden
+
+    def blocks(self) -> Iterator[Any]:
+        """The modules that hidden states pass one after the other. Not whole Flamingo layers: what those see is taken
+        from them at the end of a forward pass."""
+        yield from self.vision_encoder.transformer.resblocks
+        for layer in self.perceiver.layers:
+            yield from layer
+        for layer in self.lang_encoder._get_decoder_layers():
+            yield from (layer.gated_cross_attn_layer, layer.decoder_layer)
 
     @contextmanager
     def _seeing(self, latents: Tensor) -> Iterator[None]:

@@ -15,25 +15,27 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"harness", "harness.errors", "harness.types", "harness.interrupts", "harness.places"})
-    | frozenset({"harness.screen", "harness.plotting", "harness.timing", "harness.definitions"}),
+    frozenset({"harness", "harness.errors", "harness.types", "harness.interrupts"})
+    | frozenset({"harness.screen", "harness.plotting", "harness.timing", "harness.definitions", "harness.places"}),
     frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"})
     | frozenset({"harness.faults"}),
     frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
-    | frozenset({"harness.gallery", "harness.locks", "harness.durable", "harness.log"}),
+    | frozenset({"harness.gallery", "harness.locks", "harness.durable", "harness.log", "harness.ranks"})
+    | frozenset({"harness.phases", "harness.loading", "harness.engine"}),
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
-    | frozenset({"harness.snapshots"}),
-    frozenset({"harness.suite"}),
+    | frozenset({"harness.snapshots", "harness.trackers", "harness.sharding"}),
+    frozenset({"harness.suite", "harness.skeleton"}),
     frozenset({"harness.suite_files"}),
-    frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"}),
+    frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"})
+    | frozenset({"harness.optimizer"}),
     frozenset({"harness.train", "harness.frames"}),
     frozenset({"harness.evaluate", "harness.rows", "harness.reproduce"}),
     frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
-    frozenset({"harness.resume"}),
+    frozenset({"harness.resume", "harness.remote", "harness.conformance", "harness.listing"}),
     frozenset({"harness.compute", "harness.progress"}),
     frozenset({"harness.runner", "harness.report", "harness.latex"}),
-    frozenset({"harness.budget", "harness.cost", "harness.speed", "harness.status"}),
-    frozenset({"harness.publish", "harness.page", "harness.clean", "harness.jobs"}),
+    frozenset({"harness.budget", "harness.cost", "harness.speed", "harness.runner_speed", "harness.status"}),
+    frozenset({"harness.publish", "harness.page", "harness.clean", "harness.jobs", "harness.on_ray"}),
     frozenset({"harness.console"}),
     frozenset({"harness.launch", "harness.cli_speed"}),
     frozenset({"harness.cli"}),
@@ -65,7 +67,7 @@ PURE_LIBRARIES = frozenset(
 )
 """All that a pure module may import: no files, no tables, no images, no model library, no evaluator."""
 
-HEAVY = frozenset({"torch", "transformers", "open_flamingo", "open_clip", "pandas", "matplotlib", "lvis", "hotcoco"})
+HEAVY = frozenset({"torch", "transformers", "open_flamingo", "open_clip", "timm", "pandas", "matplotlib", "lvis", "hotcoco"})
 
 
 def sources() -> dict[str, str]:

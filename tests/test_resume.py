@@ -134,7 +134,7 @@ def cell_outcome(folder: Path) -> dict[str, Any]:
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "seconds"}
+    return {key: value for key, value in row.items() if key not in ("seconds", "waiting")}
 
 
 def assert_ends_like(server: Server, output: Path, reference: Reference, every: int = 1) -> None:
@@ -203,12 +203,12 @@ def test_killed_again_and_again(server: Server, reference: Reference, tmp_path: 
 
 PLACES = {
     "in training": ("harness.train", "accumulate", 4, "kill"),
-    "in generation": ("harness.generate", "_batch", 2 * BATCHES + 2, "kill"),
-    "in scoring": ("harness.evaluate", "_chunk", 2, "kill"),
+    "in generation": ("harness.evaluate", "emit", 2 * BATCHES + 2, "kill"),
+    "in scoring": ("harness.evaluate", "_scores", BATCHES + 2, "kill"),
     "as a snapshot is written": ("harness.snapshots", "save_file", 3, "kill-after"),
     "as a snapshot is renamed": ("harness.snapshots", "read", 3, "kill"),
     "as the older snapshot is removed": ("harness.snapshots", "_remove_all_but_one_before", 3, "kill"),
-    "as a part of an evaluation is stored": ("harness.durable", "write_text", 12, "kill"),
+    "as a part of an evaluation is stored": ("harness.durable", "write_text", 10, "kill"),
     "as an evaluation is stored": ("harness.resume", "Resume._content", 3, "kill"),
     "after an evaluation is stored": ("harness.resume", "Resume._made", 2, "kill-after"),
     "as the log is written": ("harness.log", "Log.add", 6, "kill-after"),
@@ -227,7 +227,7 @@ def test_killed_at_a_chosen_place(server: Server, reference: Reference, tmp_path
 
 
 CHAIN = (
-    ("harness.generate", "_batch", 2, "kill"),  # of the base
+    ("harness.evaluate", "emit", 2, "kill"),  # of the base
     ("harness.records", "write_text", 1, "kill-after"),
     ("harness.snapshots", "save_file", 1, "kill-after"),  # before step 2
     ("harness.train", "accumulate", 3, "kill"),
@@ -235,8 +235,8 @@ CHAIN = (
     ("harness.resume", "Resume._made", 1, "kill-after"),
     ("harness.snapshots", "_remove_all_but_one_before", 1, "kill"),  # after step 5
     ("harness.snapshots", "read", 2, "kill"),  # the second one is that of the new snapshot, after step 6
-    ("harness.generate", "_batch", 2, "kill"),  # the first one is the probe's
-    ("harness.evaluate", "_chunk", 1, "kill"),
+    ("harness.evaluate", "emit", 2, "kill"),
+    ("harness.evaluate", "_scores", 1, "kill"),
     ("harness.compute", "gallery_frame", 1, "kill"),
     ("harness.records", "write_text", 1, "kill"),
     ("harness.runner", "_keep_only", 1, "kill-after"),
@@ -258,7 +258,7 @@ def test_killed_at_one_chosen_place_after_the_other(server: Server, reference: R
     [
         pytest.param("terminate", ("harness.train", "accumulate", 5), 143, "step-00000005", marks=pytest.mark.slow),
         ("interrupt", ("harness.train", "accumulate", 3), 130, "step-00000003"),
-        ("terminate", ("harness.generate", "_batch", BATCHES + 3), 143, "*.parts/samples-1.0-0.json"),
+        ("terminate", ("harness.evaluate", "emit", BATCHES + 2), 143, "*.parts/said-1.0-*.json"),
     ],
 )
 def test_a_signal_is_obeyed_when_everything_is_saved(
@@ -355,15 +355,16 @@ def counted(monkeypatch: pytest.MonkeyPatch, target: str) -> list[int]:
 
 def test_nothing_that_was_kept_is_computed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Killed in the second batch of the second evaluation, after step 4 of 6: what is left is 2 batches of it, 2 steps
-    and the 3 batches of the third evaluation. The probe after step 6 generates one more batch; those after steps 0 and
-    3 came before (3 + 1 + 1 batches before the fatal one)."""
-    killed_at(monkeypatch, tmp_path, "harness.generate._batch", 7)
-    steps, batches = (counted(monkeypatch, name) for name in ("harness.train.accumulate", "harness.generate._batch"))
+    and the 3 batches of the third evaluation."""
+    killed_at(monkeypatch, tmp_path, "harness.evaluate.emit", 3 + 2)
+    steps, batches = (counted(monkeypatch, name) for name in ("harness.train.accumulate", "harness.evaluate.emit"))
     (record,) = runner.run(context(), tmp_path, "*-sed-*")
-    assert (len(steps), len(batches)) == (2, 2 + 1 + 3)
+    assert (len(steps), len(batches)) == (2, 2 + 3)
     assert record.steps == (2, 4, 6)
-    seconds = [row["seconds"] for row in record.curve]
-    assert seconds == sorted(seconds)  # the clock goes on
+    for name in ("seconds", "waiting"):
+        total = [row[name] for row in record.curve]
+        assert total == sorted(total)  # the clock goes on
+    assert record.timings["waiting"] == record.curve[-1]["waiting"] < record.curve[-1]["seconds"]
     assert record.timings["evaluate"] > 0
 
 
@@ -432,11 +433,11 @@ def test_a_damaged_evaluation_takes_its_later_snapshots_with_it(killed: Path, re
 
 
 def test_a_damaged_part_is_made_again(monkeypatch: pytest.MonkeyPatch, reference: Reference, tmp_path: Path) -> None:
-    killed_at(monkeypatch, tmp_path, "harness.generate._batch", 4)
-    parts = sorted(resume_folder(tmp_path).glob("*.parts/samples-*"))
+    killed_at(monkeypatch, tmp_path, "harness.evaluate.emit", 3)
+    parts = sorted(resume_folder(tmp_path).glob("*.parts/said-*"))
     assert len(parts) == 2
     parts[0].write_text(parts[0].read_text().replace("-0.", "-1.", 1))
-    finished_after_damage(tmp_path, reference, r"a part of an evaluation is made again: .*samples-1\.0-")
+    finished_after_damage(tmp_path, reference, r"a part of an evaluation is made again: .*said-1\.0-")
 
 
 def test_what_is_kept_is_of_these_settings(killed: Path) -> None:

@@ -61,7 +61,8 @@ def times(output: Path) -> dict[str, int]:
 def same(record: Record) -> dict[str, Any]:
     """A record without what differs between two runs of the same cell."""
     content = record.model_dump(exclude=VARYING)
-    content["curve"] = [{key: value for key, value in row.items() if key != "seconds"} for row in content["curve"]]
+    times = {"seconds", "waiting"}
+    content["curve"] = [{key: value for key, value in row.items() if key not in times} for row in content["curve"]]
     content["files"] = {name: digest for name, digest in content["files"].items() if name != METRICS}  # has seconds too
     return content
 
@@ -106,7 +107,7 @@ def test_records_hold_what_identifies_a_result(finished: Path) -> None:
     assert set(ce.packages) == {"python", *provenance.PACKAGES}
     assert "not installed" not in ce.packages.values()
     assert set(ce.code) == {"version", "commit", "dirty"}
-    assert set(ce.timings) == {"train", "evaluate", "probe"}
+    assert set(ce.timings) == {"train", "waiting", "evaluate", "probe"}
     assert ce.peak_memory_mib is not None
     assert ce.evaluations[0].heldout_nll != ce.evaluations[1].heldout_nll
 
@@ -267,7 +268,7 @@ def test_an_interrupted_cell_stays_hidden_and_the_next_run_finds_it_as_it_was(
     assert status.read(copy).cells[0].state == "interrupted"
     seen: list[list[str]] = []
 
-    def resumed(context: Context, item: Planned, work: Path) -> Record:
+    def resumed(context: Context, item: Planned, work: Path) -> Record | None:
         seen.append(sorted(str(path.relative_to(work)) for path in work.rglob("*")))
         return compute(context, item, work)
 

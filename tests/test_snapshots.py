@@ -23,6 +23,7 @@ from harness.errors import DataError
 from harness.interrupts import Interrupted
 from harness.log import Log
 from harness.snapshots import Snapshot, State, random_numbers_kept
+from tests import small
 
 
 def state_of(seed: int = 0, width: int = 3) -> State:
@@ -89,7 +90,7 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     assert found.content["extra"] == {"log": [1]}
     frozen = state.model.get_submodule("2").state_dict()
     other.model.get_submodule("2").load_state_dict(frozen)  # frozen: the base's, which any process has
-    snapshots.restore(found, other)
+    snapshots.restore(found, other, small.accelerator())
     assert everything(other) == snapped
     assert draws() == next_numbers
     step(other)
@@ -244,7 +245,7 @@ def test_another_model_is_left_alone(tmp_path: Path) -> None:
     written = snapshots.write(tmp_path, state_of(), "cell", {})
     other = State(nn.Linear(2, 3), torch.optim.AdamW(nn.Linear(2, 3).parameters()))
     with pytest.raises(DataError, match="is of one side only"):
-        snapshots.restore(written, other)
+        snapshots.restore(written, other, small.accelerator())
 
 
 def test_weights_have_one_digest_whatever_the_optimizer(tmp_path: Path) -> None:

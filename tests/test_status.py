@@ -128,7 +128,7 @@ def test_time_left_comes_from_finished_cells_of_the_role(tmp_path: Path) -> None
     cells = {item.cell.id: item.folder for item in status.read(output).cells}
     own = [cells[name] for name in ("toy-ce-s0", "toy-ce-s1", "toy-sed-s0")]
     for folder, seconds in zip(own, (80.0, 120.0, 100.0), strict=True):
-        fake_cells.rewrite(folder, timings={"train": seconds, "evaluate": 20.0})
+        fake_cells.rewrite(folder, timings={"train": seconds, "waiting": 50.0, "evaluate": 20.0})
         os.utime(folder / records.RECORD, ns=(1, 1))
     (output / places.PROGRESS).mkdir()
     news = {"kind": "train", "done": 3, "total": 9, "note": ""}

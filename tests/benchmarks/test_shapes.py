@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import shapes
 from benchmarks.shapes import SPLITS, Settings, Shapes, render_set
+from harness import places
 from harness.errors import ConfigError
 
 TINY = Settings(domain="plain", train_images=6, val_images=4, calibration_images=2)
@@ -157,7 +158,7 @@ def test_sets_lie_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
             monkeypatch.delenv("XDG_CACHE_HOME")
         else:
             monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        assert shapes.cache_root() == tmp_path / "home" / ".cache" / "detmodes"
+        assert places.cache_root() == tmp_path / "home" / ".cache" / "detmodes"
 
 
 # ---- settings ------------------------------------------------------------------------------------------------
