@@ -67,7 +67,9 @@ PURE_LIBRARIES = frozenset(
 )
 """All that a pure module may import: no files, no tables, no images, no model library, no evaluator."""
 
-HEAVY = frozenset({"torch", "transformers", "open_flamingo", "open_clip", "timm", "pandas", "matplotlib", "lvis", "hotcoco"})
+HEAVY = frozenset(
+    {"torch", "transformers", "open_flamingo", "open_clip", "timm", "pandas", "matplotlib", "lvis", "hotcoco"}
+)
 
 
 def sources() -> dict[str, str]:
