@@ -83,15 +83,16 @@ def problems(backbone: object, weights: object) -> list[str]:
     return found
 
 
-def weights_file(weights: str) -> Path | None:
-    """Where the weights lie on this machine, downloaded if need be; None for random ones."""
+def weights_file(weights: str, file: str = WEIGHTS_FILE) -> Path | None:
+    """Where the weights lie on this machine, downloaded if need be; None for random ones. file: what the repository
+    calls them."""
     if weights == "random":
         return None
     if not weights.startswith(HUB):
         return Path(weights)
     name, _, revision = weights.removeprefix(HUB).partition("@")
     try:
-        return Path(hf_hub_download(name, WEIGHTS_FILE, revision=revision))
+        return Path(hf_hub_download(name, file, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise DataError(f"{weights}: cannot be downloaded ({_first_line(error)}); give a file instead") from None
 
