@@ -57,19 +57,15 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def describe_device(device: torch.device, processes: int) -> dict[str, Any]:
-    """Of one process, and how many of them made the cell together."""
+    """Of one process, and how many of them made the cell together. batch_invariant: whether what is generated for an
+    image is the same in any batch, to the last bit: on a CPU in float32 (tested); a GPU's kernels do not promise it."""
     import torch
 
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        return {"type": "cuda", "name": name, "processes": processes, "precision": "bf16 autocast"}
-    return {
-        "type": "cpu",
-        "processes": processes,
-        "name": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "precision": "float32",
-    }
+    on_gpu = device.type == "cuda"
+    own: dict[str, Any] = {"type": "cuda" if on_gpu else "cpu", "processes": processes, "batch_invariant": not on_gpu}
+    if on_gpu:
+        return {**own, "name": torch.cuda.get_device_name(device), "precision": "bf16 autocast"}
+    return {**own, "name": platform.machine(), "threads": torch.get_num_threads(), "precision": "float32"}
 
 
 def reset_peak_memory(device: torch.device) -> None:

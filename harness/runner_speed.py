@@ -41,8 +41,9 @@ SIDES = (480, 640)
 PHOTOGRAPHS = 64
 PLAN = Train(steps=12, batch_size=16, log_every=12)
 NOTE = (
-    "Memory may grow by the rows of the tables, 4 KiB for each mention, and by 8 MiB. Waiting is that of the tiny "
-    "model (steps of 16) for JPEG photographs of 640 x 480 pixels."
+    "Memory may grow by the rows of the tables, 4 KiB for each mention, and by 8 MiB; batches have as many sequences, "
+    "however many samples an image has. Waiting is that of the tiny model (steps of 16) for JPEG photographs of "
+    "640 x 480 pixels."
 )
 Value = dict[str, Any]
 
@@ -154,8 +155,10 @@ def _sets(val_images: int, train_images: int = 4) -> dict[str, Any]:
 # ---- memory --------------------------------------------------------------------------------------------------------
 
 LITTLE = 64, 2
-"""Images and samples of each. Scores are computed for 64 sequences at a time: from here on what is held for a while
-does not grow."""
+"""Images and samples of each."""
+SEQUENCES = 136
+"""At most so many are generated at once, however many samples an image has: what a batch holds is what the setting
+`sample.batch_images` allows, and is not what is asked about here. (More than the 64 that are scored at a time.)"""
 
 
 def memory() -> dict[str, Value]:
@@ -188,7 +191,7 @@ def evaluate(images: int, samples: int) -> int:
     a process of its own."""
     benchmark = registry.benchmark("shapes", _sets(images), None)
     adapter = registry.model("open_flamingo", benchmark.categories, {})
-    settings = SampleSettings(samples=samples, max_tokens=32, batch_images=8)
+    settings = SampleSettings(samples=samples, max_tokens=32, batch_images=SEQUENCES // (samples + 1))
     return len(measure(adapter, benchmark, settings, "category", 0, 1, None).tables["mentions"])
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.estimates import (
     AP_COLUMNS,
@@ -134,6 +134,7 @@ def caption(results: Results) -> list[str]:
         f"Code: {_distinct(code_text(record.code) for record in finished)}; "
         f"device {_distinct(_device(record.device) for record in finished)}."
     )
+    lines += _left_out(results)
     lines += [f"Failed: {key}: {record.error}" for key, record in results.failed.items()]
     if results.missing:
         lines.append(f"Missing: {'; '.join(map(str, results.missing))}.")
@@ -306,6 +307,15 @@ def _score_sources(results: Results) -> str:
         return _distinct(r.score_source for r in results.records.values() if (r.role == "oracle") == oracles)
 
     return of(False) if of(True) in (of(False), UNDEFINED) else f"{of(False)} (oracles: {of(True)})"
+
+
+def _left_out(results: Results) -> list[str]:
+    """How many pictures were skipped, by split; nothing where all could be read."""
+    skipped: set[str] = set()
+    for record in results.records.values():
+        by_split: Any = record.data.get("left_out", {})
+        skipped |= {f"{len(ids)} of {split}" for split, ids in by_split.items()}
+    return [f"Pictures that cannot be read and were left out: {', '.join(sorted(skipped))}."] if skipped else []
 
 
 def _device(device: dict[str, object]) -> str:

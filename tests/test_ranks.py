@@ -241,6 +241,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_one_message(tmp_path: Path) -> 
     record = finished_alone(tmp_path / "out")
     assert [row["step"] for row in record.curve] == [1, 2, 3, 4]
     assert record.device["processes"] == 1
+    assert record.device["batch_invariant"]
 
 
 @pytest.mark.slow

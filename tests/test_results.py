@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import diversity_speed
 from benchmarks import speed as evaluation_speed
-from harness import speed
+from harness import runner_speed, speed
 from harness.figures import available
 from harness.publish import FIGURES, README, tables
 from harness.results import load
@@ -21,13 +21,15 @@ SPEED = {
     "speed-objectives": speed.from_document,
     "speed-evaluation": evaluation_speed.from_document,
     "speed-diversity": diversity_speed.from_document,
+    "speed-runner": runner_speed.from_document,
 }
+PAGES = ("README.md", "docs/running-at-scale.md")
 NOTHING = pytest.param(RESULTS, id="none", marks=pytest.mark.skip(reason="results/ holds no published folder yet"))
 
 
 def test_readme_shows_what_is_published() -> None:
-    """Every block of the README between `<!-- NAME -->` and `<!-- /NAME -->` stands so in results/NAME."""
-    text = (RESULTS.parent / "README.md").read_text()
+    """Every block of the pages between `<!-- NAME -->` and `<!-- /NAME -->` stands so in results/NAME."""
+    text = "".join((RESULTS.parent / page).read_text() for page in PAGES)
     blocks = re.findall(r"<!-- ([\w-]+) -->\n(.*?)<!-- /\1 -->", text, flags=re.DOTALL)
     assert {name for name, _ in blocks} == {"quickstart", "sed-vs-ce", "objectives", "sed_sft_claims", *SPEED}
     for name, block in blocks:

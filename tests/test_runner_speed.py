@@ -33,8 +33,9 @@ TABLE = """\
 | share of training spent waiting for data, 2 workers | 2.0% |  |
 | a snapshot | 0.30 s, 20.0 MiB, as long as 3.0 training steps |  |
 
-Memory may grow by the rows of the tables, 4 KiB for each mention, and by 8 MiB. Waiting is that of the tiny \
-model (steps of 16) for JPEG photographs of 640 x 480 pixels.
+Memory may grow by the rows of the tables, 4 KiB for each mention, and by 8 MiB; batches have as many sequences, \
+however many samples an image has. Waiting is that of the tiny model (steps of 16) for JPEG photographs of \
+640 x 480 pixels.
 
 Measured on cores 2."""
 

@@ -108,6 +108,7 @@ def test_two_runs_share_a_suite_and_one_takes_over_what_the_other_leaves(suite: 
     assert nothing_left(output)
 
 
+@pytest.mark.slow
 def test_jobs_stop_together_and_the_next_run_goes_on(suite: Path, tmp_path: Path) -> None:
     """Ctrl-C for the command alone, as its workers have process groups of their own."""
     output, only = tmp_path / "out", "open_flamingo-ce-*"

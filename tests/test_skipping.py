@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.lvis import Lvis
-from harness import runner
+from harness import report, runner
 from harness.context import Context, open_context
 from harness.errors import ConfigError, DataError
 from harness.protocols import Benchmark, LeavesOut
@@ -127,6 +127,8 @@ def test_fail_names_the_picture_and_skip_goes_on_without_it(data: Path, tmp_path
     assert (finished.status, finished.error) == ("finished", None)
     assert finished.data["left_out"] == {"train": [2]}
     assert finished.digest != failed.digest
+    shown = report.caption(report.load(tmp_path / "out"))
+    assert "Pictures that cannot be read and were left out: 1 of train." in shown
 
 
 def test_an_unknown_policy_is_refused() -> None:
