@@ -329,14 +329,38 @@ def check_data(
     raise typer.Exit(registry.resolve("benchmarks.check_data:command")(name, data, images))
 
 
+@app.command()
+def check_adapter(
+    name: Annotated[str, typer.Argument(help="A model's name, as in a suite file.")],
+    settings: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in YAML; again for more.")] = None,  # noqa: UP045
+    device: DeviceOption = "cpu",
+) -> None:
+    """Whether a model keeps what the harness relies on: no data, no download. Exit code 1 if it does not."""
+    from harness.conformance import command
+
+    raise typer.Exit(command.check(name, settings or [], device))
+
+
+@app.command()
+def new_adapter(
+    name: Annotated[str, typer.Argument(help="Of the model and its module: a Python identifier.")],
+    to: Annotated[Optional[Path], typer.Option(help="Folder; default: detmodes-NAME, here.")] = None,  # noqa: UP045
+) -> None:
+    """Write the skeleton of a model adapter, as a package to install, and its test. Replaces nothing."""
+    from harness import skeleton
+
+    for path in skeleton.write(name, to or skeleton.default_folder(name)):
+        print(path)
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[Literal["models", "benchmarks", "objectives", "suites"], typer.Argument()],
 ) -> None:
     """What there is to name in a suite file."""
-    from harness import console
+    from harness import listing
 
-    console.show_list(kind)
+    listing.show(kind)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness.errors import ConfigError
 from harness.loading import WORKERS
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import CellInfo
+from harness.sequence import Grammar
 from harness.suite import Cell, NamedModel, Suite
 from harness.trackers import Name
 from harness.types import Example
@@ -107,8 +109,17 @@ class Planned:
 
 def build(context: Context, model: NamedModel) -> Predictor:
     """A fresh base of a model, on the device."""
+    make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
+    made = base_of(make, context.accelerator)
+    if context.suite.sample.grammar:
+        Grammar(made.codec)  # a format that has none is refused now, not after training
+    return made
+
+
+def base_of(make: Callable[[], Predictor], accelerator: Accelerator) -> Predictor:
+    """What `make` makes, always with the same random numbers, on the device."""
     torch.manual_seed(BASE_SEED)
-    made = registry.model(model.name, context.benchmark.categories, model.settings)
+    made = make()
     if isinstance(made, Adapter):
-        made.model.to(context.accelerator.device)
+        made.model.to(accelerator.device)
     return made

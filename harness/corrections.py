@@ -118,9 +118,9 @@ def _before_malformed(mentions: Sequence[Mention]) -> int:
     """How many mentions follow each other from the start: then comes an entry that could not be read."""
     start = 0
     for position, mention in enumerate(mentions):
-        if mention.start != start:
+        if min(mention.name_start, mention.box_start) != start:
             return position
-        start = mention.end + 1
+        start = max(mention.name_end, mention.box_end) + 1
     return len(mentions)
 
 

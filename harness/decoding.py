@@ -101,16 +101,14 @@ class _Walk:
 
     def __init__(self, codec: Codec, rows: int) -> None:
         self._grammar = Grammar(codec)
-        self._states: list[tuple[int, ...]] = [Grammar.START] * rows
-        self._first = [True] * rows
+        self._states = [Grammar.START] * rows
 
     def mask(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         allowed = torch.zeros_like(logits, dtype=torch.bool)
         for position, row in enumerate(rows):
-            allowed[position, list(self._grammar.allowed(self._states[row], self._first[row]))] = True
+            allowed[position, list(self._grammar.allowed(self._states[row]))] = True
         return logits.masked_fill(~allowed, -torch.inf)
 
     def advance(self, rows: Sequence[int], chosen: Sequence[int]) -> None:
         for row, token in zip(rows, chosen, strict=True):
             self._states[row] = self._grammar.advance(self._states[row], token)
-            self._first[row] = self._first[row] and self._states[row] != Grammar.START

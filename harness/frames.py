@@ -85,12 +85,12 @@ def mention_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
             "name": [mention.name for mention in rows],
             **{side: columns.boxes[:, index] for index, side in enumerate("xywh")},
             "name_score": [
-                math.exp(sum(log_probs[at][mention.start : mention.locations]))
+                math.exp(sum(log_probs[at][mention.name_start : mention.name_end]))
                 for at, mention in zip(sequence, rows, strict=True)
             ],
             "category_score": np.array(category, dtype=np.float64),
             "location_score": [
-                math.exp(sum(log_probs[at][mention.locations : mention.end]))
+                math.exp(sum(log_probs[at][mention.box_start : mention.box_end]))
                 for at, mention in zip(sequence, rows, strict=True)
             ],
             "iou": found.iou,

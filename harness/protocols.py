@@ -7,7 +7,8 @@ these protocols return. Two things are asked of the class itself: how it is call
     Predictor(categories, settings)
 
 and a static method `problems(settings) -> list[str]` that says, without loading anything, what is wrong with
-settings (unknown keys, types, ranges), so that a suite file's mistakes are all reported at once.
+settings (unknown keys, types, ranges), so that a suite file's mistakes are all reported at once. The module of a
+predictor has its CARDS beside it (see harness.types.Card). `detmodes check-adapter` checks what is promised here.
 """
 
 from __future__ import annotations

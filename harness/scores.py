@@ -1,7 +1,8 @@
-"""Scores of mentions (DESIGN 6.2). All probabilities are raw: temperature 1, no decoding grammar.
+"""Scores of mentions. All probabilities are raw: temperature 1, no decoding grammar.
 
 A name is identified as soon as no other name continues its tokens; only where one does (`sofa` and
-`sofa_bed`, by tokens) is the terminator, the probability that a location follows, part of its probability.
+`sofa_bed`, by tokens) is the terminator, the probability that what ends a name follows, part of its probability: a
+location or, in a format that has names last, a separator or the end. Name and box are given what stands before them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ CHUNK = 64
 
 @dataclass(frozen=True, slots=True)
 class MentionScore:
-    """Probabilities in [0, 1]: of the emitted name, of its category over all names (None for an unknown
-    name), of the four location tokens given the name."""
+    """Probabilities in [0, 1], given what stands before: of the emitted name, of its category over all names (None
+    for an unknown name), of the tokens of the box."""
 
     name: float
     category: float | None
@@ -53,11 +54,18 @@ def score(
     for start in range(0, len(examples), CHUNK):
         rows = slice(start, start + CHUNK)
         pixels = adapter.pixels(examples[rows]).to(device)
-        log_p = _log_probs(adapter, pixels, sequences[rows])
-        for row, (tokens, mentions) in enumerate(zip(sequences[rows], parsed[rows], strict=True)):
+        pairs = list(zip(sequences[rows], parsed[rows], strict=True))
+        log_p = _log_probs(adapter, pixels, [_with_room(*pair) for pair in pairs])
+        for row, (tokens, mentions) in enumerate(pairs):
             image = pixels[row : row + 1]
             found.append([_mention(adapter, image, tokens, mention, log_p[row]) for mention in mentions.mentions])
     return found
+
+
+def _with_room(tokens: tuple[int, ...], parsed: Parsed) -> tuple[int, ...]:
+    """The tokens, and one more where the last is of a name: it makes room for the distribution of what ends it."""
+    open_name = any(mention.name_end == len(tokens) for mention in parsed.mentions)
+    return (*tokens, tokens[-1]) if open_name else tokens
 
 
 def _log_probs(adapter: Adapter, pixels: Tensor, sequences: Sequence[tuple[int, ...]]) -> Tensor:
@@ -72,9 +80,9 @@ def _mention(
 ) -> MentionScore:
     """log_p [L, V] of the whole sequence."""
     codec = adapter.codec
-    box = sum(float(log_p[position, tokens[position]]) for position in range(mention.locations, mention.end))
-    ids = tokens[mention.start : mention.locations]
-    own = _name_log_prob(codec, ids, mention.name, log_p[mention.start :])
+    box = sum(float(log_p[position, tokens[position]]) for position in range(mention.box_start, mention.box_end))
+    ids = tokens[mention.name_start : mention.name_end]
+    own = _name_log_prob(codec, ids, mention.name, log_p[mention.name_start :])
     if mention.category_id is None:
         return MentionScore(math.exp(own), None, math.exp(box))
     total = math.exp(own)
@@ -83,10 +91,10 @@ def _mention(
         if name == mention.name:
             continue
         if len(codec.name_ids[name]) == 1 and name not in codec.prefix_names:
-            total += math.exp(float(log_p[mention.start, codec.name_ids[name][0]]))
+            total += math.exp(float(log_p[mention.name_start, codec.name_ids[name][0]]))
         else:
             slow.append(name)
-    total += _alternatives(adapter, pixels, tokens[: mention.start], slow)
+    total += _alternatives(adapter, pixels, tokens[: mention.name_start], slow)
     return MentionScore(math.exp(own), total, math.exp(box))
 
 
@@ -96,7 +104,7 @@ def _alternatives(adapter: Adapter, pixels: Tensor, before: tuple[int, ...], nam
         return 0.0
     codec = adapter.codec
     # The token after the name is only there to make room for its distribution.
-    sequences = [(*before, *codec.name_ids[name], codec.tokens.locations[0]) for name in names]
+    sequences = [(*before, *codec.name_ids[name], codec.tokens.end) for name in names]
     repeated = pixels.expand(len(names), *pixels.shape[1:])
     log_p = _log_probs(adapter, repeated, sequences)[:, len(before) :]
     return sum(
@@ -108,5 +116,5 @@ def _name_log_prob(codec: Codec, ids: Sequence[int], name: str, log_p: Tensor) -
     """log P(name) in nats; log_p [>= len(ids) + 1, V] begins at the name's first token."""
     total = sum(float(log_p[position, token]) for position, token in enumerate(ids))
     if name in codec.prefix_names:
-        total += float(log_p[len(ids), list(codec.tokens.locations)].logsumexp(0))
+        total += float(log_p[len(ids), list(codec.form.terminators)].logsumexp(0))
     return total

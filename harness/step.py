@@ -40,6 +40,8 @@ class Objective:
     needs: frozenset[objectives.Need] = frozenset()
     selections: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
     """What the reference has selected so far, by image and sequence."""
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    """By kind of token, see harness.suite.Train."""
 
     @property
     def threshold(self) -> float | None:
@@ -162,7 +164,8 @@ def _forward(
         logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), kept.to(device)))
         group = torch.arange(len(rows))[:, None].expand_as(kept)[kept].to(device)
         labels = batch.labels[kept].to(device)
-        known = TokenBatch(logits, labels, group, _members(rows, device), selected, _rated(rows, device))
+        weight = _weights(objective.loss_weights, batch.kinds[kept], device)
+        known = TokenBatch(logits, labels, group, _members(rows, device), selected, weight, _rated(rows, device))
         output = objective.loss(known, logged)
     if output.selected is None or not logged:
         return output
@@ -197,6 +200,13 @@ def _rated(rows: Sequence[Row], device: torch.device) -> Rated | None:
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     known = [part for part in parts if part is not None]
     return torch.cat(known) if known else None
+
+
+def _weights(by_kind: Mapping[str, float], kinds: Tensor, device: torch.device) -> Tensor | None:
+    """Of each target position [N]; None where all are 1."""
+    if not by_kind:
+        return None
+    return torch.tensor([by_kind.get(kind, 1.0) for kind in KINDS], device=device)[kinds.to(device)]
 
 
 def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

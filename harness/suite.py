@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from harness.batches import Batching
+from harness.errors import unknown
 from harness.files import PLAIN_NAME
 from harness.records import Role
+from harness.sequence import KINDS
 from harness.stages import OPTIMISED, Grpo, named
 from harness.targets import PATTERN, members_per_image
 
@@ -18,7 +20,7 @@ BASE = "base"
 ORACLES = ("oracle-uniform", "oracle-collapsed")
 SCORES = ("category", "name", "sequence", "constant")
 
-LATER = ("gradient_checkpointing", "groups", "precision")
+LATER = ("gradient_checkpointing", "groups", "loss_weights", "precision")
 """Settings of `train` that the first records did not have."""
 
 Positive = Annotated[int, Field(ge=1)]
@@ -95,9 +97,10 @@ class Group(_Strict):
 class Train(_Strict):
     """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
     `collision_rate`: see harness.targets and harness.batches. `micro_batch`: sequences per forward pass (gradients
-    accumulate up to batch_size); default all at once. `gradient_checkpointing`: less memory, more time, the same
-    gradients. `groups`: see Group; the first that matches counts. `precision`: bf16 is autocast; auto is bf16 on a GPU
-    and fp32 elsewhere.
+    accumulate up to batch_size); default all at once. `loss_weights`: what the loss at tokens of a kind is multiplied
+    with, e.g. {location: 0.5}; 1 where none is given. It is still divided by the number of all target tokens.
+    `gradient_checkpointing`: less memory, more time, the same gradients. `groups`: see Group; the first that matches
+    counts. `precision`: bf16 is autocast; auto is bf16 on a GPU and fp32 elsewhere.
 
     The learning rate is constant after `warm_up` steps, so that every step of `eval_at` is a fair place to
     stop. The last step is always evaluated.
@@ -113,6 +116,7 @@ class Train(_Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warm_up: Annotated[int, Field(ge=0)] = 10
     clip: Annotated[float, Field(gt=0)] = 1.0
+    loss_weights: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     log_every: Positive = 20
     eval_at: tuple[Positive, ...] = ()
     probe: Probe | None = None
@@ -126,6 +130,13 @@ class Train(_Strict):
         that the cells of earlier code stay the same."""
         later = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
+
+    @field_validator("loss_weights")
+    @classmethod
+    def _kinds_of_tokens(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
+        if wrong := [unknown("kind of token", kind, KINDS) for kind in weights if kind not in KINDS]:
+            raise ValueError("; ".join(wrong))
+        return weights
 
     @model_validator(mode="after")
     def _evaluations_in_range(self) -> Train:

@@ -57,7 +57,8 @@ def prepare(
         masses = top_k_masses(base, heldout, plan.targets, seed, settings["top_k"])
         settings = objectives.resolve(name, settings, masses)
     full = objectives.complete(name, settings)
-    return Objective(name, full, objectives.build(name, **full), base if "reference" in needs else None, needs)
+    reference = base if "reference" in needs else None
+    return Objective(name, full, objectives.build(name, **full), reference, needs, loss_weights=plan.loss_weights)
 
 
 class Keeper(Protocol):

@@ -84,16 +84,17 @@ class Example:
 class Mention:
     """One object as a sequence gives it. `category_id` is None where the vocabulary has no such name.
 
-    `start`, `locations`, `end` are token positions in the sequence: the name is `[start, locations)`,
-    its four location tokens `[locations, end)`.
+    Token positions in the sequence: its name is `[name_start, name_end)`, its box `[box_start, box_end)`. Which of
+    them comes first depends on the model family.
     """
 
     name: str
     category_id: int | None
     box: Box
-    start: int = 0
-    locations: int = 0
-    end: int = 0
+    name_start: int = 0
+    name_end: int = 0
+    box_start: int = 0
+    box_end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,7 @@ class TokenBatch:
     group    [N]     int64 or None: which of S sequences a position belongs to (sequence-level objectives)
     members          what is known about those sequences (sequence-level objectives), or None
     selected [N]     bool or None: positions that a frozen reference model selected (SED-SFT `mask: base`)
+    weight   [N]     float or None: what a position's loss is multiplied with (1 by default); counts stay as they are
     rated            what reinforcement learning knows about the positions, or None
     """
 
@@ -234,7 +236,29 @@ class TokenBatch:
     group: Tensor | None = None
     members: Members | None = None
     selected: Tensor | None = None
+    weight: Tensor | None = None
     rated: Rated | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What there is to know of a model before it is built: one entry of its module's CARDS.
+
+    CARDS is a list of dicts of literals, one for each configuration worth a line in `detmodes list models`, the first
+    for the default settings. It is read without importing the module, whose libraries may not be installed.
+
+    settings     what to write in a suite file for it
+    parameters   of the whole model, within 10%; None if it has none
+    coordinates  how many bins or pixels, in which order
+    licence      of the code and of the weights
+    weights      where they come from
+    """
+
+    settings: Mapping[str, object]
+    parameters: int | None
+    coordinates: str
+    licence: str
+    weights: str
 
 
 Unit = Literal["tokens", "sets"]

@@ -293,7 +293,7 @@ def test_a_base_with_the_wrong_digest(invoke: Invoke, mini: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("models", ["open_flamingo", "model_zoo.open_flamingo:OpenFlamingo", "oracle-uniform"]),
+        ("models", ["open_flamingo", "2.1 M", "65 bins, y x y x", "oracle-uniform"]),
         ("benchmarks", ["shapes", "lvis", "benchmarks.lvis:Lvis"]),
         ("objectives", ["sed_sft", "settings: top_k, threshold, quantile, weight=1.0, mask=live", "2602.07464"]),
         ("suites", ["quickstart", "photos", "base", "sed_sft_w5_base"]),

@@ -35,7 +35,8 @@ from harness.step import Row, accumulate
 from harness.suite import NamedObjective, Suite
 from harness.train import Keeper, prepare, train
 from harness.types import IGNORED_LABEL, Example, Sample
-from model_zoo.open_flamingo import OpenFlamingo, TrainableFlamingo
+from model_zoo.flamingo_network import TrainableFlamingo
+from model_zoo.open_flamingo import OpenFlamingo
 from tests import small
 from tests.test_resume import Server, cell_outcome
 

@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness.corrections"}),
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
     | frozenset({"harness.rollout", "harness.stages", "harness.snapshots", "harness.trackers", "harness.sharding"}),
-    frozenset({"harness.suite"}),
+    frozenset({"harness.suite", "harness.skeleton"}),
     frozenset({"harness.suite_files"}),
     frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"})
     | frozenset({"harness.optimizer"}),
@@ -34,7 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness.train", "harness.frames", "harness.chains"}),
     frozenset({"harness.evaluate", "harness.rows", "harness.reproduce"}),
     frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
-    frozenset({"harness.resume", "harness.remote"}),
+    frozenset({"harness.resume", "harness.remote", "harness.conformance", "harness.listing"}),
     frozenset({"harness.compute", "harness.progress"}),
     frozenset({"harness.runner", "harness.report", "harness.latex"}),
     frozenset(
@@ -80,7 +80,9 @@ PURE_LIBRARIES = frozenset(
 )
 """All that a pure module may import: no files, no tables, no images, no model library, no evaluator."""
 
-HEAVY = frozenset({"torch", "transformers", "open_flamingo", "open_clip", "pandas", "matplotlib", "lvis", "hotcoco"})
+HEAVY = frozenset(
+    {"torch", "transformers", "open_flamingo", "open_clip", "timm", "pandas", "matplotlib", "lvis", "hotcoco"}
+)
 
 
 def sources() -> dict[str, str]:

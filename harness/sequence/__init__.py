@@ -1,0 +1,45 @@
+"""Boxes and names <-> token sequence. Pure: no model, no file.
+
+A sequence lists objects as `name <loc><loc><loc><loc>`, separated, ended by the end token:
+
+    red_disc <loc3> <loc10> <loc20> <loc31> ; blue_box <loc0> ... <|endofchunk|>
+
+or in the format of its own that a model family was trained on. The adapter declares its tokens, its coordinate
+space and its format; `Codec` joins them with a benchmark's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.sequence.codec import Codec
+from harness.sequence.formats import KINDS, Format, JsonFormat, TokenFormat
+from harness.sequence.grammar import Grammar, State
+from harness.sequence.spaces import CoordinateSpace, PatchSpace, PixelSpace, Space
+from harness.sequence.tokens import NameVocabulary, TextTokens, Tokenizer, TokenizerTokens, Tokens
+from harness.types import Category
+
+__all__ = [
+    "KINDS",
+    "Codec",
+    "CoordinateSpace",
+    "Format",
+    "Grammar",
+    "JsonFormat",
+    "NameVocabulary",
+    "PatchSpace",
+    "PixelSpace",
+    "Space",
+    "State",
+    "TextTokens",
+    "TokenFormat",
+    "Tokenizer",
+    "TokenizerTokens",
+    "Tokens",
+    "vocabulary_names",
+]
+
+
+def vocabulary_names(categories: Sequence[Category]) -> tuple[str, ...]:
+    """Every name of every category, in a fixed order."""
+    return tuple(name for category in categories for name in category.names)
