@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness import objectives, ranks
-from harness.batches import target_batch
+from harness.batches import TargetBatch, target_batch
 from harness.engine import DataParallel, Logits
 from harness.errors import ObjectiveError
 from harness.loading import Pixels
@@ -51,6 +51,7 @@ class Objective:
 @dataclass(frozen=True, slots=True)
 class Row:
     """One sequence to train on. `sampled`: drawn from the model, no target; `cost`: 1 - F-score, where needed.
+    `context`: tokens that stand between the prompt and the sequence, read without loss.
 
     Of reinforcement learning, where all rows of a batch are rated and each image has equally many: its advantage, and
     the log-probability of each token [L] before the step's updates and under a reference (harness.types.Rated)."""
@@ -59,6 +60,7 @@ class Row:
     tokens: tuple[int, ...]
     sampled: bool = False
     cost: float = 0.0
+    context: tuple[int, ...] = ()
     advantage: float | None = None
     before: Tensor | None = None
     reference: Tensor | None = None
@@ -146,6 +148,11 @@ def _images(rows: Sequence[Row], pixels: Pixels) -> Tensor:
     return pixels([own[0].example for own in sets]).repeat_interleave(sizes, dim=0)
 
 
+def _batch(rows: Sequence[Row], adapter: Adapter) -> TargetBatch:
+    prompt = adapter.codec.tokens.prompt
+    return target_batch([row.tokens for row in rows], adapter.codec, [(*prompt, *row.context) for row in rows])
+
+
 def _forward(
     adapter: Adapter,
     rows: Sequence[Row],
@@ -155,7 +162,7 @@ def _forward(
     logged: bool,
 ) -> LossOutput:
     device = pixels.device
-    batch = target_batch([row.tokens for row in rows], adapter.codec)
+    batch = _batch(rows, adapter)
     kept = batch.labels != IGNORED_LABEL
     selected = None
     if objective.reference is not None:
@@ -295,7 +302,7 @@ def log_probabilities(
     found: list[Tensor] = []
     device = accelerator.device
     for part in _micro_batches(rows, size, whole_sets=True):
-        batch = target_batch([row.tokens for row in part], adapter.codec)
+        batch = _batch(part, adapter)
         kept = batch.labels != IGNORED_LABEL
         with engine.autocast():
             images = _images(part, adapter.pixels).to(device)
@@ -309,15 +316,15 @@ def log_probabilities(
 def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tensor) -> Tensor:
     """What the frozen base selects at the batch's target positions, bool [N].
 
-    Kept per (image, sequence): with canonical targets the base runs once per image, with random ones in
-    nearly every step.
+    Kept per (image, sequence; -1 stands between it and its context): with canonical targets the base runs once per
+    image, with random ones in nearly every step.
     """
     reference = objective.reference
     assert reference is not None
-    keys = [(row.example.image_id, row.tokens) for row in rows]
+    keys = [(row.example.image_id, row.tokens if not row.context else (*row.context, -1, *row.tokens)) for row in rows]
     missing = [index for index, key in enumerate(keys) if key not in objective.selections]
     if missing:
-        batch = target_batch([rows[index].tokens for index in missing], reference.codec)
+        batch = _batch([rows[index] for index in missing], reference)
         logits = reference.logits(pixels[missing], batch.inputs.to(pixels.device))
         for position, index in enumerate(missing):
             kept = (batch.labels[position] != IGNORED_LABEL).to(pixels.device)
