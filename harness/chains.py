@@ -52,7 +52,8 @@ def collapses(results: Results) -> list[Collapse]:
     """The finished cells whose samples fell below the share COLLAPSED of their entropy in the stage's first step."""
     found = []
     for key, since in _finished(results):
-        curve = [row for row in results.records[key].curve if row["step"] > since and row.get("entropy") is not None]
+        later = [row for row in results.records[key].curve if row["step"] > since]
+        curve = [row for row in later if "reward" in row and row.get("entropy") is not None]  # of samples
         if not curve:
             continue
         lowest = min(curve, key=lambda row: float(row["entropy"]))

@@ -186,6 +186,20 @@ def codebook(
 
 
 @app.command()
+def pairs(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    only: Annotated[Optional[str], typer.Option(help="Cells to look at, e.g. '*-dpo-*'.")] = None,  # noqa: UP045
+    images: Annotated[int, typer.Option(min=1, help="How many images of each.")] = 12,
+    output: Annotated[Optional[Path], typer.Option(help="Draw them: FILE.html, or FILE.png for one cell.")] = None,  # noqa: UP045
+    data: DataOption = None,
+) -> None:
+    """The pairs of sequences that preference stages were trained on: chosen, rejected, rewards; as text, or drawn."""
+    from harness import pair_pictures
+
+    sys.stdout.write(pair_pictures.show(folder, only, images, output, data))
+
+
+@app.command()
 def publish(
     folder: FolderArgument,
     to: Annotated[Path, typer.Option(help="Where to, e.g. results/quickstart.")],

@@ -198,6 +198,7 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
         table.add_row(escape(item.cell.id), escape(objective), "finished" if seconds == 0 else f"{seconds:.0f} s")
     console = screen()
     console.print(table)
+    console.print(f"task:      {context.suite.task}", highlight=False)
     console.print(f"train:     {context.suite.train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)
     console.print(f"sample:    {context.suite.sample.model_dump()}", soft_wrap=True, highlight=False)
     console.print(

@@ -18,6 +18,9 @@ onwards      everything that is left, and the end
 of_category  what is left of the category that was miscounted, in its right number, from before its first mention on
 afresh       without context: the whole image, a member of its equivalence set
 
+How the model's family writes them is the codec's business alone: a context is what a list of its objects begins with
+whether it goes on or not, and what closes or goes on with the list is the answer's.
+
 What is left are the instances that the context has neither verified nor said wrongly: repeating those would teach
 duplicates. Order and names in answers follow the targets that the model is trained on (see harness.targets), so that
 corrections do not add diversity by themselves.
@@ -27,23 +30,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal, Protocol
 
 import numpy as np
 
 from harness.metrics.codebook import Kind, SampleErrors
 from harness.sequence import Codec
-from harness.targets import target
+from harness.targets import objects
 from harness.types import Box, Example, Instance, Mention, Parsed
 
 Targets = Literal["canonical", "random"]
 Tokens = tuple[int, ...]
+Objects = list[tuple[str, Box]]
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
     """kind: of the error. context, answer: tokens to follow the image and the prompt, without and with loss; the answer
-    begins with the separator where it goes on. question, reply: the same error in words."""
+    begins with what stands between two objects where it goes on. question, reply: the same error in words."""
 
     kind: Kind
     context: Tokens
@@ -76,7 +81,7 @@ class Templates:
         self, example: Example, parsed: Parsed, errors: SampleErrors, rng: np.random.Generator, /
     ) -> list[Correction]:
         case = _Case(self._codec, self._targets, example, parsed.mentions, errors, rng)
-        return [_correction(case, error) for error in _errors(parsed.mentions, errors)]
+        return [_correction(case, error) for error in _errors(case)]
 
 
 def _correction(case: _Case, error: _Error) -> Correction:
@@ -99,7 +104,8 @@ class _Error:
     claimed: int = 0
 
 
-def _errors(mentions: Sequence[Mention], errors: SampleErrors) -> Iterator[_Error]:
+def _errors(case: _Case) -> Iterator[_Error]:
+    mentions, errors = case.mentions, case.errors
     for position, (mention, found) in enumerate(zip(mentions, errors.mentions, strict=True)):
         if found.kind is not None:
             yield _Error(found.kind, position, mention, found.instance)
@@ -109,19 +115,9 @@ def _errors(mentions: Sequence[Mention], errors: SampleErrors) -> Iterator[_Erro
         said = [position for position, mention in enumerate(mentions) if mention.category_id == wrong.category_id]
         yield _Error("miscount", min(said, default=len(mentions)), category_id=wrong.category_id, claimed=wrong.said)
     if errors.malformed:
-        yield _Error("malformed", _before_malformed(mentions))
+        yield _Error("malformed", case.before_malformed())
     if errors.truncated:
         yield _Error("truncated", len(mentions))
-
-
-def _before_malformed(mentions: Sequence[Mention]) -> int:
-    """How many mentions follow each other from the start: then comes an entry that could not be read."""
-    start = 0
-    for position, mention in enumerate(mentions):
-        if min(mention.name_start, mention.box_start) != start:
-            return position
-        start = max(mention.name_end, mention.box_end) + 1
-    return len(mentions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,31 +131,55 @@ class _Case:
     errors: SampleErrors
     rng: np.random.Generator
 
-    def context(self, cut: int) -> tuple[Tokens, list[Instance]]:
+    def before(self, cut: int) -> tuple[Objects, list[Instance]]:
         """The first `cut` mentions, but nothing from the first unknown name on (its tokens are not kept), and the
         instances that they leave."""
-        known = (position for position, mention in enumerate(self.mentions[:cut]) if mention.category_id is None)
-        cut = next(known, cut)
-        said = [(mention.name, mention.box) for mention in self.mentions[:cut]]
+        cut = min(cut, self._known())
+        return [(mention.name, mention.box) for mention in self.mentions[:cut]], self.left(cut)
+
+    def before_malformed(self) -> int:
+        """How many mentions stand where they would if nothing else had been said: then comes what cannot be read."""
+        said, _ = self.before(len(self.mentions))
         width, height = self.example.width, self.example.height
-        return self.codec.encode(said, width, height)[:-1], self.left(cut)
+        alone = self.codec.decode(self.encode(said), width, height).mentions
+        moved = (k for k, (a, b) in enumerate(zip(self.mentions, alone, strict=False)) if a.name_end != b.name_end)
+        return next(moved, len(said))
+
+    def _known(self) -> int:
+        """How many mentions come before the first unknown name."""
+        unknown = (position for position, mention in enumerate(self.mentions) if mention.category_id is None)
+        return next(unknown, len(self.mentions))
 
     def left(self, cut: int) -> list[Instance]:
         dealt_with = {mention.instance for mention in self.errors.mentions[:cut]}
         return [item for index, item in enumerate(self.example.instances) if index not in dealt_with]
 
-    def tokens(self, instances: Sequence[Instance]) -> Tokens:
-        """They alone, and the end."""
-        return target(replace(self.example, instances=tuple(instances)), self.codec, self.targets, self.rng)
+    def objects(self, instances: Sequence[Instance]) -> Objects:
+        """In the order and with the names of a target."""
+        return objects(replace(self.example, instances=tuple(instances)), self.codec, self.targets, self.rng)
+
+    def encode(self, listed: Objects) -> Tokens:
+        return self.codec.encode(listed, self.example.width, self.example.height)
+
+    def begun(self, listed: Objects) -> Tokens:
+        """What a list of these begins with, whether it ends after them or goes on."""
+        ended, going_on = self.encode(listed), self.encode([*listed, self._any])
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ended, going_on, strict=False)))
+        return ended[:same]
+
+    @property
+    def _any(self) -> tuple[str, Box]:
+        """An object, whichever."""
+        return next(iter(self.codec.name_ids)), Box(0, 0, self.example.width, self.example.height)
 
     def fields(self, error: _Error) -> dict[str, object]:
         """What templates may speak of; see TEMPLATES."""
         own = [item for item in self.example.instances if item.category_id == error.category_id]
         found: dict[str, object] = {
-            "heard": " ; ".join(self._spelt(mention.name, mention.box) for mention in self.mentions) or "nothing",
-            "missing": self._listed(self.left(len(self.mentions))),
-            "all": self._listed(self.example.instances),
-            "these": self._listed(own),
+            "heard": self._spelt([(mention.name, mention.box) for mention in self.mentions]),
+            "missing": self._spelt(self.objects(self.left(len(self.mentions)))),
+            "all": self._spelt(self.objects(self.example.instances)),
+            "these": self._spelt(self.objects(own)),
             "count": len(own),
             "claimed": error.claimed,
         }
@@ -167,53 +187,52 @@ class _Case:
             found["category"] = self.codec.names_of[error.category_id][0]
         if error.mention is not None:
             name, box = error.mention.name, error.mention.box
-            found |= {"name": name, "place": self._place(box), "said": self._spelt(name, box)}
+            found |= {"name": name, "place": self._place(box), "said": self._spelt([(name, box)])}
         if error.about is not None:
-            found["object"] = self._listed([self.example.instances[error.about]])
+            found["object"] = self._spelt(self.objects([self.example.instances[error.about]]))
         return found
 
-    def _listed(self, instances: Sequence[Instance]) -> str:
-        return self.codec.text(self.tokens(instances)[:-1]) or "nothing"
-
-    def _spelt(self, name: str, box: Box) -> str:
-        return f"{name} {self._place(box)}"
+    def _spelt(self, listed: Objects) -> str:
+        return " ; ".join(f"{name} {self._place(box)}" for name, box in listed) or "nothing"
 
     def _place(self, box: Box) -> str:
-        bins = self.codec.space.quantise(box, self.example.width, self.example.height)
-        return self.codec.text([self.codec.tokens.locations[bin] for bin in bins])
+        """As the format writes it."""
+        tokens = self.encode([(self._any[0], box)])
+        (entry,) = self.codec.form.entries(tokens[:-1], False)
+        assert entry is not None
+        return self.codec.text(tokens[entry.box_start : entry.box_end])
 
 
 # ---- in tokens: (context, answer) ----------------------------------------------------------------------------------
 
 
 def _instead(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
-    context, left = case.context(error.cut)
+    said, left = case.before(error.cut)
     if error.about is not None and (meant := case.example.instances[error.about]) in left:
-        return context, _going_on(case, context, case.tokens([meant])[:-1])
-    following = case.tokens(left)
-    if case.codec.tokens.separator in following:
-        following = following[: following.index(case.codec.tokens.separator)]
-    return context, _going_on(case, context, following)
+        return _followed(case, said, case.objects([meant]), ends=False)
+    return _followed(case, said, case.objects(left)[:1], ends=len(left) <= 1)
 
 
 def _onwards(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
-    context, left = case.context(error.cut)
-    return context, _going_on(case, context, case.tokens(left))
+    said, left = case.before(error.cut)
+    return _followed(case, said, case.objects(left), ends=True)
 
 
 def _of_category(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
-    context, left = case.context(error.cut)
+    said, left = case.before(error.cut)
     own = [item for item in left if item.category_id == error.category_id]
-    return context, _going_on(case, context, case.tokens(own)[:-1] if own else case.tokens(left))
+    return _followed(case, said, case.objects(own or left), ends=not own)
 
 
 def _afresh(case: _Case, _: _Error) -> tuple[Tokens, Tokens]:
-    return (), case.tokens(case.example.instances)
+    return (), case.encode(case.objects(case.example.instances))
 
 
-def _going_on(case: _Case, context: Tokens, answer: Tokens) -> Tokens:
-    ended = answer == (case.codec.tokens.end,)
-    return (case.codec.tokens.separator, *answer) if context and not ended else answer
+def _followed(case: _Case, said: Objects, right: Objects, ends: bool) -> tuple[Tokens, Tokens]:
+    """What was said, and what is right from there on; `ends`: nothing comes after it."""
+    context = case.begun(said)
+    whole = case.encode(said + right) if ends else case.begun(said + right)
+    return context, whole[len(context) :]
 
 
 # ---- in words ------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def read(folder: Path, pattern: str | None = None, data: Path | None = None) -> 
     keys = _chosen(results, pattern)
     for key in keys:
         _check_tables(results, key)
-    benchmark = _benchmark(results, keys, data)
+    benchmark = benchmark_of(results, keys, data)
     examples = benchmark.split("val")
     truth = truth_of(examples, benchmark.categories)
     rows: dict[tuple[str, str], list[Key]] = {}
@@ -118,8 +118,9 @@ def _check_tables(results: Results, key: Key) -> None:
     records.verify_files(results.records[key], folder, NEEDED)
 
 
-def _benchmark(results: Results, keys: Sequence[Key], data: Path | None) -> Benchmark:
-    """The one that the cells were evaluated on, without the images that they did without."""
+def benchmark_of(results: Results, keys: Sequence[Key], data: Path | None) -> Benchmark:
+    """The one that the cells were evaluated on, without the images that they did without. DataError if it is another
+    one here."""
     named = results.suite.benchmark
     made = registry.benchmark(named.name, named.settings, data)
     left_out: Any = results.records[keys[0]].data.get("left_out")

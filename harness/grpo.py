@@ -9,13 +9,11 @@ from functools import partial
 from itertools import islice, pairwise
 
 import torch
-from accelerate import Accelerator
 
 from harness import ranks
 from harness.batches import draws
-from harness.engine import DataParallel, wants_sharding
-from harness.errors import ConfigError
-from harness.feed import Feed, Todo, Work, sampled_tokens, sampling_seed
+from harness.engine import DataParallel
+from harness.feed import Feed, Parts, Todo, Work, sampled_tokens, sampling_seed
 from harness.objectives.policy import grpo
 from harness.protocols import Adapter
 from harness.rollout import Rollout, rollout
@@ -87,16 +85,9 @@ class GrpoStage:
         return zip(rows, log_probabilities(model, rows, size, work.accelerator, engine, heat), strict=True)
 
 
-def require_possible(settings: Grpo, examples: int, accelerator: Accelerator) -> None:
-    """ConfigError if the stage cannot run with so many training images, or on these processes: told before the first
-    stage begins."""
-    processes = accelerator.num_processes
-    if settings.images > examples:
-        raise ConfigError(f"then.images: expected at most the {examples} training images, got {settings.images}")
-    if settings.images % processes:
-        raise ConfigError(f"then.images: expected a multiple of {processes} processes, got {settings.images}")
-    if wants_sharding(accelerator):
-        raise ConfigError("then: a chain of stages runs where every process has the whole model; not with FSDP, ZeRO")
+def stage(settings: Grpo, plan: Train, parts: Parts) -> GrpoStage:
+    """As harness.later makes it."""
+    return GrpoStage(settings, plan, parts.fresh() if settings.kl else None)
 
 
 def split(said: Rollout, updates: int, work: Work) -> list[Group]:

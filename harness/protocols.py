@@ -76,7 +76,7 @@ class Predictor(Protocol):
         """For each example one sample per entry of `temperatures`, 0 being greedy.
 
         Every image is encoded once, whatever the number of samples. Log-probabilities are raw. What an image
-        gets depends on `seed` and the image, not on the rest of the batch.
+        gets depends on `seed`, the image and what its prompt (Codec.prompt) asks, not on the rest of the batch.
         """
         ...
 
@@ -104,8 +104,8 @@ class Adapter(Predictor, Protocol):
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """Teacher-forced logits [B, L, V] for tokens [B, L] (prompt, then targets, then padding).
 
-        One image may serve several neighbouring rows of tokens: B of tokens is a multiple of B of pixels. It is
-        encoded once.
+        One image may serve several neighbouring rows of tokens: B of tokens is a multiple of B of pixels. It need be
+        encoded only once.
         """
         ...
 

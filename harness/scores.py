@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from harness.batches import target_batch
 from harness.protocols import Adapter
-from harness.sequence import Codec
+from harness.sequence import Codec, Ids
 from harness.types import Example, Mention, Parsed
 
 CHUNK = 64
@@ -54,12 +55,21 @@ def score(
     for start in range(0, len(examples), CHUNK):
         rows = slice(start, start + CHUNK)
         pixels = adapter.pixels(examples[rows]).to(device)
+        prompts = [adapter.codec.prompt(example) for example in examples[rows]]
         pairs = list(zip(sequences[rows], parsed[rows], strict=True))
-        log_p = _log_probs(adapter, pixels, [_with_room(*pair) for pair in pairs])
+        log_p = _log_probs(adapter, pixels, [_with_room(*pair) for pair in pairs], prompts)
         for row, (tokens, mentions) in enumerate(pairs):
-            image = pixels[row : row + 1]
-            found.append([_mention(adapter, image, tokens, mention, log_p[row]) for mention in mentions.mentions])
+            asked = _Asked(adapter, pixels[row : row + 1], prompts[row])
+            found.append([_mention(asked, tokens, mention, log_p[row]) for mention in mentions.mentions])
     return found
+
+
+class _Asked(NamedTuple):
+    """A model, an image [1, 3, H, W], and the prompt that it was asked with."""
+
+    adapter: Adapter
+    pixels: Tensor
+    prompt: Ids
 
 
 def _with_room(tokens: tuple[int, ...], parsed: Parsed) -> tuple[int, ...]:
@@ -68,18 +78,20 @@ def _with_room(tokens: tuple[int, ...], parsed: Parsed) -> tuple[int, ...]:
     return (*tokens, tokens[-1]) if open_name else tokens
 
 
-def _log_probs(adapter: Adapter, pixels: Tensor, sequences: Sequence[tuple[int, ...]]) -> Tensor:
-    """[B, L, V], position i being the distribution of target token i."""
-    batch = target_batch(sequences, adapter.codec)
+def _log_probs(
+    adapter: Adapter, pixels: Tensor, sequences: Sequence[tuple[int, ...]], prompts: Sequence[Ids]
+) -> list[Tensor]:
+    """For each sequence [>= its length, V], position i being the distribution of target token i."""
+    batch = target_batch(sequences, adapter.codec, prompts)
+    before = [len(prompt) - 1 for prompt in prompts]
     logits = adapter.logits(pixels, batch.inputs.to(pixels.device)).float()
-    return logits[:, len(adapter.codec.tokens.prompt) - 1 :].log_softmax(-1).cpu()
+    log_p = logits[:, min(before) :].log_softmax(-1).cpu()
+    return [log_p[row, own - min(before) :] for row, own in enumerate(before)]
 
 
-def _mention(
-    adapter: Adapter, pixels: Tensor, tokens: tuple[int, ...], mention: Mention, log_p: Tensor
-) -> MentionScore:
+def _mention(asked: _Asked, tokens: tuple[int, ...], mention: Mention, log_p: Tensor) -> MentionScore:
     """log_p [L, V] of the whole sequence."""
-    codec = adapter.codec
+    codec = asked.adapter.codec
     box = sum(float(log_p[position, tokens[position]]) for position in range(mention.box_start, mention.box_end))
     ids = tokens[mention.name_start : mention.name_end]
     own = _name_log_prob(codec, ids, mention.name, log_p[mention.name_start :])
@@ -94,21 +106,22 @@ def _mention(
             total += math.exp(float(log_p[mention.name_start, codec.name_ids[name][0]]))
         else:
             slow.append(name)
-    total += _alternatives(adapter, pixels, tokens[: mention.name_start], slow)
+    total += _alternatives(asked, tokens[: mention.name_start], slow)
     return MentionScore(math.exp(own), total, math.exp(box))
 
 
-def _alternatives(adapter: Adapter, pixels: Tensor, before: tuple[int, ...], names: Sequence[str]) -> float:
+def _alternatives(asked: _Asked, before: tuple[int, ...], names: Sequence[str]) -> float:
     """Sum of the probabilities of names that need a forward pass of their own."""
     if not names:
         return 0.0
-    codec = adapter.codec
+    codec = asked.adapter.codec
     # The token after the name is only there to make room for its distribution.
     sequences = [(*before, *codec.name_ids[name], codec.tokens.end) for name in names]
-    repeated = pixels.expand(len(names), *pixels.shape[1:])
-    log_p = _log_probs(adapter, repeated, sequences)[:, len(before) :]
+    repeated = asked.pixels.expand(len(names), *asked.pixels.shape[1:])
+    log_p = _log_probs(asked.adapter, repeated, sequences, [asked.prompt] * len(names))
     return sum(
-        math.exp(_name_log_prob(codec, codec.name_ids[name], name, log_p[row])) for row, name in enumerate(names)
+        math.exp(_name_log_prob(codec, codec.name_ids[name], name, own[len(before) :]))
+        for name, own in zip(names, log_p, strict=True)
     )
 
 

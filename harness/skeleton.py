@@ -74,6 +74,8 @@ class ${made_by}:
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         # Tokens are the prompt (self.tokens.prompt), the target, then padding. No position may see what is after it.
+        # Rows may be several times the images: encode each once, and repeat it for its neighbouring rows
+        # (repeat_interleave).
         raise NotImplementedError("logits: return logits [B, L, V] for tokens [B, L]: each position's next token")
 
     def generate(
@@ -84,13 +86,12 @@ class ${made_by}:
         max_tokens: int,
         grammar: bool = False,
     ) -> list[list[Sample]]:
-        # Under torch.inference_mode(): encode every image once, repeat it for its len(temperatures) rows
-        # (repeat_interleave), and let harness.decoding.sample drive:
+        # Encode every image once, repeat it for its rows (repeat_interleave), and let harness.decoding drive:
         #
-        #     def step(tokens): ...  # new tokens [rows, n] (first the prompt, then one) -> logits [rows, V] of the next
-        #     heat = torch.tensor(list(temperatures) * len(examples), device=...)
-        #     noise = harness.decoding.uniforms(examples, len(temperatures), max_tokens, seed).to(...)
-        #     flat = sample(step, self.codec, heat, noise, grammar)
+        #     def begin(own, samples):  # these images, with so many rows each
+        #         def step(tokens): ...  # new tokens [rows, n] (first the prompt, then one) -> logits [rows, V]
+        #         return Steps(step)
+        #     return sample_all(begin, self.codec, examples, temperatures, seed, max_tokens, grammar, device)
         raise NotImplementedError("generate: return for each example one Sample for each temperature (0 is greedy)")
 
     def describe(self) -> dict[str, object]:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.batches import Batching
 from harness.errors import unknown
 from harness.files import PLAIN_NAME
 from harness.records import Role
-from harness.sequence import KINDS
-from harness.stages import OPTIMISED, Grpo, named
+from harness.sequence import KINDS, Task
+from harness.stages import Then
 from harness.targets import PATTERN, members_per_image
 
 BASE = "base"
@@ -74,7 +74,7 @@ class NamedObjective(_Labelled):
     `then`: the stage that follows in the same cell, e.g. {name: grpo, steps: 60} (see harness.stages)."""
 
     train: Mapping[str, Any] = {}
-    then: Annotated[Grpo, BeforeValidator(named)] | None = None
+    then: Then | None = None
 
 
 class Probe(_Strict):
@@ -195,6 +195,33 @@ class SampleSettings(_Strict):
         return tuple(sorted({self.temperature, *self.temperatures}))
 
 
+class Prompt(_Strict):
+    """`kind`: open asks for everything; categories asks about the categories of an image that were verified to be there
+    or not, `chunk` at a time, by their first names, and an answer is what is said to all these questions (see
+    harness.prompts). `negatives`: at most so many absent categories of an image are asked about in training, drawn
+    from the seed; all by default. `evaluate`: whether validation images are asked about all of the benchmark's
+    categories instead, as where nothing is known of a picture; official figures count the verified ones alone.
+    """
+
+    kind: Literal["open", "categories"] = "open"
+    chunk: Positive | None = None
+    negatives: Annotated[int, Field(ge=0)] | None = None
+    evaluate: Literal["verified", "all"] = "verified"
+
+    @model_validator(mode="after")
+    def _settings_of_the_kind(self) -> Prompt:
+        if (self.kind == "categories") != (self.chunk is not None):
+            raise ValueError("chunk: expected with kind: categories, and only there")
+        if self.kind == "open" and (self.negatives, self.evaluate) != (None, "verified"):
+            raise ValueError("negatives, evaluate: expected with kind: categories, and only there")
+        return self
+
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """As a record has it; None for the open prompt, so that the cells of earlier code stay the same."""
+        return None if self.kind == "open" else self.model_dump(mode="json")
+
+
 class Resources(_Strict):
     """What a cell gets of a Ray cluster (see harness.on_ray): whole CPUs, and whole GPUs or a share of one."""
 
@@ -243,7 +270,8 @@ class Suite(_Strict):
     steps, or none; it changes no result, so it is not part of a cell's digest. `images`: what becomes of a picture that
     cannot be read, or is not of the size that its annotations say: `fail` fails the cell that reads it, `skip` leaves
     it out of its split, and those that were left out are part of the digest (see harness.skipping). `resources` are no
-    part of it."""
+    part of it. `task`: what sequences are: the objects' names and boxes, a caption that mentions the objects, or a
+    caption and then the boxes of what it mentions (see harness.sequence.captions and harness.tasks)."""
 
     suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: NamedBenchmark
@@ -251,6 +279,8 @@ class Suite(_Strict):
     objectives: tuple[NamedObjective, ...] = ()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     train: Train = Train()
+    task: Task = "boxes"
+    prompt: Prompt = Prompt()
     sample: SampleSettings = SampleSettings()
     score: Literal["category", "name", "sequence", "constant"] = "category"
     keep: Literal["all", "last", "none"] = "last"
@@ -276,13 +306,11 @@ class Suite(_Strict):
         first, then = self.train_of(objective), objective.then
         if then is None:
             return (first,)
-        fixed = {"targets": "canonical", "batching": "shuffled", "collision_rate": None, "groups": ()}
-        own = {**then.model_dump(include={*OPTIMISED}), "batch_size": then.images}
-        return first, Train.model_validate({**first.model_dump(), **fixed, **own})
+        return first, Train.model_validate({**first.model_dump(), **then.planned})
 
     def described(self, objective: NamedObjective) -> dict[str, Any]:
-        """How a row is trained, as a record has it."""
-        then = {} if objective.then is None else {"then": objective.then.model_dump(mode="json")}
+        """How a row is trained, as a record has it. DataError where its stage names a file that cannot be read."""
+        then = {} if objective.then is None else {"then": objective.then.described}
         return {**self.train_of(objective).described, **then}
 
 

@@ -10,15 +10,17 @@ from functools import partial
 from itertools import islice, tee
 from typing import Any, Protocol
 
+import pandas as pd
 from accelerate import Accelerator
 from torch import Tensor
 
 from harness import objectives
+from harness.augmentation import with_noise
 from harness.batches import Draw, draws
 from harness.engine import DataParallel, wants_sharding
 from harness.errors import ConfigError, ObjectiveError
 from harness.faults import require_finite
-from harness.feed import Feed, Stage, Todo, Work, sampled_tokens, sampling_seed
+from harness.feed import Feed, Stage, Todo, Work, sampled_tokens, sampling_seed, stage_seed, unkept
 from harness.loading import Loader, Pixels, loading
 from harness.log import Log
 from harness.optimizer import optimizer_of, warm_up
@@ -47,6 +49,8 @@ def prepare(
     needs = objectives.needs(name, settings)
     if needs - SUPPLIED:
         raise ObjectiveError(f"{name} needs {sorted(needs - SUPPLIED)}, which this training loop does not supply")
+    if base.codec.noise_objects and "sets" in needs:
+        raise ConfigError(f"{name}: it compares whole sequences, which noise_objects extends at random; set it to 0")
     base.model.eval()
     if "calibration" in needs:
         if not heldout:
@@ -78,6 +82,10 @@ class Keeper(Protocol):
         """May save the state, and may stop training. evaluated: the model is going to be evaluated as it is now."""
         ...
 
+    def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """See harness.feed.KeepTable."""
+        ...
+
 
 class Forgetful:
     """A Keeper that keeps nothing."""
@@ -92,6 +100,9 @@ class Forgetful:
     def restore(self, state: State) -> None: ...
 
     def after_step(self, state: State, evaluated: bool) -> None: ...
+
+    def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        return unkept(name, make)
 
 
 def train(
@@ -117,10 +128,12 @@ def train(
     goes on from there, beginning with what is due at that step. workers: threads that read the coming images; they
     change nothing but the time it takes. then: further stages, whose steps go on counting where those before ended.
     """
-    work = Work(adapter, examples, seed, accelerator, workers, phases)
     keeper = keeper or Forgetful()
+    work = Work(adapter, examples, seed, accelerator, workers, phases, keeper.table)
     kind = _kind_of_engine(accelerator)
     _checkpoint(adapter, plan)
+    if then and adapter.codec.noise_objects:
+        raise ConfigError("noise_objects: expected 0 where a stage follows, which knows no noise")
     reached = keeper.reached(kind.resumes)
     state: State | None = None
     start = 0
@@ -216,16 +229,16 @@ class _Loop:
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """The stage that every cell begins with: an objective on target sequences."""
+    """An objective on target sequences: the stage that every cell begins with."""
 
     objective: Objective
     plan: Train
-    reference: None = None
+    reference: Adapter | None = None
 
     @contextmanager
     def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> Iterator[Feed]:
         """See harness.feed.Stage."""
-        plan, seed, examples, adapter = self.plan, work.seed, work.examples, work.adapter
+        plan, seed, examples, adapter = self.plan, stage_seed(work.seed, start), work.examples, work.adapter
         samples = self.objective.settings["samples"] if "samples" in self.objective.needs else 0
         longest = sampled_tokens(work) if samples else 0
         steps, coming = tee(islice(batches(len(examples), plan, seed), state.step - start, None))
@@ -274,7 +287,10 @@ def rows_of(adapter: Adapter, examples: Sequence[Example], drawn: Sequence[Draw]
         key = draw.epoch, draw.image
         needed[key] = max(needed.get(key, 0), draw.member + 1)
     own = {
-        (epoch, image): members(examples[image], adapter.codec, targets, seed, epoch, count)
+        (epoch, image): [
+            with_noise(tokens, examples[image], adapter.codec, seed, epoch)
+            for tokens in members(examples[image], adapter.codec, targets, seed, epoch, count)
+        ]
         for (epoch, image), count in needed.items()
     }
     return [Row(examples[draw.image], own[draw.epoch, draw.image][draw.member]) for draw in drawn]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as checkpoint_call
 
-from harness.decoding import sample, uniforms
+from harness.decoding import Steps, sample_all
 from harness.errors import DataError
 from harness.sequence import Codec
 from harness.types import Example, Projection, Sample
@@ -59,17 +59,11 @@ class FlamingoAdapter:
         max_tokens: int,
         grammar: bool = False,
     ) -> list[list[Sample]]:
-        samples = len(temperatures)
-        with torch.inference_mode():
-            pixels = self.pixels(examples).to(self.device)
-            heat = torch.tensor(list(temperatures) * len(examples), device=self.device)
-            noise = uniforms(examples, samples, max_tokens, seed).to(self.device)
-            decoding = Decoding(self.model, self._encoded(pixels), samples)
-            try:
-                flat = sample(decoding.step, self.codec, heat, noise, grammar, decoding.keep)
-            finally:
-                decoding.close()
-        return [flat[start : start + samples] for start in range(0, len(flat), samples)]
+        return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
+
+    def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
+        decoding = Decoding(self.model, self._encoded(self.pixels(examples).to(self.device)), samples)
+        return Steps(decoding.step, decoding.keep, decoding.close)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         """Latents [B, 1, n, D] of images [B, 3, S, S]. On a CPU one image after the other: several at once are rounded

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from harness.errors import ConfigError, unknown
-from harness.sequence import Codec, CoordinateSpace, TokenizerTokens, vocabulary_names
+from harness.sequence import NAMES, Codec, CoordinateSpace, TokenizerTokens, vocabulary_names
 from harness.types import Category, Example
 from model_zoo import checkpoint, flamingo_language, flamingo_released, flamingo_vision, timm_tower
 from model_zoo.flamingo_adapter import FlamingoAdapter
@@ -36,6 +36,7 @@ CARDS: list[dict[str, object]] = [
 TOY_READING = Reading(depth=1, latents=16, heads=4, width=16, gate=1.0)
 PROMPT = f"{IMAGE}Output:"
 """As upstream asks for a caption."""
+ASKING = f"{IMAGE}Detect {NAMES}. Output:"
 DEFAULTS: dict[str, Any] = {
     "language": "toy-gpt_neox",
     "vision": VIT,
@@ -171,7 +172,7 @@ def _tokens(tokenizer: Any, bins: int) -> TokenizerTokens:
     locations = [f"<loc{bin}>" for bin in range(bins)]
     first = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False))[0]
     spaced = first.startswith("\u2581")  # it puts a space before any text itself, as SentencePiece does
-    return TokenizerTokens(tokenizer, locations, prompt=PROMPT, end=END, before="" if spaced else " ")
+    return TokenizerTokens(tokenizer, locations, prompt=PROMPT, end=END, before="" if spaced else " ", asking=ASKING)
 
 
 def _entries(tokenizer: Any) -> int:

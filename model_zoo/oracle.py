@@ -87,7 +87,7 @@ class OracleUniform(_Oracle):
         del max_tokens, grammar
         return [
             [
-                self._drawn(example, np.random.default_rng([seed, example.image_id, index]))
+                self._drawn(example, np.random.default_rng([seed, example.image_id, index, *(example.asked or ())]))
                 if temperature > 0
                 else self._canonical(example)
                 for index, temperature in enumerate(temperatures)

@@ -2,7 +2,10 @@
 
 The decoder is a pre-norm transformer that reads the image's features by cross-attention, trained from scratch over
 the closed vocabulary of names. Differences from the paper: no transformer encoder between backbone and decoder,
-and a sequence gives each object's name before its box, as everywhere here.
+and a sequence gives each object's name before its box, as everywhere here, but where there are noise objects. These
+have a name of their own in the input too (in the paper a random category's), and reading an answer drops them (the
+paper takes the likeliest category instead). As nothing is learnt about where they are, not even that a box is made of
+locations, set `sample.grammar: true` with them, or much of an answer is malformed.
 
 Shape legend: B images   R rows (B times samples)   L tokens   n image tokens   D width   H heads   V vocabulary
 """
@@ -18,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.decoding import sample, uniforms
+from harness.decoding import Steps, sample_all
 from harness.errors import ConfigError, DataError, unknown
-from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
+from harness.sequence import NOISE, Codec, CoordinateSpace, NameVocabulary, TokenFormat, vocabulary_names
 from harness.types import Category, Example, Projection, Sample
 from model_zoo import checkpoint, timm_tower
 from model_zoo.timm_tower import TimmTower, position_encoding
@@ -36,9 +39,12 @@ DEFAULTS: dict[str, Any] = {
     "bins": 65,
     "weights": "random",
     "trains": "all",
+    "noise_objects": 0,
 }
 LIMITS = {"image_size": (16, 4096), "stride": (1, 64), "width": (4, 8192), "layers": (1, 64), "heads": (1, 128)}
 """Least and greatest value of each whole number among the settings; `bins` as everywhere."""
+MAX_NOISE = 100
+"""Objects that the paper has in every sequence."""
 MAX_BINS = 10_000
 TRAINS = ("all", "decoder")
 VOCABULARY = ("decoder.embedding.weight", "decoder.output.weight")
@@ -61,16 +67,19 @@ class Pix2Seq:
     Settings: `backbone` (a timm model), `backbone_weights` ("random", a safetensors file of timm's, or
     hub:OWNER/NAME@REVISION), `image_size`, `stride` (of the feature map that is read, in pixels), `width`, `layers` and
     `heads` of the decoder, `bins`, `weights` ("random", or a file that `save` wrote, whatever its names and bins),
-    `trains`: "all", or "decoder" (everything but the backbone).
+    `trains`: "all", or "decoder" (everything but the backbone), `noise_objects`: entries that training extends every
+    target to, the last of them noise (see harness.augmentation; boxes then stand before names). An answer has so many
+    entries too, so `sample.max_tokens` must leave room for six tokens each; set `sample.grammar: true`.
     """
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
         if problems := self.problems(settings):
             raise ConfigError(*problems)
         self.settings = {**DEFAULTS, **settings}
-        bins = self.settings["bins"]
-        self.tokens = NameVocabulary(vocabulary_names(categories), bins)
-        self.codec = Codec(categories, self.tokens, CoordinateSpace(bins))
+        bins, noise = self.settings["bins"], self.settings["noise_objects"]
+        self.tokens = NameVocabulary([*vocabulary_names(categories), *([NOISE] if noise else [])], bins)
+        form = TokenFormat(self.tokens, name_first=not noise)
+        self.codec = Codec(categories, self.tokens, CoordinateSpace(bins), form, noise)
         self.model = build(self.settings, self.tokens)
         source = self.model.tower.file
         if self.settings["weights"] != "random":
@@ -86,7 +95,7 @@ class Pix2Seq:
         found = [unknown("setting of pix2seq", key, DEFAULTS) for key in settings if key not in DEFAULTS]
         full = {**DEFAULTS, **settings}
         found += timm_tower.problems(full["backbone"], full["backbone_weights"])
-        for key, (least, most) in {**LIMITS, "bins": (2, MAX_BINS)}.items():
+        for key, (least, most) in {**LIMITS, "bins": (2, MAX_BINS), "noise_objects": (0, MAX_NOISE)}.items():
             value = full[key]
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 found.append(f"pix2seq.{key}: expected an integer from {least} to {most}, got {value!r}")
@@ -124,14 +133,11 @@ class Pix2Seq:
         max_tokens: int,
         grammar: bool = False,
     ) -> list[list[Sample]]:
-        samples = len(temperatures)
-        with torch.inference_mode():
-            pixels = self.pixels(examples).to(self.device)
-            heat = torch.tensor(list(temperatures) * len(examples), device=self.device)
-            noise = uniforms(examples, samples, max_tokens, seed).to(self.device)
-            decoding = Decoding(self.model.decoder, self._encoded(pixels), samples)
-            flat = sample(decoding.step, self.codec, heat, noise, grammar, decoding.keep)
-        return [flat[start : start + samples] for start in range(0, len(flat), samples)]
+        return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
+
+    def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
+        decoding = Decoding(self.model.decoder, self._encoded(self.pixels(examples).to(self.device)), samples)
+        return Steps(decoding.step, decoding.keep)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         """Memory [B, n, D]. On a CPU one image after the other: several at once are rounded otherwise than one, and
@@ -141,7 +147,8 @@ class Pix2Seq:
 
     def describe(self) -> dict[str, object]:
         sizes = {"grid": list(self.model.tower.grid), "parameters": sum(p.numel() for p in self.model.parameters())}
-        return {"name": "pix2seq", **self.settings, "sizes": sizes, "weights_digest": self.weights_digest}
+        settings = {key: value for key, value in self.settings.items() if value or key != "noise_objects"}
+        return {"name": "pix2seq", **settings, "sizes": sizes, "weights_digest": self.weights_digest}
 
     def save(self, path: Path) -> None:
         checkpoint.save(self.model, self.tokens.entries, path)

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from harness import images
-from harness.decoding import sample, uniforms
+from harness.decoding import Steps, sample_all
 from harness.errors import ConfigError, DataError, unknown
 from harness.sequence import Codec, vocabulary_names
 from harness.types import Category, Example, Sample
@@ -95,7 +95,8 @@ class Vlm:
     Settings: `family` (a name in FAMILIES), `weights` ("random" for a toy, a folder that `from_pretrained` reads, or
     hub:OWNER/NAME@REVISION), `trains` ("all"; "decoder": everything but the image encoder; "lora": low-rank changes of
     its attention, and the token embeddings where no pretraining has seen them), `image_size` (pixels of a side; the
-    family's by default, and open to some alone), `question` (what the prompt asks; the family's by default).
+    family's by default, and open to some alone), `question` (what the prompt asks; the family's by default; with
+    {names} in it, it asks about categories).
     """
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
@@ -150,7 +151,10 @@ class Vlm:
         return ((raw.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        inputs = self.family.first(self.model, self.prompt, pixels, self._quiet(tokens, len(self.tokens.prompt)))
+        """[R, L, V]. One image may serve several rows: R must be a multiple of B. transformers wants one for each."""
+        pixels = pixels.repeat_interleave(len(tokens) // len(pixels), dim=0)
+        after = len(self.tokens.prompt) if self.family.answer is not None else self.prompt.start + self.prompt.images
+        inputs = self.family.first(self.model, self.prompt, pixels, self._quiet(tokens, after))
         logits: Tensor = self.model(**inputs, use_cache=False).logits
         return logits
 
@@ -162,19 +166,16 @@ class Vlm:
         max_tokens: int,
         grammar: bool = False,
     ) -> list[list[Sample]]:
-        samples = len(temperatures)
-        with torch.inference_mode():
-            pixels = self.pixels(examples).to(self.device)
-            heat = torch.tensor(list(temperatures) * len(examples), device=self.device)
-            noise = uniforms(examples, samples, max_tokens, seed).to(self.device)
-            decoding = Decoding(self, pixels, samples)
-            flat = sample(decoding.step, self.codec, heat, noise, grammar, decoding.keep)
-        return [flat[start : start + samples] for start in range(0, len(flat), samples)]
+        return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
 
-    def _quiet(self, tokens: Tensor, prompt: int) -> Tensor:
-        """An image token that a model emits after its prompt holds no image: it is read as padding, as transformers
-        refuses a text with more of them than the images have."""
-        emitted = torch.arange(tokens.shape[1], device=tokens.device) >= prompt
+    def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
+        decoding = Decoding(self, self.pixels(examples).to(self.device), samples)
+        return Steps(decoding.step, decoding.keep)
+
+    def _quiet(self, tokens: Tensor, start: int) -> Tensor:
+        """An image token that a model emits holds no image: it is read as padding, as transformers refuses a text with
+        more of them than the images have. start: from here on there is no image in a row."""
+        emitted = torch.arange(tokens.shape[1], device=tokens.device) >= start
         return tokens.masked_fill((tokens == self._image) & emitted, self.tokens.pad)
 
     def checkpoint_gradients(self) -> None:

@@ -137,10 +137,17 @@ def image_side(config: Any, family: Family, asked: int | None, toy: bool) -> int
     return side
 
 
-def _tokens(tokenizer: Any, family: Family, prompt: str) -> TokenizerTokens:
+def _tokens(tokenizer: Any, family: Family, prompt: str, asking: str = "") -> TokenizerTokens:
     added = (family.image, *family.tokens)
     return TokenizerTokens(
-        tokenizer, family.locations, added=added, prompt=prompt, end=family.end, before=family.before
+        tokenizer,
+        family.locations,
+        added=added,
+        prompt=prompt,
+        end=family.end,
+        before=family.before,
+        asking=asking,
+        between=family.between,
     )
 
 
@@ -151,8 +158,14 @@ def prompt(
     count = family.image_tokens(config, side)
     if question is not None and family.image in question:
         raise ConfigError(f"vlm.question: expected text without {family.image}, got {question!r}")
-    text = family.prompt.format(image=family.image * count, question=question or family.question)
-    tokens = _tokens(tokenizer, family, text if family.answer is None else family.answer)
+    text, asking = (
+        family.prompt.format(image=family.image * count, question=question or own)
+        for own in (family.question, family.asking)
+    )
+    if family.answer is None:
+        tokens = _tokens(tokenizer, family, text, asking)
+    else:  # the encoder reads the same for every row
+        tokens = _tokens(tokenizer, family, family.answer)
     ids = tokens.encode_text(text)
     image = tokenizer.convert_tokens_to_ids(family.image)
     # Where the token also opens the image, as in Kosmos-2, the image's own are the last.

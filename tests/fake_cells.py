@@ -301,7 +301,8 @@ def _curve(rng: np.random.Generator, suite: Suite, cell: Cell) -> tuple[dict[str
     if cell.objective is not None and cell.objective.then is not None:  # the entropy of seed 1 collapses
         for step, share in ((5, 1.0), (10, 0.05 if cell.seed == 1 else 0.11), (15, 0.3)):
             now = suite.train.steps + step
-            rows.append({"step": now, "loss": 0.0, "reward": 0.5, "entropy": 0.8 * share, "seconds": 0.1 * now})
+            own = {"reward": 0.5} if cell.objective.then.name == "grpo" else {}
+            rows.append({"step": now, "loss": 0.0, "entropy": 0.8 * share, "seconds": 0.1 * now, **own})
     return tuple(rows)
 
 
@@ -328,7 +329,7 @@ def _info(suite: Suite, cell: Cell) -> CellInfo:
         model={"name": cell.model.name, "label": cell.model.label},
         objective=None if cell.objective is None else cell.objective.model_dump(mode="json"),
         seed=cell.seed,
-        train=None if cell.objective is None else suite.train.model_dump(mode="json"),
+        train=None if cell.objective is None else suite.described(cell.objective),
         sample=suite.sample.model_dump(mode="json"),
         score=suite.score,
     )

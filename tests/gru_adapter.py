@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness import images
-from harness.decoding import sample, uniforms
+from harness.decoding import Steps, sample_all
 from harness.errors import ConfigError, DataError, unknown
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.types import Category, Example, Sample
@@ -75,7 +75,8 @@ class GruDetector:
         return torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(0, 3, 1, 2) / 255.0
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        return self.model.forward(self.model.encoder(pixels), tokens)[0]
+        features = self.model.encoder(pixels).repeat_interleave(len(tokens) // len(pixels), dim=0)
+        return self.model.forward(features, tokens)[0]
 
     def generate(
         self,
@@ -85,21 +86,20 @@ class GruDetector:
         max_tokens: int,
         grammar: bool = False,
     ) -> list[list[Sample]]:
-        samples, device = len(temperatures), self.model.head.weight.device
-        state: Tensor | None = None
+        device = self.model.head.weight.device
 
-        def step(tokens: Tensor) -> Tensor:  # the prompt first, then one token at a time: the state holds the rest
-            nonlocal state
-            logits, state = self.model.forward(features, tokens, state)
-            return logits[:, -1]
+        def begin(own: Sequence[Example], samples: int) -> Steps:  # one picture, many rows
+            features = self.model.encoder(self.pixels(own).to(device)).repeat_interleave(samples, dim=0)
+            state: Tensor | None = None
 
-        with torch.inference_mode():
-            pixels = self.pixels(examples).to(device)
-            features = self.model.encoder(pixels).repeat_interleave(samples, dim=0)  # one picture, many rows
-            heat = torch.tensor(list(temperatures) * len(examples), device=device)
-            noise = uniforms(examples, samples, max_tokens, seed).to(device)
-            flat = sample(step, self.codec, heat, noise, grammar)
-        return [flat[start : start + samples] for start in range(0, len(flat), samples)]
+            def step(tokens: Tensor) -> Tensor:  # the prompt first, then one token at a time: the state holds the rest
+                nonlocal state
+                logits, state = self.model.forward(features, tokens, state)
+                return logits[:, -1]
+
+            return Steps(step)
+
+        return sample_all(begin, self.codec, examples, temperatures, seed, max_tokens, grammar, device)
 
     def describe(self) -> dict[str, object]:
         return {"name": "gru_detector", **self.settings, "weights_digest": None}

@@ -104,6 +104,27 @@ def test_collapsed_entropy_is_warned_of(results: Results) -> None:
     )
 
 
+def test_entropy_that_is_not_of_samples_says_nothing(tmp_path: Path) -> None:
+    """In continued fine-tuning it is the model's at the targets."""
+    chain = {"name": "ce", "then": {"name": "sft", "steps": 60}}
+    assert chains.collapses(run(tmp_path, objectives=[chain], hypotheses=[])) == []
+
+
+def test_seconds_are_those_of_the_stage(results: Results) -> None:
+    """Fine-tuning takes 0.102 s a step; of 24.48 s at its end and 25.5 s fifteen steps later the last stage has 0.068
+    a step."""
+    found = {row.label: row.figures["step_seconds"].estimate for row in rows.table(results)}
+    assert found["sed"] == pytest.approx((25.5 - 24.48) / 15)
+    assert found["sed after sft"] == found["gem"] == pytest.approx(0.102)
+
+
+def test_what_stages_lead_to_and_what_they_take_side_by_side(results: Results) -> None:
+    (grid,) = (grid for grid in tables.grids(results) if grid.title == "Stages side by side")
+    known = ("AP", "hallucination rate", "recall", "name diversity", "coverage@4")
+    assert grid.headings == ("row", "seeds", *known, "seconds per step", "peak memory (MiB)")
+    assert [line[0].text for line in grid.rows][:3] == ["base", "ce", "sed"]
+
+
 def test_gains_are_in_the_csv(results: Results) -> None:
     lines = [line.split(",") for line in to_csv(results).splitlines()]
     assert {line[1] for line in lines if line[3] == "AP_gain"} == {"ce", "sed"}
@@ -113,6 +134,7 @@ def test_without_chains_there_is_nothing_of_them(tmp_path: Path) -> None:
     alone = run(tmp_path, objectives=["ce"], hypotheses=[], seeds=[0])
     assert "AP_gain" not in to_csv(alone)
     assert "Last stage" not in to_markdown(alone)
+    assert "side by side" not in to_markdown(alone)
     assert [row.label for row in rows.table(alone)][:3] == ["base", "ce", "oracle-uniform"]
 
 

@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from harness import conformance, registry
 from harness.batches import TargetBatch, target_batch
 from harness.conformance import CHECKS, Outcome, command, network, subject, vocabulary
+from harness.context import accelerator_on
 from harness.errors import ConfigError
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary
 from harness.types import Box, Category, Example, Projection, Sample
@@ -163,6 +164,13 @@ class KnowsItsPlace(GruDetector):
         return tilted(super().logits(pixels, tokens), (torch.arange(len(tokens)) >= 2).float())
 
 
+class TakesTurns(GruDetector):
+    """Pictures that are fewer than the rows are gone through again and again."""
+
+    def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        return super().logits(pixels.repeat(len(tokens) // len(pixels), 1, 1, 1), tokens)
+
+
 Answers = list[list[Sample]]
 
 
@@ -220,6 +228,11 @@ class OtherProbabilities(GruDetector):
     def generate(self, examples: Any, temperatures: Any, seed: int, max_tokens: int, grammar: bool = False) -> Answers:
         found = super().generate(examples, temperatures, seed, max_tokens, grammar)
         return [[Sample(s.tokens, tuple(value - 0.001 for value in s.log_probs)) for s in own] for own in found]
+
+
+class AsksForEverything(GruDetector):
+    def generate(self, examples: Any, temperatures: Any, seed: int, max_tokens: int, grammar: bool = False) -> Answers:
+        return super().generate([replace(e, asked=None) for e in examples], temperatures, seed, max_tokens, grammar)
 
 
 class IgnoresTheGrammar(GruDetector):
@@ -293,6 +306,7 @@ BROKEN: dict[str, tuple[type[GruDetector], str]] = {
     "hidden": (ForgetsTheBias, "must have no bias"),
     "padding": (SeesPadding, "beside a longer one"),
     "batch": (KnowsItsPlace, "of each other alone and "),
+    "rows": (TakesTurns, "one that serves its neighbours too"),
     "generate": (LeavesOneOut, "expected [4, 4, 4, 4] samples for the pictures, got [3, 3, 3, 3]"),
     "limit": (IgnoresTheLimit, "expected at most max_tokens = 2 tokens, got 8"),
     "greedy": (OnceGreedy, "expected one greedy answer"),
@@ -301,6 +315,7 @@ BROKEN: dict[str, tuple[type[GruDetector], str]] = {
     "seed": (IgnoresTheSeed, "expected other samples from another seed"),
     "neighbours": (CountsItsBatch, "expected the same samples alone and beside others"),
     "log_probs": (OtherProbabilities, "expected the log-probabilities of `logits` within 0.0001"),
+    "asked": (AsksForEverything, "expected an answer to a prompt that names categories"),
     "grammar": (IgnoresTheGrammar, "expected entries that can be read"),
     "overfits": (WithoutGradient, "does not require grad"),
     "picture": (Blind, "do `pixels` reach the logits"),
@@ -352,6 +367,20 @@ def test_a_wrong_mask_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = failing(conformance.check(made_by, SETTINGS))
     assert list(found) == ["mask"], found
     assert message in found["mask"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("steps", "state"), [(12, "passed"), (3, "failed")])
+def test_what_learns_slowly_is_given_three_times_the_steps(
+    steps: int, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its loss is at 71% of the first after 12 steps and 28% after 36; after 9 at 81%."""
+    monkeypatch.setattr(subject, "STEPS", steps)
+    learner = subject.Subject(GruDetector, SETTINGS, accelerator_on("cpu"), tmp_path)
+    outcome = conformance.run("overfits", learner)
+    assert outcome.state == state
+    assert len(learner.train().losses) == 3 * steps
+    assert outcome.message == "" or " in 9 steps on 4 pictures" in outcome.message
 
 
 # ---- the machinery -------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def suite(train: Mapping[str, Any] = {}, **then: Any) -> Suite:
 def stage_of(**then: Any) -> GrpoStage:
     chain = suite(**then)
     (objective,) = chain.objectives
-    assert objective.then is not None
+    assert isinstance(objective.then, Grpo)
     reference = small.fresh() if objective.then.kl else None
     return GrpoStage(objective.then, chain.plans_of(objective)[1], reference)
 
@@ -75,7 +75,7 @@ def chained(
 ) -> list[dict[str, Any]]:
     """The curve of all stages, without times."""
     (objective,) = chain.objectives
-    assert objective.then is not None
+    assert isinstance(objective.then, Grpo)
     first, second = chain.plans_of(objective)
     stage = GrpoStage(objective.then, second, small.fresh() if objective.then.kl else None)
     ready = prepare("ce", {}, small.fresh(), (), first, 0)
@@ -363,7 +363,7 @@ def test_a_killed_chain_leaves_the_record_of_one_that_was_not(
 @pytest.mark.parametrize(
     ("then", "message"),
     [
-        ("dppo", "objectives.0.then: unknown stage 'dppo'; available: grpo"),
+        ("dppo", "objectives.0.then: unknown stage 'dppo', did you mean 'dpo'?"),
         ({"name": "grpo", "reward": "detektion"}, "unknown reward 'detektion', did you mean 'detection'?"),
         ({"name": "grpo", "stepz": 3}, "unknown key objectives.0.then.stepz: 'stepz', did you mean 'steps'?"),
         ({"name": "grpo", "steps": 3, "eval_at": [4]}, "eval_at: expected steps up to 3 of this stage, got [4]"),

@@ -41,7 +41,8 @@ class PieceTokens:
         return tuple(self._ids[piece] for piece in self._split(name))
 
     def decode_name(self, ids: Sequence[int]) -> str:
-        return "".join(self.pieces[i - self._first] if i >= self._first else f"<{i}>" for i in ids)
+        special = {self.separator: ";"}
+        return "".join(self.pieces[i - self._first] if i >= self._first else special.get(i, f"<{i}>") for i in ids)
 
     def __getitem__(self, piece: str) -> int:
         return self._ids[piece]

@@ -103,6 +103,16 @@ def batch(subject: Subject) -> None:
         _same(subject, back, alone, "alone and at another place in the batch")
 
 
+def rows(subject: Subject) -> None:
+    """Neighbouring rows of one picture, which is given once, have the log-probabilities of rows with a picture each."""
+    adapter, device, pair = subject.adapter, subject.accelerator.device, subject.few[:2]
+    targets = [subject.target(example) for example in (*pair, *pair)]  # both for each picture
+    each = [example for example in pair for _ in pair]
+    expected = target_log_probs(adapter, each, targets, device)
+    for found, own in zip(target_log_probs(adapter, pair, targets, device), expected, strict=True):
+        _same(subject, found, own, "with a picture each and with one that serves its neighbours too")
+
+
 def _same(subject: Subject, found: Tensor, expected: Tensor, where: str) -> None:
     error = apart(found, expected)
     require(

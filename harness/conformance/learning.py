@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from harness.conformance.subject import (
+    FALL,
     MAX_TOKENS,
-    STEPS,
     ContractError,
     Subject,
     apart,
@@ -14,19 +14,15 @@ from harness.conformance.subject import (
 )
 from harness.errors import DataError
 
-FALL = 0.6
-"""The loss must fall to this share. A model that is not trained starts near the logarithm of the vocabulary's size (5.1
-nats for 160 entries). One that learns only which kind of token comes when, and guesses uniformly among names and bins,
-stays at 0.7 of that: (ln 90 + 4 ln 65) / 6 = 3.5 nats. Four sequences learnt by heart go to a tenth and below."""
-
 
 def overfits(subject: Subject) -> None:
     """Fine-tuning on four pictures brings the loss down to 60% of the first or less."""
     as_adapter(subject.predictor)
-    losses = subject.train().losses
+    training = subject.train()
+    losses = training.losses
     require(
-        losses[-1] <= FALL * losses[0],
-        f"expected the loss to fall below {FALL * losses[0]:.3f} ({FALL:.0%} of the first) in {STEPS} steps on "
+        training.learnt,
+        f"expected the loss to fall below {FALL * losses[0]:.3f} ({FALL:.0%} of the first) in {len(losses)} steps on "
         f"{len(subject.few)} pictures, got {losses[-1]:.3f}; does `logits` predict the token after each position, with "
         "a gradient?",
     )

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from harness.conformance.subject import MAX_TOKENS, Subject, apart, as_adapter, require, target_log_probs
-from harness.types import Sample
+from harness.conformance.subject import (
+    MAX_TOKENS,
+    NotApplicableError,
+    Subject,
+    apart,
+    as_adapter,
+    require,
+    target_log_probs,
+)
+from harness.errors import ConfigError
+from harness.types import Example, Sample
 
 MIXED = (0.0, 1.0, 1.0, 1.0)
 """Temperatures: greedy beside three samples."""
@@ -114,3 +125,30 @@ def log_probs(subject: Subject) -> None:
                 "either the cache of `generate` does not do what a whole pass does, or `logits` looks ahead, or "
                 "the log-probabilities are not the raw model's",
             )
+
+
+def asked(subject: Subject) -> None:
+    """What is generated where the prompt names categories follows that prompt, whatever its neighbours' lengths."""
+    adapter = subject.adapter
+    ids = [category.id for category in subject.categories]
+    questions = [replace(example, asked=tuple(ids[:count])) for count, example in enumerate(subject.few[:2], 1)]
+    try:
+        for question in questions:
+            adapter.codec.prompt(question)
+    except ConfigError as error:
+        raise NotApplicableError(str(error)) from None
+    found = adapter.generate(questions, (1.0,), 0, MAX_TOKENS)
+    for question, (sample, *_) in zip(questions, found, strict=True):
+        named, opened = (_missed(subject, one, sample) for one in (question, replace(question, asked=None)))
+        require(
+            named <= max(opened, subject.tolerance),
+            f"expected an answer to a prompt that names categories, got log-probabilities that are {named:.3g} from "
+            f"those after it and {opened:.3g} from those after the open prompt; let `generate` begin with "
+            "codec.prompt(example) (see harness.decoding.sample_all)",
+        )
+
+
+def _missed(subject: Subject, example: Example, sample: Sample) -> float:
+    """How far its log-probabilities are from those of a whole pass after this example's prompt."""
+    (table,) = target_log_probs(subject.adapter, [example], [sample.tokens], subject.accelerator.device)
+    return apart(torch.tensor(sample.log_probs), table[range(len(sample.tokens)), sample.tokens])

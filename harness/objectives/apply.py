@@ -112,6 +112,11 @@ def _check(batch: TokenBatch) -> None:
         raise ObjectiveError(
             f"TokenBatch.weight must be {list(shape)}, one per target position; got {list(batch.weight.shape)}"
         )
+    reference = batch.reference.hidden if isinstance(batch.reference, Projection) else batch.reference
+    if reference is not None and reference.shape[:-1] != shape:
+        raise ObjectiveError(
+            f"TokenBatch.reference must have {list(shape)} rows, one per target position; got {list(reference.shape)}"
+        )
     selected = batch.selected
     if selected is not None and (selected.shape != shape or selected.dtype != torch.bool):
         raise ObjectiveError(
@@ -140,7 +145,7 @@ def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: sl
     labels = batch.labels[rows]
     selected, weight = (None if own is None else own[rows] for own in (batch.selected, batch.weight))
     target = labels != IGNORED_LABEL
-    at = Positions(log_p, _indices(labels), selected)
+    at = Positions(log_p, _indices(labels), selected, _reference(batch.reference, rows))
     made = function(at)
     sums = [_weighted(values, target, weight).sum() for values in made.terms.values()]
     return _Block(
@@ -151,6 +156,15 @@ def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: sl
         stats=_stats(at.nll.detach(), log_p.detach(), target, made.selected) if logged else {},
         selected=made.selected,
     )
+
+
+@torch.no_grad()
+def _reference(logits: Tensor | Projection | None, rows: slice) -> Tensor | None:
+    """Log-probabilities [n, V] of the frozen model at these rows."""
+    if isinstance(logits, Projection):
+        hidden, weight = _operands(logits)
+        return log_probs(hidden[rows] @ weight.T)
+    return None if logits is None else log_probs(logits[rows])
 
 
 def _weighted(values: Tensor, where: Tensor, weight: Tensor | None) -> Tensor:

@@ -5,12 +5,16 @@ Shape legend: I images, K samples of each, N target positions of a batch, P pair
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from harness.errors import ObjectiveError
-from harness.objectives.apply import token_nll
+from harness.objectives.apply import token_level, token_nll
+from harness.objectives.token import tied_ce
 from harness.types import LossOutput, Projection, Term, TokenBatch
 
 
@@ -83,6 +87,40 @@ def grpo(
     return LossOutput(terms, stats)
 
 
+def nsft(batch: TokenBatch, logged: bool = True, *, negative: float, kl: float) -> LossOutput:
+    """Supervised fine-tuning on targets and on corrections of the model's own errors (nSFT; Zhu et al., CVPR 2025).
+
+    Two parts, each a mean over its own positions of -log p_y + kl * KL(model || reference): that of the targets, and
+    `negative` times that of the sequences that are a correction (TokenBatch.members). Statistics are told of each part.
+    ObjectiveError if `group`, `members` with `correction`, or with a `kl` the reference are not given.
+    """
+    group, members = batch.group, batch.members
+    if group is None or members is None or members.correction is None:
+        raise ObjectiveError("nsft needs TokenBatch.group and members that say which of them are corrections")
+    corrects = members.correction[group]
+    function = partial(tied_ce, weight=kl)
+    chosen = token_level(function, _at(batch, ~corrects), logged)
+    corrected = token_level(function, _at(batch, corrects), logged)
+    terms = dict(chosen.terms)
+    for name, term in corrected.terms.items():
+        terms[f"correction_{name}"] = replace(term, weight=negative * term.weight, unit="corrections")
+    stats = {**chosen.stats, **{f"correction_{name}": own for name, own in corrected.stats.items()}}
+    if logged and kl:
+        stats |= {name: (term.sum.detach(), term.count) for name, term in terms.items() if name.endswith("kl")}
+    return LossOutput(terms, stats)
+
+
+def _at(batch: TokenBatch, rows: Tensor) -> TokenBatch:
+    """The positions [N] that a mask selects, for an objective of positions alone."""
+    reference = None if batch.reference is None else _taken(batch.reference, rows)
+    weight = None if batch.weight is None else batch.weight[rows]
+    return TokenBatch(_taken(batch.logits, rows), batch.labels[rows], weight=weight, reference=reference)
+
+
+def _taken(logits: Tensor | Projection, rows: Tensor) -> Tensor | Projection:
+    return logits.take(rows) if isinstance(logits, Projection) else logits[rows]
+
+
 def log_probability(logits: Tensor | Projection, labels: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature) at the labels, [N], in nats; 0 where ignored."""
     if isinstance(logits, Projection):
@@ -100,6 +138,49 @@ def dpo(chosen: Tensor, rejected: Tensor, reference: tuple[Tensor, Tensor], beta
     _require_one_shape(chosen=chosen, rejected=rejected, reference_chosen=reference[0], reference_rejected=reference[1])
     margin = (chosen - reference[0].detach()) - (rejected - reference[1].detach())
     return -F.logsigmoid(beta * margin)
+
+
+def preference(
+    batch: TokenBatch, logged: bool = True, *, beta: float, normalise: bool, sft_weight: float
+) -> LossOutput:
+    """`dpo` of each pair plus sft_weight * cross-entropy of its chosen sequence (a mean over its tokens), each a mean
+    over the pairs.
+
+    A pair is a set (TokenBatch.members) of two sequences; the chosen one has a positive advantage, the rejected one a
+    negative one (TokenBatch.rated, with its reference). normalise: log P of a sequence is the mean over its tokens, not
+    their sum. Statistics: `margin`, how much more reward the model gives the chosen sequence than the rejected one, the
+    reward of a sequence being beta * (log P - its reference), in nats; `accuracy`, the share of pairs whose chosen
+    sequence has the larger log P. ObjectiveError if `rated` with a reference, `group` or `members` are not given, or
+    the sets are no such pairs.
+    """
+    rated, group, members = batch.rated, batch.group, batch.members
+    if rated is None or rated.reference is None or group is None or members is None:
+        raise ObjectiveError("preference needs TokenBatch.rated with a reference, group and members")
+    sign = rated.advantage.new_zeros(len(members.set)).scatter(0, group, rated.advantage)
+    chosen, rejected = sign > 0, sign < 0
+    if not torch.equal(members.set[chosen], members.set[rejected]) or not (chosen | rejected).all():
+        raise ObjectiveError("preference needs sets of two: a chosen and a rejected sequence")
+    log_p = log_probability(batch.logits, batch.labels)
+    lengths = torch.bincount(group, minlength=len(sign))
+    now, before = (_sums(own, group, len(sign)) for own in (log_p, rated.reference.to(log_p)))
+    per_token = now / lengths
+    if normalise:
+        now, before = per_token, before / lengths
+    loss = dpo(now[chosen], now[rejected], (before[chosen], before[rejected]), beta)
+    pairs = chosen.sum()
+    terms = {"dpo": Term(loss.sum(), pairs, unit="sets")}
+    if sft_weight:
+        terms["sft"] = Term(-per_token[chosen].sum(), pairs, sft_weight, "sets")
+    if not logged:
+        return LossOutput(terms)
+    reward, likelier = beta * (now - before).detach(), now[chosen] > now[rejected]
+    margin = (reward[chosen] - reward[rejected]).sum()
+    return LossOutput(terms, {"margin": (margin, pairs), "accuracy": (likelier.sum(), pairs)})
+
+
+def _sums(values: Tensor, group: Tensor, sequences: int) -> Tensor:
+    """Of the values [N] of each sequence's positions, [sequences]."""
+    return values.new_zeros(sequences).index_add(0, group, values)
 
 
 def _require_one_shape(**tensors: Tensor) -> None:

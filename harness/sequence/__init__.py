@@ -12,30 +12,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.sequence.codec import Codec
+from harness.sequence.captions import CaptionCodec, Task, for_task
+from harness.sequence.codec import NOISE, Codec
 from harness.sequence.formats import KINDS, Format, JsonFormat, TokenFormat
 from harness.sequence.grammar import Grammar, State
 from harness.sequence.spaces import CoordinateSpace, PatchSpace, PixelSpace, Space
-from harness.sequence.tokens import NameVocabulary, TextTokens, Tokenizer, TokenizerTokens, Tokens
+from harness.sequence.tokens import NAMES, Asks, Ids, NameVocabulary, TextTokens, Tokenizer, TokenizerTokens, Tokens
 from harness.types import Category
 
 __all__ = [
     "KINDS",
+    "NAMES",
+    "NOISE",
+    "Asks",
+    "CaptionCodec",
     "Codec",
     "CoordinateSpace",
     "Format",
     "Grammar",
+    "Ids",
     "JsonFormat",
     "NameVocabulary",
     "PatchSpace",
     "PixelSpace",
     "Space",
     "State",
+    "Task",
     "TextTokens",
     "TokenFormat",
     "Tokenizer",
     "TokenizerTokens",
     "Tokens",
+    "for_task",
     "vocabulary_names",
 ]
 

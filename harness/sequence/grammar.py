@@ -37,10 +37,10 @@ class Grammar:
             raise ConfigError("sample.grammar: answers in JSON have no decoding grammar; set grammar: false")
         self._form, self._space, self._locations = codec.form, codec.space, codec.tokens.locations
         self._continues: dict[Ids, set[int]] = {}
-        for ids in codec.name_ids.values():
+        self._names = {*codec.name_ids.values(), *(() if codec.noise is None else [codec.noise])}
+        for ids in self._names:
             for cut in range(len(ids)):
                 self._continues.setdefault(ids[:cut], set()).add(ids[cut])
-        self._names = set(codec.name_ids.values())
         self._in_names = {token for ids in self._names for token in ids}
 
     def allowed(self, state: State) -> frozenset[int]:

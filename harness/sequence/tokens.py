@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from harness.errors import ConfigError, DataError
 
 Ids = tuple[int, ...]
+NAMES = "{names}"
+"""Stands for the names of categories in a prompt that asks about them."""
 
 
 class Tokens(Protocol):
@@ -44,6 +46,15 @@ class Tokens(Protocol):
         ...
 
 
+@runtime_checkable
+class Asks(Protocol):
+    """What tokens may offer beside the open prompt, so that a suite may say `prompt: {kind: categories}`."""
+
+    def ask(self, names: Sequence[str]) -> Ids:
+        """The prompt that asks about these category names alone; ConfigError where the model cannot be asked so."""
+        ...
+
+
 class TextTokens(Tokens, Protocol):
     """Tokens of a tokenizer that reads and writes any text."""
 
@@ -59,7 +70,9 @@ class TextTokens(Tokens, Protocol):
 class NameVocabulary:
     """Closed vocabulary with one token per category name, for models trained from scratch.
 
-    `entries` is the order of the embedding rows: special tokens, locations, names in the order given.
+    `entries` is the order of the embedding rows: special tokens, locations, names in the order given. The open prompt
+    is `<image> <detect>`; one that names categories is `<image> sofa ; lamp <detect>`: either way an answer follows
+    `<detect>`.
     """
 
     SPECIAL = ("<pad>", "<image>", "<detect>", ";", "<|endofchunk|>")
@@ -70,12 +83,16 @@ class NameVocabulary:
         if len(self.ids) != len(self.entries):
             raise DataError("category names: expected each name once, and none that is a special token")
         self.size = len(self.entries)
-        self.pad, self.image, detect, self.separator, self.end = range(len(self.SPECIAL))
-        self.prompt: Ids = (self.image, detect)
+        self.pad, self.image, self.detect, self.separator, self.end = range(len(self.SPECIAL))
+        self.prompt: Ids = (self.image, self.detect)
         self.locations = tuple(range(len(self.SPECIAL), len(self.SPECIAL) + bins))
 
     def encode_name(self, name: str) -> Ids:
         return (self.ids[name],)
+
+    def ask(self, names: Sequence[str]) -> Ids:
+        listed = [token for name in names for token in (self.separator, self.ids[name])]
+        return (self.image, *listed[1:], self.detect)
 
     def decode_name(self, ids: Sequence[int]) -> str:
         return " ".join(self.entries[index] for index in ids)
@@ -110,9 +127,11 @@ class TokenizerTokens:
     end         the token that ends an answer; the tokenizer's own end token if None
     before      stands before every name, always the same, so that a name always has the same tokens: a space, or
                 nothing for a tokenizer that puts a space before any text itself, and for JSON
+    asking      the prompt that asks about categories alone, with NAMES where they stand; it has none without that
+    between     stands between two of these names
     room        rows of the model's embedding, where it cannot grow; None if it can
 
-    A name is written with spaces for its underscores, as language models know it. Padding falls back to the end
+    A name is written with spaces for its underscores. Padding falls back to the end
     token: it stands only where nothing is read.
     """
 
@@ -125,10 +144,13 @@ class TokenizerTokens:
         prompt: str = "",
         end: str | None = None,
         before: str = " ",
+        asking: str = "",
+        between: str = "; ",
         room: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._before = before
+        self._asking, self._between = asking, between
         self._pieces: dict[int, str] = {}
         vocabulary = _extend(tokenizer, [*locations, *added, *([] if end is None else [end])])
         self.size = max(vocabulary.values()) + 1
@@ -151,7 +173,14 @@ class TokenizerTokens:
         return ids[-1]
 
     def encode_name(self, name: str) -> Ids:
-        return self.encode_text(self._before + name.replace("_", " "))
+        return self.encode_text(self._before + _spaced(name))
+
+    def ask(self, names: Sequence[str]) -> Ids:
+        if NAMES not in self._asking:
+            raise ConfigError(
+                f"prompt: kind: categories: this model's prompt has no place for names ({NAMES}); use kind: open"
+            )
+        return self.encode_text(self._asking.replace(NAMES, self._between.join(map(_spaced, names))))
 
     def decode_name(self, ids: Sequence[int]) -> str:
         return self.decode_text(ids).strip()
@@ -170,6 +199,11 @@ class TokenizerTokens:
             anchor = self.encode_text("a")
             self._pieces[token] = self.decode_text((*anchor, token))[len(self.decode_text(anchor)) :]
         return self._pieces[token]
+
+
+def _spaced(name: str) -> str:
+    """As language models know it."""
+    return name.replace("_", " ")
 
 
 def _extend(tokenizer: Tokenizer, wanted: Sequence[str]) -> dict[str, int]:

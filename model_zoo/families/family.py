@@ -1,7 +1,7 @@
 """What sets one vision-language family of transformers apart from another: prompt, pixels, coordinates, answer.
 
 Every picture is squeezed to a square of the family's size (coordinates are of the whole picture, so boxes need no
-change), and the prompt is the same for every row: what depends on it is known beforehand.
+change), and all prompts are the same up to the end of the image: what depends on it is known beforehand.
 
 Shape legend: B images   R rows   L tokens   S image side in pixels   n image tokens
 """
@@ -32,7 +32,7 @@ HALF = (0.5, 0.5, 0.5)
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """The tokens that hold the image: before every answer, or what an encoder reads. `[start, start + images)` are the
-    image's."""
+    image's. A prompt that names categories is another one after them."""
 
     ids: tuple[int, ...]
     start: int
@@ -70,6 +70,8 @@ class Family:
     model_type    as its configuration calls it
     prompt        with {image} (all its tokens) and {question}
     question      the default one
+    asking        the default one about categories, with {names}; a model whose encoder reads the prompt has none
+    between       stands between two of these names
     image         the token that stands for a piece of the image
     tokens        other tokens that prompt and answer are made of
     end           the token that ends an answer
@@ -104,6 +106,8 @@ class Family:
     tokens: tuple[str, ...] = ()
     locations: tuple[str, ...] = ()
     before: str = ""
+    asking: str = ""
+    between: str = "; "
     answer: str | None = None
     side: int = 448
     step: Callable[[Any], int] = lambda config: 1

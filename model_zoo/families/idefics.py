@@ -79,6 +79,7 @@ IDEFICS = Family(
     model_type="idefics",
     prompt="<s>User:<fake_token_around_image>{image}<fake_token_around_image>{question}\nAssistant:",
     question="Name every object and where it is.",
+    asking="Name every one of these objects and where it is: {names}.",
     image="<image>",
     tokens=("<s>", "<fake_token_around_image>"),
     end="</s>",

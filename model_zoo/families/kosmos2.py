@@ -76,6 +76,7 @@ KOSMOS2 = Family(
     model_type="kosmos-2",
     prompt="<s><image>{image}</image>{question}",
     question="<grounding>",
+    asking="<grounding>{names}:",
     # Its own processor writes other ids there; whatever stands there is replaced by the image.
     image="<image>",
     tokens=("<s>", "</image>", "<grounding>", "<phrase>", "</phrase>", "<object>", "</object>"),

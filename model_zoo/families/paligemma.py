@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import Gemma2Config, GemmaConfig, PaliGemmaConfig, PreTrainedConfig
 
@@ -16,9 +15,11 @@ from model_zoo.families.family import HALF, HEADS, SIZES, TOY_SIDE, WIDTH, Famil
 
 
 def _paligemma_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) -> Inputs:
-    """Everything in the prompt sees the whole prompt; the answer sees what stands before."""
-    answer = (torch.arange(tokens.shape[1], device=tokens.device) >= len(prompt.ids)).long()
-    return {**plain_first(model, prompt, pixels, tokens), "token_type_ids": answer.expand_as(tokens)}
+    """Everything in the prompt sees the whole prompt; the answer sees what stands before. A prompt ends with a line
+    break, whatever it asks about."""
+    last = tokens == prompt.ids[-1]
+    answer = last.cumsum(-1) - last.long() >= prompt.ids.count(prompt.ids[-1])
+    return {**plain_first(model, prompt, pixels, tokens), "token_type_ids": answer.long()}
 
 
 def _boxes_first(tokens: TokenizerTokens) -> Format:
@@ -44,6 +45,8 @@ PALIGEMMA = Family(
     model_type="paligemma",
     prompt="{image}<bos>{question}\n",
     question="detect all",
+    asking="detect {names}",
+    between=" ; ",
     image="<image>",
     tokens=("<bos>",),
     end="<eos>",

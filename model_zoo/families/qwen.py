@@ -91,6 +91,9 @@ QWEN2_5_VL = Family(
     model_type="qwen2_5_vl",
     prompt="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + ASKED,
     question='Locate every object, report bbox coordinates and labels ("bbox_2d", "label") in JSON format.',
+    asking='Locate every instance that belongs to the following categories: "{names}". '
+    'Report bbox coordinates and labels ("bbox_2d", "label") in JSON format.',
+    between=", ",
     image="<|image_pad|>",
     tokens=QWEN_TOKENS,
     end="<|im_end|>",

@@ -27,8 +27,10 @@ def box_at(place: int, shift: int = 0) -> XYWH:
     return 20.0 * place + shift, 0.0, 10.0, 10.0
 
 
-def reward(image: Example, said: Sequence[Mention], malformed: int = 0, truncated: bool = False) -> float:
-    return float(rewards("detection", [image], [[parsed(said, malformed, truncated)]])[0, 0])
+def reward(
+    image: Example, said: Sequence[Mention], malformed: int = 0, truncated: bool = False, name: str = "detection"
+) -> float:
+    return float(rewards(name, [image], [[parsed(said, malformed, truncated)]])[0, 0])
 
 
 def test_hand_derived() -> None:
@@ -63,19 +65,28 @@ def test_naming_one_safe_object_or_flooding_does_not_pay() -> None:
     assert reward(image, right) > reward(image, flood)
 
 
+EVERY = pytest.mark.parametrize("name", REWARDS)
+
+
+@EVERY
 @settings(max_examples=60)
 @given(APART, st.data())
-def test_the_oracle_gets_1_in_any_order_with_any_names(objects: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_the_oracle_gets_1_in_any_order_with_any_names(
+    name: str, objects: list[tuple[int, int]], data: st.DataObject
+) -> None:
     names = {5: ["sofa", "couch"], 7: ["bed"]}
     said = [
         mention(category, box_at(place), data.draw(st.sampled_from(names[category]))) for category, place in objects
     ]
-    assert reward(scene(objects), data.draw(st.permutations(said))) == 1.0
+    assert reward(scene(objects), data.draw(st.permutations(said)), name=name) == 1.0
 
 
+@EVERY
 @settings(max_examples=80)
 @given(cases(), st.data())
-def test_order_and_names_change_nothing(case: tuple[list[Example], list[list[Parsed]]], data: st.DataObject) -> None:
+def test_order_and_names_change_nothing(
+    name: str, case: tuple[list[Example], list[list[Parsed]]], data: st.DataObject
+) -> None:
     images, samples = case
     other = [
         [
@@ -90,17 +101,17 @@ def test_order_and_names_change_nothing(case: tuple[list[Example], list[list[Par
         ]
         for own in samples
     ]
-    for name in REWARDS:
-        assert np.allclose(rewards(name, images, samples), rewards(name, images, other))
+    assert np.allclose(rewards(name, images, samples), rewards(name, images, other))
 
 
 ANSWERS = st.lists(st.tuples(st.sampled_from([5, 7]), st.integers(0, 8), st.integers(-3, 3)), max_size=6)
 
 
+@EVERY
 @settings(max_examples=150)
 @given(APART, ANSWERS, st.integers(0, 5), st.integers(-3, 3))
 def test_a_duplicate_never_helps(
-    objects: list[tuple[int, int]], answers: list[tuple[int, int, int]], which: int, shift: int
+    name: str, objects: list[tuple[int, int]], answers: list[tuple[int, int, int]], which: int, shift: int
 ) -> None:
     """A second claim on an object that is verified already, its box better or worse than the first one."""
     image, said = scene(objects), [mention(category, box_at(*where)) for category, *where in answers]
@@ -108,31 +119,40 @@ def test_a_duplicate_never_helps(
     if verified:
         claimed = verified[which % len(verified)]
         again = replace(claimed, box=Box(round(claimed.box.x / 20) * 20 + shift, 0, 10, 10))
-        assert reward(image, [*said, again]) <= reward(image, said)
+        assert reward(image, [*said, again], name=name) <= reward(image, said, name=name)
 
 
+@EVERY
 @settings(max_examples=150)
 @given(APART, ANSWERS, st.sampled_from([5, 7, 8]), st.integers(0, 8), st.integers(0, 6))
 def test_a_wrong_box_never_helps(
-    objects: list[tuple[int, int]], answers: list[tuple[int, int, int]], category: int, place: int, position: int
+    name: str,
+    objects: list[tuple[int, int]],
+    answers: list[tuple[int, int, int]],
+    category: int,
+    place: int,
+    position: int,
 ) -> None:
     image, said = scene(objects), [mention(category, box_at(*where)) for category, *where in answers]
     added = [*said[:position], mention(category, box_at(place)), *said[position:]]
     if (category, place) not in objects:
-        assert reward(image, added) <= reward(image, said)
-        if reward(image, said) > 0:
-            assert reward(image, added) < reward(image, said)
+        assert reward(image, added, name=name) <= reward(image, said, name=name)
+        if reward(image, said, name=name) > 0:
+            assert reward(image, added, name=name) < reward(image, said, name=name)
 
 
+@EVERY
 @settings(max_examples=150)
 @given(APART.filter(bool), st.data())
-def test_leaving_out_what_is_right_never_helps(objects: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_leaving_out_what_is_right_never_helps(name: str, objects: list[tuple[int, int]], data: st.DataObject) -> None:
     """In an answer without duplicates, with wrong and missing mentions, however badly the right ones fit."""
     shifts = [data.draw(st.integers(-3, 3)) for _ in objects]
     right = [mention(c, box_at(place, shift)) for (c, place), shift in zip(objects, shifts, strict=True)]
     kept, wrong = right[: data.draw(st.integers(1, len(right)))], [mention(8, box_at(0))] * data.draw(st.integers(0, 3))
     left = data.draw(st.integers(0, len(kept) - 1))
-    assert reward(scene(objects), [*kept[:left], *kept[left + 1 :], *wrong]) < reward(scene(objects), [*kept, *wrong])
+    assert reward(scene(objects), [*kept[:left], *kept[left + 1 :], *wrong], name=name) < reward(
+        scene(objects), [*kept, *wrong], name=name
+    )
 
 
 @settings(max_examples=60)

@@ -60,8 +60,11 @@ def logits_of(adapter: OpenFlamingoHf) -> Tensor:
 # ---- families ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name != "opt")) for name in FAMILIES]
+)
 def test_every_family_keeps_the_contract(family: str) -> None:
+    """GPT-NeoX, the default, is among the registered models."""
     every = {"gpt_neox": 2, "opt": 2}.get(family, 1)  # some layers have no cross-attention
     outcomes = conformance.check(OpenFlamingoHf, {"language": f"toy-{family}", "every": every})
     assert {o.check: o.message for o in outcomes if o.state == "failed"} == {}
@@ -75,6 +78,7 @@ def test_every_family_keeps_the_contract(family: str) -> None:
         {"trains": "flamingo"},
         {"trains": "frozen_embeddings", "language": "toy-llama"},
         {"trains": "lora", "language": "toy-llama"},
+        {"trains": "lora", "language": "toy-mpt"},
         {"vision": "timm:resnet10t", "image_size": 64},
     ],
 )

@@ -6,12 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import records, runner
+from harness import conformance, records, runner
 from harness.batches import target_batch
 from harness.context import open_context
 from harness.errors import ConfigError, DataError
@@ -187,6 +188,29 @@ def test_a_suite_runs_from_end_to_end(tmp_path: Path) -> None:
     trained = {record.label: open_model(str(folder)) for folder, record in folders.items() if record.role == "trained"}
     pixels, tokens = canonical(fresh())
     assert not torch.equal(trained["ce"].logits(pixels, tokens), trained["sed"].logits(pixels, tokens))
+
+
+def test_with_noise_objects_it_keeps_the_contract() -> None:
+    outcomes = conformance.check(Pix2Seq, {**CNN, "noise_objects": 4})
+    assert {o.check: o.message for o in outcomes if o.state == "failed"} == {}
+
+
+def test_a_suite_runs_with_noise_objects(tmp_path: Path) -> None:
+    """Nothing that it says is malformed, and no category is called noise."""
+    suite = small.mini_suite(
+        models=[{"name": "pix2seq", **CNN, "noise_objects": 4}],
+        train={"steps": 15, "batch_size": 4, "lr": 3e-3},
+        sample={"samples": 2, "max_tokens": 24, "grammar": True},
+    )
+    runner.run(open_context(suite, None, "cpu"), tmp_path)
+    folders = {folder: records.read(folder) for folder in (tmp_path / "cells").iterdir()}
+    assert {record.status for record in folders.values()} == {"finished"}
+    (ce,) = (folder for folder, record in folders.items() if record.label == "ce")
+    assert folders[ce].model["noise_objects"] == 4
+    samples, mentions = (pd.read_parquet(ce / f"{name}.parquet") for name in ("samples", "mentions"))
+    assert samples.malformed.sum() == 0
+    assert samples.text.str.contains("<noise>").any()
+    assert set(mentions.name) <= set(vocabulary_names(small.benchmark().categories))
 
 
 # ---- weights on disk -----------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from harness.batches import target_batch
 from harness.context import open_context
 from harness.errors import ConfigError, DataError
 from harness.predict import open_model
+from harness.scores import score
 from harness.suite import Train
 from harness.targets import target
 from harness.train import prepare, train
@@ -34,6 +37,7 @@ from model_zoo.families import FAMILIES
 from model_zoo.families.qwen import patches, rope_places
 from model_zoo.vlm import CARDS, Vlm
 from tests import small
+from tests.test_questions import assert_each_as_alone, questions_of
 
 FIRST, *OTHERS = FAMILIES
 EACH = [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
@@ -228,6 +232,97 @@ def test_the_question_is_part_of_the_prompt() -> None:
         fresh(question="what is in <image>?")
 
 
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("paligemma", "<image><bos>detect {0} ; {1}\n"),
+        ("kosmos2", "<s><image><image></image><grounding>{0}; {1}:"),  # the first opens the image
+        (
+            "idefics",
+            "<s>User:<fake_token_around_image><image><fake_token_around_image>"
+            "Name every one of these objects and where it is: {0}; {1}.\nAssistant:",
+        ),
+        (
+            "qwen3_vl",
+            "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Locate every instance that belongs to the "
+            'following categories: "{0}, {1}". Report bbox coordinates and labels ("bbox_2d", "label") in JSON format.'
+            "<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_categories_are_asked_about_as_the_family_does(family: str, expected: str) -> None:
+    adapter = shared(family)
+    first, second = adapter.codec.categories[:2]
+    question = replace(small.train_examples(1)[0], asked=(first.id, second.id))
+    text = adapter.tokens.decode_text(adapter.codec.prompt(question))
+    image = FAMILIES[family].image
+    assert text.replace(image * adapter.prompt.images, image) == expected.format(
+        *(own.name.replace("_", " ") for own in (first, second))
+    )
+
+
+def test_a_question_of_ones_own_asks_about_categories_where_they_have_a_place() -> None:
+    asking = fresh(question="find {names}")
+    question = replace(small.train_examples(1)[0], asked=(asking.codec.categories[0].id,))
+    name = asking.codec.categories[0].name.replace("_", " ")
+    assert asking.tokens.decode_text(asking.codec.prompt(question)).endswith(f"<bos>find {name}\n")
+    for silent in (fresh(question="find it"), shared("florence2")):
+        with pytest.raises(ConfigError, match="this model's prompt has no place for names"):
+            silent.codec.prompt(question)
+
+
+@torch.no_grad()
+def test_each_prompt_sees_all_of_itself_whatever_its_length() -> None:
+    """PaliGemma: beside a longer prompt, what the first token sees of the last one is as it is alone."""
+    adapter = shared("paligemma")
+    ids = [category.id for category in adapter.codec.categories[:4]]
+    questions = [replace(e, asked=own) for e, own in zip(small.train_examples(2), (tuple(ids), (ids[0],)), strict=True)]
+    pixels, prompts = adapter.pixels(questions), [adapter.codec.prompt(question) for question in questions]
+    answer = target(small.fitted_examples()[0], adapter.codec, "canonical")
+    together = adapter.logits(pixels, target_batch([answer, answer], adapter.codec, prompts).inputs)
+    assert len(adapter.tokens.prompt) < len(prompts[1]) < len(prompts[0])
+    for row, prompt in enumerate(prompts):
+        alone, image = target_batch([answer], adapter.codec, [prompt]).inputs, pixels[row : row + 1]
+        asked, answered = alone.clone(), alone.clone()
+        asked[0, len(prompt) - 2] += 1
+        answered[0, len(prompt)] += 1
+        clean, of_asked, of_answered = (adapter.logits(image, own)[0] for own in (alone, asked, answered))
+        torch.testing.assert_close(together[row, : len(clean)], clean, atol=1e-4, rtol=0)
+        assert (of_asked - clean)[0].abs().max() > 1e-6
+        assert torch.equal(of_answered[: len(prompt)], clean[: len(prompt)])
+
+
+@pytest.mark.parametrize("family", EACH)
+def test_questions_are_answered_as_each_alone(family: str) -> None:
+    if family == "florence2":
+        pytest.skip("its encoder reads the same prompt for every row")
+    adapter = shared(family)
+    assert_each_as_alone(adapter, questions_of(adapter))
+
+
+@torch.no_grad()
+def test_names_of_several_tokens_are_scored_after_their_own_prompt() -> None:
+    """The probability of a category is the sum over its names, each from a pass of its own."""
+    adapter = shared("paligemma")
+    codec, example = adapter.codec, small.train_examples(1)[0]
+    category = next(c for c in codec.categories if len(c.names) > 1)
+    question = replace(example, asked=(category.id, codec.categories[-1].id))
+    tokens = codec.encode([(category.name, Box(0, 0, 32, 32))], example.width, example.height)
+    parsed = codec.decode(tokens, example.width, example.height)
+    ((found,),) = score(adapter, [question], [tokens], [parsed])
+    box, expected = tokens[: parsed.mentions[0].name_start], 0.0
+    for name in category.names:
+        ids = codec.name_ids[name]
+        inputs = torch.tensor([[*codec.prompt(question), *box, *ids]])
+        log_p = adapter.logits(adapter.pixels([question]), inputs)[0, -len(ids) - 1 :].log_softmax(-1)
+        value = float(log_p[:-1].gather(1, torch.tensor(ids)[:, None]).sum())
+        if name in codec.prefix_names:
+            value += float(log_p[-1, list(codec.form.terminators)].logsumexp(0))
+        expected += math.exp(value)
+    assert len(codec.name_ids[category.names[1]]) > 1
+    assert found.category == pytest.approx(expected, rel=1e-4)
+
+
 # ---- learning ------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +384,7 @@ def test_without_peft_low_rank_changes_are_refused(monkeypatch: pytest.MonkeyPat
         fresh(trains="lora")
 
 
+@pytest.mark.slow
 def test_a_suite_runs_from_end_to_end(tmp_path: Path) -> None:
     plan = {"steps": 4, "batch_size": 4, "lr": 1e-3, "warm_up": 0}
     runner.run(open_context(small.mini_suite(models=[{"name": "vlm"}], train=plan), None, "cpu"), tmp_path)
