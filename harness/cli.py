@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, Optional
+from typing import Annotated, Literal, NoReturn, Optional
 
 import typer
 
@@ -15,9 +15,6 @@ from harness import cli_speed
 from harness.errors import ConfigError, DetmodesError
 from harness.interrupts import Deserted, Stopped
 from harness.screen import shows
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Fine-tune vision-language models as object detectors; report AP beside per-category output diversity.",

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -153,6 +154,13 @@ class Record(_Strict):
 def write(record: Record, folder: Path) -> None:
     """Atomically, see `files.write_text`."""
     write_text(folder / RECORD, record.model_dump_json(indent=1) + "\n")
+
+
+def written(folder: Path) -> float:
+    """When the record of a cell was, in seconds by the clock of its file system (files.clock); 0 without one."""
+    with suppress(OSError):
+        return (folder / RECORD).stat().st_mtime
+    return 0.0
 
 
 def read(folder: Path) -> Record:

@@ -72,7 +72,7 @@ class Mirror:
         self.url = f"file://{self._root}" if url.startswith("file://") else url
         """Absolute: it means the same in another process."""
         self.folder = folder or _default_folder(self.url)
-        self._settled: dict[str, int] = {}
+        self._settled: dict[str, float] = {}
         self._answered = False
 
     def bring(self) -> None:
@@ -97,7 +97,7 @@ class Mirror:
         with locks.held(self.folder / places.LOCKS, name) as lock, suppress(_NotWholeError):
             if lock is not None:
                 self._download(name, theirs, target)
-                self._settled[name] = _written(target)
+                self._settled[name] = records.written(target)
 
     def _download(self, name: str, record: Record, target: Path) -> None:
         wanted = [file for file in record.files if not file.endswith(WEIGHTS)]
@@ -117,8 +117,8 @@ class Mirror:
         shown = sorted((self.folder / gallery.FOLDER).glob("[!.]*"))
         with self._reached():
             for path in (self.folder / places.SUITE, self.folder / places.DIGESTS, *shown):
-                if path.is_file() and self._settled.get(str(path)) != path.stat().st_mtime_ns:
-                    written = path.stat().st_mtime_ns
+                if path.is_file() and self._settled.get(str(path)) != path.stat().st_mtime:
+                    written = path.stat().st_mtime
                     self._put(path, *path.relative_to(self.folder).parts)
                     self._settled[str(path)] = written
         for folder in sorted((self.folder / places.CELLS).glob("[!.]*")):
@@ -127,7 +127,7 @@ class Mirror:
     def send_cell(self, name: str) -> None:
         """One cell, by the name of its folder, if it is done here and not finished there."""
         folder = self.folder / places.CELLS / name
-        written = _written(folder)
+        written = records.written(folder)
         ours = None if self._settled.get(name) == written else _record_in(folder)
         if ours is None:
             return
@@ -241,10 +241,3 @@ def _record_in(folder: Path) -> Record | None:
     with suppress(DataError):
         return records.read(folder)
     return None
-
-
-def _written(folder: Path) -> int:
-    """When its record was, 0 without one."""
-    with suppress(FileNotFoundError):
-        return (folder / RECORD).stat().st_mtime_ns
-    return 0

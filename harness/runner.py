@@ -156,7 +156,7 @@ def _run(
 def _settled(item: Planned, since: float) -> tuple[Record, str] | None:
     """The record of a cell that need not be run, and whether another process of this run made it."""
     record = finished(item)
-    written = _written(item.folder)
+    written = records.written(item.folder)
     if record is not None:
         return record, "elsewhere" if written > since else "cached"
     if written > since:
@@ -165,13 +165,6 @@ def _settled(item: Planned, since: float) -> tuple[Record, str] | None:
             if record.status == "failed" and record.digest == item.digest:
                 return record, "elsewhere"
     return None
-
-
-def _written(cell: Path) -> float:
-    """When the record of a cell was, by the folder's clock; 0 without one."""
-    with suppress(OSError):
-        return (cell / records.RECORD).stat().st_mtime
-    return 0.0
 
 
 def finished(item: Planned) -> Record | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -68,7 +67,7 @@ def read(folder: Path) -> Status:
     """The state of every cell of the suite in an output folder. DataError if it holds no run."""
     suite, planned = listed(folder)
     places_ = [(cell, places.cell(folder, cell.id, digest)) for cell, digest in planned]
-    made = [_made(place, _time(place / records.RECORD)) for _, place in places_]
+    made = [_made(place, records.written(place)) for _, place in places_]
     costs = _costs(made)
     found = [_cell(folder, *where, known, costs) for where, known in zip(places_, made, strict=True)]
     return Status(suite.suite, tuple(found))
@@ -130,16 +129,10 @@ def _costs(made: Sequence[_Made]) -> dict[str, float]:
     return {role: mean(values) for role, values in seconds.items()}
 
 
-def _time(path: Path) -> int | None:
-    with suppress(OSError):
-        return path.stat().st_mtime_ns
-    return None
-
-
 @lru_cache(maxsize=4096)
-def _made(folder: Path, written: int | None) -> _Made:
-    """Of a cell's record; read once for each time it was written (None: there is none)."""
-    if written is None:
+def _made(folder: Path, written: float) -> _Made:
+    """Of a cell's record; read once for each time it was written (0: there is none)."""
+    if not written:
         return _Made()
     try:
         record = records.read(folder)

@@ -86,17 +86,25 @@ def ratios(times: Mapping[str, Sequence[float]], baseline: str) -> dict[str, flo
     }
 
 
-def isolated(reference: str, *arguments: Any, threads: int | None = None) -> Result:
+GIVING_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""What makes glibc's malloc return freed memory to the system, so that a peak is what was needed at once. By default it
+keeps blocks of up to 32 MiB for later, and a peak grows with how many there have been."""
+
+
+def isolated(
+    reference: str, *arguments: Any, threads: int | None = None, environment: Mapping[str, str] = {}
+) -> Result:
     """Calls "module:function" with these arguments (JSON values, as is what it returns) in a fresh Python process.
 
     The seconds are those of the call alone, without starting Python and importing the module; the memory is that of
-    the whole process. `threads` limits OpenMP, BLAS and Rayon. RuntimeError with the end of its output if it fails.
+    the whole process. `threads` limits OpenMP, BLAS and Rayon. environment: variables it has besides this process's.
+    RuntimeError with the end of its output if it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         request.write_text(json.dumps({"reference": reference, "arguments": arguments}))
         command = [sys.executable, "-c", _CHILD, str(request), str(answer)]
-        done = subprocess.run(command, env=_environment(threads), capture_output=True, text=True)
+        done = subprocess.run(command, env={**_environment(threads), **environment}, capture_output=True, text=True)
         if done.returncode or not answer.exists():
             raise RuntimeError(f"{reference} failed with exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
         return Result(**json.loads(answer.read_text()))
