@@ -15,7 +15,7 @@ from harness import predict, prompts, records, report, results, runner
 from harness.batches import target_batch
 from harness.context import Context, open_context
 from harness.errors import ConfigError
-from harness.sequence import NameVocabulary
+from harness.sequence import codec
 from harness.suite import Suite
 from harness.targets import target
 from harness.types import Example
@@ -97,7 +97,7 @@ def test_nothing_to_ask_about_is_said() -> None:
 def test_a_model_that_cannot_be_asked_is_refused_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(NameVocabulary, "ask")
+    monkeypatch.setattr(codec, "Asks", type("Asks", (), {}))  # what no vocabulary is
     with pytest.raises(ConfigError, match=r"^prompt: kind: categories: this model's NameVocabulary have no ask"):
         runner.run(context_of(suite()), tmp_path)
     assert not list(tmp_path.iterdir())
