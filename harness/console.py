@@ -186,6 +186,7 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
     """The cells with their settings, and what they will cost on this machine."""
     from harness import cost, runner
 
+    runner.require_possible(context)
     planned = runner.plan(context, folder, only)
     costs = cost.estimate(context, planned)
     table = Table(title=f"{context.suite.suite}: {len(planned)} cells into {folder}")

@@ -54,6 +54,16 @@ def matching(planned: list[Planned], only: str | None) -> list[Planned]:
     return chosen
 
 
+def require_possible(context: Context) -> None:
+    """ConfigError where a stage of some cell cannot run: told before the first stage of the first cell."""
+    for objective in context.suite.objectives:
+        if objective.then is not None:
+            asked = context.questions("train", context.suite.seeds[0])
+            later.require_possible(objective.then, asked, context.accelerator)
+        for stretch in context.suite.plans_of(objective):
+            require_shares(stretch, context.accelerator.num_processes)
+
+
 def run(context: Context, output: Path, only: str | None = None, since: float | None = None) -> list[Record]:
     """Runs what is not finished yet; returns a record for every planned cell, failed ones included.
 
@@ -66,12 +76,7 @@ def run(context: Context, output: Path, only: str | None = None, since: float | 
     Of several processes that compute each cell together (harness.ranks) rank 0 does all this. The others compute along,
     write nothing, and get no records.
     """
-    for objective in context.suite.objectives:
-        if objective.then is not None:
-            asked = context.questions("train", context.suite.seeds[0])
-            later.require_possible(objective.then, asked, context.accelerator)
-        for stretch in context.suite.plans_of(objective):
-            require_shares(stretch, context.accelerator.num_processes)
+    require_possible(context)
     if not context.accelerator.is_main_process:
         _compute_along(context)
         return []

@@ -124,6 +124,13 @@ def test_a_dry_run_shows_cells_and_cost_and_writes_nothing(invoke: Invoke, mini:
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_says_what_cannot_run(invoke: Invoke, mini: Path) -> None:
+    change(
+        mini, objectives=[{"name": "ce", "then": {"name": "nsft", "images": 4, "batch_size": 4, "corrector": "gpt"}}]
+    )
+    assert_one_problem(invoke("run", mini, "--dry-run", "--device", "cpu"), "then.corrector: unknown corrector 'gpt'")
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "name"),
     [

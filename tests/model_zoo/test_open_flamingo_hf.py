@@ -168,7 +168,8 @@ def test_code_that_comes_with_a_model_runs_if_it_is_trusted(tmp_path: Path, monk
     own = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}, "attn_qk_ln": True}
     path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
     (path.parent / "own.py").write_text(CODE)
-    adapter = fresh(**{"language": str(path.parent), "vision": "toy", "trust_remote_code": True})
+    trusting: dict[str, Any] = {"language": str(path.parent), "vision": "toy", "trust_remote_code": True}
+    adapter = fresh(**trusting)
     assert adapter.model.lang_encoder.ran
 
 
