@@ -16,7 +16,11 @@ from harness.publish import FIGURES, README, tables
 from harness.results import load
 
 RESULTS = Path(__file__).parents[1] / "results"
-PUBLISHED = [pytest.param(path.parent, id=path.parent.name) for path in sorted(RESULTS.glob("*/suite.json"))]
+LARGE = {"sed-vs-ce", "sed_sft_claims"}
+PUBLISHED = [
+    pytest.param(path.parent, id=path.parent.name, marks=[pytest.mark.slow] if path.parent.name in LARGE else [])
+    for path in sorted(RESULTS.glob("*/suite.json"))
+]
 SPEED = {
     "speed-objectives": speed.from_document,
     "speed-evaluation": evaluation_speed.from_document,
