@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks import captions
 from benchmarks.annotations import Annotations, Style, check_images, load
+from benchmarks.captions import Captions
 from harness.errors import ConfigError, DataError
 
 VARIABLE = "DETMODES_DATA"
@@ -160,6 +162,21 @@ def _where_to_get(layout: Layout, file: File) -> str:
     if file is layout.val and layout.val_ids and layout.whole:
         hint += f"; or list image ids of {layout.whole.path} in {layout.val_ids[0]}, one per line"
     return hint
+
+
+def captions_of(annotations: Path) -> Path:
+    """The captions file that belongs to an annotation file: COCO's name for it, else `captions_` before its name."""
+    name = annotations.name
+    return annotations.with_name(
+        name.replace("instances", "captions", 1) if "instances" in name else f"captions_{name}"
+    )
+
+
+def read_captions(path: Path, layout: Layout) -> tuple[str, Captions]:
+    """See `captions.load`. Raises DataError; for a missing file it says where to get it."""
+    if layout.train.url == _COCO_ZIP and not path.exists():
+        raise DataError(f"{path}: no such file; download {_COCO_ZIP} and unpack it into {path.parent.name}/")
+    return captions.load(path)
 
 
 def check_pictures(layout: Layout, annotations: Annotations) -> None:

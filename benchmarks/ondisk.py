@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from benchmarks import evaluator, layout
 from benchmarks.annotations import Annotations, left_out, without
+from benchmarks.captions import with_captions
 from benchmarks.evaluator import Protocol
 from benchmarks.layout import LAYOUTS, File, Layout
 from harness.errors import ConfigError, DataError, unknown
@@ -31,6 +32,7 @@ class Settings:
 
     train_images, val_images: use that many images (None: all); calibration_images: that many images are taken
     out of the train file first. All by the order of `hash_order`.
+    captions: whether to read captions too, of the files beside the annotations that `layout.captions_of` names.
     """
 
     split: str
@@ -40,6 +42,7 @@ class Settings:
     train_images: int | None = None
     val_images: int | None = None
     calibration_images: int = 0
+    captions: bool = False
 
     @classmethod
     def read(cls, name: str, settings: Mapping[str, object], splits: Sequence[str]) -> Settings:
@@ -67,7 +70,9 @@ def _problem(name: str, key: str, value: object, splits: Sequence[str]) -> str:
     """What is wrong with the value of a known setting; empty if nothing."""
     if key == "split":
         return "" if value in splits else f"{name}: {unknown('split', str(value), splits)}"
-    if key in FILES:
+    if key == "captions":
+        good, expected = isinstance(value, bool), "true or false"
+    elif key in FILES:
         good, expected = isinstance(value, str) and _inside(value), "a name relative to the data folder"
     else:
         low = 0 if key == "calibration_images" else 1
@@ -93,6 +98,8 @@ class OnDisk:
         chosen = self.settings.layout()
         train, val = self._load(chosen, data)
         self._digests = {"train": train.digest, "val": val.digest}
+        if self.settings.captions:
+            train, val = (self._captioned(name, split, chosen) for name, split in (("train", train), ("val", val)))
         self._splits = divide(self.name, self.settings, train, val)
         for split in self._splits.values():
             layout.check_pictures(chosen, split)
@@ -130,9 +137,12 @@ class OnDisk:
             name: {"images": len(split.examples), "instances": sum(len(e.instances) for e in split.examples)}
             for name, split in self._splits.items()
         }
+        settings = asdict(self.settings)
+        if not self.settings.captions:  # as in records of older code
+            del settings["captions"]
         return {
             "name": self.name,
-            **asdict(self.settings),
+            **settings,
             "categories": len(self.categories),
             "digests": self._digests,
             "counts": counts,
@@ -142,6 +152,12 @@ class OnDisk:
     def named(self, categories: Sequence[Category]) -> tuple[Category, ...]:
         """The categories with the names they go by; as the file has them, unless a subclass knows more."""
         return tuple(categories)
+
+    def _captioned(self, name: str, split: Annotations, chosen: Layout) -> Annotations:
+        """The annotations with captions, whose file's digest is noted."""
+        path = layout.captions_of(split.path)
+        self._digests[f"{name}_captions"], captions = layout.read_captions(path, chosen)
+        return with_captions(split, captions, path)
 
     def _split(self, name: str) -> Annotations:
         if name not in self._splits:

@@ -29,14 +29,17 @@ class TargetBatch:
     kinds: Tensor
 
 
-def target_batch(sequences: Sequence[Sequence[int]], codec: Codec) -> TargetBatch:
-    """Padded on the right: with causal attention padding cannot reach a target."""
-    prompt = codec.tokens.prompt
-    length = len(prompt) + max(map(len, sequences)) - 1
+def target_batch(
+    sequences: Sequence[Sequence[int]], codec: Codec, prompts: Sequence[Sequence[int]] | None = None
+) -> TargetBatch:
+    """Padded on the right: with causal attention padding cannot reach a target. prompts: what stands before each
+    sequence and is read without loss; the codec's by default."""
+    prompts = [codec.tokens.prompt] * len(sequences) if prompts is None else prompts
+    length = max(len(prompt) + len(tokens) - 1 for prompt, tokens in zip(prompts, sequences, strict=True))
     inputs = torch.full((len(sequences), length), codec.tokens.pad)
     labels = torch.full((len(sequences), length), IGNORED_LABEL)
     kinds = torch.full((len(sequences), length), -1)
-    for row, tokens in enumerate(sequences):
+    for row, (prompt, tokens) in enumerate(zip(prompts, sequences, strict=True)):
         first, last = len(prompt) - 1, len(prompt) - 1 + len(tokens)
         inputs[row, :last] = torch.tensor([*prompt, *tokens[:-1]])
         labels[row, first:last] = torch.tensor(tokens)

@@ -16,7 +16,7 @@ def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[t
     curve favours no objective.
     """
     adapter = build(context, context.suite.models[0])
-    heldout = context.benchmark.split("calibration")
+    heldout = context.questions("calibration", seed)
     if not isinstance(adapter, Adapter):
         raise ConfigError("models: the first model cannot be fine-tuned")
     if not heldout:
@@ -32,5 +32,5 @@ def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[t
 
     evaluate(0)
     objective = prepare("ce", {}, adapter, heldout, plan, seed)
-    train(adapter, context.benchmark.split("train"), objective, plan, seed, context.accelerator, evaluate)
+    train(adapter, context.questions("train", seed), objective, plan, seed, context.accelerator, evaluate)
     return found

@@ -168,6 +168,35 @@ def report(
 
 
 @app.command()
+def codebook(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    cell: Annotated[Optional[str], typer.Option(help="Cells to look at, e.g. '*-ce-*'.")] = None,  # noqa: UP045
+    format: Annotated[
+        Literal["console", "md", "csv", "json"], typer.Option(help="On the screen, or as a text on stdout.")
+    ] = "console",
+    data: DataOption = None,
+) -> None:
+    """How often each kind of error occurs in a run's answers, by row and category: greedy answers and samples."""
+    from harness import console
+
+    console.show_codebook(folder, cell, format, data)
+
+
+@app.command()
+def pairs(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    only: Annotated[Optional[str], typer.Option(help="Cells to look at, e.g. '*-dpo-*'.")] = None,  # noqa: UP045
+    images: Annotated[int, typer.Option(min=1, help="How many images of each.")] = 12,
+    output: Annotated[Optional[Path], typer.Option(help="Draw them: FILE.html, or FILE.png for one cell.")] = None,  # noqa: UP045
+    data: DataOption = None,
+) -> None:
+    """The pairs of sequences that preference stages were trained on: chosen, rejected, rewards; as text, or drawn."""
+    from harness import pair_pictures
+
+    sys.stdout.write(pair_pictures.show(folder, only, images, output, data))
+
+
+@app.command()
 def publish(
     folder: FolderArgument,
     to: Annotated[Path, typer.Option(help="Where to, e.g. results/quickstart.")],
@@ -311,14 +340,38 @@ def check_data(
     raise typer.Exit(registry.resolve("benchmarks.check_data:command")(name, data, images))
 
 
+@app.command()
+def check_adapter(
+    name: Annotated[str, typer.Argument(help="A model's name, as in a suite file.")],
+    settings: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in YAML; again for more.")] = None,  # noqa: UP045
+    device: DeviceOption = "cpu",
+) -> None:
+    """Whether a model keeps what the harness relies on: no data, no download. Exit code 1 if it does not."""
+    from harness.conformance import command
+
+    raise typer.Exit(command.check(name, settings or [], device))
+
+
+@app.command()
+def new_adapter(
+    name: Annotated[str, typer.Argument(help="Of the model and its module: a Python identifier.")],
+    to: Annotated[Optional[Path], typer.Option(help="Folder; default: detmodes-NAME, here.")] = None,  # noqa: UP045
+) -> None:
+    """Write the skeleton of a model adapter, as a package to install, and its test. Replaces nothing."""
+    from harness import skeleton
+
+    for path in skeleton.write(name, to or skeleton.default_folder(name)):
+        print(path)
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[Literal["models", "benchmarks", "objectives", "suites"], typer.Argument()],
 ) -> None:
     """What there is to name in a suite file."""
-    from harness import console
+    from harness import listing
 
-    console.show_list(kind)
+    listing.show(kind)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from harness import interrupts, phases, places, provenance, ranks, records
+from harness import interrupts, later, phases, places, provenance, ranks, records
 from harness.batches import collision_rate
 from harness.context import Context, Planned, Watch, build
 from harness.errors import ConfigError
 from harness.evaluate import Measurement, measure, speak
+from harness.feed import Parts, Stage
 from harness.frames import gallery_frame
 from harness.generate import Kept
 from harness.log import Log, Tell
@@ -110,17 +111,21 @@ class _Run:
         torch.manual_seed(cell.seed)
         with self.phases("preparation"):
             self.predictor = build(context, cell.model)
-        self.plan = self.suite.train if cell.objective is None else self.suite.train_of(cell.objective)
-        self.heldout = context.benchmark.split("calibration")
+        plans = () if cell.objective is None else self.suite.plans_of(cell.objective)
+        self.plan = plans[0] if plans else self.suite.train
+        self.steps = sum(plan.steps for plan in plans)
+        self.heldout = context.questions("calibration", cell.seed)
+        self.questions = context.questions("val", cell.seed)
 
     def train(self, objective: NamedObjective, work: Path) -> dict[str, Any]:
         """Trains, with evaluations and probes on the way; returns what the record says of it."""
-        adapter, examples, seed = self._adapter(), self.context.benchmark.split("train"), self.cell.seed
+        adapter, examples, seed = self._adapter(), self.context.questions("train", self.cell.seed), self.cell.seed
         with self.phases("preparation"):
-            base = build(self.context, self.cell.model)
-            assert isinstance(base, Adapter)
+            base = self._fresh()
             started = time.perf_counter()
+            then = self._then(objective)
             ready = prepare(objective.name, objective.settings, base, self.heldout, self.plan, seed)
+            del base  # one model is in memory, unless this one is a reference
             collisions = collision_rate(batches(len(examples), self.plan, seed))
             prepared = time.perf_counter() - started
         watch, accelerator = self.context.watch, self.context.accelerator
@@ -132,16 +137,33 @@ class _Run:
             seed,
             accelerator,
             self.evaluate,
-            lambda step, loss: watch.work("train", step, self.plan.steps, f"loss {loss:.3f}"),
+            lambda step, loss: watch.work("train", step, self.steps, f"loss {loss:.3f}"),
             self.probe,
             self.resume,
             self.context.workers,
             self.phases,
+            then,
         )
         self.resume.timings |= {"train": prepared + curve[-1]["seconds"], "waiting": curve[-1]["waiting"]}
         if self.suite.keep != "none" and self.main:
             adapter.save(work / WEIGHTS)
         return {"threshold": ready.threshold, "collision_rate": collisions}
+
+    def _then(self, objective: NamedObjective) -> list[Stage]:
+        """The stages after fine-tuning; ConfigError if one cannot run."""
+        settings = objective.then
+        if settings is None:
+            return []
+        examples = self.context.questions("train", self.cell.seed)
+        later.require_possible(settings, examples, self.context.accelerator)
+        parts = Parts(examples, self.heldout, self.cell.seed, self._fresh, self._adapter().codec)
+        return [later.stage(settings, self.suite.plans_of(objective)[1], parts)]
+
+    def _fresh(self) -> Adapter:
+        """The base once more."""
+        base = build(self.context, self.cell.model)
+        assert isinstance(base, Adapter)
+        return base
 
     def _adapter(self) -> Adapter:
         if not isinstance(self.predictor, Adapter):
@@ -151,9 +173,9 @@ class _Run:
         return self.predictor
 
     def evaluate(self, step: int) -> None:
-        last = self.cell.objective is None or step == self.plan.steps
-        images = len(self.context.benchmark.split("val")) * (len(self.suite.sample.curve) if last else 1)
-        counter = _Counter(self.context.watch, f"evaluate at {step}", images)
+        last = step == self.steps
+        asked = len(self.questions) * (len(self.suite.sample.curve) if last else 1)
+        counter = _Counter(self.context.watch, f"evaluate at {step}", asked)
         predictor, benchmark, suite, seed = self.predictor, self.context.benchmark, self.suite, self.cell.seed
         adapter = predictor if isinstance(predictor, Adapter) else None
 
@@ -162,10 +184,10 @@ class _Run:
             with self.phases("held-out loss"):
                 nll = next(iter(kept(parts, lambda name: None)), None)
             if not self.main:
-                speak(predictor, benchmark.split("val"), suite.sample, seed, last, kept=kept)
+                speak(predictor, self.questions, suite.sample, seed, last, kept=kept)
                 return None
-            asked = suite.sample, suite.score, seed, step, nll, last, counter, kept, self.phases
-            return measure(predictor, benchmark, *asked)
+            how = suite.sample, suite.score, seed, step, nll, last, counter, kept, self.phases
+            return measure(predictor, benchmark, *how, questions=self.questions)
 
         kept_weights = suite.keep == "all" and self.cell.role == "trained"
         with self.phases("tables"):  # all that is in no phase of its own
@@ -178,19 +200,23 @@ class _Run:
     def probe(self, step: int) -> None:
         started = time.perf_counter()
         assert self.plan.probe is not None
-        shown, sample = self.heldout[: self.plan.probe.images], self.suite.sample
+        benchmark, sample = self.context.benchmark, self.suite.sample
+        shown = benchmark.split("calibration")[: self.plan.probe.images]
         with self.phases("probe"):
-            row = probe(self._adapter(), shown, self.context.benchmark.categories, sample, self.cell.seed)
+            row = probe(self._adapter(), shown, benchmark.categories, sample, self.cell.seed, self.heldout)
         self.resume.log.add("probe", {"step": step, **row})
         self.resume.timings["probe"] += time.perf_counter() - started
 
     def write_tables(self, work: Path) -> None:
-        """The tables of all evaluations, the gallery, and the weights that were kept with an evaluation."""
+        """The tables of all evaluations and of the stages, the gallery, and the weights that were kept with an
+        evaluation."""
         evaluations = self.resume.evaluations
         for name in records.TABLES:
             frame = pd.concat([evaluation.table(name) for evaluation in evaluations], ignore_index=True)
             frame.to_parquet(work / f"{name}.parquet", compression="zstd", index=False)
         shown = [example.image_id for example in self.context.pictures]
+        for path in self.resume.tables.values():
+            _link(path, work / path.name)
         tables = {name: evaluations[-1].table(name) for name in ("samples", "mentions")}
         gallery_frame(tables, shown, self.suite.sample.temperature).to_parquet(work / records.GALLERY, index=False)
         for evaluation in evaluations:

@@ -186,6 +186,7 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
     """The cells with their settings, and what they will cost on this machine."""
     from harness import cost, runner
 
+    runner.require_possible(context)
     planned = runner.plan(context, folder, only)
     costs = cost.estimate(context, planned)
     table = Table(title=f"{context.suite.suite}: {len(planned)} cells into {folder}")
@@ -198,6 +199,7 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
         table.add_row(escape(item.cell.id), escape(objective), "finished" if seconds == 0 else f"{seconds:.0f} s")
     console = screen()
     console.print(table)
+    console.print(f"task:      {context.suite.task}", highlight=False)
     console.print(f"train:     {context.suite.train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)
     console.print(f"sample:    {context.suite.sample.model_dump()}", soft_wrap=True, highlight=False)
     console.print(
@@ -232,40 +234,20 @@ def write(folder: Path, format: Literal["md", "latex", "csv", "html"]) -> Result
     return results
 
 
-def show_list(kind: str) -> None:
-    """Names, and where they are defined or what they compute."""
-    from harness import registry, suite, suite_files
+def show_codebook(
+    folder: Path, pattern: str | None, format: Literal["console", "md", "csv", "json"], data: Path | None
+) -> None:
+    """The errors in a run's answers."""
+    from harness import error_table, report
 
-    if kind == "objectives":
-        _list_objectives()
+    table = error_table.read(folder, pattern, data)
+    if format == "console":
+        for grid in error_table.grids(table):
+            screen().print(report.panel(grid))
         return
-    table = Table()
-    if kind == "suites":
-        for heading in ("suite", "cells", "what it runs"):
-            table.add_column(heading)
-        for name in registry.shipped_suites():
-            loaded = suite_files.load(name)
-            labels = ", ".join(objective.label for objective in loaded.objectives)
-            cells = sum(1 for _ in suite.cells(loaded))
-            table.add_row(name, str(cells), f"{loaded.benchmark.name}: {labels}; seeds {list(loaded.seeds)}")
-    else:
-        table.add_column(kind.removesuffix("s"))
-        table.add_column("class")
-        for name, reference in registry.names("model" if kind == "models" else "benchmark").items():
-            table.add_row(escape(name), escape(reference))
-    screen().print(table)
-
-
-def _list_objectives() -> None:
-    """The equation of each in one line, however long, then its settings with their defaults, and its source."""
-    from harness import objectives
-
-    console = screen()
-    for name, spec in objectives.OBJECTIVES.items():
-        settings = ", ".join(
-            key if setting.default is None else f"{key}={setting.default}" for key, setting in spec.settings.items()
-        )
-        console.print(f"[bold]{name:<16}[/bold] {escape(spec.equation)}", soft_wrap=True, highlight=False)
-        for line in (f"settings: {settings}" if settings else "", spec.source):
-            if line:
-                console.print(f"{'':<17}[dim]{escape(line)}[/dim]", soft_wrap=True, highlight=False)
+    texts = {
+        "md": lambda: "\n".join(map(report.markdown, error_table.grids(table))),
+        "csv": lambda: error_table.to_csv(table),
+        "json": lambda: error_table.to_json(table),
+    }
+    sys.stdout.write(texts[format]())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Literal, Protocol
 import torch
 from accelerate import Accelerator
 
-from harness import gallery, ranks, registry, skipping
+from harness import gallery, prompts, ranks, registry, skipping, tasks
 from harness.errors import ConfigError
 from harness.loading import WORKERS
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import CellInfo
+from harness.sequence import Grammar
 from harness.suite import Cell, NamedModel, Suite
 from harness.trackers import Name
-from harness.types import Example
+from harness.types import Category, Example
 
 BASE_SEED = 0
 """Parts of a base that have no weights (random configurations, new vocabulary rows) are drawn from this seed,
@@ -67,6 +69,29 @@ class Context:
             c for example in self.benchmark.split("train") for c in {i.category_id for i in example.instances}
         )
 
+    def questions(self, split: str, seed: int) -> tuple[Example, ...]:
+        """What a split's images are asked: the images themselves, or several questions each, next to each other.
+
+        What the others are asked depends on the seed; the validation images are always asked the same. ConfigError
+        where there is nothing to ask about any image.
+        """
+        examples, prompt = self.benchmark.split(split), self.suite.prompt
+        if prompt.chunk is None:
+            return examples
+        found = [question for example in examples for question in self._about(example, split, seed, prompt.chunk)]
+        if examples and not found:
+            raise ConfigError(
+                f"prompt: no image of the {split} split has a verified category to ask about; use kind: open"
+            )
+        return tuple(found)
+
+    def _about(self, example: Example, split: str, seed: int, chunk: int) -> list[Example]:
+        categories, prompt = self.benchmark.categories, self.suite.prompt
+        if split != "val":
+            return prompts.about(example, prompts.taught(example, prompt.negatives, seed), categories, chunk)
+        everything = {category.id for category in categories} if prompt.evaluate == "all" else prompts.verified(example)
+        return prompts.about(example, everything, categories, chunk)
+
     @cached_property
     def pictures(self) -> list[Example]:
         """The validation images that the gallery shows."""
@@ -84,7 +109,7 @@ def _benchmark(suite: Suite, data: Path | None, watch: Watch) -> Benchmark:
     benchmark = registry.benchmark(suite.benchmark.name, suite.benchmark.settings, data)
     if suite.images == "skip":
         benchmark = skipping.without_unreadable(benchmark, partial(watch.work, "check images"))
-    return benchmark
+    return tasks.of_benchmark(benchmark, suite.task)
 
 
 def accelerator_on(device: Device) -> Accelerator:
@@ -107,8 +132,25 @@ class Planned:
 
 def build(context: Context, model: NamedModel) -> Predictor:
     """A fresh base of a model, on the device."""
+    make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
+    made = base_of(make, context.accelerator)
+    tasks.of_model(made, context.benchmark, context.suite.task)
+    if context.suite.sample.grammar:
+        Grammar(made.codec)  # a format that has none is refused now, not after training
+    if context.suite.prompt.kind == "categories":
+        made.codec.prompt(_asked_about(context.benchmark.categories[:1]))  # likewise
+    return made
+
+
+def _asked_about(categories: Sequence[Category]) -> Example:
+    """A question about these categories, of no picture."""
+    return Example(0, Path(), 1, 1, (), asked=tuple(category.id for category in categories))
+
+
+def base_of(make: Callable[[], Predictor], accelerator: Accelerator) -> Predictor:
+    """What `make` makes, always with the same random numbers, on the device."""
     torch.manual_seed(BASE_SEED)
-    made = registry.model(model.name, context.benchmark.categories, model.settings)
+    made = make()
     if isinstance(made, Adapter):
-        made.model.to(context.accelerator.device)
+        made.model.to(accelerator.device)
     return made

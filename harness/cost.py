@@ -25,25 +25,29 @@ def estimate(
         if key not in speeds:
             speeds[key] = _speeds(context, item.cell.model, clock)
         per_step, per_image = speeds[key]
-        plan = None if item.cell.objective is None else context.suite.train_of(item.cell.objective)
-        evaluations = len(context.suite.sample.curve) - 1 + (1 if plan is None else len(plan.evaluations))
-        steps = 0 if plan is None else plan.steps
-        cost = steps * per_step + evaluations * per_image * len(context.benchmark.split("val"))
+        objective, suite = item.cell.objective, context.suite
+        plans = () if objective is None else suite.plans_of(objective)
+        evaluations = len(suite.sample.curve) - 1 + (sum(len(plan.evaluations) for plan in plans) or 1)
+        steps = plans[0].steps if plans else 0
+        cost = steps * per_step + evaluations * per_image * len(context.questions("val", item.cell.seed))
+        if objective is not None and objective.then is not None:
+            drawn, trained = objective.then.amount
+            cost += drawn * per_image / suite.sample.samples + trained * per_step / suite.train.batch_size
         costs.append(0.0 if finished(item) else cost)
     return costs
 
 
 def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds per training step and per generated image, each after one untimed warm-up."""
+    """Seconds per training step and per generated image (or question), each after one untimed warm-up."""
     predictor = build(context, model)
     suite = context.suite
-    batch = context.benchmark.split("val")[: suite.sample.batch_images]
+    batch = context.questions("val", 0)[: suite.sample.batch_images]
     per_image = _timed(lambda: generate(predictor, batch, suite.sample.temperature, suite.sample, 0), clock) / len(
         batch
     )
     if not isinstance(predictor, Adapter):
         return 0.0, per_image
-    examples = context.benchmark.split("train")
+    examples = context.questions("train", 0)
     steps = suite.train.model_copy(update={"steps": 1, "eval_at": ()})
     objective = prepare("ce", {}, predictor, (), steps, 0)
 

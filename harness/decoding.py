@@ -1,12 +1,13 @@
 """Autoregressive sampling for any adapter that can say what comes next. Owns the random numbers.
 
-Each sample has its own stream, made from the seed, the image and the sample's index, so that what an image
-gets depends neither on its neighbours in the batch nor on the batch size.
+Each sample has its own stream, made from the seed, the image (and what is asked about it) and the sample's index, so
+that what an image gets depends neither on its neighbours in the batch nor on the batch size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +20,65 @@ Step = Callable[[Tensor], Tensor]
 """New tokens [rows, n] -> raw logits [rows, V] of the token that follows them."""
 Keep = Callable[[Tensor], None]
 """Goes on with these rows alone (indices into the current ones)."""
+
+
+class Steps(NamedTuple):
+    """How a model goes through some rows. `close` is called when they have all ended, or something failed."""
+
+    step: Step
+    keep: Keep | None = None
+    close: Callable[[], None] = lambda: None
+
+
+Begin = Callable[[Sequence[Example], int], Steps]
+"""Reads these images, each of which has so many neighbouring rows."""
 SHRINK_BELOW = 0.8
 """Finished rows are dropped when fewer than this share is unfinished: each drop copies the caches."""
 
 
+@torch.inference_mode()
+def sample_all(
+    begin: Begin,
+    codec: Codec,
+    examples: Sequence[Example],
+    temperatures: Sequence[float],
+    seed: int,
+    max_tokens: int,
+    grammar: bool = False,
+    device: torch.device | str = "cpu",
+) -> list[list[Sample]]:
+    """For each example one sample per temperature: all that an adapter's `generate` has to do, but for `begin`.
+
+    Examples whose prompts have equally many tokens go together, so that no prompt is padded: each gets what it gets
+    alone.
+    """
+    found: dict[int, list[Sample]] = {}
+    for places in _by_length([codec.prompt(example) for example in examples]):
+        own = [examples[place] for place in places]
+        heat = torch.tensor(list(temperatures) * len(own), device=device)
+        noise = uniforms(own, len(temperatures), max_tokens, seed).to(device)
+        steps = begin(own, len(temperatures))
+        try:
+            flat = sample(steps.step, codec, heat, noise, grammar, steps.keep, own)
+        finally:
+            steps.close()
+        for position, place in enumerate(places):
+            found[place] = flat[position * len(temperatures) :][: len(temperatures)]
+    return [found[place] for place in range(len(examples))]
+
+
+def _by_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The places of prompts of one length, for each length."""
+    groups: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        groups.setdefault(len(prompt), []).append(place)
+    return list(groups.values())
+
+
 def uniforms(examples: Sequence[Example], samples: int, length: int, seed: int) -> Tensor:
-    """Uniform numbers in [0, 1) [I * K, length], float64; a row depends on (seed, image, sample) alone."""
+    """Uniform numbers in [0, 1) [I * K, length], float64; a row depends on (seed, image, question, sample) alone."""
     rows = [
-        np.random.default_rng([seed, example.image_id, sample]).random(length)
+        np.random.default_rng([seed, example.image_id, sample, *(example.asked or ())]).random(length)
         for example in examples
         for sample in range(samples)
     ]
@@ -41,12 +93,14 @@ def sample(
     noise: Tensor,
     grammar: bool = False,
     keep: Keep | None = None,
+    examples: Sequence[Example] | None = None,
 ) -> list[Sample]:
     """Samples one sequence per row until its end token or `noise.shape[1]` tokens.
 
     temperatures [rows]: 0 is greedy. noise [rows, length]: a token is the inverse of the cumulative
     distribution at this number. Log-probabilities are of the raw model: temperature 1, no grammar. With
-    `keep`, rows that have ended are taken out of the computation once they are many.
+    `keep`, rows that have ended are taken out of the computation once they are many. examples: whose prompts the rows
+    begin with, equally many neighbouring rows each; all prompts have one length. None: the open prompt.
     """
     rows, length = noise.shape
     device = temperatures.device
@@ -55,7 +109,8 @@ def sample(
     walk = _Walk(codec, rows) if grammar else None
     active = torch.arange(rows, device=device)  # the rows that `step` still sees, finished ones among them
     unfinished = torch.ones(rows, dtype=torch.bool, device=device)
-    tokens = torch.tensor([codec.tokens.prompt] * rows, device=device)
+    prompts = [codec.tokens.prompt] if examples is None else [codec.prompt(example) for example in examples]
+    tokens = torch.tensor(prompts, device=device).repeat_interleave(rows // len(prompts), dim=0)
     for position in range(length):
         raw = step(tokens).float()
         logits = raw if walk is None else walk.mask(raw, active.tolist())
@@ -101,16 +156,14 @@ class _Walk:
 
     def __init__(self, codec: Codec, rows: int) -> None:
         self._grammar = Grammar(codec)
-        self._states: list[tuple[int, ...]] = [Grammar.START] * rows
-        self._first = [True] * rows
+        self._states = [Grammar.START] * rows
 
     def mask(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         allowed = torch.zeros_like(logits, dtype=torch.bool)
         for position, row in enumerate(rows):
-            allowed[position, list(self._grammar.allowed(self._states[row], self._first[row]))] = True
+            allowed[position, list(self._grammar.allowed(self._states[row]))] = True
         return logits.masked_fill(~allowed, -torch.inf)
 
     def advance(self, rows: Sequence[int], chosen: Sequence[int]) -> None:
         for row, token in zip(rows, chosen, strict=True):
             self._states[row] = self._grammar.advance(self._states[row], token)
-            self._first[row] = self._first[row] and self._states[row] != Grammar.START

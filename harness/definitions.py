@@ -44,7 +44,8 @@ MEANINGS: dict[str, str] = {
     "more become one detection, scored by the share of samples that have it times their mean probability.",
     "consensus_AP50": "The consensus' AP at IoU 0.50 alone.",
     "consensus_gain": "AP of the consensus minus AP of the greedy answer, paired.",
-    "step_seconds": "Seconds per training step, evaluations left aside.",
+    "step_seconds": "Seconds per training step, evaluations left aside. Of a chain: of its last stage, with what that "
+    "makes before its first step.",
     "log_step_seconds": "Natural logarithm of step_seconds: a difference of 0.05 is 5% more time.",
     "log_peak_memory": "Natural logarithm of peak_memory_mib: a difference of 0.05 is 5% more memory.",
     "peak_memory_mib": "Largest memory use in MiB: of the accelerator where there is one, else of the process.",

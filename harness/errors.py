@@ -26,6 +26,10 @@ class ObjectiveError(DetmodesError):
     """A code path cannot honour the objective that was asked for. Nothing falls back to CE silently."""
 
 
+class StageError(DetmodesError):
+    """A stage after fine-tuning finds nothing to train on. What was trained before it is kept."""
+
+
 class ElsewhereError(DetmodesError):
     """Another process of this run has failed; the message says which, and how."""
 

@@ -6,6 +6,7 @@ Shape legend: I images, C categories, R weightings (1, or the bootstrap replicat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,6 +28,7 @@ CONSENSUS_COLUMNS = ("consensus_AP", "consensus_AP50", "consensus_gain")
 TEXT_COLUMNS = ("unique_sequences", "order_distance", "self_bleu", "distinct_1", "distinct_2", "vendi")
 FAULT_COLUMNS = ("duplicate_rate", "unknown_name_rate", "malformed_rate", "truncation_rate")
 COST_COLUMNS = ("step_seconds", "peak_memory_mib")
+GAIN = "_gain"
 FREQUENCIES = ("r", "c", "f")
 CATEGORY_COLUMNS = ("AP", "recall", "name_diversity")
 """What is shown of each category."""
@@ -46,6 +48,17 @@ def figure_names(samples: int) -> list[str]:
     by_frequency = [f"{name}/{group}" for name in per_category if not _of_k(name, samples) for group in FREQUENCIES]
     cost = [*COST_COLUMNS, "log_step_seconds", "log_peak_memory"]
     return [*columns, *more, *further, *CONSENSUS_COLUMNS, *by_frequency, *cost]
+
+
+def gain_names(samples: int) -> list[str]:
+    """Figures of a chain's last stage minus those of fine-tuning, which a hypothesis may name for rows of chains."""
+    return [f"{name}{GAIN}" for name in (*AP_COLUMNS, *diversity_columns(samples))]
+
+
+def about_boxes(name: str) -> bool:
+    """Whether a figure is undefined where the task has no boxes."""
+    base = name.partition("/")[0]
+    return base in (*CONSENSUS_COLUMNS, "box_spread") or base.removesuffix(GAIN) in AP_COLUMNS
 
 
 def direction(name: str) -> int:
@@ -102,8 +115,9 @@ def estimate(cell: Tables, step: int, temperature: float, weights: Weights | Non
     `temperature` is that of the samples; the detections are those of the greedy answer, and the consensus of these
     samples.
     """
-    greedy = _precision(cell, step, records.GREEDY, weights)
-    figures = dict(ap.summarise(greedy, cell.frequency))
+    figures: dict[str, Floats] = {}
+    if cell.record.evaluation(step).metrics:
+        figures |= ap.summarise(_precision(cell, step, records.GREEDY, weights), cell.frequency)
     if cell.record.evaluation(step).consensus:
         own = ap.summarise(_precision(cell, step, temperature, weights), cell.frequency)
         figures["consensus_AP"], figures["consensus_AP50"] = own["AP"], own["AP50"]
@@ -116,7 +130,7 @@ def estimate(cell: Tables, step: int, temperature: float, weights: Weights | Non
         figures |= {f"{name}/{group}": means[group] for group in FREQUENCIES}
     figures |= aggregate.image_figures(per_image, weights)
     replicates = len(figures["recall"])
-    figures |= {name: np.full(replicates, value) for name, value in cost(cell.record).items()}
+    figures |= {name: np.full(replicates, value) for name, value in cost(cell.record, step).items()}
     undefined = np.full(replicates, np.nan)
     return {name: figures.get(name, undefined) for name in (*figure_names(_samples(per_category)), *figures)}
 
@@ -125,8 +139,10 @@ def by_category(cell: Tables, step: int, temperature: float, weights: Weights | 
     """CATEGORY_COLUMNS of every category, each [R, C], nan where undefined; as `estimate` otherwise."""
     per_category, _ = records.tables(cell.images, step, temperature, cell.record)
     figures = aggregate.category_figures(per_category, weights)
-    precision = _precision(cell, step, records.GREEDY, weights)
-    own = {"AP": precision.ap, "recall": figures["recall"], "name_diversity": figures["normalised_name_diversity"]}
+    own = {"recall": figures["recall"], "name_diversity": figures["normalised_name_diversity"]}
+    own["AP"] = np.full_like(own["recall"], np.nan)
+    if cell.record.evaluation(step).metrics:
+        own["AP"] = _precision(cell, step, records.GREEDY, weights).ap
     return {name: own[name] for name in CATEGORY_COLUMNS}
 
 
@@ -135,13 +151,12 @@ def support(cell: Tables, step: int, temperature: float) -> NDArray[np.int64]:
     return aggregate.support(records.tables(cell.images, step, temperature, cell.record)[0])["recall"]
 
 
-def cost(record: Record) -> dict[str, float]:
-    """Seconds of a training step (median over the logged stretches, evaluations left out), peak memory of the cell
-    in MiB, and the natural logarithms of both: a difference of 0.05 is 5% more. nan where nothing was trained or
-    measured."""
+def cost(record: Record, step: int) -> dict[str, float]:
+    """Seconds of a training step (see `_step_seconds`), peak memory of the cell in MiB, and the natural logarithms of
+    both: a difference of 0.05 is 5% more. nan where nothing was trained or measured."""
     curve = [(row["step"], row["seconds"]) for row in record.curve if "seconds" in row]
-    stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(curve)]
-    seconds = float(np.median(stretches)) if stretches else math.nan
+    train = record.cell.train or {}
+    seconds = _step_seconds(curve, step, since=train["steps"] if "then" in train else math.inf)
     memory = math.nan if record.peak_memory_mib is None or not curve else record.peak_memory_mib
     return {
         "step_seconds": seconds,
@@ -149,6 +164,15 @@ def cost(record: Record) -> dict[str, float]:
         "log_step_seconds": math.log(seconds) if seconds > 0 else math.nan,
         "log_peak_memory": math.log(memory) if memory > 0 else math.nan,
     }
+
+
+def _step_seconds(curve: Sequence[tuple[int, float]], step: int, since: float) -> float:
+    """Median over the logged stretches of fine-tuning, evaluations left out. After a chain's last stage, which began
+    after the step `since`: the mean of its steps, what it makes before the first of them included."""
+    before = [row for row in curve if row[0] <= since]
+    spans = pairwise(before) if step <= since else zip(before[-1:], curve[-1:], strict=True)
+    stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in spans]
+    return float(np.median(stretches)) if stretches else math.nan
 
 
 def _precision(cell: Tables, step: int, temperature: float, weights: Weights | None) -> ap.APs:

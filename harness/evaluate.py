@@ -22,7 +22,7 @@ from harness.metrics.diversity import CategoryTable, ImageTable, category_table,
 from harness.metrics.mentions import Truth, name_counts, truth_of
 from harness.phases import Phases, unmeasured
 from harness.protocols import Adapter, Benchmark, Predictor
-from harness.reading import Read, read
+from harness.reading import Read, by_image, read
 from harness.records import GREEDY, EvaluationInfo, Figures, image_frame
 from harness.scores import MentionScore, score
 from harness.suite import SampleSettings
@@ -41,19 +41,20 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a model says of every image at one temperature. emitted: by image, the greedy answer and then K samples;
-    scores: of their mentions, None for a sequence nothing is made of the scores of."""
+    """What a model says at one temperature to every question (to every image, with the open prompt). emitted: by
+    question, the greedy answer and then K samples; scores: of their mentions, None for a sequence nothing is made of
+    the scores of."""
 
     emitted: list[list[Sample]]
     scores: list[list[list[MentionScore] | None]]
 
 
-GREEDY_ANSWER, SAMPLED, ALL = slice(0, 1), slice(1, None), slice(0, None)
+GREEDY_ANSWER, SAMPLED, ALL, NONE = slice(0, 1), slice(1, None), slice(0, None), slice(0, 0)
 
 
 def speak(
     predictor: Predictor,
-    examples: Sequence[Example],
+    questions: Sequence[Example],
     settings: SampleSettings,
     seed: int,
     last: bool = True,
@@ -68,13 +69,18 @@ def speak(
     """
     said = {}
     for heat in settings.curve if last else (settings.temperature,):
-        batches = {f"said-{heat}-{batch[0].image_id}": batch for batch in in_batches(examples, settings)}
+        batches = {f"said-{heat}-{_name(batch)}": batch for batch in in_batches(questions, settings)}
         scored = SAMPLED if heat != settings.temperature else ALL if last else GREEDY_ANSWER
         make = partial(_batch, predictor, heat=heat, settings=settings, seed=seed, scored=scored, phases=phases)
         parts = {name: partial(make, own) for name, own in batches.items()}
         sizes = {name: len(own) for name, own in batches.items()}
         said[heat] = _said(kept(parts, partial(_count, progress, sizes)))
     return said
+
+
+def _name(batch: Sequence[Example]) -> str:
+    """Of no other batch: questions about one image have no category in common."""
+    return "-".join(map(str, batch[0].key[:2]))
 
 
 def _count(progress: Callable[[int], None], sizes: Mapping[str, int], name: str) -> None:
@@ -90,8 +96,10 @@ def _batch(
     scored: slice,
     phases: Phases,
 ) -> list[list[Any]]:
-    """For each image and sample: tokens, log-probabilities, and the fields of each mention's score or None. A sequence
-    that several samples of an image emit is scored once."""
+    """For each question and sample: tokens, log-probabilities, and the fields of each mention's score or None. A
+    sequence that several samples emit is scored once. Scores are for detections: where there are no boxes, none are
+    made."""
+    scored = scored if predictor.codec.boxed else NONE
     with phases("generation"):
         emitted = emit(predictor, batch, heat, settings, seed)
     different = dict.fromkeys((image, sample.tokens) for image, own in enumerate(emitted) for sample in own[scored])
@@ -143,29 +151,34 @@ def measure(
     progress: Callable[[int], None] = lambda images: None,
     kept: Kept = unkept,
     phases: Phases = unmeasured,
+    questions: Sequence[Example] | None = None,
 ) -> Measurement:
     """Evaluates a predictor on the validation split; `last`: with all that is measured of the last step alone.
-    What the model says is `kept` batch by batch.
+    What the model says is `kept` batch by batch. questions: what is asked of its images; None: everything.
 
     A predictor without logits has no probabilities: its score source is "constant".
     """
     examples, categories = benchmark.split("val"), benchmark.categories
     truth = truth_of(examples, categories)
     source = score_source if isinstance(predictor, Adapter) else "constant"
-    said = speak(predictor, examples, settings, seed, last, progress, kept, phases)
+    questions = examples if questions is None else questions
+    said = speak(predictor, questions, settings, seed, last, progress, kept, phases)
     with phases("matching and AP"):
-        greedy, *sampled = _answers(predictor, examples, truth, categories, said, settings.temperature)
-        detections = {GREEDY: _detections(truth, greedy, source)}
-        if last:
+        greedy, *sampled = _answers(predictor, questions, truth, categories, said, settings.temperature)
+        boxed = predictor.codec.boxed
+        detections = {GREEDY: _detections(truth, greedy, source) if boxed else []}
+        if last and boxed:
             detections |= {read.temperature: _consensus(truth, categories, read, source) for read in sampled}
         official = {heat: benchmark.evaluate("val", own) for heat, own in detections.items()}
         matched = [(heat, own, benchmark.match("val", own)) for heat, own in detections.items()]
     tables = {read.temperature: figure_tables(truth, read, categories) for read in sampled}
+    if not boxed:
+        tables = {heat: (_without_boxes(table), images) for heat, (table, images) in tables.items()}
     diversity, per_category = _figures(*tables[settings.temperature], categories, official[GREEDY])
     info = EvaluationInfo(
         step=step,
         metrics=dict(official[GREEDY].metrics),
-        consensus=dict(official[settings.temperature].metrics) if last else {},
+        consensus=dict(official[settings.temperature].metrics) if last and boxed else {},
         diversity=diversity,
         per_category=per_category,
         heldout_nll=heldout_nll,
@@ -174,7 +187,7 @@ def measure(
     own_frames = {
         "images": [image_frame(step, heat, truth, ids, *own) for heat, own in tables.items()],
         "detections": [frames.detection_frame(step, *own) for own in matched],
-        "samples": [frames.sample_frame(step, predictor, truth, read) for read in (greedy, *sampled)],
+        "samples": [frames.sample_frame(step, truth, read) for read in (greedy, *sampled)],
         "mentions": [frames.mention_frame(step, truth, read) for read in (greedy, *sampled)],
     }
     joined = {name: pd.concat(own, ignore_index=True) for name, own in own_frames.items()}
@@ -191,9 +204,14 @@ def figure_tables(
     )
 
 
+def _without_boxes(table: CategoryTable) -> CategoryTable:
+    """The same, what is said of boxes being undefined."""
+    return replace(table, box_spread=np.full_like(table.box_spread, np.nan))
+
+
 def _answers(
     predictor: Predictor,
-    examples: Sequence[Example],
+    questions: Sequence[Example],
     truth: Truth,
     categories: Sequence[Category],
     said: Mapping[float, Said],
@@ -202,8 +220,9 @@ def _answers(
     """The greedy answer, then the samples at each temperature."""
 
     def of(own: Said, part: slice, heat: float) -> Read:
-        found = read(predictor, examples, truth, categories, [samples[part] for samples in own.emitted], heat)
-        scores = [scored for samples in own.scores for scored in samples[part]]
+        found = read(predictor, questions, truth, categories, [samples[part] for samples in own.emitted], heat)
+        by_sample = by_image(truth, questions, [samples[part] for samples in own.scores])
+        scores = [scored for samples in by_sample for parts in samples for scored in parts]
         known = [scored for scored in scores if scored is not None]
         return replace(found, scores=[m for scored in known for m in scored] if len(known) == len(scores) else None)
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from harness.metrics.accumulate import Matches
 from harness.metrics.mentions import Truth
-from harness.protocols import Predictor
 from harness.reading import Read
 from harness.records import GREEDY
 from harness.types import Detection
@@ -43,17 +42,17 @@ def detection_frame(step: int, temperature: float, detections: Sequence[Detectio
     )
 
 
-def sample_frame(step: int, predictor: Predictor, truth: Truth, own: Read) -> pd.DataFrame:
+def sample_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
     images, samples = own.answers.malformed.shape
-    emitted = [sample for samples in own.emitted for sample in samples]
+    said = [answer for samples in own.said for answer in samples]
     return pd.DataFrame(
         {
             "step": step,
             "image_id": np.repeat(truth.image_ids, samples),
             "sample": np.tile(_sample_numbers(own), images),
             "temperature": own.temperature,
-            "text": [predictor.codec.text(sample.tokens) for sample in emitted],
-            "log_prob": [float(sum(sample.log_probs)) for sample in emitted],
+            "text": [answer.text for answer in said],
+            "log_prob": [float(sum(answer.sample.log_probs)) for answer in said],
             "malformed": own.answers.malformed.ravel(),
             "truncated": own.answers.truncated.ravel(),
         }
@@ -69,7 +68,7 @@ def mention_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
     """`name_score` and `location_score` of every mention; `category_score` of those that were scored: the greedy
     ones, and all of the last step."""
     columns, found, rows = own.answers.mentions, own.verification, own.mentions
-    log_probs = [sample.log_probs for samples in own.emitted for sample in samples]
+    log_probs = [answer.sample.log_probs for samples in own.said for answer in samples]
     sequence = columns.image * own.answers.samples + columns.sample
     before = np.searchsorted(sequence, sequence)  # row at which a mention's sequence begins
     category = [None if own.scores is None else item.category for item in own.scores or rows]  # type: ignore[union-attr]
@@ -85,12 +84,12 @@ def mention_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
             "name": [mention.name for mention in rows],
             **{side: columns.boxes[:, index] for index, side in enumerate("xywh")},
             "name_score": [
-                math.exp(sum(log_probs[at][mention.start : mention.locations]))
+                math.exp(sum(log_probs[at][mention.name_start : mention.name_end]))
                 for at, mention in zip(sequence, rows, strict=True)
             ],
             "category_score": np.array(category, dtype=np.float64),
             "location_score": [
-                math.exp(sum(log_probs[at][mention.locations : mention.end]))
+                math.exp(sum(log_probs[at][mention.box_start : mention.box_end]))
                 for at, mention in zip(sequence, rows, strict=True)
             ],
             "iou": found.iou,

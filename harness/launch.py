@@ -108,6 +108,7 @@ def on_cluster(
     folder = folder.absolute()
     try:
         context = open_context(suite, data, "cpu")  # only workers compute
+        runner.require_possible(context)
         planned = runner.plan(context, folder)
         chosen = runner.matching(planned, only)
         runner.announce(context, folder, planned)

@@ -11,8 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 from harness import records, registry
 from harness.errors import ConfigError, DataError, unknown
 from harness.images import read_rgb
+from harness.prompts import about
 from harness.protocols import Adapter, Predictor
+from harness.reading import joined, understood
 from harness.scores import score
+from harness.sequence import Codec, for_task
 from harness.types import Category, Example, Mention, Parsed
 
 HOME_BENCHMARK = "shapes"
@@ -35,14 +38,32 @@ class Seen:
 def predict(images: Sequence[Path], model: str, samples: int, temperature: float, seed: int) -> Iterator[Seen]:
     """In the order of the images. `model`: a name (its shipped base) or the folder of a cell."""
     examples = [_example(index, path) for index, path in enumerate(images)]
-    predictor = open_model(model)
+    predictor, chunk = open_model(model), _chunk(model)
     temperatures = [0.0, *[temperature] * samples]
     for example in examples:
-        ((greedy, *drawn),) = predictor.generate([example], temperatures, seed, MAX_TOKENS)
-        parsed = predictor.codec.decode(greedy.tokens, example.width, example.height)
-        (scores,) = score(predictor, [example], [greedy.tokens], [parsed])
-        read = [predictor.codec.decode(s.tokens, example.width, example.height) for s in drawn]
-        yield Seen(example, parsed, tuple(item.of("category") for item in scores), tuple(read))
+        asked = [example] if chunk is None else _about_all(example, predictor.codec, chunk)
+        emitted = predictor.generate(asked, temperatures, seed, MAX_TOKENS)
+        answers = [
+            [understood(predictor.codec, question, s) for s in own]
+            for question, own in zip(asked, emitted, strict=True)
+        ]
+        first = [own[0] for own in answers]
+        scores = score(predictor, asked, [a.sample.tokens for a in first], [a.parsed for a in first])
+        greedy, *drawn = (joined(parts).parsed for parts in zip(*answers, strict=True))
+        yield Seen(example, greedy, tuple(item.of("category") for own in scores for item in own), tuple(drawn))
+
+
+def _chunk(model: str) -> int | None:
+    """How many categories the prompts of a cell name at a time; None where they name none, as for a shipped base."""
+    if not (Path(model) / records.RECORD).is_file():
+        return None
+    prompt = records.read(Path(model)).cell.prompt
+    return None if prompt is None else int(prompt["chunk"])
+
+
+def _about_all(example: Example, codec: Codec, chunk: int) -> list[Example]:
+    """Nothing is known of the picture: it is asked about every category."""
+    return about(example, codec.names_of, codec.categories, chunk)
 
 
 def open_model(reference: str) -> Adapter:
@@ -65,9 +86,13 @@ def _from_cell(folder: Path) -> Predictor:
     record = records.read(folder)
     if record.status != "finished":
         raise DataError(f"{folder}: this cell failed ({record.error}); run it again first")
+    task = record.cell.benchmark.get("task", "boxes")
+    if task == "caption":
+        raise ConfigError(f"{folder}: its model writes captions; predict needs a cell whose task has boxes")
     categories = [Category(info.id, info.names, info.frequency) for info in record.categories]
     accepted = {key: value for key, value in record.model.items() if key not in ("name", "sizes", "weights_digest")}
     made = registry.model(str(record.model.get("name")), categories, accepted)
+    made.codec = for_task(made.codec, task)
     if record.role == "trained" and isinstance(made, Adapter):
         records.verify_files(record, folder, ["model.safetensors"])
         made.load(folder / "model.safetensors")

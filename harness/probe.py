@@ -23,9 +23,15 @@ NAME = KINDS.index("name")
 
 
 def probe(
-    adapter: Adapter, examples: Sequence[Example], categories: Sequence[Category], settings: SampleSettings, seed: int
+    adapter: Adapter,
+    examples: Sequence[Example],
+    categories: Sequence[Category],
+    settings: SampleSettings,
+    seed: int,
+    asked: Sequence[Example] | None = None,
 ) -> dict[str, Any]:
-    """What the model makes of the probe images now; None where a figure is undefined.
+    """What the model makes of the probe images now; None where a figure is undefined. asked: questions about these
+    images, and perhaps about others; None: everything is asked.
 
     entropy, p_y            mean over the target positions of the canonical sequences, teacher-forced: entropy of the
                             next token in nats, and probability of the label
@@ -36,12 +42,14 @@ def probe(
     """
     adapter.model.eval()
     truth = truth_of(examples, categories)
-    emitted = generate(adapter, examples, settings.temperature, settings, seed)
-    own = read(adapter, examples, truth, categories, [samples[1:] for samples in emitted], settings.temperature)
+    shown = set(truth.image_ids.tolist())
+    questions = [example for example in asked or examples if example.image_id in shown]
+    emitted = generate(adapter, questions, settings.temperature, settings, seed)
+    own = read(adapter, questions, truth, categories, [samples[1:] for samples in emitted], settings.temperature)
     table, _ = figure_tables(truth, own, categories, text=False)
     figures = aggregate.category_figures(table)
     means = {name: aggregate.mean_defined(figures[source])[0] for name, source in _SAMPLED.items()}
-    return _teacher_forced(adapter, examples) | {name: defined(value) for name, value in means.items()}
+    return _teacher_forced(adapter, questions) | {name: defined(value) for name, value in means.items()}
 
 
 _SAMPLED = {"name_diversity": "normalised_name_diversity", "recall": "recall"}

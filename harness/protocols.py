@@ -7,7 +7,8 @@ these protocols return. Two things are asked of the class itself: how it is call
     Predictor(categories, settings)
 
 and a static method `problems(settings) -> list[str]` that says, without loading anything, what is wrong with
-settings (unknown keys, types, ranges), so that a suite file's mistakes are all reported at once.
+settings (unknown keys, types, ranges), so that a suite file's mistakes are all reported at once. The module of a
+predictor has its CARDS beside it (see harness.types.Card). `detmodes check-adapter` checks what is promised here.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Predictor(Protocol):
         """For each example one sample per entry of `temperatures`, 0 being greedy.
 
         Every image is encoded once, whatever the number of samples. Log-probabilities are raw. What an image
-        gets depends on `seed` and the image, not on the rest of the batch.
+        gets depends on `seed`, the image and what its prompt (Codec.prompt) asks, not on the rest of the batch.
         """
         ...
 
@@ -101,7 +102,11 @@ class Adapter(Predictor, Protocol):
         ...
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, L, V] for tokens [B, L] (prompt, then targets, then padding)."""
+        """Teacher-forced logits [B, L, V] for tokens [B, L] (prompt, then targets, then padding).
+
+        One image may serve several neighbouring rows of tokens: B of tokens is a multiple of B of pixels. It need be
+        encoded only once.
+        """
         ...
 
     def save(self, path: Path) -> None:
@@ -131,5 +136,6 @@ class HiddenStates(Protocol):
     """
 
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
-        """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]."""
+        """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]; images as in
+        `Adapter.logits`."""
         ...

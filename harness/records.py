@@ -7,6 +7,7 @@
     samples.parquet      one row per sample, empty ones too
     mentions.parquet     one row per mention
     gallery.parquet      the mentions of a few images, at the last step
+    pairs.parquet        what a preference stage learnt from, see harness.pairs; corrections.parquet: see harness.nsft
     metrics.jsonl        what was logged along training: a line per logged step, probe and evaluation
     model.safetensors    the fine-tuned weights, if kept
 
@@ -26,7 +27,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from harness.errors import DataError
 from harness.files import PLAIN_NAME, write_text
@@ -72,6 +80,13 @@ class CellInfo(_Strict):
     train: dict[str, Any] | None
     sample: dict[str, Any]
     score: str
+    prompt: dict[str, Any] | None = None
+    """None for the open prompt, and then left out, as in records of older code."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        return {key: value for key, value in content.items() if (key, value) != ("prompt", None)}
 
 
 class EvaluationInfo(_Strict):
@@ -79,7 +94,7 @@ class EvaluationInfo(_Strict):
 
     step: int
     metrics: Figures
-    """Official figures of the evaluator for the greedy answer."""
+    """Official figures of the evaluator for the greedy answer; empty where the task has no boxes."""
     consensus: Figures = {}
     """The same for the consensus of the K samples; empty where it was not made (all but the last step)."""
     diversity: Figures

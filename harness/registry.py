@@ -1,28 +1,35 @@
-"""The only place that knows where benchmarks and adapters live.
+"""The only place that knows where benchmarks, adapters and correctors live.
 
-Names come from the string dicts of `benchmarks` and `model_zoo` and from the entry-point groups
-`detmodes.benchmarks` and `detmodes.adapters` of other packages; a class is imported only when it is used.
+Names come from the string dicts of `benchmarks`, `model_zoo` and `harness.corrections`, and from the entry-point groups
+`detmodes.benchmarks`, `detmodes.adapters` and `detmodes.correctors` of other packages; a class is imported only when it
+is used.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.errors import ConfigError, unknown
+from harness.errors import ConfigError, DataError, unknown
 
 if TYPE_CHECKING:  # both import torch, which listing names does not need
+    from harness.corrections import Corrector, Targets
     from harness.protocols import Benchmark, Predictor
-    from harness.types import Category
+    from harness.sequence import Codec
+    from harness.types import Card, Category
 
-Kind = Literal["benchmark", "model"]
+Kind = Literal["benchmark", "model", "corrector"]
 _SOURCES = {
     "benchmark": ("benchmarks", "BENCHMARKS", "detmodes.benchmarks"),
     "model": ("model_zoo", "ADAPTERS", "detmodes.adapters"),
+    "corrector": ("harness.corrections", "CORRECTORS", "detmodes.correctors"),
 }
 
 
@@ -38,7 +45,12 @@ def find(kind: Kind, name: str) -> Any:
     known = names(kind)
     if name not in known:
         raise ConfigError(unknown(kind, name, known))
-    return resolve(known[name])
+    try:
+        return resolve(known[name])
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{kind} {name}: it needs {error.name}, which is not installed here") from error
+    except AttributeError as error:
+        raise ConfigError(f"{kind} {name}: expected the class {known[name]}, got: {error}") from error
 
 
 def resolve(reference: str) -> Any:
@@ -64,6 +76,45 @@ def benchmark(name: str, settings: Mapping[str, object], data: Path | None) -> B
 def model(name: str, categories: Sequence[Category], settings: Mapping[str, object]) -> Predictor:
     made: Predictor = find("model", name)(categories, settings)
     return made
+
+
+def corrector(name: str, codec: Codec, targets: Targets) -> Corrector:
+    made: Corrector = find("corrector", name)(codec, targets)
+    return made
+
+
+def cards(reference: str) -> list[Card]:
+    """CARDS of the module of "module:Class", from its source: nothing of it is imported but the packages it is in.
+    Empty if it has none; DataError if they are not literals, or not what harness.types.Card says."""
+    from harness.types import Card
+
+    module, _, _ = reference.partition(":")
+    spec = importlib.util.find_spec(module)
+    path = Path(spec.origin) if spec is not None and spec.origin is not None else None
+    if path is None or path.suffix != ".py":
+        return []
+    try:
+        return [Card(**card) for card in _literal(path.read_text(), "CARDS") or []]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: CARDS: expected a list of literals as in harness.types.Card, got: {error}") from None
+
+
+def _literal(source: str, name: str) -> Any:
+    """What a module assigns to this name; None if it does not."""
+    for statement in ast.parse(source).body:
+        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [])
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+    return None
+
+
+def lvis_categories() -> tuple[Category, ...]:
+    """Those of LVIS v1 with all their names, and after them what v0.5 calls otherwise: 1,937 awkward names."""
+    from harness.types import Category
+
+    text = files("benchmarks").joinpath("data/lvis_names.json").read_text()
+    named = json.loads(text)
+    return tuple(Category(id, tuple(names), None) for id, names in enumerate([*named["v1"], *named["v0.5"]], start=1))
 
 
 def shipped_suites() -> dict[str, Path]:

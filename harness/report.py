@@ -17,7 +17,7 @@ from harness.estimates import figure_names
 from harness.metrics.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
 from harness.results import Results, load
-from harness.rows import category_lines, table, verdicts
+from harness.rows import category_lines, gains, table, verdicts
 from harness.tables import NOTHING, UNDEFINED, Cell, Grid, caption, category_grids, format_interval, grids, split
 
 __all__ = [
@@ -26,9 +26,12 @@ __all__ = [
     "Grid",
     "caption",
     "category_grids",
+    "csv_text",
     "format_interval",
     "grids",
     "load",
+    "markdown",
+    "panel",
     "table",
     "to_category_csv",
     "to_console",
@@ -45,18 +48,24 @@ SCREEN_COLUMNS = 6
 def to_markdown(results: Results, per_category: bool = False) -> str:
     """Tables, verdicts and caption as GitHub-flavoured Markdown; the tables per category on demand, being long."""
     shown = grids(results) + (category_grids(results) if per_category else [])
-    parts = [f"### {_escape(grid.title)}\n\n{_markdown_table(grid)}{_markdown_note(grid)}" for grid in shown]
-    return "\n".join([*parts, *(f"- {_escape(line)}" for line in caption(results))]) + "\n"
+    return "\n".join([*map(markdown, shown), *(f"- {_escape(line)}" for line in caption(results))]) + "\n"
+
+
+def markdown(grid: Grid) -> str:
+    """One table with its title and note."""
+    return f"### {_escape(grid.title)}\n\n{_markdown_table(grid)}{_markdown_note(grid)}"
 
 
 def to_csv(results: Results) -> str:
-    """Long format: one line per row and figure, every figure there is; undefined ones are empty."""
+    """Long format: one line per row and figure, every figure there is, then the gains of chains; undefined ones are
+    empty."""
     lines: list[list[object]] = [["model", "row", "step", "figure", "estimate", "low", "high", "seeds"]]
-    for row in table(results):
-        for name in figure_names(results.samples):
+    own = figure_names(results.samples)
+    for row, names in [*((row, own) for row in table(results)), *((row, list(row.figures)) for row in gains(results))]:
+        for name in names:
             step = "" if row.step is None else row.step
             lines.append([row.model, row.label, step, name, *_numbers(row.figures.get(name, NOTHING)), len(row.seeds)])
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def to_category_csv(results: Results) -> str:
@@ -69,21 +78,27 @@ def to_category_csv(results: Results) -> str:
             own = [category.id, category.names[0], category.frequency or "", images, int(images >= REPORTABLE)]
             for name, figure in line.figures.get(category.id, {}).items():
                 lines.append([line.model, line.label, *own, name, *_numbers(figure), figure.seeds])
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def to_console(results: Results, per_category: bool = False) -> RenderableType:
     """The same tables for a terminal of 120 columns."""
+    shown = grids(results) + (category_grids(results) if per_category else [])
+    return Group(*map(panel, shown), *(Text(line, style="dim") for line in caption(results)))
+
+
+def panel(whole: Grid) -> RenderableType:
+    """One table for a terminal of 120 columns, in as many parts as it takes, with its title and note."""
     parts: list[RenderableType] = []
-    for whole in grids(results) + (category_grids(results) if per_category else []):
-        for grid in split(whole, SCREEN_COLUMNS):
-            parts += [Text(grid.title, style="bold"), Padding(_rich_table(grid), (0, 0, 1, 0))]
-        if whole.note:
-            parts.append(Padding(Text(whole.note, style="dim"), (0, 0, 1, 0)))
-    return Group(*parts, *(Text(line, style="dim") for line in caption(results)))
+    for grid in split(whole, SCREEN_COLUMNS):
+        parts += [Text(grid.title, style="bold"), Padding(_rich_table(grid), (0, 0, 1, 0))]
+    if whole.note:
+        parts.append(Padding(Text(whole.note, style="dim"), (0, 0, 1, 0)))
+    return Group(*parts)
 
 
-def _csv(lines: list[list[object]]) -> str:
+def csv_text(lines: list[list[object]]) -> str:
+    """Lines of values as comma-separated text."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(lines)
     return file.getvalue()

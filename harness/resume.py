@@ -3,9 +3,10 @@
     resume/step-00000050/                    training after a step, see harness.snapshots
     resume/evaluation-00000050-<weights>/    a finished evaluation: its tables, its figures, and the weights if kept
     resume/evaluation-00000050-<weights>.parts/<name>.json   finished parts of the one in progress
+    resume/table-<name>-<weights>/           what a stage made when it began, of the model as it was then
 
-An evaluation belongs to the weights that it is of (the first digits of their digest): where training repeats itself to
-the last bit it is found again, and where it does not it is made again.
+An evaluation, or a table, belongs to the weights that it is of (the first digits of their digest): where training
+repeats itself to the last bit it is found again, and where it does not it is made again.
 
 Of several processes that compute the cell together (harness.ranks), all of which come here in the same order, rank 0
 reads and writes; it shares what it reads, and gathers what the others make.
@@ -35,7 +36,7 @@ from harness.records import EvaluationInfo
 from harness.snapshots import Snapshot, State
 
 WEIGHTS = "model.safetensors"
-CONTENT = "evaluation.json"
+CONTENT, TABLE = "evaluation.json", "table.json"
 UNTRAINED = "base"
 
 
@@ -60,6 +61,7 @@ class Evaluated:
 
 class Resume:
     """The `resume` folder of a cell, and the log beside it. timings: seconds, those of earlier processes included.
+    tables: the file of each that a stage began with, by name; on rank 0.
 
     settings: what the result depends on: what was kept under other ones is of no use. every: steps between two
     snapshots; one is also made before each evaluation, and when a signal came.
@@ -76,10 +78,12 @@ class Resume:
     ) -> None:
         self.log = log
         self.evaluations: list[Evaluated] = []
+        self.tables: dict[str, Path] = {}
         self.timings = {"train": 0.0, "waiting": 0.0, "evaluate": 0.0, "probe": 0.0}
         self._folder, self._settings, self._every, self._interrupts = folder, settings, every, interrupts
         self._accelerator, self._main = accelerator, accelerator.is_main_process
         self._weights = UNTRAINED
+        self._snapshot: Snapshot | None = None
         if not self._main:
             return
         folder.mkdir(exist_ok=True)
@@ -88,15 +92,20 @@ class Resume:
 
     # ---- training (the protocol harness.train.Keeper) ----------------------------------------------------------------
 
-    def restore(self, state: State) -> None:
-        """Puts the state of the newest usable snapshot in place; leaves everything as it is if there is none."""
-        if not state.resumes:
+    def reached(self, resumes: bool) -> int:
+        """The step of the newest usable snapshot, 0 if there is none. resumes: see harness.snapshots.State."""
+        if not resumes:
             self._forget()
-        found = ranks.same(self._accelerator, self._newest())
+        self._snapshot = ranks.same(self._accelerator, self._newest())
+        return 0 if self._snapshot is None else int(self._snapshot.content["step"])
+
+    def restore(self, state: State) -> None:
+        """Puts the state of the snapshot that was `reached` in place; leaves everything as it is if there is none."""
+        found = self._snapshot
         if found is None:
             return
         snapshots.restore(found, state, self._accelerator)
-        self.evaluations = self._evaluations_of(found) if self._main else []
+        self.evaluations, self.tables = self._named_by(found) if self._main else ([], {})
         self.log.restore(found.content["extra"]["log"])
         self.timings = found.content["extra"]["timings"]
         self._weights = found.weights
@@ -111,7 +120,7 @@ class Resume:
     def _newest(self) -> Snapshot | None:
         if not self._main:
             return None
-        return snapshots.newest(self._folder, self._settings, self._evaluations_of, _warn)
+        return snapshots.newest(self._folder, self._settings, self._named_by, _warn)
 
     def after_step(self, state: State, evaluated: bool) -> None:
         """evaluated: the model is going to be evaluated as it is now. Raises Interrupted if a signal came."""
@@ -121,13 +130,55 @@ class Resume:
             snapshots.take_part(state)
         elif due:
             names = [own.folder.name for own in self.evaluations]
-            extra = {"log": self.log.rows, "evaluations": names, "timings": self.timings}
+            tables = {name: path.parent.name for name, path in self.tables.items()}
+            extra = {"log": self.log.rows, "evaluations": names, "timings": self.timings, "tables": tables}
             self._weights = snapshots.write(self._folder, state, self._settings, extra).weights
         stop(signal)
 
-    def _evaluations_of(self, snapshot: Snapshot) -> list[Evaluated]:
-        """Those that had been made when it was written; DataError if one is damaged: its model is gone."""
-        return [self._read(self._folder / name) for name in snapshot.content["extra"]["evaluations"]]
+    def _named_by(self, snapshot: Snapshot) -> tuple[list[Evaluated], dict[str, Path]]:
+        """Evaluations and tables that had been made when it was written; DataError if one is damaged: its model is
+        gone."""
+        extra = snapshot.content["extra"]
+        tables = extra.get("tables", {})  # not in what earlier code wrote
+        return (
+            [self._read(self._folder / name) for name in extra["evaluations"]],
+            {name: self._read_table(name, self._folder / folder) for name, folder in tables.items()},
+        )
+
+    # ---- what stages begin with --------------------------------------------------------------------------------------
+
+    def table(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """See harness.feed.KeepTable. Raises Interrupted, when it is kept, if a signal came."""
+        folder = self._folder / f"table-{name}-{self._weights[:16]}"
+        kept = self.tables.get(name) or self._found_table(name, folder)
+        if not ranks.same(self._accelerator, kept is not None):
+            made = make()
+            if self._main:
+                kept = self._keep_table(name, folder, made)
+            self._interrupts.check()
+        if kept is not None:
+            self.tables[name] = kept
+        return ranks.same(self._accelerator, pd.DataFrame() if kept is None else pd.read_parquet(kept))
+
+    def _found_table(self, name: str, folder: Path) -> Path | None:
+        if not self._main:
+            return None
+        try:
+            return self._read_table(name, folder)
+        except DataError as error:
+            if folder.exists():
+                _warn(f"table {name} is made again: {error}")
+        return None
+
+    def _keep_table(self, name: str, folder: Path, made: pd.DataFrame) -> Path:
+        with durable.whole_folder(folder) as partial:
+            made.to_parquet(partial / f"{name}.parquet", compression="zstd", index=False)
+            durable.write_json(partial / TABLE, {"settings": self._settings, "files": _digests(partial)})
+        return self._read_table(name, folder)
+
+    def _read_table(self, name: str, folder: Path) -> Path:
+        self._verified(folder / TABLE)
+        return folder / f"{name}.parquet"
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
@@ -184,19 +235,24 @@ class Resume:
             "evaluator": {"engine": measurement.evaluation.engine, "version": measurement.evaluation.version},
             "score_source": measurement.score_source,
             "seconds": seconds,
-            "files": {path.name: records.sha256(path) for path in sorted(folder.iterdir())},
+            "files": _digests(folder),
         }
 
     def _read(self, folder: Path) -> Evaluated:
         """Raises DataError if it is not there, of other settings, or not what was written."""
-        content = durable.read_json(folder / CONTENT)
-        if content["settings"] != self._settings:
-            raise DataError(f"{folder / CONTENT}: settings: expected {self._settings}, got {content['settings']}")
-        for name, expected in content["files"].items():
-            if not (folder / name).is_file() or records.sha256(folder / name) != expected:
-                raise DataError(f"{folder / name}: missing, or not what was written")
+        content = self._verified(folder / CONTENT)
         info = EvaluationInfo.model_validate(content["info"])
         return Evaluated(folder, info, content["evaluator"], content["score_source"], content["seconds"])
+
+    def _verified(self, path: Path) -> dict[str, Any]:
+        """What was written of a folder into this file of it; raises DataError as `_read` does."""
+        content: dict[str, Any] = durable.read_json(path)
+        if content["settings"] != self._settings:
+            raise DataError(f"{path}: settings: expected {self._settings}, got {content['settings']}")
+        for name, expected in content["files"].items():
+            if not path.with_name(name).is_file() or records.sha256(path.with_name(name)) != expected:
+                raise DataError(f"{path.with_name(name)}: missing, or not what was written")
+        return content
 
     # ---- parts of an evaluation --------------------------------------------------------------------------------------
 
@@ -227,6 +283,11 @@ class Resume:
                 if path.exists():
                     _warn(f"a part of an evaluation is made again: {error}")
         return values
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of the files in it."""
+    return {path.name: records.sha256(path) for path in sorted(folder.iterdir())}
 
 
 def _warn(message: str) -> None:

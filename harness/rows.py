@@ -11,17 +11,19 @@ import numpy as np
 from harness.errors import ConfigError, unknown
 from harness.estimates import (
     CATEGORY_COLUMNS,
+    GAIN,
     Floats,
     by_category,
     direction,
     diversity_columns,
     figure_names,
+    gain_names,
     support,
 )
 from harness.metrics.stats import REPLICATES, Interval, PairedTest, Verdict, interval
 from harness.metrics.stats import verdicts as judge
 from harness.results import Key, Results
-from harness.suite import BASE, ORACLES, EarlyStop, Hypothesis
+from harness.suite import BASE, ORACLES, EarlyStop, Hypothesis, after_sft, chains
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Source:
     """Of an early stop: the cells whose AP it is to match. Its step is chosen only when all are finished."""
     temperature: float | None = None
     """Of the samples; None: the suite's own."""
+    since: int | None = None
+    """Of a chain: the step at which its last stage began."""
+    unfinished: bool = False
+    """Whether it is a chain before its last stage."""
 
     @property
     def early(self) -> bool:
@@ -45,7 +51,7 @@ class Source:
     @property
     def derived(self) -> bool:
         """Made of another row's cells."""
-        return self.early or self.temperature is not None
+        return self.early or self.unfinished or self.temperature is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +122,15 @@ class Finding:
 
 
 def sources(results: Results) -> Iterator[Source]:
-    """Rows in the order of the table: per model base, objectives, early stops, other temperatures; then the oracles."""
+    """Rows in the order of the table: per model base, objectives, chains before their last stage, early stops,
+    other temperatures; then the oracles."""
     suite = results.suite
     for model in suite.models:
         for label in (BASE, *(objective.label for objective in suite.objectives)):
             yield _at_last_step(results, model.label, label)
+        for chain in chains(suite):
+            last = _at_last_step(results, model.label, chain.label)
+            yield replace(last, label=after_sft(chain), step=last.step and last.since, since=None, unfinished=True)
         for stop in suite.early_stops:
             yield _early(results, model.label, stop)
         for other in suite.resampled:
@@ -145,6 +155,13 @@ def differences(results: Results) -> list[Row]:
         if label != BASE and label not in ORACLES:
             rows.append(_row(results, source, names, minus=by_name[model, BASE]))
     return rows
+
+
+def gains(results: Results) -> list[Row]:
+    """What the last stage changed in the figures of each chain, paired by seed and image; empty without a chain."""
+    labels = {chain.label for chain in chains(results.suite)}
+    names = gain_names(results.samples)
+    return [_row(results, source, names) for source in sources(results) if source.label in labels]
 
 
 def figures_of(
@@ -242,7 +259,8 @@ def seed_mean(results: Results, model: str, label: str, step: int, name: str) ->
 
 def _at_last_step(results: Results, model: str, label: str) -> Source:
     steps = results.steps(model, label)
-    return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None)
+    since = next((results.suite.train_of(own).steps for own in chains(results.suite) if own.label == label), None)
+    return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None, since=since)
 
 
 def _early(results: Results, model: str, stop: EarlyStop) -> Source:
@@ -293,8 +311,14 @@ def _row(results: Results, source: Source, names: Sequence[str], minus: Source |
 
 
 def _stack(results: Results, source: Source, seeds: Sequence[int], name: str) -> tuple[Floats, Floats]:
-    """Points [S] and replicates [S, R] of a figure."""
+    """Points [S] and replicates [S, R] of a figure; of a gain, which only chains have, the difference of two steps."""
     assert source.step is not None
+    if name in gain_names(results.samples):
+        if source.since is None:
+            return np.full(len(seeds), np.nan), np.full((len(seeds), REPLICATES), np.nan)
+        ends = source, replace(source, step=source.since)
+        after, before = (_stack(results, end, seeds, name.removesuffix(GAIN)) for end in ends)
+        return after[0] - before[0], after[1] - before[1]
     keys = [key for key in source.cells if key.seed in seeds]
     where = source.step, source.temperature
     points = np.array([results.points(key, *where)[name] for key in keys])
@@ -311,7 +335,7 @@ def _absent(results: Results, source: Source) -> list[str]:
 
 
 def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source, complete: bool) -> PairedTest:
-    known = figure_names(results.samples)
+    known = figure_names(results.samples) + gain_names(results.samples)
     if hypothesis.metric not in known:
         raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, known)}")
     seeds = results.suite.seeds

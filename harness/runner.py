@@ -18,10 +18,10 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from harness import faults, files, gallery, locks, objectives, places, ranks, records
+from harness import faults, files, gallery, later, locks, objectives, places, ranks, records
 from harness.compute import compute, record_of
 from harness.context import Context, Planned, build
-from harness.errors import ConfigError, DataError, DetmodesError
+from harness.errors import ConfigError, DataError, DetmodesError, StageError
 from harness.files import write_text
 from harness.progress import Recorder, forget
 from harness.records import CellInfo, Record
@@ -54,6 +54,16 @@ def matching(planned: list[Planned], only: str | None) -> list[Planned]:
     return chosen
 
 
+def require_possible(context: Context) -> None:
+    """ConfigError where a stage of some cell cannot run: told before the first stage of the first cell."""
+    for objective in context.suite.objectives:
+        if objective.then is not None:
+            asked = context.questions("train", context.suite.seeds[0])
+            later.require_possible(objective.then, asked, context.accelerator)
+        for stretch in context.suite.plans_of(objective):
+            require_shares(stretch, context.accelerator.num_processes)
+
+
 def run(context: Context, output: Path, only: str | None = None, since: float | None = None) -> list[Record]:
     """Runs what is not finished yet; returns a record for every planned cell, failed ones included.
 
@@ -66,8 +76,7 @@ def run(context: Context, output: Path, only: str | None = None, since: float | 
     Of several processes that compute each cell together (harness.ranks) rank 0 does all this. The others compute along,
     write nothing, and get no records.
     """
-    for objective in context.suite.objectives:
-        require_shares(context.suite.train_of(objective), context.accelerator.num_processes)
+    require_possible(context)
     if not context.accelerator.is_main_process:
         _compute_along(context)
         return []
@@ -185,7 +194,7 @@ def _run_cell(context: Context, item: Planned, lock: locks.Lock) -> Record:
     work = places.work(item.folder)
     record = _finished_in(work, item)  # killed after its record was written
     if record is None:
-        _prepare(work)
+        _prepare(work, item.folder)
         record = _computed(context, item, work)
         lock.check()
         for path in work.iterdir():
@@ -199,9 +208,12 @@ def _run_cell(context: Context, item: Planned, lock: locks.Lock) -> Record:
     return record
 
 
-def _prepare(work: Path) -> None:
-    """The folder as `compute` goes on from it: without what a killed process did not finish writing."""
+def _prepare(work: Path, failed: Path) -> None:
+    """The folder as `compute` goes on from it: without what a killed process did not finish writing, and with what an
+    attempt left that failed in a later stage."""
     work.mkdir(parents=True, exist_ok=True)
+    if (failed / places.RESUME).is_dir() and not (work / places.RESUME).exists():
+        (failed / places.RESUME).rename(work / places.RESUME)
     for path in (work / records.RECORD, work / places.ERROR, *files.partials(work)):
         files.remove(path)
 
@@ -217,14 +229,18 @@ def _computed(context: Context, item: Planned, work: Path) -> Record:
     except Exception as error:
         if faults.is_storage(error):  # no fault of the cell: it goes on when there is room
             raise DataError(faults.explain(error, work)) from error
-        files.remove(work / places.RESUME)
+        if not isinstance(error, StageError):  # else what was trained before that stage is worth keeping
+            files.remove(work / places.RESUME)
         (work / places.ERROR).write_text(traceback.format_exc())
         return record_of(context, item, status="failed", error=faults.explain(error, work))
 
 
 def _keep_only(record: Record, work: Path) -> None:
-    """Removes what only going on needs, and what other attempts left: a finished cell has the files that it names."""
+    """Removes what only going on needs, and what other attempts left: a finished cell has the files that it names, and
+    a failed one what another attempt may go on from."""
     for path in work.iterdir():
+        if record.status == "failed" and path.name == places.RESUME:
+            continue
         if path.is_dir() or (record.status == "finished" and path.name not in {records.RECORD, *record.files}):
             files.remove(path)
 
@@ -239,7 +255,8 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         model=model,
         objective=objective,
         seed=cell.seed,
-        train=None if cell.objective is None else context.suite.train_of(cell.objective).described,
+        train=None if cell.objective is None else context.suite.described(cell.objective),
         sample=context.suite.sample.model_dump(mode="json"),
         score=context.suite.score,
+        prompt=context.suite.prompt.described,
     )

@@ -54,6 +54,8 @@ class State:
     last: dict[str, float] | None = None
     resumes: bool = True
     """Whether it can be saved and put back (harness.engine)."""
+    reference: nn.Module | None = None
+    """The model as it was when this stage began, where the stage needs it: the same, and not trained."""
 
     @property
     def device(self) -> torch.device:
@@ -147,7 +149,7 @@ def restore(snapshot: Snapshot, state: State, accelerator: Accelerator) -> None:
     with _shared(snapshot, accelerator) as tensor:
         _require_fit(snapshot, parts)
         with torch.no_grad():
-            for name, part in parts.items():
+            for name, part in (parts | _of_reference(state)).items():
                 part.copy_(_placed(tensor(name), part))
         _restore_optimizer(state.optimizer, {n: tensor(n) for n in content["tensors"] if _of_optimizer(n)})
         _restore_random(state, content, tensor)
@@ -196,7 +198,7 @@ def _shared(snapshot: Snapshot, accelerator: Accelerator) -> Iterator[Callable[[
 
 def _tensors(state: State) -> dict[str, Tensor]:
     """On the CPU, in memory of their own where safetensors asks for it."""
-    found = {name: _whole(tensor) for name, tensor in _changed(state).items()}
+    found = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _of_reference(state)
     found["random/torch"] = torch.get_rng_state()
     if state.device.type == "cuda":
         found["random/cuda"] = torch.cuda.get_rng_state(state.device)
@@ -242,6 +244,15 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
     """Parameters with a gradient and all buffers, aliases left out. Frozen parameters stay those of the base."""
     parameters = {name: own for name, own in model.named_parameters() if own.requires_grad}
     return {f"model/{name}": tensor for name, tensor in {**parameters, **dict(model.named_buffers())}.items()}
+
+
+def _of_reference(state: State) -> dict[str, Tensor]:
+    """What sets the reference apart from the base: the parts that training changes."""
+    if state.reference is None:
+        return {}
+    own = dict(state.reference.named_parameters()) | dict(state.reference.named_buffers())
+    names = (name.removeprefix("model/") for name in _trained(state.model))
+    return {f"reference/{name}": own[name] for name in names}
 
 
 def _require_fit(snapshot: Snapshot, parts: Mapping[str, Tensor]) -> None:

@@ -16,15 +16,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness import objectives, ranks
-from harness.batches import target_batch
+from harness.batches import TargetBatch, target_batch
 from harness.engine import DataParallel, Logits
 from harness.errors import ObjectiveError
 from harness.loading import Pixels
 from harness.metrics.matching import f_score
+from harness.objectives.policy import log_probability
 from harness.phases import Phases, unmeasured
 from harness.protocols import Adapter, HiddenStates
-from harness.sequence import KINDS
-from harness.types import IGNORED_LABEL, Example, LossOutput, Members, TokenBatch, Unit
+from harness.sequence import KINDS, Codec
+from harness.types import IGNORED_LABEL, Example, LossOutput, Members, Rated, TokenBatch, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,12 @@ class Objective:
     settings: Mapping[str, Any]
     loss: objectives.Objective
     reference: Adapter | None = None
-    """The frozen base, where TokenBatch.selected has to come from it."""
+    """The frozen model that TokenBatch.selected (or, where `needs` says so, TokenBatch.reference) has to come from."""
     needs: frozenset[objectives.Need] = frozenset()
     selections: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
     """What the reference has selected so far, by image and sequence."""
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    """By kind of token, see harness.suite.Train."""
 
     @property
     def threshold(self) -> float | None:
@@ -47,12 +50,24 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence to train on. `sampled`: drawn from the model, no target; `cost`: 1 - F-score, where needed."""
+    """One sequence to train on. `sampled`: drawn from the model, no target; `cost`: 1 - F-score, where needed.
+    `context`: tokens that stand between the prompt and the sequence, read without loss. `correction`: it puts an error
+    of the model right (harness.corrections) and is no target. `pair`: neighbours of one image with different numbers
+    are of different sets.
+
+    Of reinforcement learning, where all rows of a batch are rated and each image has equally many: its advantage, and
+    the log-probability of each token [L] before the step's updates and under a reference (harness.types.Rated)."""
 
     example: Example
     tokens: tuple[int, ...]
     sampled: bool = False
     cost: float = 0.0
+    context: tuple[int, ...] = ()
+    correction: bool = False
+    pair: int = 0
+    advantage: float | None = None
+    before: Tensor | None = None
+    reference: Tensor | None = None
 
 
 def accumulate(
@@ -92,7 +107,7 @@ def accumulate(
         with phases("backward"):
             engine.backward(torch.stack(terms).sum() * (0.0 if idle else 1.0), last=number == rounds)
         if not idle:
-            total = _add(total, output)
+            total = added(total, output)
     assert total is not None
     for name, term in total.terms.items():
         if int(term.count) != counts[term.unit]:
@@ -105,15 +120,18 @@ def accumulate(
 
 
 def _counts(rows: Sequence[Row]) -> dict[Unit, int]:
-    """Target positions, and sets of at least two targets."""
-    sizes = [sum(not row.sampled for row in own) for own in _sets(rows)]
-    tokens = sum(len(row.tokens) for row in rows if not row.sampled)
-    return {"tokens": tokens, "sets": sum(size >= 2 for size in sizes)}
+    """Target positions, sets of at least two targets, and positions of corrections."""
+    targets = [row for row in rows if not row.sampled and not row.correction]
+    return {
+        "tokens": sum(len(row.tokens) for row in targets),
+        "sets": sum(len(own) >= 2 for own in _sets(targets)),
+        "corrections": sum(len(row.tokens) for row in rows if row.correction),
+    }
 
 
 def _sets(rows: Sequence[Row]) -> list[list[Row]]:
-    """Neighbours of one image."""
-    return [list(own) for _, own in groupby(rows, key=lambda row: row.example.image_id)]
+    """Neighbours of one image, and of one question about it, or of one pair."""
+    return [list(own) for _, own in groupby(rows, key=lambda row: (row.example.key, row.pair))]
 
 
 def _micro_batches(rows: Sequence[Row], size: int, whole_sets: bool) -> Iterator[list[Row]]:
@@ -129,10 +147,17 @@ def _micro_batches(rows: Sequence[Row], size: int, whole_sets: bool) -> Iterator
 
 
 def _images(rows: Sequence[Row], pixels: Pixels) -> Tensor:
-    """One for each row; read once for neighbours of one image."""
+    """One for each row, or for each image where the rows are rated; read once for neighbours of one image."""
     sets = _sets(rows)
+    if rows[0].advantage is not None:
+        return pixels([own[0].example for own in sets])
     sizes = torch.tensor([len(own) for own in sets])
     return pixels([own[0].example for own in sets]).repeat_interleave(sizes, dim=0)
+
+
+def _batch(rows: Sequence[Row], adapter: Adapter) -> TargetBatch:
+    prompts = [(*adapter.codec.prompt(row.example), *row.context) for row in rows]
+    return target_batch([row.tokens for row in rows], adapter.codec, prompts)
 
 
 def _forward(
@@ -144,16 +169,22 @@ def _forward(
     logged: bool,
 ) -> LossOutput:
     device = pixels.device
-    batch = target_batch([row.tokens for row in rows], adapter.codec)
+    batch = _batch(rows, adapter)
     kept = batch.labels != IGNORED_LABEL
-    selected = None
-    if objective.reference is not None:
+    ties = "reference_logits" in objective.needs
+    selected, reference = None, None
+    if objective.reference is not None and not ties:
         selected = reference_selection(objective, rows, pixels)
     with engine.autocast():
+        if ties:
+            reference = _reference_logits(objective, pixels, batch.inputs.to(device), kept.to(device))
         logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), kept.to(device)))
         group = torch.arange(len(rows))[:, None].expand_as(kept)[kept].to(device)
         labels = batch.labels[kept].to(device)
-        output = objective.loss(TokenBatch(logits, labels, group, _members(rows, device), selected), logged)
+        weight = _weights(objective.loss_weights, batch.kinds[kept], _counted(rows, adapter.codec), device)
+        members, rated = _members(rows, device), _rated(rows, device)
+        known = TokenBatch(logits, labels, group, members, selected, weight, rated, reference)
+        output = objective.loss(known, logged)
     if output.selected is None or not logged:
         return output
     return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[kept].to(device))})
@@ -166,13 +197,51 @@ def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, kept: Tensor) -> L
     return adapter.logits(pixels, tokens)[kept]
 
 
+@torch.no_grad()
+def _reference_logits(objective: Objective, pixels: Tensor, tokens: Tensor, kept: Tensor) -> Logits:
+    assert objective.reference is not None
+    return _logits(objective.reference, pixels, tokens, kept)
+
+
 def _members(rows: Sequence[Row], device: torch.device) -> Members:
     sets = [index for index, own in enumerate(_sets(rows)) for _ in own]
     return Members(
         set=torch.tensor(sets, device=device),
         sampled=torch.tensor([row.sampled for row in rows], device=device),
         cost=torch.tensor([row.cost for row in rows], device=device),
+        correction=torch.tensor([row.correction for row in rows], device=device),
     )
+
+
+def _rated(rows: Sequence[Row], device: torch.device) -> Rated | None:
+    """At the target positions."""
+    if rows[0].advantage is None:
+        return None
+    advantage = torch.cat([torch.full((len(row.tokens),), row.advantage or 0.0) for row in rows])
+    before, reference = _joined([row.before for row in rows]), _joined([row.reference for row in rows])
+    return Rated(advantage.to(device), before, reference)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
+
+
+def _weights(
+    by_kind: Mapping[str, float], kinds: Tensor, counted: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """Of each target position [N]: that of its kind, but 0 where it is not counted; None where all are 1."""
+    if not by_kind and counted is None:
+        return None
+    weights = torch.tensor([by_kind.get(kind, 1.0) for kind in KINDS])[kinds]
+    return (weights if counted is None else weights * counted).to(device)
+
+
+def _counted(rows: Sequence[Row], codec: Codec) -> Tensor | None:
+    """Of each target position [N], bool; None where all are counted."""
+    if not codec.noise_objects:
+        return None
+    return torch.tensor([counts for row in rows for counts in codec.counted(row.tokens)])
 
 
 def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -181,7 +250,7 @@ def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]
     return {f"selected/{kind}": (sums[index], counts[index]) for index, kind in enumerate(KINDS)}
 
 
-def _add(total: LossOutput | None, output: LossOutput) -> LossOutput:
+def added(total: LossOutput | None, output: LossOutput) -> LossOutput:
     """Sums and counts, detached: nothing of a micro-batch's graph is kept."""
     terms = {name: replace(term, sum=term.sum.detach()) for name, term in output.terms.items()}
     if total is None:
@@ -254,21 +323,46 @@ def _cost(adapter: Adapter, row: Row) -> float:
 
 
 @torch.no_grad()
+def log_probabilities(
+    adapter: Adapter, rows: Sequence[Row], size: int, accelerator: Accelerator, engine: DataParallel, temperature: float
+) -> list[Tensor]:
+    """Of each token of each (rated) row, [L], by a forward pass as in training: micro-batches of up to `size` rows."""
+    found: list[Tensor] = []
+    device = accelerator.device
+    for part in _micro_batches(rows, size, whole_sets=True):
+        batch = _batch(part, adapter)
+        kept = batch.labels != IGNORED_LABEL
+        with engine.autocast():
+            images = _images(part, adapter.pixels).to(device)
+            logits = _logits(adapter, images, batch.inputs.to(device), kept.to(device))
+            flat = log_probability(logits, batch.labels[kept].to(device), temperature)
+        found += torch.split(flat, [len(row.tokens) for row in part])
+    return found
+
+
+@torch.no_grad()
 def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tensor) -> Tensor:
     """What the frozen base selects at the batch's target positions, bool [N].
 
-    Kept per (image, sequence): with canonical targets the base runs once per image, with random ones in
-    nearly every step.
+    Kept per (image, sequence and what stands before it): with canonical targets the base runs once per image, with
+    random ones in nearly every step.
     """
     reference = objective.reference
     assert reference is not None
-    keys = [(row.example.image_id, row.tokens) for row in rows]
+    keys = [_selection_key(row) for row in rows]
     missing = [index for index, key in enumerate(keys) if key not in objective.selections]
     if missing:
-        batch = target_batch([rows[index].tokens for index in missing], reference.codec)
+        batch = _batch([rows[index] for index in missing], reference)
         logits = reference.logits(pixels[missing], batch.inputs.to(pixels.device))
         for position, index in enumerate(missing):
             kept = (batch.labels[position] != IGNORED_LABEL).to(pixels.device)
             own = objectives.reference_selection(logits[position, kept], objective.settings)
             objective.selections[keys[index]] = own
     return torch.cat([objective.selections[key] for key in keys])
+
+
+def _selection_key(row: Row) -> tuple[int, tuple[int, ...]]:
+    """The image, and the sequence after what is asked and after its context, where there are any: -1 ends each."""
+    asked = () if row.example.asked is None else (*row.example.asked, -1)
+    context = (*row.context, -1) if row.context else ()
+    return row.example.image_id, (*asked, *context, *row.tokens)

@@ -9,15 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.batches import Batching
+from harness.errors import unknown
 from harness.files import PLAIN_NAME
 from harness.records import Role
+from harness.sequence import KINDS, Task
+from harness.stages import Then
 from harness.targets import PATTERN, members_per_image
 
 BASE = "base"
 ORACLES = ("oracle-uniform", "oracle-collapsed")
 SCORES = ("category", "name", "sequence", "constant")
 
-LATER = ("gradient_checkpointing", "groups", "precision")
+LATER = ("gradient_checkpointing", "groups", "loss_weights", "precision")
 """Settings of `train` that the first records did not have."""
 
 Positive = Annotated[int, Field(ge=1)]
@@ -67,9 +70,11 @@ class NamedModel(_Labelled):
 
 
 class NamedObjective(_Labelled):
-    """One of `objectives:`. `train`: what this row has otherwise than the suite's `train`, e.g. {targets: all(4)}."""
+    """One of `objectives:`. `train`: what this row has otherwise than the suite's `train`, e.g. {targets: all(4)}.
+    `then`: the stage that follows in the same cell, e.g. {name: grpo, steps: 60} (see harness.stages)."""
 
     train: Mapping[str, Any] = {}
+    then: Then | None = None
 
 
 class Probe(_Strict):
@@ -92,9 +97,10 @@ class Group(_Strict):
 class Train(_Strict):
     """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
     `collision_rate`: see harness.targets and harness.batches. `micro_batch`: sequences per forward pass (gradients
-    accumulate up to batch_size); default all at once. `gradient_checkpointing`: less memory, more time, the same
-    gradients. `groups`: see Group; the first that matches counts. `precision`: bf16 is autocast; auto is bf16 on a GPU
-    and fp32 elsewhere.
+    accumulate up to batch_size); default all at once. `loss_weights`: what the loss at tokens of a kind is multiplied
+    with, e.g. {location: 0.5}; 1 where none is given. It is still divided by the number of all target tokens.
+    `gradient_checkpointing`: less memory, more time, the same gradients. `groups`: see Group; the first that matches
+    counts. `precision`: bf16 is autocast; auto is bf16 on a GPU and fp32 elsewhere.
 
     The learning rate is constant after `warm_up` steps, so that every step of `eval_at` is a fair place to
     stop. The last step is always evaluated.
@@ -110,6 +116,7 @@ class Train(_Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warm_up: Annotated[int, Field(ge=0)] = 10
     clip: Annotated[float, Field(gt=0)] = 1.0
+    loss_weights: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     log_every: Positive = 20
     eval_at: tuple[Positive, ...] = ()
     probe: Probe | None = None
@@ -123,6 +130,13 @@ class Train(_Strict):
         that the cells of earlier code stay the same."""
         later = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
+
+    @field_validator("loss_weights")
+    @classmethod
+    def _kinds_of_tokens(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
+        if wrong := [unknown("kind of token", kind, KINDS) for kind in weights if kind not in KINDS]:
+            raise ValueError("; ".join(wrong))
+        return weights
 
     @model_validator(mode="after")
     def _evaluations_in_range(self) -> Train:
@@ -181,6 +195,33 @@ class SampleSettings(_Strict):
         return tuple(sorted({self.temperature, *self.temperatures}))
 
 
+class Prompt(_Strict):
+    """`kind`: open asks for everything; categories asks about the categories of an image that were verified to be there
+    or not, `chunk` at a time, by their first names, and an answer is what is said to all these questions (see
+    harness.prompts). `negatives`: at most so many absent categories of an image are asked about in training, drawn
+    from the seed; all by default. `evaluate`: whether validation images are asked about all of the benchmark's
+    categories instead, as where nothing is known of a picture; official figures count the verified ones alone.
+    """
+
+    kind: Literal["open", "categories"] = "open"
+    chunk: Positive | None = None
+    negatives: Annotated[int, Field(ge=0)] | None = None
+    evaluate: Literal["verified", "all"] = "verified"
+
+    @model_validator(mode="after")
+    def _settings_of_the_kind(self) -> Prompt:
+        if (self.kind == "categories") != (self.chunk is not None):
+            raise ValueError("chunk: expected with kind: categories, and only there")
+        if self.kind == "open" and (self.negatives, self.evaluate) != (None, "verified"):
+            raise ValueError("negatives, evaluate: expected with kind: categories, and only there")
+        return self
+
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """As a record has it; None for the open prompt, so that the cells of earlier code stay the same."""
+        return None if self.kind == "open" else self.model_dump(mode="json")
+
+
 class Resources(_Strict):
     """What a cell gets of a Ray cluster (see harness.on_ray): whole CPUs, and whole GPUs or a share of one."""
 
@@ -229,7 +270,8 @@ class Suite(_Strict):
     steps, or none; it changes no result, so it is not part of a cell's digest. `images`: what becomes of a picture that
     cannot be read, or is not of the size that its annotations say: `fail` fails the cell that reads it, `skip` leaves
     it out of its split, and those that were left out are part of the digest (see harness.skipping). `resources` are no
-    part of it."""
+    part of it. `task`: what sequences are: the objects' names and boxes, a caption that mentions the objects, or a
+    caption and then the boxes of what it mentions (see harness.sequence.captions and harness.tasks)."""
 
     suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: NamedBenchmark
@@ -237,6 +279,8 @@ class Suite(_Strict):
     objectives: tuple[NamedObjective, ...] = ()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     train: Train = Train()
+    task: Task = "boxes"
+    prompt: Prompt = Prompt()
     sample: SampleSettings = SampleSettings()
     score: Literal["category", "name", "sequence", "constant"] = "category"
     keep: Literal["all", "last", "none"] = "last"
@@ -256,6 +300,18 @@ class Suite(_Strict):
     def train_of(self, objective: NamedObjective) -> Train:
         """How a row is trained: the suite's `train`, but for what the objective's own `train` says."""
         return Train.model_validate({**self.train.model_dump(mode="json"), **objective.train})
+
+    def plans_of(self, objective: NamedObjective) -> tuple[Train, ...]:
+        """The same of each of its stages, in order; each counts its own steps."""
+        first, then = self.train_of(objective), objective.then
+        if then is None:
+            return (first,)
+        return first, Train.model_validate({**first.model_dump(), **then.planned})
+
+    def described(self, objective: NamedObjective) -> dict[str, Any]:
+        """How a row is trained, as a record has it. DataError where its stage names a file that cannot be read."""
+        then = {} if objective.then is None else {"then": objective.then.described}
+        return {**self.train_of(objective).described, **then}
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +351,25 @@ def cells(suite: Suite) -> Iterator[Cell]:
             yield Cell("oracle", NamedModel(name=oracle, label=oracle, **bins), None, seed)
 
 
+def after_sft(objective: NamedObjective) -> str:
+    """The row that shows a chain as it is before its last stage."""
+    return f"{objective.label} after sft"
+
+
+def chains(suite: Suite) -> list[NamedObjective]:
+    """The objectives that a further stage follows."""
+    return [objective for objective in suite.objectives if objective.then is not None]
+
+
 def rows(suite: Suite) -> list[str]:
     """Labels of the table's rows, in order."""
     objectives_ = [objective.label for objective in suite.objectives]
     early = [stop.label for stop in suite.early_stops]
-    return [BASE, *objectives_, *early, *(row.label for row in suite.resampled), *ORACLES]
+    return [
+        BASE,
+        *objectives_,
+        *map(after_sft, chains(suite)),
+        *early,
+        *(row.label for row in suite.resampled),
+        *ORACLES,
+    ]

@@ -14,17 +14,20 @@ from pydantic import BaseModel, ValidationError
 
 from harness import objectives, registry
 from harness.errors import ConfigError, unknown
-from harness.estimates import figure_names
+from harness.estimates import about_boxes, figure_names, gain_names
+from harness.stages import STAGES, Sft, StageSettings
 from harness.suite import (
     EarlyStop,
     Hypothesis,
     NamedObjective,
     Probe,
+    Prompt,
     Resampled,
     Resources,
     SampleSettings,
     Suite,
     Train,
+    chains,
     rows,
 )
 
@@ -71,18 +74,20 @@ def _follows_from_another(item: Any) -> bool:
 
 def _schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
     """One mistake in words; `prefix`: where the part that was validated stands in the suite."""
-    location = (*prefix, *item["loc"])
+    location, stage = _without_tag((*prefix, *item["loc"]))
     where = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
         *parent, key = location
         parts: dict[str, type[BaseModel]] = {
             "train": Train,
             "probe": Probe,
+            "prompt": Prompt,
             "sample": SampleSettings,
             "resources": Resources,
             "hypotheses": Hypothesis,
             "early_stops": EarlyStop,
             "resampled": Resampled,
+            "then": stage,
         }
         nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
         return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
@@ -91,13 +96,21 @@ def _schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
     return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
 
 
+def _without_tag(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], type[StageSettings]]:
+    """pydantic puts the name of a stage between `then` and its keys: without it, and the settings that it names."""
+    for index, part in enumerate(location[1:], 1):
+        if location[index - 1] == "then" and part in STAGES:
+            return (*location[:index], *location[index + 1 :]), STAGES[str(part)]
+    return location, StageSettings
+
+
 def _content_problems(content: Mapping[str, Any]) -> list[str]:
     """Unknown names and wrong settings, as far as the content has the right shape."""
     problems = []
     for kind, key in (("benchmark", "benchmark"), ("model", "models")):
         for name, settings in _named(content.get(key)):
             problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
-    for name, settings in _named(content.get("objectives"), "train"):
+    for name, settings in _named(content.get("objectives"), "train", "then"):
         problems += objectives.problems(name, settings)
     return problems
 
@@ -143,10 +156,41 @@ def _reference_problems(suite: Suite) -> list[str]:
         for label in (hypothesis.a, hypothesis.b):
             if label not in labels:
                 problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
+        chained = {objective.label for objective in chains(suite)}
         metrics = figure_names(suite.sample.samples)
+        if {hypothesis.a, hypothesis.b} <= chained:
+            metrics += gain_names(suite.sample.samples)
+        elif hypothesis.metric in gain_names(suite.sample.samples):
+            both = f"{hypothesis.a}, {hypothesis.b}"
+            problems.append(f"hypothesis {hypothesis.id}: {hypothesis.metric}: expected two rows with then, got {both}")
+            continue
         if hypothesis.metric not in metrics:
             problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
-    return problems + _train_problems(suite)
+    return problems + _caption_problems(suite) + _train_problems(suite)
+
+
+def _caption_problems(suite: Suite) -> list[str]:
+    """What a task with captions does not have."""
+    problems = []
+    if suite.task != "boxes" and suite.sample.grammar:
+        problems.append(f"sample.grammar: task: {suite.task} has no decoding grammar; set grammar: false")
+    if suite.task != "boxes" and suite.prompt.kind != "open":
+        problems.append(f"prompt.kind: task: {suite.task} has the open prompt only, got {suite.prompt.kind}")
+    problems += [
+        f"objectives.{objective.label}.then: nsft corrects lists of boxes, not task: {suite.task}; use another stage"
+        for objective in chains(suite)
+        if suite.task != "boxes" and objective.then is not None and objective.then.name == "nsft"
+    ]
+    if suite.task != "caption":
+        return problems
+    if suite.early_stops:
+        problems.append("early_stops: task: caption has no AP to stop at")
+    return problems + [
+        f"hypothesis {stated.id}: task: caption has no boxes, so {stated.metric} is undefined; use recall, precision "
+        "or a figure of diversity"
+        for stated in suite.hypotheses
+        if about_boxes(stated.metric)
+    ]
 
 
 def _train_problems(suite: Suite) -> list[str]:
@@ -161,8 +205,20 @@ def _train_problems(suite: Suite) -> list[str]:
             continue
         if objective.train:
             problems += _micro_problems(where, plan)
-        problems += _supply_problems(objective, plan)
+        problems += _supply_problems(objective.label, objective.name, objective.settings, plan)
+        problems += _stage_problems(suite, objective)
     return problems
+
+
+def _stage_problems(suite: Suite, objective: NamedObjective) -> list[str]:
+    """A further stage whose batches cannot be made, or do not supply what its objective needs."""
+    try:
+        *_, plan = suite.plans_of(objective)
+    except ValidationError as error:
+        return [_schema_problem(item, ("objectives", objective.label, "then")) for item in error.errors()]
+    if not isinstance(objective.then, Sft):
+        return []
+    return _supply_problems(f"{objective.label}: then", *objective.then.of, plan)
 
 
 def _micro_problems(where: str, plan: Train) -> list[str]:
@@ -172,21 +228,21 @@ def _micro_problems(where: str, plan: Train) -> list[str]:
     return [f"{where}.micro_batch: expected a divisor of batch_size {plan.batch_size}, got {micro}"]
 
 
-def _supply_problems(objective: NamedObjective, plan: Train) -> list[str]:
+def _supply_problems(label: str, name: str, settings: Mapping[str, Any], plan: Train) -> list[str]:
     """An objective that needs sets of targets, which the training data conditions do not supply."""
-    if objectives.problems(objective.name, objective.settings):  # told already
+    if objectives.problems(name, settings):  # told already
         return []
-    if "sets" not in objectives.needs(objective.name, objective.settings):
+    if "sets" not in objectives.needs(name, settings):
         return []
     size, micro = plan.set_size, plan.micro_batch
     if size == 1:
         return [
-            f"objective {objective.label}: {objective.name} needs several targets of an image in a batch, but "
+            f"objective {label}: {name} needs several targets of an image in a batch, but "
             f"train has targets: {plan.targets}, batching: {plan.batching}; use targets: all(n) with "
             "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
         ]
     if micro is not None and micro < size:
-        return [f"train.micro_batch: expected at least the {size} targets of a set ({objective.name}), got {micro}"]
+        return [f"train.micro_batch: expected at least the {size} targets of a set ({name}), got {micro}"]
     return []
 
 

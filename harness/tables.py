@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from harness.chains import collapses, foretold
 from harness.estimates import (
     AP_COLUMNS,
     CATEGORY_COLUMNS,
@@ -17,6 +18,7 @@ from harness.estimates import (
     FREQUENCIES,
     TEXT_COLUMNS,
     diversity_columns,
+    gain_names,
 )
 from harness.metrics.aggregate import REPORTABLE
 from harness.metrics.stats import LEVEL, REPLICATES, Interval
@@ -29,11 +31,12 @@ from harness.rows import (
     best,
     category_lines,
     differences,
+    gains,
     table,
     temperature_lines,
     verdicts,
 )
-from harness.suite import BASE
+from harness.suite import BASE, chains
 
 UNDEFINED = "–"  # noqa: RUF001 (an en dash, as tables have it)
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
@@ -84,7 +87,7 @@ def grids(results: Results) -> list[Grid]:
     names = tuple(name for name in diversity_columns(samples) if name != "recall")
     of_samples = f"(K = {samples} samples)"
     made = [
-        figure_grid(results, "Detection (greedy answer)", rows, AP_COLUMNS),
+        *_detection_grids(results, rows),
         figure_grid(results, f"Diversity {of_samples}", rows, diversity_columns(samples)),
         *_optional(results, f"By frequency {of_samples}", rows, FREQUENCY_COLUMNS),
         figure_grid(results, f"Faults {of_samples}", rows, FAULT_COLUMNS),
@@ -92,6 +95,8 @@ def grids(results: Results) -> list[Grid]:
         *_consensus_grids(results, rows),
         *_temperature_grids(results, several),
         *_optional(results, "Cost of training", rows, COST_COLUMNS),
+        *_chain_grids(results, rows),
+        *_gain_grids(results),
     ]
     if changes:
         made.append(figure_grid(results, f"Difference to {BASE}, paired", changes, names, signed=names))
@@ -118,7 +123,7 @@ def caption(results: Results) -> list[str]:
     lines = [
         f"{results.images:,} validation images; K = {sample.samples} samples at temperature {sample.temperature:g}; "
         f"seeds {', '.join(map(str, suite.seeds))}.",
-        f"Scores: {_score_sources(results)}; evaluator {_distinct(' '.join(r.evaluator.values()) for r in finished)}.",
+        _correctness(results),
         f"± is half of the {LEVEL:.0%} interval of the seed mean: {REPLICATES:,} bootstrap replicates of the images "
         "(paired between rows) plus the variance between seeds over their number, t with seeds - 1 degrees of freedom "
         f"or more, the less the seeds' share of the variance is. {UNDEFINED} is undefined.",
@@ -135,6 +140,11 @@ def caption(results: Results) -> list[str]:
         f"device {_distinct(_device(record.device) for record in finished)}."
     )
     lines += _left_out(results)
+    lines += [
+        f"Warning: the samples of {key} have collapsed: {entropy:.3g} nats per token at step {step}, {first:.3g} when "
+        "the last stage began."
+        for key, step, entropy, first in collapses(results)
+    ]
     lines += [f"Failed: {key}: {record.error}" for key, record in results.failed.items()]
     if results.missing:
         lines.append(f"Missing: {'; '.join(map(str, results.missing))}.")
@@ -207,11 +217,36 @@ def _known(rows: Iterable[Row], name: str) -> bool:
     return any(not math.isnan(row.figures.get(name, NOTHING).estimate) for row in rows)
 
 
+def _detection_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
+    if results.suite.task == "caption":  # no boxes, no detections
+        names = ("precision", "recall", "hallucination_rate")
+        return [figure_grid(results, f"Objects mentioned (K = {results.samples} samples)", rows, names)]
+    return [figure_grid(results, "Detection (greedy answer)", rows, AP_COLUMNS)]
+
+
 def _consensus_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
     if not _known(rows, "consensus_AP"):
         return []
     title = f"Consensus of the K = {results.samples} samples beside the greedy answer"
     return [figure_grid(results, title, rows, ("AP", "AP50", *CONSENSUS_COLUMNS), signed=["consensus_gain"])]
+
+
+def _chain_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
+    """What the stages after fine-tuning lead to, and what they take; without a chain there is nothing to compare."""
+    names = ("AP", "hallucination_rate", "recall", "name_diversity", f"coverage@{results.samples}", *COST_COLUMNS)
+    return _optional(results, "Stages side by side", rows, names) if chains(results.suite) else []
+
+
+def _gain_grids(results: Results) -> list[Grid]:
+    changes, (correlation, cells) = gains(results), foretold(results)
+    if not changes:
+        return []
+    note = (
+        f"Over the {cells} cells, coverage@{results.samples} after fine-tuning and the gain in AP have the correlation "
+        f"{number(correlation, signed=True)}."
+    )
+    names = gain_names(results.samples)
+    return [figure_grid(results, "Last stage minus fine-tuning, paired", changes, names, names, note)]
 
 
 def _temperature_grids(results: Results, several: bool) -> list[Grid]:
@@ -298,6 +333,14 @@ def _seeds(row: Row) -> str:
         if seeds
     ]
     return f"{len(row.seeds)} of {total} ({'; '.join(why)})"
+
+
+def _correctness(results: Results) -> str:
+    """What decides which answers are right."""
+    if results.suite.task == "caption":
+        return "Captions: a mentioned category is right as often as the image has instances of it."
+    evaluators = _distinct(" ".join(record.evaluator.values()) for record in results.records.values())
+    return f"Scores: {_score_sources(results)}; evaluator {evaluators}."
 
 
 def _score_sources(results: Results) -> str:

@@ -34,7 +34,8 @@ def teacher_forced(
     device = next(adapter.model.parameters()).device
     for start in range(0, len(examples), CHUNK):
         rows = slice(start, start + CHUNK)
-        batch = target_batch(sequences[rows], adapter.codec)
+        prompts = [adapter.codec.prompt(example) for example in examples[rows]]
+        batch = target_batch(sequences[rows], adapter.codec, prompts)
         kept = batch.labels != IGNORED_LABEL
         logits = adapter.logits(adapter.pixels(examples[rows]).to(device), batch.inputs.to(device))
         yield Forced(logits[kept.to(device)].float(), batch.labels[kept].to(device), batch.kinds[kept].to(device))

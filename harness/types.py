@@ -69,6 +69,11 @@ class Example:
 
     `negative`: categories verified to be absent. `not_exhaustive`: categories that are present but not
     annotated exhaustively: an unmatched mention of one is neither right nor wrong.
+
+    `asked`: the categories that the prompt names, in its order, where it asks about these alone (see harness.prompts);
+    None where it asks for everything. The rest is then what there is to say about these categories.
+
+    `captions`: what people wrote about it, each on one line; none in most data.
     """
 
     image_id: int
@@ -78,22 +83,35 @@ class Example:
     instances: tuple[Instance, ...]
     negative: frozenset[int] = frozenset()
     not_exhaustive: frozenset[int] = frozenset()
+    asked: tuple[int, ...] | None = None
+    captions: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What tells a question from the others of its split: the image, and the categories that it asks about."""
+        return self.image_id, *(self.asked or ())
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
     """One object as a sequence gives it. `category_id` is None where the vocabulary has no such name.
 
-    `start`, `locations`, `end` are token positions in the sequence: the name is `[start, locations)`,
-    its four location tokens `[locations, end)`.
+    Token positions in the sequence: its name is `[name_start, name_end)`, its box `[box_start, box_end)`. Which of
+    them comes first depends on the model family.
     """
 
     name: str
     category_id: int | None
     box: Box
-    start: int = 0
-    locations: int = 0
-    end: int = 0
+    name_start: int = 0
+    name_end: int = 0
+    box_start: int = 0
+    box_end: int = 0
+
+    def moved(self, by: int) -> Mention:
+        """The same, so many tokens later."""
+        name, box = (self.name_start, self.name_end), (self.box_start, self.box_end)
+        return Mention(self.name, self.category_id, self.box, *(position + by for position in (*name, *box)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +211,30 @@ class Projection:
 class Members:
     """What ties the S sequences of a batch together: sequences of one image are members of one set.
 
-    set      [S]  int64: the set (image) that a sequence belongs to
-    sampled  [S]  bool: drawn from the model itself, so no target: it adds to no cross-entropy
-    cost     [S]  float: 1 - F-score of its mentions against the image's instances, in [0, 1]
+    set         [S]  int64: the set (image) that a sequence belongs to
+    sampled     [S]  bool: drawn from the model itself, so no target: it adds to no cross-entropy
+    cost        [S]  float: 1 - F-score of its mentions against the image's instances, in [0, 1]
+    correction  [S]  bool: the answer of a correction (harness.corrections); None: there is none among them
     """
 
     set: Tensor
     sampled: Tensor
     cost: Tensor
+    correction: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """What is known about the N positions of sequences that the model drew, beside the labels.
+
+    advantage  [N]  that of the position's sequence
+    before     [N]  log-probability of the label when the updates of the step began; None: it is now
+    reference  [N]  log-probability of the label under a frozen model, or None
+    """
+
+    advantage: Tensor
+    before: Tensor | None = None
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +246,9 @@ class TokenBatch:
     group    [N]     int64 or None: which of S sequences a position belongs to (sequence-level objectives)
     members          what is known about those sequences (sequence-level objectives), or None
     selected [N]     bool or None: positions that a frozen reference model selected (SED-SFT `mask: base`)
+    weight   [N]     float or None: what a position's loss is multiplied with (1 by default); counts stay as they are
+    rated            what reinforcement learning knows about the positions, or None
+    reference        what a frozen model says at the same positions, as `logits`, or None
     """
 
     logits: Tensor | Projection
@@ -219,18 +256,42 @@ class TokenBatch:
     group: Tensor | None = None
     members: Members | None = None
     selected: Tensor | None = None
+    weight: Tensor | None = None
+    rated: Rated | None = None
+    reference: Tensor | Projection | None = None
 
 
-Unit = Literal["tokens", "sets"]
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What there is to know of a model before it is built: one entry of its module's CARDS.
+
+    CARDS is a list of dicts of literals, one for each configuration worth a line in `detmodes list models`, the first
+    for the default settings. It is read without importing the module, whose libraries may not be installed.
+
+    settings     what to write in a suite file for it
+    parameters   of the whole model, within 10%; None if it has none
+    coordinates  how many bins or pixels, in which order
+    licence      of the code and of the weights
+    weights      where they come from
+    """
+
+    settings: Mapping[str, object]
+    parameters: int | None
+    coordinates: str
+    licence: str
+    weights: str
+
+
+Unit = Literal["tokens", "sets", "corrections"]
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
     """One additive part of a loss: `weight * sum / count`.
 
-    sum: scalar tensor with gradient; count: number of `unit`s summed over (target positions, or equivalence sets
-    of at least two members). Sums and counts are kept apart so that accumulation and data parallelism can reduce
-    each globally before dividing. A count never depends on the model.
+    sum: scalar tensor with gradient; count: number of `unit`s summed over (target positions, equivalence sets of at
+    least two members, or positions of corrections, which are no targets). Sums and counts are kept apart so that
+    accumulation and data parallelism can reduce each globally before dividing. A count never depends on the model.
     """
 
     sum: Tensor

@@ -2,6 +2,9 @@
 
 ADAPTERS = {
     "open_flamingo": "model_zoo.open_flamingo:OpenFlamingo",
+    "open_flamingo_hf": "model_zoo.flamingo_hf:OpenFlamingoHf",
+    "pix2seq": "model_zoo.pix2seq:Pix2Seq",
+    "vlm": "model_zoo.vlm:Vlm",
     "oracle-uniform": "model_zoo.oracle:OracleUniform",
     "oracle-collapsed": "model_zoo.oracle:OracleCollapsed",
 }

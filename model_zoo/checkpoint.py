@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,13 +15,16 @@ from harness.errors import DataError
 from harness.records import sha256 as sha256
 
 DIGESTS = "digests.json"
+SHOWN = 10
+"""How many mismatches an error names."""
 VOCABULARY = ("lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight")
-"""Parameters with one row per vocabulary entry."""
+"""OpenFlamingo's parameters with one row per vocabulary entry."""
 
 
-def save(model: nn.Module, entries: Sequence[str], path: Path) -> str:
-    """Writes parameters and buffers (each aliased tensor once, under its first name); returns the sha256."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named_tensors(model).items()}
+def save(model: nn.Module, entries: Sequence[str], path: Path, names: Collection[str] | None = None) -> str:
+    """Writes parameters and buffers (each aliased tensor once, under its first name), or those of `names` alone;
+    returns the sha256."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _chosen(model, names).items()}
     partial = path.with_name(f".{path.name}.partial")
     save_file(tensors, partial, metadata={"entries": json.dumps(list(entries))})
     partial.replace(path)
@@ -61,27 +64,37 @@ def _digest(path: Path) -> str | None:
     return listed.get(path.name)
 
 
-def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copies every tensor into the model; both must have the same names and shapes."""
-    own = named_tensors(model)
-    wrong = [f"{name} missing" for name in own.keys() - tensors.keys()]
-    wrong += [f"{name} unexpected" for name in tensors.keys() - own.keys()]
-    wrong += [
-        f"{name}: expected {tuple(own[name].shape)}, got {tuple(tensors[name].shape)}"
-        for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
-    ]
+def load(model: nn.Module, tensors: Mapping[str, Tensor], names: Collection[str] | None = None) -> None:
+    """Copies every tensor into the model, or into its `names` alone; both must have the same names and shapes."""
+    own = _chosen(model, names)
+    wrong = mismatches({name: tensor.shape for name, tensor in own.items()}, tensors)
     if wrong:
-        raise DataError(f"weights do not fit the model: {'; '.join(sorted(wrong)[:10])}")
+        raise DataError(f"weights do not fit the model: {'; '.join(wrong[:SHOWN])}")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
 
 
+def mismatches(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What does not fit, one line each, sorted: missing and unexpected names, other shapes."""
+    wrong = [f"{name} missing" for name in expected.keys() - tensors.keys()]
+    wrong += [f"{name} unexpected" for name in tensors.keys() - expected.keys()]
+    wrong += [
+        f"{name}: expected {tuple(expected[name])}, got {tuple(tensors[name].shape)}"
+        for name in expected.keys() & tensors.keys()
+        if tuple(expected[name]) != tuple(tensors[name].shape)
+    ]
+    return sorted(wrong)
+
+
 def fit_vocabulary(
-    model: nn.Module, tensors: Mapping[str, Tensor], stored: Sequence[str], wanted: Sequence[str]
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    stored: Sequence[str],
+    wanted: Sequence[str],
+    vocabulary: Collection[str] = VOCABULARY,
 ) -> dict[str, Tensor]:
-    """Tensors whose vocabulary rows follow `wanted`.
+    """Tensors whose vocabulary rows follow `wanted`; `vocabulary`: the parameters that have such rows.
 
     Rows of known entries are copied. Locations of another number of bins are interpolated between the stored
     ones. Rows of names that the weights have never seen are the mean of the stored names' rows plus the
@@ -91,7 +104,7 @@ def fit_vocabulary(
         return dict(tensors)
     own = named_tensors(model)
     return {
-        name: _fit_rows(tensor, own[name].detach(), stored, wanted) if name in VOCABULARY else tensor
+        name: _fit_rows(tensor, own[name].detach(), stored, wanted) if name in vocabulary else tensor
         for name, tensor in tensors.items()
     }
 
@@ -111,6 +124,10 @@ def _fit_rows(tensor: Tensor, fresh: Tensor, stored: Sequence[str], wanted: Sequ
         )
         rows[new_bins] = stretched[0].T
     return rows
+
+
+def _chosen(model: nn.Module, names: Collection[str] | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in named_tensors(model).items() if names is None or name in names}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,40 +1,40 @@
-"""OpenFlamingo (Awadalla et al., 2023; arXiv 2308.01390), built from its parts.
+"""OpenFlamingo at toy size, with a vocabulary of its own: one token a name. Small weights are shipped.
 
-Upstream's factory is not used: it passes `trust_remote_code=True`. Three repairs make open_flamingo 2.0.1
-work here: the language mixin's forward is replaced (see there), images are encoded once and
-their latents expanded to all samples (its `generate` does not expand), and the vision tower runs with
-gradient where it trains (upstream always runs it under `no_grad`).
+With a tokenizer, as it was published, it is model_zoo.flamingo_hf.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from open_clip.transformer import VisionTransformer
-from open_flamingo.src.flamingo import Flamingo
-from open_flamingo.src.flamingo_lm import FlamingoLMMixin
-from open_flamingo.src.helpers import MaskedCrossAttention, PerceiverResampler
-from open_flamingo.src.utils import extend_instance
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as checkpoint_call
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import images
-from harness.decoding import sample, uniforms
-from harness.errors import ConfigError, DataError, unknown
+from harness.errors import ConfigError, unknown
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
-from harness.types import Category, Example, Projection, Sample
+from harness.types import Category, Example
 from model_zoo import checkpoint
+from model_zoo.flamingo_adapter import FlamingoAdapter
+from model_zoo.flamingo_network import Reading, TrainableFlamingo, assemble, resize
 
+CARDS: list[dict[str, object]] = [
+    {
+        "settings": {},
+        "parameters": 2_080_000,
+        "coordinates": "65 bins, y x y x",
+        "licence": "MIT (OpenFlamingo), Apache-2.0 (weights)",
+        "weights": "shipped, pretrained on plain shapes",
+    },
+]
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -87,7 +87,7 @@ CHOICES = {"config": tuple(CONFIGS), "trains": ("all", "flamingo"), "weights": (
 MAX_BINS = 10_000
 
 
-class OpenFlamingo:
+class OpenFlamingo(FlamingoAdapter):
     """The Adapter protocol over open_flamingo's Flamingo.
 
     Settings: `config` (a name in CONFIGS), `bins` (locations; default the configuration's), `trains`:
@@ -102,8 +102,8 @@ class OpenFlamingo:
         self.config = CONFIGS[self.settings["config"]]
         tokens = NameVocabulary(vocabulary_names(categories), self.settings["bins"])
         self.tokens = tokens
-        self.codec = Codec(categories, tokens, CoordinateSpace(self.settings["bins"]))
-        self.model = build(self.config, tokens)
+        codec = Codec(categories, tokens, CoordinateSpace(self.settings["bins"]))
+        super().__init__(build(self.config, tokens), codec, tokens.entries)
         self.weights_digest: str | None = None
         if self.settings["weights"] == "shipped" and self.config.weights is not None:
             tensors, entries, self.weights_digest = checkpoint.read_shipped(WEIGHTS / self.config.weights)
@@ -123,58 +123,11 @@ class OpenFlamingo:
             found.append(f"open_flamingo.bins: expected an integer from 2 to {MAX_BINS}, got {bins!r}")
         return found
 
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
-        return device
-
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         """[B, 3, S, S] in [-1, 1]; the image is squeezed to a square, coordinates being normalised."""
         side = self.config.image_size
         squares = [images.read(example).resize((side, side), Image.Resampling.BILINEAR) for example in examples]
         return to_pixels(np.stack([np.asarray(square) for square in squares]))
-
-    def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """[B, L, V]. One image may serve several rows: B of tokens must be a multiple of B of pixels."""
-        return self.model.read(self._latents(pixels, tokens), tokens)
-
-    def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
-        """[B, L, D] and [V, D]: what `logits` multiplies."""
-        hidden = self.model.read_hidden(self._latents(pixels, tokens), tokens)
-        return Projection(hidden, self.model.lang_encoder.get_output_embeddings().weight)
-
-    def _latents(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        return self.model.latents(pixels[:, None, None]).repeat_interleave(len(tokens) // len(pixels), dim=0)
-
-    def generate(
-        self,
-        examples: Sequence[Example],
-        temperatures: Sequence[float],
-        seed: int,
-        max_tokens: int,
-        grammar: bool = False,
-    ) -> list[list[Sample]]:
-        samples = len(temperatures)
-        with torch.inference_mode():
-            pixels = self.pixels(examples).to(self.device)
-            heat = torch.tensor(list(temperatures) * len(examples), device=self.device)
-            noise = uniforms(examples, samples, max_tokens, seed).to(self.device)
-            decoding = Decoding(self.model, self._encoded(pixels), samples)
-            try:
-                flat = sample(decoding.step, self.codec, heat, noise, grammar, decoding.keep)
-            finally:
-                decoding.close()
-        return [flat[start : start + samples] for start in range(0, len(flat), samples)]
-
-    def _encoded(self, pixels: Tensor) -> Tensor:
-        """Latents [B, 1, n, D] of images [B, 3, S, S]. On a CPU one image after the other: several at once are rounded
-        otherwise than one, and what is generated must not depend on the batch, to the last bit."""
-        parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
-        return torch.cat([self.model.latents(part[:, None, None]) for part in parts])
-
-    def checkpoint_gradients(self) -> None:
-        for block in self.model.blocks():
-            block.forward = _computed_twice(block.forward)
 
     def describe(self) -> dict[str, object]:
         sizes = {**asdict(self.config), "parameters": sum(p.numel() for p in self.model.parameters())}
@@ -184,26 +137,6 @@ class OpenFlamingo:
             "sizes": sizes,
             "weights_digest": self.weights_digest,
         }
-
-    def save(self, path: Path) -> None:
-        checkpoint.save(self.model, self.tokens.entries, path)
-
-    def load(self, path: Path) -> None:
-        tensors, entries = checkpoint.read(path)
-        if entries != self.tokens.entries:
-            raise DataError(f"{path}: made for another vocabulary ({len(entries)} entries, not {self.tokens.size})")
-        checkpoint.load(self.model, tensors)
-
-
-def _computed_twice(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but with gradient only the arguments are kept for the backward pass, which computes it again."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint_call(forward, *args, use_reentrant=False, **kwargs)
-
-    return run
 
 
 def to_pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
@@ -218,114 +151,6 @@ def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # ---- the parts -----------------------------------------------------------------------------------------------
-
-
-class _LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has no type information
-    """Upstream's mixin with a default for `attention_mask`, which transformers 5 omits, and with the image where
-    the prompt has it and nowhere else. Upstream looks for image tokens in whatever it is given: one row that
-    emits one would then take the image away from every other row of its batch."""
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any) -> Any:
-        self._condition(input_ids, prefill=rest.get("past_key_values") is None)
-        language: Any = super(FlamingoLMMixin, self)  # the language model that this is mixed into
-        return language.forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
-
-    def hidden(self, input_ids: Tensor) -> Tensor:
-        """States [B, L, D] of whole sequences, which `forward` multiplies with the output embedding."""
-        self._condition(input_ids, prefill=True)
-        hidden: Tensor = self.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        return hidden
-
-    def _condition(self, input_ids: Tensor, prefill: bool) -> None:
-        image = input_ids == self.media_token_id
-        for layer in self._get_decoder_layers():
-            if prefill:
-                layer.condition_media_locations(image & (image.cumsum(1) == 1))
-            layer.condition_use_cached_media(not prefill)
-
-
-class TrainableFlamingo(Flamingo):  # type: ignore[misc]
-    """Flamingo whose vision tower has a gradient, and whose latents can be reused."""
-
-    def latents(self, vision_x: Tensor) -> Tensor:
-        """Images [B, T_img, 1, C, H, W] -> perceiver latents [B, T_img, n, D]."""
-        batch, media = vision_x.shape[:2]
-        features = self.vision_encoder(vision_x.flatten(0, 2))[1]
-        latents: Tensor = self.perceiver(features.view(batch, media, 1, *features.shape[1:]))
-        return latents
-
-    def read(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [B, L, V] of tokens that refer to these latents."""
-        with self._seeing(latents):
-            logits: Tensor = self.lang_encoder(input_ids=tokens, use_cache=False).logits
-        return logits
-
-    def read_hidden(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Hidden states [B, L, D] of the same."""
-        with self._seeing(latents):
-            hidden: Tensor = self.lang_encoder.hidden(tokens)
-        return hidden
-
-    def blocks(self) -> Iterator[Any]:
-        """The modules that hidden states pass one after the other. Not whole Flamingo layers: what those see is taken
-        from them at the end of a forward pass."""
-        yield from self.vision_encoder.transformer.resblocks
-        for layer in self.perceiver.layers:
-            yield from layer
-        for layer in self.lang_encoder._get_decoder_layers():
-            yield from (layer.gated_cross_attn_layer, layer.decoder_layer)
-
-    @contextmanager
-    def _seeing(self, latents: Tensor) -> Iterator[None]:
-        for layer in self.lang_encoder._get_decoder_layers():
-            layer.condition_vis_x(latents)
-        yield
-        self.lang_encoder.clear_conditioned_layers()
-
-
-class Decoding:
-    """Token by token over latents [B, T_img, n, D], each serving `samples` rows, with key-value caches.
-
-    The keys and values of the image are computed once per image, not once per row and token.
-    """
-
-    def __init__(self, model: TrainableFlamingo, latents: Tensor, samples: int) -> None:
-        self._language: Any = model.lang_encoder
-        self._layers: Any = model.lang_encoder._get_decoder_layers()
-        self._cache: Any = None
-        for layer in self._layers:
-            projection = layer.gated_cross_attn_layer.attn.to_kv
-            projection.memo = projection(latents.flatten(1, 2)).repeat_interleave(samples, dim=0)
-            layer.condition_vis_x(latents.repeat_interleave(samples, dim=0))
-
-    def step(self, tokens: Tensor) -> Tensor:
-        output = self._language(input_ids=tokens, use_cache=True, past_key_values=self._cache)
-        self._cache = output.past_key_values
-        logits: Tensor = output.logits
-        return logits[:, -1]
-
-    def keep(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
-        for layer in self._layers:
-            projection = layer.gated_cross_attn_layer.attn.to_kv
-            projection.memo = projection.memo[rows]
-            layer.condition_vis_x(layer.vis_x[rows])
-            layer.condition_media_locations(layer.media_locations[rows])
-
-    def close(self) -> None:
-        """Leaves no state of this decoding in the model."""
-        for layer in self._layers:
-            layer.gated_cross_attn_layer.attn.to_kv.memo = None
-        self._language.clear_conditioned_layers()
-
-
-class MemoLinear(nn.Linear):
-    """A linear map that returns `memo` in place of its result while that is set."""
-
-    memo: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.memo is None else self.memo
 
 
 class ConvStem(nn.Sequential):
@@ -353,20 +178,15 @@ def build(config: Config, tokens: NameVocabulary) -> TrainableFlamingo:
         output_tokens=True,
     )
     vision.conv1 = ConvStem(config.vision_width)
-    model = TrainableFlamingo(
-        vision_encoder=SimpleNamespace(visual=vision),
-        lang_encoder=_language_model(config, tokens),
-        eoc_token_id=tokens.end,
-        media_token_id=tokens.image,
-        vis_dim=config.vision_width,
-        cross_attn_every_n_layers=1,
-    )
-    _resize_attention(model, config)
+    language = _language_model(config, tokens)
+    model = assemble(vision, config.vision_width, language, "model.layers", 1, tokens.image, tokens.end)
+    reading = (config.perceiver_depth, config.perceiver_latents, config.attention_heads, config.attention_width)
+    resize(model, Reading(*reading, config.gate))
     return model
 
 
 def _language_model(config: Config, tokens: NameVocabulary) -> nn.Module:
-    language = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=tokens.size,
             hidden_size=config.language_width,
@@ -380,32 +200,6 @@ def _language_model(config: Config, tokens: NameVocabulary) -> nn.Module:
             tie_word_embeddings=False,
         )
     )
-    extend_instance(language, _LanguageMixin)
-    flamingo: Any = language  # extend_instance has changed its class
-    flamingo.set_decoder_layers_attr_name("model.layers")
-    return language
-
-
-def _resize_attention(model: TrainableFlamingo, config: Config) -> None:
-    """Upstream's constructor has no arguments for these sizes: the modules are made again."""
-    model.perceiver = PerceiverResampler(
-        dim=config.vision_width,
-        depth=config.perceiver_depth,
-        dim_head=config.attention_width,
-        heads=config.attention_heads,
-        num_latents=config.perceiver_latents,
-    )
-    blocks: Any = model.lang_encoder.gated_cross_attn_layers
-    for block in blocks:
-        block.attn = MaskedCrossAttention(
-            dim=config.language_width,
-            dim_visual=config.vision_width,
-            dim_head=config.attention_width,
-            heads=config.attention_heads,
-        )
-        block.attn.to_kv.__class__ = MemoLinear  # same weights: drawing new ones would shift the random stream
-        nn.init.constant_(block.attn_gate, config.gate)
-        nn.init.constant_(block.ff_gate, config.gate)
 
 
 def _freeze(model: TrainableFlamingo, trains: Literal["all", "flamingo"]) -> None:

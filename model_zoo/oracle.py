@@ -16,6 +16,15 @@ from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_
 from harness.targets import target
 from harness.types import Category, Example, Sample
 
+CARDS: list[dict[str, object]] = [
+    {
+        "settings": {},
+        "parameters": None,
+        "coordinates": "65 bins, y x y x",
+        "licence": "Apache-2.0",
+        "weights": "none: it reads the ground truth",
+    },
+]
 DEFAULT_BINS = 65
 
 
@@ -78,7 +87,7 @@ class OracleUniform(_Oracle):
         del max_tokens, grammar
         return [
             [
-                self._drawn(example, np.random.default_rng([seed, example.image_id, index]))
+                self._drawn(example, np.random.default_rng([seed, example.image_id, index, *(example.asked or ())]))
                 if temperature > 0
                 else self._canonical(example)
                 for index, temperature in enumerate(temperatures)
@@ -94,5 +103,5 @@ class OracleUniform(_Oracle):
         for position, mention in enumerate(mentions):
             assert mention.category_id is not None
             choices = (len(mentions) - position) * len(self.codec.names_of[mention.category_id])
-            log_probs[mention.start] = -math.log(choices)
+            log_probs[mention.name_start] = -math.log(choices)
         return Sample(tokens, tuple(log_probs))

@@ -104,6 +104,14 @@ def test_padding_depends_on_the_neighbours_and_nothing_else_does() -> None:
         assert tuple(together.labels[row][together.labels[row] != IGNORED_LABEL].tolist()) == tokens
 
 
+def test_what_stands_before_a_target_is_read_and_not_learnt() -> None:
+    lamp, sofa, a = TOKENS.encode_name("lamp")[0], TOKENS.encode_name("sofa")[0], TOKENS.locations[1]
+    batch = target_batch([(lamp, TOKENS.end), (sofa,)], CODEC, [(*TOKENS.prompt, sofa, a, a), TOKENS.prompt])
+    none = IGNORED_LABEL
+    assert batch.inputs.tolist() == [[*TOKENS.prompt, sofa, a, a, lamp], [*TOKENS.prompt, *[TOKENS.pad] * 4]]
+    assert batch.labels.tolist() == [[none] * 4 + [lamp, TOKENS.end], [none, sofa, none, none, none, none]]
+
+
 # ---- which sequences -----------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,13 @@ def test_a_dry_run_shows_cells_and_cost_and_writes_nothing(invoke: Invoke, mini:
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_says_what_cannot_run(invoke: Invoke, mini: Path) -> None:
+    change(
+        mini, objectives=[{"name": "ce", "then": {"name": "nsft", "images": 4, "batch_size": 4, "corrector": "gpt"}}]
+    )
+    assert_one_problem(invoke("run", mini, "--dry-run", "--device", "cpu"), "then.corrector: unknown corrector 'gpt'")
+
+
 @pytest.mark.parametrize(
     ("raised", "code", "name"),
     [
@@ -293,7 +300,7 @@ def test_a_base_with_the_wrong_digest(invoke: Invoke, mini: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("models", ["open_flamingo", "model_zoo.open_flamingo:OpenFlamingo", "oracle-uniform"]),
+        ("models", ["open_flamingo", "2.1 M", "65 bins, y x y x", "oracle-uniform"]),
         ("benchmarks", ["shapes", "lvis", "benchmarks.lvis:Lvis"]),
         ("objectives", ["sed_sft", "settings: top_k, threshold, quantile, weight=1.0, mask=live", "2602.07464"]),
         ("suites", ["quickstart", "photos", "base", "sed_sft_w5_base"]),

@@ -200,6 +200,13 @@ def test_names_are_counted_by_sample() -> None:
     assert pictures.answer_panel("ce", Answer(3, ())).lines == (("nothing", False),)
 
 
+def test_control_characters_are_shown_as_replaced() -> None:
+    """They may stand in no XML."""
+    (said, *_) = ANSWER.said
+    panel = pictures.answer_panel("ce", Answer(1, (replace(said, name="a\x14 b\n"),)))
+    assert [text for text, _ in panel.lines] == ["1/1 a\ufffd b\ufffd"]
+
+
 def test_the_ground_truth_lists_every_name_once() -> None:
     def disc(x: float) -> Object:
         return Object(name="disc", x=x, y=0, w=5, h=5)

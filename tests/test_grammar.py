@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.sequence import Codec, CoordinateSpace, Grammar, vocabulary_names
+from harness.sequence import Codec, CoordinateSpace, Grammar, State, vocabulary_names
 from harness.types import Box, Category
 from tests.tiny import PieceTokens, codec_of, pieces_of
 
@@ -29,15 +29,15 @@ def well_formed(codec: Codec, tokens: Sequence[int]) -> bool:
 def admitted(codec: Codec, length: int) -> set[tuple[int, ...]]:
     """Every complete sequence of at most `length` tokens that the grammar can walk."""
     grammar, found = Grammar(codec), set()
-    open_walks: list[tuple[tuple[int, ...], tuple[int, ...], bool]] = [((), Grammar.START, True)]
+    open_walks: list[tuple[tuple[int, ...], State]] = [((), Grammar.START)]
     while open_walks:
-        tokens, state, first = open_walks.pop()
-        for token in grammar.allowed(state, first):
+        tokens, state = open_walks.pop()
+        for token in grammar.allowed(state):
             longer = (*tokens, token)
             if token == codec.tokens.end:
                 found.add(longer)
             elif len(longer) < length:
-                open_walks.append((longer, grammar.advance(state, token), first and token != codec.tokens.separator))
+                open_walks.append((longer, grammar.advance(state, token)))
     return found
 
 
@@ -72,16 +72,15 @@ def prefix_codec(order: Order) -> Codec:
 @given(source=st.randoms(use_true_random=False))
 def test_random_walks_are_always_read_without_a_complaint(order: Order, source: random.Random) -> None:
     codec = prefix_codec(order)
-    grammar, state, first = Grammar(codec), Grammar.START, True
+    grammar, state = Grammar(codec), Grammar.START
     tokens: list[int] = []
     while not tokens or tokens[-1] != codec.tokens.end:
-        following = sorted(grammar.allowed(state, first))
+        following = sorted(grammar.allowed(state))
         assert following, "a dead end"
         stop = len(tokens) > 30 and codec.tokens.end in following
         token = codec.tokens.end if stop else source.choice(following)
         tokens.append(token)
         state = grammar.advance(state, token)
-        first = first and state != Grammar.START
     assert well_formed(codec, tokens)
 
 
@@ -101,12 +100,11 @@ def objects_of_bins(draw: st.DrawFn) -> list[tuple[str, Box]]:
 @given(objects=objects_of_bins())
 def test_every_encoded_list_is_admitted(order: Order, objects: list[tuple[str, Box]]) -> None:
     codec = prefix_codec(order)
-    grammar, state, first = Grammar(codec), Grammar.START, True
+    grammar, state = Grammar(codec), Grammar.START
     tokens = codec.encode(objects, 8, 8)
     for token in tokens:
-        assert token in grammar.allowed(state, first)
+        assert token in grammar.allowed(state)
         state = grammar.advance(state, token)
-        first = first and state != Grammar.START
     parsed = codec.decode(tokens, 8, 8)
     assert [mention.name for mention in parsed.mentions] == [name for name, _ in objects]
     for mention, (_, box) in zip(parsed.mentions, objects, strict=True):

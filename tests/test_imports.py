@@ -19,24 +19,41 @@ LAYERS: tuple[frozenset[str], ...] = (
     | frozenset({"harness.screen", "harness.plotting", "harness.timing", "harness.definitions", "harness.places"}),
     frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"})
     | frozenset({"harness.faults"}),
-    frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
+    frozenset({"harness.augmentation"})
+    | frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
+    | frozenset({"harness.prompts"})
     | frozenset({"harness.gallery", "harness.locks", "harness.durable", "harness.log", "harness.ranks"})
     | frozenset({"harness.phases", "harness.loading", "harness.engine"}),
+    frozenset({"harness.corrections"}),
     frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
-    | frozenset({"harness.snapshots", "harness.trackers", "harness.sharding"}),
-    frozenset({"harness.suite"}),
+    | frozenset({"harness.rollout", "harness.stages", "harness.snapshots", "harness.trackers", "harness.sharding"})
+    | frozenset({"harness.tasks"}),
+    frozenset({"harness.suite", "harness.skeleton"}),
     frozenset({"harness.suite_files"}),
     frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"})
+    | frozenset({"harness.pairs"})
     | frozenset({"harness.optimizer"}),
-    frozenset({"harness.train", "harness.frames"}),
-    frozenset({"harness.evaluate", "harness.rows", "harness.reproduce"}),
-    frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
-    frozenset({"harness.resume", "harness.remote"}),
+    frozenset({"harness.feed"}),
+    frozenset({"harness.grpo", "harness.preference"}),
+    frozenset({"harness.train", "harness.frames", "harness.chains"}),
+    frozenset({"harness.evaluate", "harness.rows", "harness.reproduce", "harness.nsft", "harness.sft"}),
+    frozenset({"harness.later"})
+    | frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
+    frozenset({"harness.resume", "harness.remote", "harness.conformance", "harness.listing"}),
     frozenset({"harness.compute", "harness.progress"}),
     frozenset({"harness.runner", "harness.report", "harness.latex"}),
-    frozenset({"harness.budget", "harness.cost", "harness.speed", "harness.runner_speed", "harness.status"}),
+    frozenset(
+        {
+            "harness.budget",
+            "harness.cost",
+            "harness.error_table",
+            "harness.speed",
+            "harness.runner_speed",
+            "harness.status",
+        }
+    ),
     frozenset({"harness.publish", "harness.page", "harness.clean", "harness.jobs", "harness.on_ray"}),
-    frozenset({"harness.console"}),
+    frozenset({"harness.console", "harness.pair_pictures"}),
     frozenset({"harness.launch", "harness.cli_speed"}),
     frozenset({"harness.cli"}),
     frozenset({"harness.__main__"}),
@@ -54,12 +71,14 @@ DESIGN = (
 )
 """The order that LAYERS refines."""
 
-EXTENSIONS_SEE = frozenset().union(*LAYERS[:4])
+EXTENSIONS_SEE = frozenset().union(*LAYERS[:5])
 """What benchmarks and models may use of harness: nothing that runs, trains or evaluates them."""
 
 PURE = (
     *("harness.metrics", "harness.objectives", "harness.errors"),
-    *("harness.sequence", "harness.targets", "harness.batches", "harness.decoding"),
+    *("harness.sequence", "harness.targets", "harness.prompts", "harness.batches", "harness.decoding"),
+    "harness.corrections",
+    "harness.augmentation",
 )
 PURE_LIBRARIES = frozenset(
     {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "re", "typing"}
@@ -67,7 +86,9 @@ PURE_LIBRARIES = frozenset(
 )
 """All that a pure module may import: no files, no tables, no images, no model library, no evaluator."""
 
-HEAVY = frozenset({"torch", "transformers", "open_flamingo", "open_clip", "pandas", "matplotlib", "lvis", "hotcoco"})
+HEAVY = frozenset(
+    {"torch", "transformers", "open_flamingo", "open_clip", "timm", "pandas", "matplotlib", "lvis", "hotcoco"}
+)
 
 
 def sources() -> dict[str, str]:

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from harness import objectives, records, runner
 from harness.context import open_context
 from harness.records import Record
-from tests import ranked, small, three_ranks
+from tests import grpo_ranks, ranked, small, three_ranks
 from tests.test_resume import cell_outcome
 
 ROOT = Path(__file__).parents[1]
@@ -295,3 +295,21 @@ def test_bad_input_is_said_once(command: list[str], expected: str, tmp_path: Pat
     assert expected in line
     assert (code, "exitcode  : 2" in printed) == (1, True)
     assert not list(tmp_path.iterdir())
+
+
+# ---- reinforcement learning ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_from_their_samples_as_one_process_does(tmp_path: Path) -> None:
+    """Each draws from half of the images, with the same random numbers; updates are of the images of both. One with
+    fewer images that differ in reward takes part all the same."""
+    first, second = found(2, tmp_path, "tests.grpo_ranks")
+    assert first == second
+    alone = grpo_ranks.outcome()
+    for row, other in zip(first["curve"], alone["curve"], strict=True):
+        assert row.keys() == other.keys()
+    steps = [row for row in first["curve"] if "reward" in row]
+    same = next(row for row in alone["curve"] if "reward" in row)
+    for name in ("reward", "filtered", "objects", "entropy"):  # of the first step: before the order of sums tells
+        assert steps[0][name] == pytest.approx(same[name], rel=1e-5)

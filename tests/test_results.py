@@ -16,14 +16,18 @@ from harness.publish import FIGURES, README, tables
 from harness.results import load
 
 RESULTS = Path(__file__).parents[1] / "results"
-PUBLISHED = [pytest.param(path.parent, id=path.parent.name) for path in sorted(RESULTS.glob("*/suite.json"))]
+LARGE = {"sed-vs-ce", "sed_sft_claims"}
+PUBLISHED = [
+    pytest.param(path.parent, id=path.parent.name, marks=[pytest.mark.slow] if path.parent.name in LARGE else [])
+    for path in sorted(RESULTS.glob("*/suite.json"))
+]
 SPEED = {
     "speed-objectives": speed.from_document,
     "speed-evaluation": evaluation_speed.from_document,
     "speed-diversity": diversity_speed.from_document,
     "speed-runner": runner_speed.from_document,
 }
-PAGES = ("README.md", "docs/running-at-scale.md")
+PAGES = ("README.md", "docs/running-at-scale.md", "docs/after-fine-tuning.md")
 NOTHING = pytest.param(RESULTS, id="none", marks=pytest.mark.skip(reason="results/ holds no published folder yet"))
 
 
@@ -31,7 +35,8 @@ def test_readme_shows_what_is_published() -> None:
     """Every block of the pages between `<!-- NAME -->` and `<!-- /NAME -->` stands so in results/NAME."""
     text = "".join((RESULTS.parent / page).read_text() for page in PAGES)
     blocks = re.findall(r"<!-- ([\w-]+) -->\n(.*?)<!-- /\1 -->", text, flags=re.DOTALL)
-    assert {name for name, _ in blocks} == {"quickstart", "sed-vs-ce", "objectives", "sed_sft_claims", *SPEED}
+    suites = {"quickstart", "sed-vs-ce", "objectives", "sed_sft_claims", "sft_then_rl", "negative_supervision"}
+    assert {name for name, _ in blocks} == {*suites, *SPEED}
     for name, block in blocks:
         if name in SPEED:
             document = json.loads((RESULTS / "speed" / f"{name.removeprefix('speed-')}.json").read_text())

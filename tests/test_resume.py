@@ -20,6 +20,7 @@ import yaml
 from harness import records, runner, snapshots
 from harness.context import Context, open_context
 from harness.resume import ResumeWarning
+from harness.suite import Suite
 from tests import small
 
 ROOT = Path(__file__).parents[1]
@@ -54,10 +55,10 @@ class Attempt(NamedTuple):
 
 
 class Server:
-    """`detmodes run` on the suite above, in a new process each time (see tests.kill_server)."""
+    """`detmodes run` on a suite, in a new process each time (see tests.kill_server)."""
 
-    def __init__(self, folder: Path) -> None:
-        self._log, self._suite = folder / "printed.txt", suite_file(folder)
+    def __init__(self, folder: Path, suite: Suite = SUITE, only: str = "open_flamingo-*") -> None:
+        self._log, self._suite, self._only = folder / "printed.txt", suite_file(folder, suite), only
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.kill_server"],
             cwd=ROOT,
@@ -71,7 +72,8 @@ class Server:
     ) -> Attempt:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = {"arguments": arguments(self._suite, output, every), "log": str(self._log), "after": after, "at": at}
+        command = arguments(self._suite, output, every, self._only)
+        request = {"arguments": command, "log": str(self._log), "after": after, "at": at}
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline())
         return Attempt(answer["status"], answer["seconds"], self._log.read_text())
@@ -81,14 +83,14 @@ class Server:
         assert self._process.returncode == 0
 
 
-def suite_file(folder: Path) -> Path:
+def suite_file(folder: Path, suite: Suite = SUITE) -> Path:
     path = folder / "suite.yaml"
-    path.write_text(yaml.safe_dump(SUITE.model_dump(mode="json", exclude_defaults=True)))
+    path.write_text(yaml.safe_dump(suite.model_dump(mode="json", exclude_defaults=True)))
     return path
 
 
-def arguments(suite: Path, output: Path, every: int) -> list[str]:
-    only = ["--only", "open_flamingo-*", "--snapshot-every", str(every)]
+def arguments(suite: Path, output: Path, every: int, matching: str = "open_flamingo-*") -> list[str]:
+    only = ["--only", matching, "--snapshot-every", str(every)]
     return ["run", str(suite), "--output", str(output), "--device", "cpu", "--quiet", *only]
 
 

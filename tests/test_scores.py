@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
+from transformers import ByT5Tokenizer
 
 from harness import scores
 from harness.protocols import Adapter
 from harness.scores import MentionScore, score
-from harness.sequence import Codec
-from harness.types import Box, Example, Parsed
+from harness.sequence import Codec, CoordinateSpace, JsonFormat, TokenFormat, TokenizerTokens
+from harness.types import Box, Category, Example, Parsed
 from tests.tiny import TableAdapter, codec_of, example_of, pieces_of, random_tables, table
 
 CODEC = codec_of(("sofa", "couch"), ("sofa_bed",), ("lamp", "desk_lamp"), ("mug", "cup"), bins=3)
@@ -124,6 +128,63 @@ def test_a_truncated_sequence_is_scored_alike() -> None:
 
 def test_nothing_to_score() -> None:
     assert scored(adapter_of(known()[None]), (TOKENS.end,)) == []
+
+
+# ---- other formats -----------------------------------------------------------------------------------------------
+
+BOX_FIRST = Codec(CODEC.categories, TOKENS, CODEC.space, TokenFormat(TOKENS, name_first=False))
+
+
+def box_first() -> Tensor:
+    """P(next | current) of a model that says where before it says what."""
+    return table(
+        TOKENS.size,
+        {
+            TOKENS.begin: {L0: 0.9, TOKENS.end: 0.1},
+            TOKENS.separator: {L0: 0.6, TOKENS.end: 0.4},
+            L0: {L0: 0.5, L1: 0.5},
+            L1: {L1: 0.2, SOFA: 0.3, COUCH: 0.4, LAMP: 0.1},
+            SOFA: {BED: 0.25, TOKENS.separator: 0.3, TOKENS.end: 0.35, L0: 0.1},
+        },
+    )
+
+
+def test_a_name_after_its_box_is_ended_by_a_separator_or_the_end() -> None:
+    # L1 -> sofa 0.3, then a separator or the end 0.3 + 0.35, as sofa_bed continues it; couch 0.4 is continued by none.
+    # The box: begin -> L0 0.9, L0 -> L0 0.5, L0 -> L1 0.5, L1 -> L1 0.2; after a separator 0.6 to begin with.
+    tokens = BOX_FIRST.encode([("sofa", BOX), ("couch", BOX), ("sofa_bed", BOX)], 8, 8)
+    sofa, couch, bed = scored(adapter_of(box_first()[None], BOX_FIRST), tokens)
+    assert (sofa.name, sofa.category) == pytest.approx((0.3 * 0.65, 0.3 * 0.65 + 0.4), abs=1e-6)
+    assert (couch.name, couch.category) == pytest.approx((0.4, 0.3 * 0.65 + 0.4), abs=1e-6)
+    assert (bed.name, bed.category) == pytest.approx((0.3 * 0.25, 0.3 * 0.25), abs=1e-6)
+    assert sofa.locations == pytest.approx(0.9 * 0.5 * 0.5 * 0.2, abs=1e-7)
+    assert bed.locations == couch.locations == pytest.approx(0.6 * 0.5 * 0.5 * 0.2, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["sofa", "couch", "sofa_bed"])
+def test_a_name_at_the_very_end_of_a_truncated_sequence_is_scored_alike(name: str) -> None:
+    tokens = BOX_FIRST.encode([(name, BOX)], 8, 8)
+    adapter = adapter_of(box_first()[None], BOX_FIRST)
+    assert scored(adapter, tokens[:-1]) == scored(adapter, tokens)
+
+
+def test_json_by_an_independent_product() -> None:
+    """Byte by byte: a name is the product of its letters and, where another name continues it, of the quote."""
+    tokens = TokenizerTokens(ByT5Tokenizer(extra_ids=0), prompt="<pad>", before="")
+    categories = [Category(1, ("sofa", "couch"), None), Category(2, ("sofa_bed",), None)]
+    codec = Codec(categories, tokens, CoordinateSpace(1001, "xyxy"), JsonFormat(tokens))
+    tables = random_tables(1, tokens.size, seed=3)
+
+    def product(text: str) -> float:
+        ids = tokens.encode_text(text)
+        return math.prod(float(tables[0, a, b]) for a, b in pairwise(ids))
+
+    sequence = codec.encode([("couch", Box(0, 0, 4, 4)), ("sofa", Box(0, 0, 4, 4))], 8, 8)
+    couch, sofa = scored(adapter_of(tables, codec), sequence)
+    both = product('"couch') + product('"sofa"')  # each given the quote before it
+    assert (couch.name, couch.category) == pytest.approx((product('"couch'), both), rel=1e-4)
+    assert (sofa.name, sofa.category) == pytest.approx((product('"sofa"'), both), rel=1e-4)
+    assert sofa.locations == pytest.approx(product("[0, 0, 500, 500"), rel=1e-4)
 
 
 # ---- an independent sum over a random distribution ---------------------------------------------------------------

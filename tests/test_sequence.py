@@ -187,8 +187,8 @@ def test_mentions_say_where_they_stand() -> None:
     #         0    1..4            5    6    7    8..11           12
     tokens = (CAT, *at(0, 1, 2, 3), SEP, DOG, CAT, *at(1, 0, 4, 4), END)
     assert SMALL.decode(tokens, 4, 4).mentions == (
-        Mention("cat", 7, Box(1, 0, 2, 2), start=0, locations=1, end=5),
-        Mention("dog cat", None, Box(0, 1, 4, 3), start=6, locations=8, end=12),
+        Mention("cat", 7, Box(1, 0, 2, 2), name_start=0, name_end=1, box_start=1, box_end=5),
+        Mention("dog cat", None, Box(0, 1, 4, 3), name_start=6, name_end=8, box_start=8, box_end=12),
     )
 
 
@@ -226,7 +226,7 @@ def test_parsing_accounts_for_almost_well_formed_entries(entries: list[tuple[int
     parsed = SMALL.decode(tokens, 4, 4)
     assert (len(parsed.mentions), parsed.malformed, parsed.truncated) == read_by_pattern(tokens)
     for mention in parsed.mentions:
-        again = SMALL.decode([*tokens[mention.start : mention.end], END], 4, 4)
+        again = SMALL.decode([*tokens[mention.name_start : mention.box_end], END], 4, 4)
         assert [(m.name, m.box) for m in again.mentions] == [(mention.name, mention.box)]
 
 

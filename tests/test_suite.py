@@ -40,6 +40,7 @@ def test_shipped_suites_load_and_expand(name: str) -> None:
     trained = len(suite.models) * len(suite.objectives) * len(suite.seeds)
     assert sum(cell.role == "trained" for cell in made) == trained
     derived = {stop.label for stop in suite.early_stops} | {row.label for row in suite.resampled}
+    derived |= {f"{objective.label} after sft" for objective in suite.objectives if objective.then}
     assert {cell.label for cell in made} | derived == set(rows(suite))
 
 

@@ -43,7 +43,8 @@ def dangers(source: str) -> Iterator[str]:
         elif isinstance(node, ast.keyword) and node.arg == "shell":
             yield "shell="
         elif isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
-            yield "trust_remote_code"
+            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
+                yield "trust_remote_code"
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             given = {keyword.arg: keyword.value for keyword in node.keywords}
@@ -58,7 +59,8 @@ def test_the_search_finds_each_danger() -> None:
     source = (
         "import pickle, torch\nfrom joblib import load\ntorch.load(p)\ntorch.load(p, weights_only=False)\n"
         "np.load(p, allow_pickle=True)\neval(x)\nyaml.load(f)\nf(trust_remote_code=True)\nrun(c, shell=True)\n"
-        "torch.load(p, weights_only=True)\nnp.load(p, allow_pickle=False)\nmodel.eval()\nyaml.safe_load(f)\n"
+        "torch.load(p, weights_only=True)\nnp.load(p, allow_pickle=False)\nf(trust_remote_code=False)\n"
+        "model.eval()\nyaml.safe_load(f)\n"
     )
     expected = ["eval", "joblib", "np.load", "pickle", "shell=", "torch.load", "torch.load"]
     assert sorted(dangers(source)) == sorted([*expected, "trust_remote_code", "yaml.load"])

@@ -41,7 +41,8 @@ class PieceTokens:
         return tuple(self._ids[piece] for piece in self._split(name))
 
     def decode_name(self, ids: Sequence[int]) -> str:
-        return "".join(self.pieces[i - self._first] if i >= self._first else f"<{i}>" for i in ids)
+        special = {self.separator: ";"}
+        return "".join(self.pieces[i - self._first] if i >= self._first else special.get(i, f"<{i}>") for i in ids)
 
     def __getitem__(self, piece: str) -> int:
         return self._ids[piece]
@@ -85,9 +86,8 @@ class TableAdapter:
         return ids[:, None, None, None].expand(-1, 3, 1, 1)
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        assert len(pixels) == len(tokens)
         self.forwards.append(len(tokens))
-        return self._rows(pixels, tokens)
+        return self._rows(pixels.repeat_interleave(len(tokens) // len(pixels), dim=0), tokens)
 
     def _rows(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         table: Tensor = self.model[0]

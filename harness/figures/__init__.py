@@ -68,7 +68,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in available(results):
-        with _style():
+        with styled():
             figure = _FIGURES[name].draw(results)
             # Laying out starts from the last layout: the SVG comes first, as it does in `svg`.
             paths += [save(figure, folder / f"{name}.{suffix}") for suffix in ("svg", "png")]
@@ -77,13 +77,13 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 def svg(results: Results, name: str) -> str:
     """One of the available figures, as `draw` writes it."""
-    with _style():
+    with styled():
         return render(_FIGURES[name].draw(results), "svg").decode()
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    """A `$` in a label is a `$`."""
+def styled() -> Iterator[None]:
+    """How all figures look; a `$` in a label is a `$`."""
     with matplotlib.rc_context(STYLE | {"text.parse_math": False}):
         yield
 

@@ -23,6 +23,9 @@ TRAINING = (
     ("entropy", "entropy (nats)"),
     ("p_y", "probability of the label"),
     ("selected", "selected share"),
+    ("reward", "mean reward of the samples"),
+    ("objects", "objects per sample"),
+    ("duplicates", "duplicates per sample"),
 )
 """What is logged along training, and how it is called."""
 PROBE = (
@@ -92,7 +95,9 @@ def rows_of(results: Results, oracles: bool = False) -> list[str]:
 
 
 def trajectories(results: Results, model: str) -> list[Trajectory]:
-    """The base (one step) and every objective of a model."""
+    """The base (one step) and every objective of a model; empty where the task has no AP."""
+    if results.suite.task == "caption":
+        return []
     found = []
     for label in rows_of(results):
         steps = results.steps(model, label)

@@ -124,8 +124,15 @@ def truth_panel(picture: Picture, options: dict[str, tuple[str, ...]]) -> Panel:
 
 def answer_panel(title: str, answer: Answer) -> Panel:
     boxes = tuple(Drawn(item.box, item.sample, item.verified) for item in answer.said)
-    lines = [(f"{item.samples}/{answer.samples} {item.name}", item.verified > 0) for item in counted(answer)]
+    lines = [
+        (f"{item.samples}/{answer.samples} {_printable(item.name)}", item.verified > 0) for item in counted(answer)
+    ]
     return Panel(title, boxes, tuple(lines) or (("nothing", False),))
+
+
+def _printable(name: str) -> str:
+    """What a model says may hold control characters, which no SVG may."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
 
 
 def counted(answer: Answer) -> list[Named]:

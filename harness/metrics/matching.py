@@ -210,7 +210,7 @@ def _hungarian(mention: Integers, slot: Integers, iou: Floats) -> Integers:
     """Rows of the best assignment among candidate pairs [p], one connected component after the other.
 
     A pair gains more than all IoUs of its component together can, which puts the number of pairs first and the total
-    IoU second; earlier mentions gain a trifle more.
+    IoU second; earlier mentions gain a trifle more. Where all IoUs are equal, the first verifies the first.
     """
     if not len(iou):
         return np.zeros(0, dtype=np.int64)
@@ -224,6 +224,9 @@ def _hungarian(mention: Integers, slot: Integers, iou: Floats) -> Integers:
     chosen = []
     for pairs in np.split(order, np.flatnonzero(np.diff(component[row][order])) + 1):
         shape = i[pairs].max() + 1, j[pairs].max() + 1
+        if len(pairs) == shape[0] * shape[1] and np.ptp(iou[pairs]) == 0:  # any pairing is as good: in order
+            chosen.append(pairs[i[pairs] == j[pairs]])
+            continue
         gain = np.zeros(shape)
         gain[i[pairs], j[pairs]] = min(shape) + 1.0 + iou[pairs] + TIE * (1 - i[pairs] / shape[0])
         assigned = np.zeros(shape, dtype=np.bool_)

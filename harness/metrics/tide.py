@@ -151,7 +151,7 @@ def _what_is_wrong(counting: _Set) -> _Wrong:
         own = counting.category[rows][:, None] == counting.gt_category[objects]
         taken[objects] = _taken(np.where(own, iou, 0.0)[counting.correct[rows]])
         wrong = rows[~counting.correct[rows]]
-        kind[wrong], which = _kinds(iou[~counting.correct[rows]], own[~counting.correct[rows]])
+        kind[wrong], which = kinds_of(iou[~counting.correct[rows]], own[~counting.correct[rows]])
         about[wrong[which >= 0]] = objects[which[which >= 0]]
     return _Wrong(kind, about, taken)
 
@@ -180,7 +180,7 @@ def _taken(iou: Floats) -> Booleans:
     return ~free
 
 
-def _kinds(iou: Floats, own: Booleans) -> tuple[Integers, Integers]:
+def kinds_of(iou: Floats, own: Booleans) -> tuple[Integers, Integers]:
     """Kinds [d], and which object the error is about (-1: none), of wrong detections; iou, own [d, o]."""
     if not iou.shape[1]:
         return np.full(len(iou), BACKGROUND), np.full(len(iou), -1)

@@ -36,7 +36,8 @@ SetFunction = Callable[[Sequences], Term]
 
 
 def token_level(function: TokenFunction, batch: TokenBatch, logged: bool) -> LossOutput:
-    """Sums of the objective's terms over the target positions; without any, sums and counts are 0.
+    """Sums of the objective's terms over the target positions, each times its weight; without any positions, sums and
+    counts are 0.
 
     Gradients reach logits, or hidden states and output embedding. With a Projection they are computed for the
     weighted sum of the terms: backward raises for any other combination of them.
@@ -44,11 +45,14 @@ def token_level(function: TokenFunction, batch: TokenBatch, logged: bool) -> Los
     _check(batch)
     if isinstance(batch.logits, Projection):
         return _chunked(function, batch.logits, batch, logged)
-    return _output(_measure(function, log_probs(batch.logits), batch.labels, batch.selected, logged))
+    return _output(_measure(function, log_probs(batch.logits), batch, slice(None), logged))
 
 
 def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool) -> LossOutput:
-    """Cross-entropy over the targets (not over sampled sequences), and the objective's own term over the sets."""
+    """Cross-entropy over the targets (not over sampled sequences), and the objective's own term over the sets.
+
+    Weights of positions are the cross-entropy's alone: the other term is about probabilities of whole sequences.
+    """
     if batch.group is None or batch.members is None:
         raise ObjectiveError(f"{name} needs TokenBatch.group and TokenBatch.members, and got none")
     _check(batch)
@@ -63,7 +67,7 @@ def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool)
         sampled=members.sampled,
         cost=members.cost,
     )
-    terms = {"ce": Term(torch.where(own, nll, 0.0).sum(), own.sum()), name: function(of)}
+    terms = {"ce": Term(_weighted(nll, own, batch.weight).sum(), own.sum()), name: function(of)}
     stats = _stats(nll.detach(), None, own, None) if logged else {}
     return LossOutput(terms, stats)
 
@@ -104,6 +108,15 @@ def _check(batch: TokenBatch) -> None:
         raise ObjectiveError(
             f"TokenBatch.group must be {list(shape)}, one per target position; got {list(batch.group.shape)}"
         )
+    if batch.weight is not None and batch.weight.shape != shape:
+        raise ObjectiveError(
+            f"TokenBatch.weight must be {list(shape)}, one per target position; got {list(batch.weight.shape)}"
+        )
+    reference = batch.reference.hidden if isinstance(batch.reference, Projection) else batch.reference
+    if reference is not None and reference.shape[:-1] != shape:
+        raise ObjectiveError(
+            f"TokenBatch.reference must have {list(shape)} rows, one per target position; got {list(reference.shape)}"
+        )
     selected = batch.selected
     if selected is not None and (selected.shape != shape or selected.dtype != torch.bool):
         raise ObjectiveError(
@@ -127,11 +140,14 @@ class _Block:
     selected: Tensor | None
 
 
-def _measure(function: TokenFunction, log_p: Tensor, labels: Tensor, selected: Tensor | None, logged: bool) -> _Block:
+def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: slice, logged: bool) -> _Block:
+    """log_p [n, V] of these rows of the batch."""
+    labels = batch.labels[rows]
+    selected, weight = (None if own is None else own[rows] for own in (batch.selected, batch.weight))
     target = labels != IGNORED_LABEL
-    at = Positions(log_p, _indices(labels), selected)
+    at = Positions(log_p, _indices(labels), selected, _reference(batch.reference, rows))
     made = function(at)
-    sums = [torch.where(target, values, 0.0).sum() for values in made.terms.values()]
+    sums = [_weighted(values, target, weight).sum() for values in made.terms.values()]
     return _Block(
         names=tuple(made.terms),
         weights=tuple(made.weights.get(name, 1.0) for name in made.terms),
@@ -140,6 +156,21 @@ def _measure(function: TokenFunction, log_p: Tensor, labels: Tensor, selected: T
         stats=_stats(at.nll.detach(), log_p.detach(), target, made.selected) if logged else {},
         selected=made.selected,
     )
+
+
+@torch.no_grad()
+def _reference(logits: Tensor | Projection | None, rows: slice) -> Tensor | None:
+    """Log-probabilities [n, V] of the frozen model at these rows."""
+    if isinstance(logits, Projection):
+        hidden, weight = _operands(logits)
+        return log_probs(hidden[rows] @ weight.T)
+    return None if logits is None else log_probs(logits[rows])
+
+
+def _weighted(values: Tensor, where: Tensor, weight: Tensor | None) -> Tensor:
+    """Values [N] times their weights, 0 where they do not count."""
+    kept = torch.where(where, values, 0.0)
+    return kept if weight is None else kept * weight
 
 
 def _output(block: _Block) -> LossOutput:
@@ -177,12 +208,11 @@ def _chunked(function: TokenFunction, projection: Projection, batch: TokenBatch,
     gradients = _Gradients(hidden, weight) if torch.is_grad_enabled() else None
     total = _Total(len(batch.labels))
     for rows in _chunks(len(batch.labels), len(weight)):
-        selected = None if batch.selected is None else batch.selected[rows]
         with torch.no_grad():
             log_p = log_probs(hidden[rows] @ weight.T)  # [n, V]
         with torch.set_grad_enabled(gradients is not None):
             log_p.requires_grad_(gradients is not None)
-            block = _measure(function, log_p, batch.labels[rows], selected, logged)
+            block = _measure(function, log_p, batch, rows, logged)
             if gradients is not None:
                 gradients.add(rows, block, log_p)
         total.add(rows, block)

@@ -11,13 +11,14 @@ from harness.objectives.token import PerToken
 from harness.types import Term
 
 Settings = Mapping[str, Any]
-Need = Literal["reference", "calibration", "sets", "samples"]
+Need = Literal["reference", "reference_logits", "calibration", "sets", "samples"]
 """What an objective is given besides logits and labels:
 
-reference    TokenBatch.selected, from the base model
-calibration  `resolve` before training
-sets         TokenBatch.members, with sets of two or more targets of one image in the batch
-samples      sequences drawn from the model in training among the members, with their costs
+reference         TokenBatch.selected, from the base model
+reference_logits  TokenBatch.reference, from a frozen model
+calibration       `resolve` before training
+sets              TokenBatch.members, with sets of two or more targets of one image in the batch
+samples           sequences drawn from the model in training among the members, with their costs
 """
 
 

@@ -34,11 +34,13 @@ class Positions:
                       logits takes these: the two differ by a constant per position.)
     labels    [N]     int64 in [0, V)
     selected  [N]     bool or None: see TokenBatch
+    reference [N, V]  log softmax of the reference's logits, or None
     """
 
     log_p: Tensor
     labels: Tensor
     selected: Tensor | None = None
+    reference: Tensor | None = None
 
     @cached_property
     def nll(self) -> Tensor:
@@ -62,6 +64,19 @@ class PerToken:
 def ce(at: Positions) -> PerToken:
     """Cross-entropy: -log p_y."""
     return PerToken({"ce": at.nll})
+
+
+def tied_ce(at: Positions, *, weight: float) -> PerToken:
+    """-log p_y + weight * KL(p || q), q being the reference's: sum over v of p_v * (log p_v - log q_v).
+
+    Without a weight there is no such term, and no reference is needed. ObjectiveError where one is missing.
+    """
+    if not weight:
+        return ce(at)
+    if at.reference is None:
+        raise ObjectiveError("a divergence from a reference needs TokenBatch.reference, and got none")
+    divergence = (at.log_p.exp() * (at.log_p - at.reference)).sum(-1)
+    return PerToken({"ce": at.nll, "kl": divergence}, {"kl": weight})
 
 
 def label_smoothing(at: Positions, *, epsilon: float) -> PerToken:

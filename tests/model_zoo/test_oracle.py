@@ -129,8 +129,8 @@ def test_log_probabilities_by_hand() -> None:
         first, second = oracle.codec.decode(sample.tokens, 8, 8).mentions
         names = [len(oracle.codec.names_of[mention.category_id or 0]) for mention in (first, second)]
         assert sorted(names) == [2, 3]
-        assert sample.log_probs[first.start] == pytest.approx(-math.log(2 * names[0]))
-        assert sample.log_probs[second.start] == pytest.approx(-math.log(names[1]))
+        assert sample.log_probs[first.name_start] == pytest.approx(-math.log(2 * names[0]))
+        assert sample.log_probs[second.name_start] == pytest.approx(-math.log(names[1]))
         assert sum(sample.log_probs) == pytest.approx(-math.log(12))
         assert len(sample.log_probs) == len(sample.tokens)
 

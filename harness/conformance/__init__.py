@@ -1,0 +1,111 @@
+"""Whether a model family keeps the contract of harness.protocols, with nothing but rendered pictures.
+
+Every check is a function of a Subject that raises ContractError with what was expected, what came and what to do, or
+NotApplicableError with the reason. A predictor that has no logits is asked what a Predictor promises.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from harness.conformance import contract, forward, learning, sampling, vocabulary
+from harness.conformance.network import no_network
+from harness.conformance.subject import ContractError, NotApplicableError, Subject
+from harness.context import Device, accelerator_on
+
+CHECKS: dict[str, Callable[[Subject], None]] = {
+    "protocol": contract.protocol,
+    "settings": contract.settings,
+    "describe": contract.describe,
+    "card": contract.card,
+    "mask": vocabulary.mask,
+    "round_trip": vocabulary.round_trip,
+    "parsing": vocabulary.parsing,
+    "pixels": forward.pixels,
+    "logits": forward.logits,
+    "hidden": forward.hidden,
+    "padding": forward.padding,
+    "batch": forward.batch,
+    "rows": forward.rows,
+    "generate": sampling.generate,
+    "limit": sampling.limit,
+    "greedy": sampling.greedy,
+    "most_probable": sampling.most_probable,
+    "samples": sampling.samples,
+    "seed": sampling.seed,
+    "neighbours": sampling.neighbours,
+    "log_probs": sampling.log_probs,
+    "asked": sampling.asked,
+    "grammar": vocabulary.grammar,
+    "overfits": learning.overfits,
+    "picture": learning.picture,
+    "trains": learning.trains,
+    "frozen": learning.frozen,
+    "save_load": learning.save_load,
+    "bad_weights": learning.bad_weights,
+    "offline": contract.offline,
+}
+"""In the order in which an adapter is written. What is sampled comes from the base: only `learning` fine-tunes."""
+
+
+State = Literal["passed", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """message: why it failed or was skipped, in one line."""
+
+    check: str
+    state: State
+    seconds: float
+    message: str = ""
+
+
+def check(
+    made_by: type[Any],
+    settings: Mapping[str, Any] | None = None,
+    device: Device = "cpu",
+    tell: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """The outcome of every check; `tell` hears of each as it is known. If the class cannot be made at all, the others
+    are skipped. Meanwhile this process reaches no network."""
+    outcomes: list[Outcome] = []
+    with TemporaryDirectory() as folder, no_network() as tried:
+        subject = Subject(made_by, settings or {}, accelerator_on(device), Path(folder), tried)
+        for name in CHECKS:
+            hopeless = outcomes and outcomes[0].state == "failed"
+            outcomes.append(Outcome(name, "skipped", 0.0, "see `protocol`") if hopeless else run(name, subject))
+            tell(outcomes[-1])
+    return outcomes
+
+
+def run(name: str, subject: Subject) -> Outcome:
+    """One check. Whatever it raises is its message, with the line of the adapter's own code that raised it."""
+    started = time.perf_counter()
+    state: State = "passed"
+    message = ""
+    try:
+        CHECKS[name](subject)
+    except NotApplicableError as reason:
+        state, message = "skipped", str(reason)
+    except ContractError as failure:
+        state, message = "failed", str(failure)
+    except Exception as error:
+        state, message = "failed", f"{_kind(error)}{error}{_where(error)}"
+    return Outcome(name, state, time.perf_counter() - started, " ".join(message.split()))
+
+
+def _kind(error: Exception) -> str:
+    """A method that is still to be written says all that there is to say."""
+    return "" if isinstance(error, NotImplementedError) else f"{type(error).__name__}: "
+
+
+def _where(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({Path(frame.filename).name}:{frame.lineno})"

@@ -1,0 +1,196 @@
+"""What is checked: a class, and the little data that every check works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from harness import registry
+from harness.batches import target_batch
+from harness.context import base_of
+from harness.protocols import Adapter, Predictor
+from harness.sequence import Codec
+from harness.snapshots import digest
+from harness.suite import Train
+from harness.targets import target
+from harness.train import prepare, train
+from harness.types import IGNORED_LABEL, Category, Example
+
+SHAPES = {"domain": "plain", "train_images": 24, "val_images": 4, "calibration_images": 0}
+STEPS, RATE = 60, 1e-3
+MORE_STEPS = 3
+"""So many times the steps for a model that has not learnt by then: low-rank changes of a random language model, whose
+rows for the words of names stay fixed, get there after 60 to 70."""
+FALL = 0.6
+"""The loss must fall to this share. A model that is not trained starts near the logarithm of the vocabulary's size (5.1
+nats for 160 entries). One that learns only which kind of token comes when, and guesses uniformly among names and bins,
+stays at 0.7 of that: (ln 90 + 4 ln 65) / 6 = 3.5 nats. Four sequences learnt by heart go to a tenth and below."""
+MAX_TOKENS = 32
+"""Room for six objects whose names are one token each; a model that is not trained rarely ends before."""
+
+
+class ContractError(Exception):
+    """What was expected, what came, and what to do."""
+
+
+class NotApplicableError(Exception):
+    """Why a check does not apply."""
+
+
+def require(held: bool, message: str) -> None:
+    if not held:
+        raise ContractError(message)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A fine-tuned adapter in eval mode. `losses`: of every step. `changed`: parameters that are not what they were;
+    `trainable`: those that require a gradient."""
+
+    adapter: Adapter
+    losses: list[float]
+    trainable: frozenset[str]
+    frozen: frozenset[str]
+    changed: frozenset[str]
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the loss has fallen as it must."""
+        return self.losses[-1] <= FALL * self.losses[0]
+
+
+@dataclass
+class Subject:
+    """A predictor's class and settings. What is expensive is made once; whoever changes weights takes a `fresh` one."""
+
+    made_by: type[Any]
+    settings: Mapping[str, Any]
+    accelerator: Accelerator
+    folder: Path
+    """To write into."""
+    tried: list[str] = field(default_factory=list)
+    """What it tried to reach on the network while it was checked."""
+
+    def __post_init__(self) -> None:
+        benchmark = registry.benchmark("shapes", SHAPES, None)
+        self.categories: tuple[Category, ...] = benchmark.categories
+        self.examples: tuple[Example, ...] = benchmark.split("train")
+
+    def fresh(self, categories: Sequence[Category] | None = None) -> Predictor:
+        """The base in eval mode, always the same one; for the shapes unless other categories are given."""
+        own = self.categories if categories is None else categories
+        made = base_of(lambda: self.made_by(own, self.settings), self.accelerator)
+        if isinstance(made, Adapter):
+            made.model.eval()
+        return made
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        return self.fresh()
+
+    @property
+    def codec(self) -> Codec:
+        return self.predictor.codec
+
+    @property
+    def adapter(self) -> Adapter:
+        """The predictor. NotApplicableError if it cannot be trained."""
+        return as_adapter(self.predictor)
+
+    @property
+    def is_adapter(self) -> bool:
+        return isinstance(self.predictor, Adapter)
+
+    @cached_property
+    def few(self) -> list[Example]:
+        """Four pictures of one or two objects that differ in their canonical targets."""
+        small = [example for example in self.examples if len(example.instances) <= 2]
+        return list({self.target(example): example for example in small}.values())[:4]
+
+    def target(self, example: Example) -> tuple[int, ...]:
+        return target(example, self.codec, "canonical")
+
+    @cached_property
+    def short_and_long(self) -> tuple[Example, Example]:
+        """Pictures with the shortest and the longest target."""
+        ordered = sorted(self.examples, key=lambda example: len(self.target(example)))
+        return ordered[0], ordered[-1]
+
+    @property
+    def tolerance(self) -> float:
+        """What two ways to the same log-probability may be `apart`, from rounding alone."""
+        exact = next(self.adapter.model.parameters()).dtype == torch.float32 and self.accelerator.device.type == "cpu"
+        return 1e-4 if exact else 5e-2
+
+    @cached_property
+    def _trained(self) -> Training | Exception:
+        try:
+            first = self._train(STEPS)
+            return first if first.learnt else self._train(MORE_STEPS * STEPS)
+        except NotApplicableError:
+            raise
+        except Exception as error:
+            return error
+
+    def train(self) -> Training:
+        """Fine-tunes a fresh base on four pictures with cross-entropy, once, and once more for longer where that was
+        not enough; raises what training raises."""
+        if isinstance(self._trained, Exception):
+            raise self._trained
+        return self._trained
+
+    @property
+    def trained(self) -> Training:
+        """The same, for checks of something else: NotApplicableError if training fails."""
+        if isinstance(self._trained, Exception):
+            raise NotApplicableError("training fails, see `overfits`")
+        return self._trained
+
+    def _train(self, steps: int) -> Training:
+        adapter = as_adapter(self.fresh())
+        named = dict(adapter.model.named_parameters())
+        trainable = frozenset(name for name, parameter in named.items() if parameter.requires_grad)
+        if not trainable:
+            raise NotApplicableError("no parameter requires a gradient, see `trains`")
+        before = {name: digest(parameter) for name, parameter in named.items()}
+        plan = Train(steps=steps, batch_size=len(self.few), lr=RATE, warm_up=10, log_every=1)
+        objective = prepare("ce", {}, adapter, (), plan, seed=0)
+        curve = train(adapter, self.few, objective, plan, 0, self.accelerator, evaluate=lambda step: None)
+        adapter.model.eval()
+        changed = frozenset(name for name, parameter in named.items() if digest(parameter) != before[name])
+        return Training(adapter, [row["loss"] for row in curve], trainable, frozenset(named) - trainable, changed)
+
+
+def as_adapter(predictor: Predictor) -> Adapter:
+    if not isinstance(predictor, Adapter):
+        raise NotApplicableError("not an Adapter: it has no logits")
+    return predictor
+
+
+def target_log_probs(
+    adapter: Adapter, examples: Sequence[Example], targets: Sequence[Sequence[int]], device: torch.device
+) -> list[Tensor]:
+    """Teacher-forced, all rows in one padded batch: for each row the log-probabilities [tokens, V] of what may stand
+    where its target tokens do, on the CPU in float32. An example serves as many neighbouring targets as there are for
+    each."""
+    each = len(targets) // len(examples)
+    prompts = [adapter.codec.prompt(example) for example in examples for _ in range(each)]
+    batch = target_batch(targets, adapter.codec, prompts)
+    with torch.inference_mode():
+        pixels = adapter.pixels(examples).to(device)
+        found = adapter.logits(pixels, batch.inputs.to(device)).float().log_softmax(-1).cpu()
+    kept = batch.labels != IGNORED_LABEL
+    return [found[row, kept[row]] for row in range(len(targets))]
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """The largest difference of log-probabilities: in nats, but of the number itself where that is beyond one (float32
+    rounds large numbers by more)."""
+    return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())

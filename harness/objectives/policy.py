@@ -1,0 +1,190 @@
+"""What reinforcement learning and preference learning minimise. Pure functions of log-probabilities, in nats.
+
+Shape legend: I images, K samples of each, N target positions of a batch, P pairs of sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.errors import ObjectiveError
+from harness.objectives.apply import token_level, token_nll
+from harness.objectives.token import tied_ce
+from harness.types import LossOutput, Projection, Term, TokenBatch
+
+
+def advantages(rewards: Tensor) -> Tensor:
+    """(r - mean) / standard deviation (population) of each image's K samples, [I, K] as the rewards.
+
+    0 for a whole group that has no spread: it says nothing about which of its samples is better. Shao et al., 2024;
+    arXiv 2402.03300
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    spread = centred.square().mean(dim=1, keepdim=True).sqrt()
+    return torch.where(has_spread(rewards)[:, None], centred / spread, 0.0)
+
+
+def has_spread(rewards: Tensor) -> Tensor:
+    """Which of the groups [I] have samples of different rewards [I, K]."""
+    return rewards.amax(dim=1) > rewards.amin(dim=1)
+
+
+def clipped(log_p: Tensor, before: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+    """- min(ratio * A, clip(ratio, 1 - low, 1 + high) * A) of each position [N], ratio = exp(log_p - before).
+
+    before [N]: log_p when the samples were drawn, without gradient; where it is log_p itself, the ratio is exactly 1
+    and the gradient is - A * grad log_p. advantage [N]: that of the position's sequence. Separate bounds (`high`
+    above `low` leaves rare tokens room to grow): Schulman et al., 2017, arXiv 1707.06347; Yu et al., 2025, arXiv
+    2503.14476
+    """
+    _require_one_shape(log_p=log_p, before=before, advantage=advantage)
+    ratio = (log_p - before.detach()).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+
+def kl(log_p: Tensor, reference: Tensor) -> Tensor:
+    """Estimate of KL(model || reference) from sampled tokens, [N]: exp(d) - d - 1, d = reference - log_p.
+
+    Never negative, 0 where both agree; unbiased for tokens that the model itself drew.
+    """
+    _require_one_shape(log_p=log_p, reference=reference)
+    difference = reference.detach() - log_p
+    return torch.expm1(difference) - difference
+
+
+def grpo(
+    batch: TokenBatch, logged: bool = True, *, low: float, high: float, kl_weight: float, temperature: float
+) -> LossOutput:
+    """`clipped` plus kl_weight * `kl`, each a mean over the positions of the batch's sequences.
+
+    Log-probabilities are those at `temperature`, which the sequences were drawn at. Sequences that are `sampled`
+    (TokenBatch.members) stand in where a process has none of its own: they count for nothing. Statistics: share of the
+    positions where clipping stops the gradient. Without a `before` (TokenBatch.rated) the ratio is 1 throughout.
+    ObjectiveError if `rated`, its reference where there is a kl_weight, `group` or `members` are not given.
+    """
+    rated, group, members = batch.rated, batch.group, batch.members
+    if rated is None or group is None or members is None or (kl_weight and rated.reference is None):
+        raise ObjectiveError("grpo needs TokenBatch.rated (with a reference for kl), group and members")
+    log_p = log_probability(batch.logits, batch.labels, temperature)
+    before = log_p.detach() if rated.before is None else rated.before
+    own = ~members.sampled[group]
+    values = {"policy": clipped(log_p, before, rated.advantage, low, high)}
+    if kl_weight and rated.reference is not None:
+        values["kl"] = kl(log_p, rated.reference)
+    weights = {"policy": 1.0, "kl": kl_weight}
+    terms = {name: Term(torch.where(own, v, 0.0).sum(), own.sum(), weights[name]) for name, v in values.items()}
+    if not logged:
+        return LossOutput(terms)
+    stopped = values["policy"].detach() > clipped(log_p.detach(), before, rated.advantage, 1.0, torch.inf)
+    stats = {"clipped": ((stopped & own).sum(), own.sum())}
+    if "kl" in terms:
+        stats["kl"] = terms["kl"].sum.detach(), own.sum()
+    return LossOutput(terms, stats)
+
+
+def nsft(batch: TokenBatch, logged: bool = True, *, negative: float, kl: float) -> LossOutput:
+    """Supervised fine-tuning on targets and on corrections of the model's own errors (nSFT; Zhu et al., CVPR 2025).
+
+    Two parts, each a mean over its own positions of -log p_y + kl * KL(model || reference): that of the targets, and
+    `negative` times that of the sequences that are a correction (TokenBatch.members). Statistics are told of each part.
+    ObjectiveError if `group`, `members` with `correction`, or with a `kl` the reference are not given.
+    """
+    group, members = batch.group, batch.members
+    if group is None or members is None or members.correction is None:
+        raise ObjectiveError("nsft needs TokenBatch.group and members that say which of them are corrections")
+    corrects = members.correction[group]
+    function = partial(tied_ce, weight=kl)
+    chosen = token_level(function, _at(batch, ~corrects), logged)
+    corrected = token_level(function, _at(batch, corrects), logged)
+    terms = dict(chosen.terms)
+    for name, term in corrected.terms.items():
+        terms[f"correction_{name}"] = replace(term, weight=negative * term.weight, unit="corrections")
+    stats = {**chosen.stats, **{f"correction_{name}": own for name, own in corrected.stats.items()}}
+    if logged and kl:
+        stats |= {name: (term.sum.detach(), term.count) for name, term in terms.items() if name.endswith("kl")}
+    return LossOutput(terms, stats)
+
+
+def _at(batch: TokenBatch, rows: Tensor) -> TokenBatch:
+    """The positions [N] that a mask selects, for an objective of positions alone."""
+    reference = None if batch.reference is None else _taken(batch.reference, rows)
+    weight = None if batch.weight is None else batch.weight[rows]
+    return TokenBatch(_taken(batch.logits, rows), batch.labels[rows], weight=weight, reference=reference)
+
+
+def _taken(logits: Tensor | Projection, rows: Tensor) -> Tensor | Projection:
+    return logits.take(rows) if isinstance(logits, Projection) else logits[rows]
+
+
+def log_probability(logits: Tensor | Projection, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature) at the labels, [N], in nats; 0 where ignored."""
+    if isinstance(logits, Projection):
+        return -token_nll(Projection(logits.hidden / temperature, logits.weight), labels)
+    return -token_nll(logits / temperature, labels)
+
+
+def dpo(chosen: Tensor, rejected: Tensor, reference: tuple[Tensor, Tensor], beta: float) -> Tensor:
+    """- log sigmoid(beta * ((chosen - its reference) - (rejected - its reference))) of each pair, [P].
+
+    chosen, rejected [P]: log P of whole sequences (or its mean over their tokens); reference: the same two under the
+    model that training began with, without gradient. log 2 where the model is the reference. Rafailov et al., NeurIPS
+    2023; arXiv 2305.18290
+    """
+    _require_one_shape(chosen=chosen, rejected=rejected, reference_chosen=reference[0], reference_rejected=reference[1])
+    margin = (chosen - reference[0].detach()) - (rejected - reference[1].detach())
+    return -F.logsigmoid(beta * margin)
+
+
+def preference(
+    batch: TokenBatch, logged: bool = True, *, beta: float, normalise: bool, sft_weight: float
+) -> LossOutput:
+    """`dpo` of each pair plus sft_weight * cross-entropy of its chosen sequence (a mean over its tokens), each a mean
+    over the pairs.
+
+    A pair is a set (TokenBatch.members) of two sequences; the chosen one has a positive advantage, the rejected one a
+    negative one (TokenBatch.rated, with its reference). normalise: log P of a sequence is the mean over its tokens, not
+    their sum. Statistics: `margin`, how much more reward the model gives the chosen sequence than the rejected one, the
+    reward of a sequence being beta * (log P - its reference), in nats; `accuracy`, the share of pairs whose chosen
+    sequence has the larger log P. ObjectiveError if `rated` with a reference, `group` or `members` are not given, or
+    the sets are no such pairs.
+    """
+    rated, group, members = batch.rated, batch.group, batch.members
+    if rated is None or rated.reference is None or group is None or members is None:
+        raise ObjectiveError("preference needs TokenBatch.rated with a reference, group and members")
+    sign = rated.advantage.new_zeros(len(members.set)).scatter(0, group, rated.advantage)
+    chosen, rejected = sign > 0, sign < 0
+    if not torch.equal(members.set[chosen], members.set[rejected]) or not (chosen | rejected).all():
+        raise ObjectiveError("preference needs sets of two: a chosen and a rejected sequence")
+    log_p = log_probability(batch.logits, batch.labels)
+    lengths = torch.bincount(group, minlength=len(sign))
+    now, before = (_sums(own, group, len(sign)) for own in (log_p, rated.reference.to(log_p)))
+    per_token = now / lengths
+    if normalise:
+        now, before = per_token, before / lengths
+    loss = dpo(now[chosen], now[rejected], (before[chosen], before[rejected]), beta)
+    pairs = chosen.sum()
+    terms = {"dpo": Term(loss.sum(), pairs, unit="sets")}
+    if sft_weight:
+        terms["sft"] = Term(-per_token[chosen].sum(), pairs, sft_weight, "sets")
+    if not logged:
+        return LossOutput(terms)
+    reward, likelier = beta * (now - before).detach(), now[chosen] > now[rejected]
+    margin = (reward[chosen] - reward[rejected]).sum()
+    return LossOutput(terms, {"margin": (margin, pairs), "accuracy": (likelier.sum(), pairs)})
+
+
+def _sums(values: Tensor, group: Tensor, sequences: int) -> Tensor:
+    """Of the values [N] of each sequence's positions, [sequences]."""
+    return values.new_zeros(sequences).index_add(0, group, values)
+
+
+def _require_one_shape(**tensors: Tensor) -> None:
+    """ObjectiveError where shapes differ: broadcasting would pair every position with every other."""
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if len({tuple(shape) for shape in shapes.values()}) > 1:
+        raise ObjectiveError(f"expected tensors of one shape, got {shapes}")

@@ -1,0 +1,304 @@
+"""How a model family writes its answer: which of name and box comes first, and what stands around them.
+
+`TokenFormat` is a list of location tokens and names, read token by token; `JsonFormat` is text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Protocol
+
+from harness.errors import ConfigError
+from harness.sequence.tokens import Ids, TextTokens, Tokens
+
+KINDS = ("name", "location", "separator", "end")
+"""What a target token is; `Codec.kinds` gives indices into this. All structure (brackets, keys) is separator."""
+NAME, LOCATION, SEPARATOR, END = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object as it stands in a sequence: what is written, and the token positions `[start, end)` of both parts.
+
+    `name` are the tokens that this name has when it is encoded, whichever were emitted.
+    """
+
+    name: Ids
+    numbers: tuple[int, ...]
+    name_start: int
+    name_end: int
+    box_start: int
+    box_end: int
+
+
+class Format(Protocol):
+    """What the codec asks of a format. A body is a sequence up to its end token."""
+
+    @property
+    def terminators(self) -> Ids:
+        """Tokens that may follow a complete name."""
+        ...
+
+    def encode(self, entries: Sequence[tuple[Ids, Sequence[int]]]) -> Ids:
+        """The body that lists these (tokens of the name, numbers of the box)."""
+        ...
+
+    def entries(self, body: Ids, truncated: bool) -> list[Entry | None]:
+        """What a body lists, in order; None for what cannot be read. Never raises."""
+        ...
+
+    def kinds(self, tokens: Ids) -> list[int]:
+        """For each token of a whole sequence its index in KINDS."""
+        ...
+
+    def text(self, tokens: Ids, name_of: Callable[[Ids], str]) -> str:
+        """A whole sequence as a person reads it."""
+        ...
+
+    def check(self, name: str, ids: Ids) -> None:
+        """ConfigError where this name could not be told from what stands around it."""
+        ...
+
+
+def _joined(entries: Sequence[Ids], opening: Ids, separator: Ids, closing: Ids) -> Ids:
+    tokens = [*opening]
+    for position, entry in enumerate(entries):
+        tokens += [*(separator if position else ()), *entry]
+    return (*tokens, *closing)
+
+
+class TokenFormat:
+    """`opening name middle loc* (separator name middle loc*)* closing`, or with the box before the name.
+
+    All arguments are token ids. What one of them begins with stands in no name; its other tokens may. Without a
+    separator an entry ends where its last part does. An image without objects is empty. Some native formats:
+
+        the default  sofa <loc3> <loc10> <loc20> <loc31> ; ...
+        PaliGemma    <loc0003><loc0010><loc0020><loc0031> sofa ; ...     separator " ; ", name_first False
+        Florence-2   sofa<loc_3><loc_10><loc_20><loc_31>...            no separator
+        Kosmos-2     <phrase>sofa</phrase><object><patch_index_0044><patch_index_0863></object>...
+                     opening "<phrase>", middle "</phrase><object>", separator "</object><phrase>", closing "</object>"
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        separator: Ids | None = None,
+        name_first: bool = True,
+        opening: Ids = (),
+        middle: Ids = (),
+        closing: Ids = (),
+    ) -> None:
+        self.separator = (tokens.separator,) if separator is None else separator
+        self.name_first, self.opening, self.middle, self.closing = name_first, opening, middle, closing
+        self.end = tokens.end
+        self._tokens = tokens
+        self._bins = {token: bin for bin, token in enumerate(tokens.locations)}
+        self._literals = [literal for literal in (self.separator, opening, middle, closing) if literal]
+        self._marks = {literal[0] for literal in self._literals}
+
+    @property
+    def terminators(self) -> Ids:
+        if self.name_first:
+            return self.middle[:1] or self._tokens.locations
+        return (*(self.separator[:1] or self._tokens.locations), self.closing[0] if self.closing else self.end)
+
+    def encode(self, entries: Sequence[tuple[Ids, Sequence[int]]]) -> Ids:
+        if not entries:
+            return ()
+        return _joined([self._written(*entry) for entry in entries], self.opening, self.separator, self.closing)
+
+    def entries(self, body: Ids, truncated: bool) -> list[Entry | None]:
+        if not body:
+            return []
+        start = len(self.opening)
+        stop = self._stop(body, truncated)
+        found = [self._entry(body, left, right) for left, right in self._cuts(body, start, stop)]
+        if body[:start] != self.opening:
+            found[0] = None
+        if not truncated and body[stop:] != self.closing:
+            found[-1] = None
+        return found
+
+    def kinds(self, tokens: Ids) -> list[int]:
+        kinds = [self._kind(token) for token in tokens]
+        for literal in self._literals:
+            size = len(literal)
+            for start, token in enumerate(tokens):
+                if token == literal[0] and tokens[start : start + size] == literal:
+                    kinds[start : start + size] = [SEPARATOR] * size
+        return kinds
+
+    def text(self, tokens: Ids, name_of: Callable[[Ids], str]) -> str:
+        words: list[str] = []
+        name: list[int] = []
+        for token, kind in zip(tokens, self.kinds(tokens), strict=True):
+            if kind == NAME:
+                name.append(token)
+                continue
+            if name:
+                words.append(name_of(tuple(name)))
+                name = []
+            words.append(self._word(token, kind))
+        return " ".join([*words, *([name_of(tuple(name))] if name else [])])
+
+    def check(self, name: str, ids: Ids) -> None:
+        if not ids or any(self._kind(token) != NAME for token in ids):
+            raise ConfigError(
+                f"tokenizer: expected tokens of {name!r} that begin no separator and are no location or end, got {ids}"
+            )
+
+    def location(self, token: int) -> int | None:
+        """The bin of a location token; None for any other token."""
+        return self._bins.get(token)
+
+    def begins(self, before: int, token: int) -> bool:
+        """Whether, without a separator, `token` after `before` begins another entry."""
+        old, new = before in self._bins, token in self._bins
+        return (old and not new) if self.name_first else (new and not old)
+
+    def _written(self, name: Ids, numbers: Sequence[int]) -> Ids:
+        box = tuple(self._tokens.locations[number] for number in numbers)
+        return (*name, *self.middle, *box) if self.name_first else (*box, *self.middle, *name)
+
+    def _kind(self, token: int) -> int:
+        if token in self._bins:
+            return LOCATION
+        return END if token == self.end else SEPARATOR if token in self._marks else NAME
+
+    def _word(self, token: int, kind: int) -> str:
+        if kind == LOCATION:
+            return f"<loc{self._bins[token]}>"
+        return "<end>" if kind == END else self._tokens.decode_name((token,))
+
+    def _stop(self, body: Ids, truncated: bool) -> int:
+        """Where the last entry ends: before the closing or, if truncated, before what is there of that or of a
+        separator."""
+        endings = [self.closing]
+        if truncated:
+            endings += [part[:cut] for part in (self.closing, self.separator) for cut in range(len(part))]
+        return len(body) - max(len(part) for part in [(), *endings] if body[len(body) - len(part) :] == part)
+
+    def _cuts(self, body: Ids, start: int, stop: int) -> list[tuple[int, int]]:
+        """Start and end of every entry between these positions; one at least."""
+        size = len(self.separator)
+        if size:
+            breaks = [(i, i + size) for i in range(start, stop - size + 1) if body[i : i + size] == self.separator]
+        else:
+            breaks = [(i, i) for i in range(start + 1, stop) if self.begins(body[i - 1], body[i])]
+        bounds = [start, *chain.from_iterable(breaks), stop]
+        return list(zip(bounds[::2], bounds[1::2], strict=True))
+
+    def _entry(self, body: Ids, left: int, right: int) -> Entry | None:
+        """The entry between two positions: a name, the middle and locations alone, or the other way round."""
+        size = len(self.middle)
+        cut = next((i for i in range(left, right) if (body[i] in self._bins) == self.name_first), right)
+        middle = max(left, cut - size) if self.name_first else cut
+        name = (left, middle) if self.name_first else (middle + size, right)
+        box = (cut, right) if self.name_first else (left, cut)
+        ids, numbers = body[slice(*name)], [self._bins.get(token) for token in body[slice(*box)]]
+        read = tuple(number for number in numbers if number is not None)
+        if not ids or len(read) < len(numbers) or body[middle : middle + size] != self.middle:
+            return None
+        return Entry(ids, read, *name, *box) if all(self._kind(token) == NAME for token in ids) else None
+
+
+class JsonFormat:
+    """`[{"bbox_2d": [x0, y0, x1, y1], "label": "sofa"}, ...]`: text, numbers included (Qwen2.5-VL, Qwen3-VL).
+
+    Read as text: any tokens and white space that say the same, in a code fence or not. A token that holds both
+    a quote and letters of a name counts as name; a token of an entry that cannot be read as separator. There is no
+    grammar for it.
+    """
+
+    OPENING, MIDDLE, SEPARATOR, CLOSING, EMPTY = '[{"bbox_2d": [', '], "label": "', '"}, {"bbox_2d": [', '"}]', "[]"
+
+    _HEAD = re.compile(r"\s*(```(json)?\s*)?\[\s*")
+    _ENTRY = re.compile(
+        r'\{\s*"bbox_2d"\s*:\s*\[\s*(?P<box>[0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*)\s*\]\s*,'
+        r'\s*"label"\s*:\s*"(?P<name>[^"{}\\]+)"\s*\}'
+    )
+    _BETWEEN = re.compile(r"\s*,\s*")
+    _TAIL = re.compile(r"\s*\]\s*(```\s*)?")
+    _NOTHING = re.compile(r"\s*((```(json)?\s*)?\[\s*\]\s*(```\s*)?)?")
+
+    def __init__(self, tokens: TextTokens) -> None:
+        self._tokens = tokens
+        parts = (self.OPENING, self.MIDDLE, self.SEPARATOR, self.CLOSING)
+        self.opening, self.middle, self.separator, self.closing = map(tokens.encode_text, parts)
+        for part in (*parts, self.EMPTY, "0, 12, 345, 6789"):
+            if "".join(map(tokens.piece, tokens.encode_text(part))).split() != part.split():
+                raise ConfigError(f"tokenizer: expected one that can write JSON, {part!r} does not survive it")
+
+    @property
+    def terminators(self) -> Ids:
+        """What begins with the closing quote, in an answer as it is encoded."""
+        return tuple(dict.fromkeys((self.separator[0], self.closing[0])))
+
+    def encode(self, entries: Sequence[tuple[Ids, Sequence[int]]]) -> Ids:
+        if not entries:
+            return self._tokens.encode_text(self.EMPTY)
+        written = [
+            (*self._tokens.encode_text(", ".join(map(str, numbers))), *self.middle, *name) for name, numbers in entries
+        ]
+        return _joined(written, self.opening, self.separator, self.closing)
+
+    def entries(self, body: Ids, truncated: bool) -> list[Entry | None]:
+        pieces = [self._tokens.piece(token) for token in body]
+        text = "".join(pieces)
+        starts = [found.start() for found in re.finditer(r"\{", text)]
+        if not starts:
+            return [] if self._NOTHING.fullmatch(text) else [None]
+        head: list[Entry | None] = [] if self._HEAD.fullmatch(text[: starts[0]]) else [None]
+        owners = [token for token, piece in enumerate(pieces) for _ in piece]  # of each character
+        last = starts[-1]
+        return head + [
+            self._entry(body, owners, text, start, stop, truncated and start == last)
+            for start, stop in pairwise([*starts, len(text)])
+        ]
+
+    def kinds(self, tokens: Ids) -> list[int]:
+        end = tokens.index(self._tokens.end) if self._tokens.end in tokens else len(tokens)
+        kinds = [SEPARATOR] * len(tokens)
+        for entry in self.entries(tokens[:end], truncated=end == len(tokens)):
+            if entry is not None:
+                for position in range(entry.box_start, entry.box_end):
+                    digits = any(sign.isdigit() for sign in self._tokens.piece(tokens[position]))
+                    kinds[position] = LOCATION if digits else SEPARATOR
+                kinds[entry.name_start : entry.name_end] = [NAME] * (entry.name_end - entry.name_start)
+        return [END if token == self._tokens.end else kind for token, kind in zip(tokens, kinds, strict=True)]
+
+    def text(self, tokens: Ids, name_of: Callable[[Ids], str]) -> str:
+        """As it is written; `name_of` has nothing to add."""
+        del name_of
+        end = tokens.index(self._tokens.end) if self._tokens.end in tokens else len(tokens)
+        return self._tokens.decode_text(tokens[:end]) + " <end>" * (end < len(tokens))
+
+    def check(self, name: str, ids: Ids) -> None:
+        written = self._tokens.decode_text(ids)
+        plain = not re.search(r'["{}\\]', name) and not set(ids) & set(self.terminators)
+        if not plain or self._tokens.encode_name(written.strip()) != ids:
+            raise ConfigError(
+                f"tokenizer: {name!r} cannot be written as JSON text and read again, it gives {written!r}"
+            )
+
+    def _entry(self, body: Ids, owners: list[int], text: str, start: int, stop: int, cut: bool) -> Entry | None:
+        """The entry that `text[start:stop]` begins with; `cut`: it is the last one, and the answer does not end."""
+        found = self._ENTRY.match(text, start, stop)
+        if found is None:
+            return None
+        rest = text[found.end() : stop]
+        ended = self._TAIL.fullmatch(rest) if stop == len(text) else self._BETWEEN.fullmatch(rest)
+        if not (ended or (cut and re.fullmatch(r"[\s,\]`]*", rest))):
+            return None
+        name, box = ((owners[left], owners[right - 1] + 1) for left, right in (found.span("name"), found.span("box")))
+        # Pieces may cut a character in two: what the tokens say together is exact.
+        said = self._tokens.decode_text(body[slice(*name)])
+        around = "".join(self._tokens.piece(token) for token in body[slice(*name)]).split(found["name"])
+        label = said.strip().removeprefix(around[0].strip()).removesuffix(around[-1].strip())
+        ids = self._tokens.encode_name(label.strip())
+        return Entry(ids, tuple(int(n) for n in found["box"].split(",")), *name, *box)

@@ -1,0 +1,187 @@
+"""Language models for OpenFlamingo by family, from a local folder, a GGUF file or the hub, or random at toy size."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as FastTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from harness.errors import ConfigError, DataError
+
+HUB = "hub:"
+TOY = "toy-"
+END, IMAGE, PAD = "<|endofchunk|>", "<image>", "<PAD>"
+"""The tokens that upstream adds to a tokenizer, in this order; the last only if it has no padding token."""
+FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.gguf")
+"""What is downloaded of a repository; its code only where it is trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """layers: the decoder layers, as an attribute of the model. attention: the linear maps in them that LoRA changes.
+    output: what released checkpoints call the output embedding, where it is not `lm_head`."""
+
+    layers: str
+    attention: tuple[str, ...]
+    output: str = "lm_head"
+
+
+FAMILIES: dict[str, Family] = {
+    "gpt_neox": Family("gpt_neox.layers", ("query_key_value",), "embed_out"),
+    "llama": Family("model.layers", ("q_proj", "v_proj")),
+    "mpt": Family("transformer.blocks", ("Wqkv",)),
+    "opt": Family("model.decoder.layers", ("q_proj", "v_proj")),
+}
+"""By `model_type` in config.json."""
+
+WIDTH, LAYERS, HEADS, POSITIONS = 64, 2, 4, 512
+"""Of the toys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """A causal language model of transformers with its tokenizer. files: its weights on this machine."""
+
+    model: Any
+    tokenizer: Any
+    family: Family
+    files: tuple[Path, ...]
+
+
+def load(source: str, names: Iterable[str], trusted: bool) -> Language:
+    """What `source` says: `toy-FAMILY`, a folder, a GGUF file, or hub:OWNER/NAME@REVISION.
+
+    names: what a toy's tokenizer knows. trusted: run the code that comes with the model. ConfigError for a family that
+    is not known, and for one that transformers would compute otherwise; DataError for files that are not there or do
+    not fit.
+    """
+    if source.startswith(TOY):
+        family = source.removeprefix(TOY)
+        tokenizer = toy_tokenizer(names)
+        return Language(toy_model(family, len(tokenizer)), tokenizer, FAMILIES[family], ())
+    return _read(_local(source, trusted), trusted)
+
+
+# ---- toys ----------------------------------------------------------------------------------------------------------
+
+
+def toy_tokenizer(names: Iterable[str]) -> PreTrainedTokenizerFast:
+    """One token for each word of the names, with the space before it, and for each other character."""
+    pieces = r" ?[A-Za-z0-9]+| ?[^A-Za-z0-9\s]"
+    texts = ["Output: ;", "a", ";", *(" " + name.replace("_", " ") for name in names)]
+    words = dict.fromkeys(piece for text in texts for piece in re.findall(pieces, text))
+    vocabulary = {piece: index for index, piece in enumerate(["<unk>", "</s>", *words])}
+    fast = FastTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.Split(Regex(pieces), "isolated")
+    fast.decoder = decoders.Fuse()
+    special = {"unk_token": "<unk>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=fast, **special)  # type: ignore[no-untyped-call]
+
+
+def toy_model(family: str, size: int) -> Any:
+    """A language model of this family with random weights, from torch's global generator, for `size` tokens."""
+    common: dict[str, Any] = {"vocab_size": size, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": None}
+    usual = {
+        **common,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "max_position_embeddings": POSITIONS,
+    }
+    if family == "gpt_neox":
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**usual, intermediate_size=2 * WIDTH, tie_word_embeddings=False))
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**usual, intermediate_size=2 * WIDTH, tie_word_embeddings=False))
+    if family == "mpt":
+        sizes: dict[str, Any] = {"d_model": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "max_seq_len": POSITIONS}
+        return MptForCausalLM(MptConfig(**common, **sizes))
+    return OPTForCausalLM(OPTConfig(**usual, ffn_dim=2 * WIDTH, word_embed_proj_dim=WIDTH, dropout=0.0))
+
+
+# ---- real ones -----------------------------------------------------------------------------------------------------
+
+
+def _local(source: str, trusted: bool) -> Path:
+    """Where the model lies on this machine, downloaded if need be."""
+    if not source.startswith(HUB):
+        return Path(source)
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    patterns = [*FILES, *(["*.py"] if trusted else [])]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(f"{source}: cannot be downloaded ({first_line(error)}); give a folder instead") from None
+
+
+def _read(path: Path, trusted: bool) -> Language:
+    single = path.suffix == ".gguf"
+    folder, where = (path.parent, {"gguf_file": path.name}) if single else (path, {})
+    kind = None if single else _kind(path, trusted)
+    own = {"trust_remote_code": trusted, "local_files_only": True, **where}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **own)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", output_loading_info=True, **own)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DataError(f"{path}: expected a language model with its tokenizer, got: {first_line(error)}") from None
+    model, report = loaded
+    wrong = [f"{name} missing" for name in sorted(report["missing_keys"])]
+    if wrong:
+        raise DataError(f"{path}: its weights do not fit its configuration: {'; '.join(wrong[:10])}")
+    files = (path,) if single else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin"))
+    return Language(model, tokenizer, _family(kind or model.config.model_type, path), tuple(files))
+
+
+def _kind(folder: Path, trusted: bool) -> str:
+    """The model's type, read before anything of it is built."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected the configuration of a language model, got: {first_line(error)}") from None
+    kind = str(config.get("model_type"))
+    if not trusted:
+        if _normalises_queries(config):
+            raise ConfigError(
+                f"language: {folder.name} has qk_ln, which transformers' own MPT ignores: its answers would be wrong; "
+                "set trust_remote_code: true to run the code that comes with it, if you trust it"
+            )
+        _family(kind, folder)
+    return kind
+
+
+def _normalises_queries(config: Mapping[str, Any]) -> bool:
+    """MPT's layer normalisation of queries and keys, as its configurations have called it over time."""
+    attention = config.get("attn_config")
+    return bool(config.get("attn_qk_ln") or (isinstance(attention, Mapping) and attention.get("qk_ln")))
+
+
+def _family(kind: str, path: Path) -> Family:
+    kind = {"mosaic_gpt": "mpt"}.get(kind, kind)  # MPT-1B's own name for it
+    if kind not in FAMILIES:
+        raise ConfigError(f"language: {path.name} is a {kind!r}; available: {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,181 @@
+"""The network of OpenFlamingo (Awadalla et al., 2023; arXiv 2308.01390), over any vision tower and language model.
+
+Three repairs make open_flamingo 2.0.1 work here: the language mixin's forward is replaced (see there), images are
+encoded once and their latents expanded to all samples (its `generate` does not expand), and the vision tower runs
+with gradient where it trains (upstream always runs it under `no_grad`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from open_clip.transformer import VisionTransformer
+from open_flamingo.src.flamingo import Flamingo
+from open_flamingo.src.flamingo_lm import FlamingoLMMixin
+from open_flamingo.src.helpers import MaskedCrossAttention, PerceiverResampler
+from open_flamingo.src.utils import extend_instance
+from torch import Tensor, nn
+
+
+class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has no type information
+    """Upstream's mixin with a default for `attention_mask`, which transformers 5 omits, and with the image where
+    the prompt has it and nowhere else. Upstream looks for image tokens in whatever it is given: one row that
+    emits one would then take the image away from every other row of its batch."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any) -> Any:
+        self._condition(input_ids, prefill=rest.get("past_key_values") is None)
+        language: Any = super(FlamingoLMMixin, self)  # the language model that this is mixed into
+        return language.forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """States [B, L, D] of whole sequences, which `forward` multiplies with the output embedding."""
+        self._condition(input_ids, prefill=True)
+        hidden: Tensor = self.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return hidden
+
+    def _condition(self, input_ids: Tensor, prefill: bool) -> None:
+        image = input_ids == self.media_token_id
+        for layer in self._get_decoder_layers():
+            if prefill:
+                layer.condition_media_locations(image & (image.cumsum(1) == 1))
+            layer.condition_use_cached_media(not prefill)
+
+
+class TrainableFlamingo(Flamingo):  # type: ignore[misc]
+    """Flamingo whose vision tower has a gradient, and whose latents can be reused."""
+
+    def latents(self, vision_x: Tensor) -> Tensor:
+        """Images [B, T_img, 1, C, H, W] -> perceiver latents [B, T_img, n, D]."""
+        batch, media = vision_x.shape[:2]
+        features = self.vision_encoder(vision_x.flatten(0, 2))[1]
+        latents: Tensor = self.perceiver(features.view(batch, media, 1, *features.shape[1:]))
+        return latents
+
+    def read(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [B, L, V] of tokens that refer to these latents."""
+        with self._seeing(latents):
+            logits: Tensor = self.lang_encoder(input_ids=tokens, use_cache=False).logits
+        return logits
+
+    def read_hidden(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Hidden states [B, L, D] of the same."""
+        with self._seeing(latents):
+            hidden: Tensor = self.lang_encoder.hidden(tokens)
+        return hidden
+
+    def blocks(self) -> Iterator[Any]:
+        """The modules that hidden states pass one after the other. Not whole Flamingo layers: what those see is taken
+        from them at the end of a forward pass."""
+        if isinstance(self.vision_encoder, VisionTransformer):
+            yield from self.vision_encoder.transformer.resblocks
+        for layer in self.perceiver.layers:
+            yield from layer
+        for layer in self.lang_encoder._get_decoder_layers():
+            yield from filter(None, (layer.gated_cross_attn_layer, layer.decoder_layer))
+
+    def readers(self) -> list[Any]:
+        """The gated cross-attention blocks: one every so many layers of the language model."""
+        return [block for block in self.lang_encoder.gated_cross_attn_layers if block is not None]
+
+    @contextmanager
+    def _seeing(self, latents: Tensor) -> Iterator[None]:
+        for layer in self.lang_encoder._get_decoder_layers():
+            layer.condition_vis_x(latents)
+        yield
+        self.lang_encoder.clear_conditioned_layers()
+
+
+class Decoding:
+    """Token by token over latents [B, T_img, n, D], each serving `samples` rows, with key-value caches.
+
+    The keys and values of the image are computed once per image, not once per row and token.
+    """
+
+    def __init__(self, model: TrainableFlamingo, latents: Tensor, samples: int) -> None:
+        self._language: Any = model.lang_encoder
+        self._layers: Any = model.lang_encoder._get_decoder_layers()
+        self._projections = [block.attn.to_kv for block in model.readers()]
+        self._cache: Any = None
+        for projection in self._projections:
+            projection.memo = projection(latents.flatten(1, 2)).repeat_interleave(samples, dim=0)
+        for layer in self._layers:
+            layer.condition_vis_x(latents.repeat_interleave(samples, dim=0))
+
+    def step(self, tokens: Tensor) -> Tensor:
+        output = self._language(input_ids=tokens, use_cache=True, past_key_values=self._cache)
+        self._cache = output.past_key_values
+        logits: Tensor = output.logits
+        return logits[:, -1]
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        for projection in self._projections:
+            projection.memo = projection.memo[rows]
+        for layer in self._layers:
+            layer.condition_vis_x(layer.vis_x[rows])
+            layer.condition_media_locations(layer.media_locations[rows])
+
+    def close(self) -> None:
+        """Leaves no state of this decoding in the model."""
+        for projection in self._projections:
+            projection.memo = None
+        self._language.clear_conditioned_layers()
+
+
+class MemoLinear(nn.Linear):
+    """A linear map that returns `memo` in place of its result while that is set."""
+
+    memo: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.memo is None else self.memo
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Sizes of what reads the image: the perceiver and the gated cross-attention; `width` is one head's."""
+
+    depth: int
+    latents: int
+    heads: int
+    width: int
+    gate: float
+    """Start value of the tanh gates; upstream starts at 0 to protect a pretrained language model."""
+
+
+def assemble(
+    vision: nn.Module, vision_width: int, language: nn.Module, layers: str, every: int, image: int, end: int
+) -> TrainableFlamingo:
+    """A Flamingo whose cross-attention has upstream's sizes and stands before every `every`-th decoder layer.
+
+    layers: the decoder layers as an attribute of the language model. image, end: the ids of these tokens.
+    """
+    extend_instance(language, LanguageMixin)
+    flamingo: Any = language  # extend_instance has changed its class
+    flamingo.set_decoder_layers_attr_name(layers)
+    model = TrainableFlamingo(
+        vision_encoder=SimpleNamespace(visual=vision),
+        lang_encoder=language,
+        eoc_token_id=end,
+        media_token_id=image,
+        vis_dim=vision_width,
+        cross_attn_every_n_layers=every,
+    )
+    for block in model.readers():
+        block.attn.to_kv.__class__ = MemoLinear  # same weights: drawing new ones would shift the random stream
+    return model
+
+
+def resize(model: TrainableFlamingo, sizes: Reading) -> None:
+    """Upstream's constructor has no arguments for these sizes: the modules are made again."""
+    heads = {"dim_head": sizes.width, "heads": sizes.heads}
+    model.perceiver = PerceiverResampler(dim=model.vis_dim, depth=sizes.depth, num_latents=sizes.latents, **heads)
+    for block in model.readers():
+        block.attn = MaskedCrossAttention(dim=model.lang_dim, dim_visual=model.vis_dim, **heads)
+        block.attn.to_kv.__class__ = MemoLinear
+        nn.init.constant_(block.attn_gate, sizes.gate)
+        nn.init.constant_(block.ff_gate, sizes.gate)

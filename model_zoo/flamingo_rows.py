@@ -1,0 +1,77 @@
+"""Rows that a vocabulary gets for new tokens, kept apart from those that it had: they can be trained alone.
+
+Masking the gradient would not do: weight decay moves rows without a gradient too.
+
+Shape legend: N rows that were there   M new rows   D width
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import ConfigError
+
+
+class Rows(nn.Module):
+    """`kept` [N, D] and, below them, `added` [M, D], which start as the mean of the kept ones."""
+
+    def __init__(self, kept: Tensor, added: int) -> None:
+        super().__init__()
+        self.kept = nn.Parameter(kept.detach().clone())
+        self.added = nn.Parameter(self.kept.detach().mean(0).repeat(added, 1))
+
+    @property
+    def weight(self) -> Tensor:
+        """[N + M, D]: a copy, differentiable."""
+        return torch.cat([self.kept, self.added])
+
+
+class GrownEmbedding(nn.Module):
+    """An input embedding of these rows. Nothing of the size of the vocabulary is copied."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__()
+        self.rows = rows
+
+    @property
+    def weight(self) -> Tensor:
+        return self.rows.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        count = len(self.rows.kept)
+        old = F.embedding(ids.clamp(max=count - 1), self.rows.kept)
+        new = F.embedding((ids - count).clamp(min=0), self.rows.added)
+        return torch.where((ids < count)[..., None], old, new)
+
+
+class GrownHead(nn.Module):
+    """An output embedding of these rows."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__()
+        self.rows = rows
+
+    @property
+    def weight(self) -> Tensor:
+        return self.rows.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.cat([F.linear(hidden, self.rows.kept), F.linear(hidden, self.rows.added)], dim=-1)
+
+
+def grow(language: Any, count: int, size: int) -> None:
+    """Gives a language model `size` rows: the first `count` are its own, the rest are new. Embeddings that are tied
+    stay tied. ConfigError where it has fewer than `count`, or a bias on its output."""
+    source, target = language.get_input_embeddings(), language.get_output_embeddings()
+    if len(source.weight) < count:
+        raise ConfigError(f"tokenizer: it has {count} entries, the language model only {len(source.weight)} rows")
+    if target.bias is not None:
+        raise ConfigError(f"language: expected an output embedding without bias, {type(language).__name__} has one")
+    rows = Rows(source.weight[:count], size - count)
+    tied = target.weight is source.weight
+    language.set_input_embeddings(GrownEmbedding(rows))
+    language.set_output_embeddings(GrownHead(rows if tied else Rows(target.weight[:count], size - count)))

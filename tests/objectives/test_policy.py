@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.errors import ObjectiveError
+from harness.objectives import policy
+from harness.types import Members, Projection, Rated, TokenBatch
+
+
+def values(*numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def gradient(loss: Tensor, of: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(loss.sum(), of, retain_graph=True)
+    return found
+
+
+# ---- advantages ----------------------------------------------------------------------------------------------------
+
+
+def test_advantages_by_hand() -> None:
+    """Mean 0.5, deviations -0.5, -0.1, 0.1, 0.5: variance (0.25 + 0.01 + 0.01 + 0.25) / 4 = 0.13."""
+    found = policy.advantages(torch.stack([values(0.0, 0.4, 0.6, 1.0), values(0.3, 0.3, 0.3, 0.3)]))
+    assert found[0].tolist() == pytest.approx([d / math.sqrt(0.13) for d in (-0.5, -0.1, 0.1, 0.5)])
+    assert found[1].tolist() == [0.0] * 4  # no spread: not nan
+    assert policy.has_spread(torch.stack([values(0.0, 1.0), values(0.1, 0.1)])).tolist() == [True, False]
+
+
+def test_equal_rewards_that_do_not_average_exactly_have_no_spread() -> None:
+    """The mean of ten times 0.1 is not 0.1 in floating point: deviations of 1e-17 must not become advantages of 1."""
+    rewards = torch.full((1, 10), 0.1, dtype=torch.float32)
+    assert policy.advantages(rewards).tolist() == [[0.0] * 10]
+
+
+# ---- clipping ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_has_ratio_1_and_the_policy_gradient() -> None:
+    log_p = values(-0.1, -2.0, -30.0).requires_grad_()
+    advantage = values(1.5, -0.5, 2.0)
+    loss = policy.clipped(log_p, log_p, advantage, 0.2, 0.28)
+    assert torch.equal(loss.detach(), -advantage)  # exactly: exp(0) = 1
+    assert torch.equal(gradient(loss, log_p), -advantage)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        # slope: of the loss with respect to log_p, - ratio * A where the ratio is not clipped, else 0
+        (1.1, 1.0, -1.1, -1.1),
+        (1.5, 1.0, -1.28, 0.0),  # good and already likelier: no more is gained beyond 1.28
+        (0.5, 1.0, -0.5, -0.5),  # good and less likely: pulled back
+        (0.5, -1.0, 0.8, 0.0),  # bad and already less likely: no more is gained below 0.8
+        (1.5, -1.0, 1.5, 1.5),  # bad and likelier: pushed down
+    ],
+)
+def test_the_two_bounds(ratio: float, advantage: float, loss: float, slope: float) -> None:
+    log_p = values(math.log(ratio)).requires_grad_()
+    found = policy.clipped(log_p, values(0.0), values(advantage), 0.2, 0.28)
+    assert found.tolist() == pytest.approx([loss])
+    assert gradient(found, log_p).tolist() == pytest.approx([slope])
+
+
+# ---- KL ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(-20, 0), st.floats(-20, 0))
+def test_kl_is_never_negative_and_0_where_they_agree(own: float, other: float) -> None:
+    assert float(policy.kl(values(own), values(other))) >= 0
+    assert float(policy.kl(values(own), values(own))) == 0
+
+
+def test_kl_is_unbiased() -> None:
+    """Over all tokens, weighted with their probabilities under the model, it is sum p log(p / q)."""
+    p, q = values(0.7, 0.2, 0.1), values(0.2, 0.3, 0.5)
+    assert float((p * policy.kl(p.log(), q.log())).sum()) == pytest.approx(float((p * (p / q).log()).sum()))
+
+
+# ---- preferences ---------------------------------------------------------------------------------------------------
+
+
+def test_dpo_by_hand() -> None:
+    """beta 0.5, margin (-1 - -2) - (-5 - -3) = 3: -log sigmoid(1.5) = log(1 + e^-1.5). At the reference: log 2."""
+    reference = values(-2.0, -4.0), values(-3.0, -6.0)
+    found = policy.dpo(values(-1.0, -4.0), values(-5.0, -6.0), reference, 0.5)
+    assert found.tolist() == pytest.approx([math.log1p(math.exp(-1.5)), math.log(2)])
+
+
+def test_dpo_raises_the_chosen_and_lowers_the_rejected_one() -> None:
+    chosen, rejected = values(-1.0).requires_grad_(), values(-1.0).requires_grad_()
+    loss = policy.dpo(chosen, rejected, (chosen, rejected), 0.1)
+    assert gradient(loss, chosen).tolist() == pytest.approx([-0.05])  # - beta * sigmoid(0)
+    assert gradient(loss, rejected).tolist() == pytest.approx([0.05])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: policy.clipped(values(0.0, 0.0), values(0.0), values(0.0, 0.0), 0.2, 0.28),
+        lambda: policy.kl(values(0.0)[:, None], values(0.0)),
+        lambda: policy.dpo(values(0.0), values(0.0), (values(0.0), values(0.0, 0.0)), 0.1),
+    ],
+)
+def test_shapes_that_would_be_broadcast_are_refused(wrong: object) -> None:
+    assert callable(wrong)
+    with pytest.raises(ObjectiveError, match="one shape"):
+        wrong()
+
+
+# ---- GRPO ----------------------------------------------------------------------------------------------------------
+
+
+def rated(logits: Tensor, reference: Tensor | None = None) -> TokenBatch:
+    """Two positions of a sequence, with ratios 1.5 and 1, and one of a sequence that counts for nothing."""
+    return TokenBatch(
+        logits,
+        torch.tensor([0, 1, 0]),
+        torch.tensor([0, 0, 1]),
+        Members(torch.tensor([0, 1]), torch.tensor([False, True]), torch.zeros(2)),
+        rated=Rated(values(1.0, -1.0, 5.0), values(1 / 3, 1 / 2, 1 / 2).log(), reference),
+    )
+
+
+def test_grpo_by_hand() -> None:
+    """p = 1/2 throughout. -min(1.5, 1.28) + 1 = -0.28 over two positions, of which the first is clipped. A reference
+    with 1/4: exp(-log 2) + log 2 - 1 = log 2 - 1/2 at both."""
+    batch = rated(torch.zeros(3, 2, dtype=torch.float64), values(0.25, 0.25, 0.25).log())
+    output = policy.grpo(batch, low=0.2, high=0.28, kl_weight=0.1, temperature=1.0)
+    assert [int(term.count) for term in output.terms.values()] == [2, 2]
+    assert float(output.terms["policy"].sum) == pytest.approx(-0.28)
+    assert float(output.terms["kl"].sum) == pytest.approx(2 * (math.log(2) - 0.5))
+    assert float(output.mean()) == pytest.approx(-0.14 + 0.1 * (math.log(2) - 0.5))
+    assert [float(part) for part in output.stats["clipped"]] == [1, 2]
+    assert "kl" not in policy.grpo(batch, low=0.2, high=0.28, kl_weight=0.0, temperature=1.0).terms
+
+
+def test_grpo_has_the_temperature_that_was_sampled_at() -> None:
+    logits = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    expected = -math.log1p(math.exp(-4.0))  # of (2 - 0) / 0.5
+    assert policy.log_probability(logits, torch.tensor([0]), 0.5).tolist() == pytest.approx([expected])
+    projected = Projection(logits, torch.eye(2, dtype=torch.float64))
+    assert policy.log_probability(projected, torch.tensor([0]), 0.5).tolist() == pytest.approx([expected])
+
+
+def test_grpo_says_what_it_lacks() -> None:
+    batch = rated(torch.zeros(3, 2))
+    for lacking, weight in ((replace(batch, rated=None), 0.0), (replace(batch, group=None), 0.0), (batch, 0.1)):
+        with pytest.raises(ObjectiveError, match=r"grpo needs TokenBatch\.rated"):
+            policy.grpo(lacking, low=0.2, high=0.28, kl_weight=weight, temperature=1.0)
+
+
+# ---- preference ----------------------------------------------------------------------------------------------------
+
+
+def preferred(logits: Tensor, reference: Tensor) -> TokenBatch:
+    """Two pairs: sequences of 2 and 1 tokens, and of 1 and 2, the second pair with the rejected one first."""
+    return TokenBatch(
+        logits,
+        torch.tensor([0, 1, 0, 1, 1, 0]),
+        torch.tensor([0, 0, 1, 2, 2, 3]),
+        Members(torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.bool), torch.zeros(4)),
+        rated=Rated(values(1.0, 1.0, -1.0, -1.0, -1.0, 1.0), reference=reference),
+    )
+
+
+LOSS: dict[str, Any] = {"beta": 0.5, "normalise": False, "sft_weight": 0.0}
+
+
+def test_preference_by_hand() -> None:
+    """p = 1/2 throughout, so log P = -2 log 2 and - log 2. Reference -1, -1 | -2 and -1, -1 | -3: margins of
+    (-2L + 2) - (-L + 2) = -L and (-L + 3) - (-2L + 2) = L + 1, L = log 2."""
+    batch = preferred(torch.zeros(6, 2, dtype=torch.float64), values(-1.0, -1.0, -2.0, -1.0, -1.0, -3.0))
+    output = policy.preference(batch, **LOSS)
+    logs = math.log(2)
+    expected = [math.log1p(math.exp(-0.5 * margin)) for margin in (-logs, logs + 1)]
+    assert (int(output.terms["dpo"].count), output.terms["dpo"].unit) == (2, "sets")
+    assert float(output.terms["dpo"].sum) == pytest.approx(sum(expected))
+    assert [float(part) for part in output.stats["margin"]] == pytest.approx([0.5, 2])  # (-L + L + 1) / 2
+    assert [float(part) for part in output.stats["accuracy"]] == [1, 2]  # -2L < -L, and -L > -2L
+    assert not policy.preference(batch, logged=False, **LOSS).stats
+
+
+def test_normalised_log_probabilities_are_means() -> None:
+    """Of -L each: both margins are those of the references, -1 + 2 -> 1 and 3 - 1 -> 2."""
+    batch = preferred(torch.zeros(6, 2, dtype=torch.float64), values(-1.0, -1.0, -2.0, -1.0, -1.0, -3.0))
+    output = policy.preference(batch, **{**LOSS, "normalise": True})
+    assert float(output.terms["dpo"].sum) == pytest.approx(sum(math.log1p(math.exp(-0.5 * m)) for m in (-1.0, 2.0)))
+    assert float(output.stats["accuracy"][0]) == 0  # equally likely
+
+
+def test_cross_entropy_of_the_chosen() -> None:
+    """- log p of sequence 0 is (log 2 + log 4) / 2 (its tokens have p = 1/2 and 1/4), of sequence 3 log 2."""
+    logits = torch.zeros(6, 2, dtype=torch.float64)
+    logits[1] = values(math.log(3), 0.0)
+    output = policy.preference(preferred(logits, torch.zeros(6)), **{**LOSS, "sft_weight": 0.1})
+    term = output.terms["sft"]
+    assert (int(term.count), term.weight, term.unit) == (2, 0.1, "sets")
+    assert float(term.sum) == pytest.approx(1.5 * math.log(2) + math.log(2))
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_preference_at_the_reference(normalise: bool) -> None:
+    """Loss log 2; the gradient of log p is - beta / 2 per pair for the chosen one (over its length where normalised)
+    and the opposite for the rejected one; exchanging the roles turns it round."""
+    torch.manual_seed(0)
+    logits = torch.randn(6, 2, dtype=torch.float64).requires_grad_()
+    labels = torch.tensor([0, 1, 0, 1, 1, 0])
+    log_p = policy.log_probability(logits, labels)
+    batch = preferred(logits, log_p.detach())
+    output = policy.preference(batch, **{**LOSS, "normalise": normalise})
+    assert output.mean().item() == pytest.approx(math.log(2))
+    lengths = values(2.0, 2.0, 1.0, 2.0, 2.0, 1.0) if normalise else torch.ones(6, dtype=torch.float64)
+    sign = values(1.0, 1.0, -1.0, -1.0, -1.0, 1.0)
+    expected = gradient((-0.5 / 2 * sign / lengths * log_p).sum(), logits) / 2
+    found = gradient(output.mean(), logits)
+    assert torch.allclose(found, expected)
+    assert batch.rated is not None
+    turned = replace(batch, rated=replace(batch.rated, advantage=-batch.rated.advantage))
+    opposite = policy.preference(turned, **{**LOSS, "normalise": normalise})
+    assert torch.allclose(gradient(opposite.mean(), logits), -found)
+
+
+def test_preference_is_the_published_loss() -> None:
+    """Parity with a few lines after the reference implementation, on random numbers."""
+    torch.manual_seed(1)
+    logits, reference = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+    log_p = logits.log_softmax(-1)[torch.arange(6), torch.tensor([0, 1, 0, 1, 1, 0])]
+    sums = [torch.stack([own[:2].sum(), own[2], own[3:5].sum(), own[5]]) for own in (log_p, reference)]
+    pi_logratios = torch.stack([sums[0][0] - sums[0][1], sums[0][3] - sums[0][2]])
+    ref_logratios = torch.stack([sums[1][0] - sums[1][1], sums[1][3] - sums[1][2]])
+    published = -torch.nn.functional.logsigmoid(0.5 * (pi_logratios - ref_logratios)).mean()
+    assert float(policy.preference(preferred(logits, reference), **LOSS).mean()) == pytest.approx(float(published))
+
+
+def test_preference_says_what_it_lacks() -> None:
+    batch = preferred(torch.zeros(6, 2), torch.zeros(6))
+    assert batch.rated is not None
+    for lacking in (replace(batch, rated=replace(batch.rated, reference=None)), replace(batch, members=None)):
+        with pytest.raises(ObjectiveError, match=r"preference needs TokenBatch\.rated with a reference"):
+            policy.preference(lacking, **LOSS)
+    same = replace(batch, rated=replace(batch.rated, advantage=torch.ones(6)))
+    with pytest.raises(ObjectiveError, match="sets of two: a chosen and a rejected sequence"):
+        policy.preference(same, **LOSS)
