@@ -72,7 +72,8 @@ def test_every_family_keeps_the_contract(family: str) -> None:
     outcomes = conformance.check(Vlm, {"family": family})
     assert [(o.check, o.message) for o in outcomes if o.state == "failed"] == []
     skipped = {o.check for o in outcomes if o.state == "skipped"}
-    assert skipped == ({"hidden", "grammar"} if family.startswith("qwen") else {"hidden"})
+    lacking = {"qwen2_5_vl": {"grammar"}, "qwen3_vl": {"grammar"}, "florence2": {"asked"}}
+    assert skipped == {"hidden"} | lacking.get(family, set())
 
 
 def test_every_family_has_a_card() -> None:
