@@ -22,7 +22,7 @@ from harness.feed import Feed, Parts, Todo, Work, of_all_processes, own_samples,
 from harness.metrics.codebook import SampleErrors, sample_errors
 from harness.objectives.policy import nsft
 from harness.protocols import Adapter
-from harness.rollout import Rollout
+from harness.rollout import Key, Rollout, keys
 from harness.sequence import Codec
 from harness.snapshots import State
 from harness.stages import Nsft
@@ -35,8 +35,6 @@ CORRECTIONS = "corrections"
 """The cell's table of them, a row each: image_id, and what it was asked about where that is not everything; the fields
 of a Correction."""
 
-Key = tuple[int, ...]
-"""harness.types.Example.key"""
 Answers = Mapping[Key, Sequence[tuple[Tokens, Tokens]]]
 """(context, answer) of the corrections, each of them once, by the key of their example."""
 
@@ -162,9 +160,8 @@ def _line(example: Example, correction: Correction) -> dict[str, Any]:
 def answers_of(table: pd.DataFrame) -> Answers:
     """From the table CORRECTIONS."""
     found: dict[Key, dict[tuple[Tokens, Tokens], None]] = {}
-    for image_id, asked, *both in table[["image_id", "asked", "context", "answer"]].to_numpy():
+    for key, *both in zip(keys(table), table["context"], table["answer"], strict=True):
         context, answer = (tuple(map(int, tokens)) for tokens in both)
-        key = (int(image_id), *(() if asked is None else map(int, asked)))
         found.setdefault(key, {})[context, answer] = None  # other questions may have the same one
     return {key: list(own) for key, own in found.items()}
 

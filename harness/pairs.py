@@ -24,7 +24,7 @@ import pandas as pd
 
 from harness.errors import ConfigError, DataError
 from harness.metrics.reward import rewards
-from harness.rollout import Rollout
+from harness.rollout import Rollout, keys
 from harness.sequence import Codec
 from harness.stages import Divpo, Dpo
 from harness.targets import members
@@ -37,9 +37,6 @@ OF_BOTH = ("tokens", "text", "names", "boxes", "reward", "samples")
 REFERENCES = tuple(f"{side}_reference" for side in SIDES)
 COLUMNS = ("image_id", "asked", "samples", *(f"{side}_{name}" for side in SIDES for name in OF_BOTH))
 """Those that are the pair's own; the REFERENCES are the stage's."""
-
-Key = tuple[int, ...]
-"""harness.types.Example.key"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +147,6 @@ def _values(said: Said, codec: Codec) -> tuple[object, ...]:
     """In the order of OF_BOTH."""
     boxes = [side for mention in said.parsed.mentions for side in astuple(mention.box)]
     return said.tokens, codec.text(said.tokens), _names(said.parsed), boxes, said.reward, said.samples
-
-
-def keys(table: pd.DataFrame) -> list[Key]:
-    """harness.types.Example.key of each pair."""
-    both = zip(table["image_id"], table["asked"], strict=True)
-    return [(int(image), *(() if asked is None else map(int, asked))) for image, asked in both]
 
 
 def sequences(table: pd.DataFrame) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -21,8 +21,9 @@ from harness.engine import DataParallel
 from harness.errors import StageError
 from harness.feed import Feed, Parts, Todo, Work, of_all_processes, own_samples, stage_seed
 from harness.objectives.policy import preference
-from harness.pairs import COLUMNS, PAIRS, REFERENCES, frame, keys, pairs_of, read, require_vocabulary, sequences
+from harness.pairs import COLUMNS, PAIRS, REFERENCES, frame, pairs_of, read, require_vocabulary, sequences
 from harness.pairs import problems as pairs_problems
+from harness.rollout import keys
 from harness.snapshots import State
 from harness.stages import Divpo, Dpo
 from harness.step import Objective, Row, log_probabilities

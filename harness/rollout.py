@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -65,3 +66,13 @@ def rollout(
         "entropy": -float(np.mean(log_probs)),
     }
     return Rollout(tuple(examples), tuple(map(tuple, drawn)), worth, advantages(worth), figures)
+
+
+Key = tuple[int, ...]
+"""harness.types.Example.key"""
+
+
+def keys(table: pd.DataFrame) -> list[Key]:
+    """Of the example that each row of a table is about: by its columns image_id and asked (null: everything)."""
+    both = zip(table["image_id"], table["asked"], strict=True)
+    return [(int(image), *(() if asked is None else map(int, asked))) for image, asked in both]

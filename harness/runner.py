@@ -25,7 +25,7 @@ from harness.errors import ConfigError, DataError, DetmodesError, StageError
 from harness.files import write_text
 from harness.progress import Recorder, forget
 from harness.records import CellInfo, Record
-from harness.suite import Cell, cells
+from harness.suite import Cell, cells, chains
 from harness.train import require_shares
 
 POLL = 1.0
@@ -56,9 +56,9 @@ def matching(planned: list[Planned], only: str | None) -> list[Planned]:
 
 def require_possible(context: Context) -> None:
     """ConfigError where a stage of some cell cannot run: told before the first stage of the first cell."""
+    asked = context.questions("train", context.suite.seeds[0]) if chains(context.suite) else ()
     for objective in context.suite.objectives:
         if objective.then is not None:
-            asked = context.questions("train", context.suite.seeds[0])
             later.require_possible(objective.then, asked, context.accelerator)
         for stretch in context.suite.plans_of(objective):
             require_shares(stretch, context.accelerator.num_processes)

@@ -38,7 +38,7 @@ from harness.types import IGNORED_LABEL, Example, Sample
 from model_zoo.flamingo_network import TrainableFlamingo
 from model_zoo.open_flamingo import OpenFlamingo
 from tests import small
-from tests.test_resume import Server, cell_outcome
+from tests.test_resume import Server, outcome_of, unkilled
 
 GRPO: dict[str, Any] = {"name": "grpo", "steps": 3, "images": 4, "samples": 4, "lr": 1e-4, "warm_up": 0, "log_every": 1}
 
@@ -315,16 +315,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run leaves that nobody kills."""
-    output = tmp_path_factory.mktemp("whole")
-    done = server.run(output)
-    assert (done.status, done.printed) == (0, "")
-    return outcome_of(output)
-
-
-def outcome_of(output: Path) -> dict[str, Any]:
-    (folder,) = (output / "cells").iterdir()
-    return cell_outcome(folder)
+    return unkilled(server, tmp_path_factory.mktemp("whole"))
 
 
 def test_the_record_has_every_stage(whole: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from harness.pairs import Said, chosen_over_worst, rare_over_common
 from harness.records import read as read_record
 from harness.records import sha256
 from harness.results import load
-from harness.rollout import Rollout
+from harness.rollout import Rollout, keys
 from harness.stages import Divpo, Dpo
 from harness.targets import members, target
 from harness.types import Box, Example, Parsed, Sample
@@ -135,7 +135,7 @@ def test_the_table_in_a_file(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "pairs.parquet", index=False)
     again = pairs.read(tmp_path / "pairs.parquet")
     assert pairs.sequences(again) == [(pair.chosen.tokens, pair.rejected.tokens) for pair in made]
-    assert pairs.keys(again) == [pair.example.key for pair in made]
+    assert keys(again) == [pair.example.key for pair in made]
     first, pair = again.iloc[0], made[0]
     assert (first["samples"], first["chosen_reward"], first["rejected_reward"]) == (3, 1.0, 0.0)
     assert first["chosen_text"] == small.fresh().codec.text(pair.chosen.tokens)
@@ -149,7 +149,7 @@ def test_what_an_image_is_asked_is_part_of_its_key() -> None:
     frame, _ = table()
     asked = frame.assign(asked=pd.Series([[4, 2]] * len(frame)))
     image = int(frame["image_id"].iloc[0])
-    assert (pairs.keys(frame)[0], pairs.keys(asked)[0]) == ((image,), (image, 4, 2))
+    assert (keys(frame)[0], keys(asked)[0]) == ((image,), (image, 4, 2))
 
 
 def test_files_that_are_no_pairs(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from harness.log import Log
 from harness.metrics.reward import REWARDS, rewards
 from harness.phases import unmeasured
 from harness.resume import Resume, ResumeWarning
+from harness.rollout import keys
 from harness.snapshots import State
 from harness.stages import STAGES, Grpo
 from harness.step import Row, accumulate
@@ -33,7 +34,7 @@ from harness.train import Keeper, prepare, train
 from model_zoo.open_flamingo import OpenFlamingo
 from tests import small
 from tests.test_grpo import brevity, gradient, log_probs, parameters
-from tests.test_resume import Server, cell_outcome, counted, flip_last_byte
+from tests.test_resume import Server, counted, flip_last_byte, outcome_of, unkilled
 
 OWN: dict[str, Any] = {"images": 4, "samples": 6, "batch_size": 3, "lr": 1e-4, "warm_up": 0, "log_every": 1, "steps": 3}
 DPO = {"name": "dpo", **OWN}
@@ -281,16 +282,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run leaves that nobody kills."""
-    output = tmp_path_factory.mktemp("whole")
-    done = server.run(output)
-    assert (done.status, done.printed) == (0, "")
-    return outcome_of(output)
-
-
-def outcome_of(output: Path) -> dict[str, Any]:
-    (folder,) = (output / "cells").iterdir()
-    return cell_outcome(folder)
+    return unkilled(server, tmp_path_factory.mktemp("whole"))
 
 
 KILLS = (
@@ -368,7 +360,7 @@ def test_two_ranks_learn_from_the_pairs_of_both(tmp_path: Path) -> None:
     alone = preference_ranks.outcome(tmp_path / "alone")
     (together,), (one,) = (list(tmp_path.glob(f"{name}/table-pairs-*/pairs.parquet")) for name in ("resume", "alone"))
     both = pairs.read(together), pairs.read(one)
-    assert pairs.keys(both[0]) == pairs.keys(both[1])
+    assert keys(both[0]) == keys(both[1])
     assert pairs.sequences(both[0]) == pairs.sequences(both[1])
     for row, other in zip(first["curve"], alone["curve"], strict=True):
         assert row == pytest.approx(other, rel=1e-3, abs=1e-5)

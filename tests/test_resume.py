@@ -135,6 +135,19 @@ def cell_outcome(folder: Path) -> dict[str, Any]:
     return found
 
 
+def unkilled(server: Server, output: Path) -> dict[str, Any]:
+    """What the only cell of a run leaves that nobody kills."""
+    done = server.run(output)
+    assert (done.status, done.printed) == (0, "")
+    return outcome_of(output)
+
+
+def outcome_of(output: Path) -> dict[str, Any]:
+    """Of a run's only cell."""
+    (folder,) = (output / "cells").iterdir()
+    return cell_outcome(folder)
+
+
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in ("seconds", "waiting")}
 
