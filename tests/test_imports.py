@@ -56,7 +56,6 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness.console", "harness.pair_pictures"}),
     frozenset({"harness.launch", "harness.cli_speed"}),
     frozenset({"harness.cli"}),
-    frozenset({"harness.__main__"}),
 )
 """A module of harness imports from earlier layers only, and not from its own. `metrics` and `objectives` are
 packages that count as one module each. A new module gets its place here."""

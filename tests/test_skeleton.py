@@ -96,7 +96,7 @@ def install(package: Path, site: Path) -> None:
 
 def detmodes(*arguments: str, path: tuple[Path, ...], cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *path))), "COLUMNS": "250"}
-    command = [sys.executable, "-m", "harness", *arguments]
+    command = [sys.executable, "-P", "-m", "detmodes", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
