@@ -1,3 +1,3 @@
-from harness.cli import main
+from harness.commands.app import main
 
 main()

@@ -17,12 +17,24 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from harness.metrics.accumulate import Matches
+from harness.metrics.detection.accumulate import Matches
 from harness.sequence import Codec
 from harness.types import Category, Detection, Evaluation, Example, Projection, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.metrics.diagnosis.codebook import Kind, SampleErrors
+from harness.types import Parsed
+
+Targets = Literal["canonical", "random"]
+Tokens = tuple[int, ...]
 
 
 class Benchmark(Protocol):
@@ -139,3 +151,26 @@ class HiddenStates(Protocol):
         """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]; images as in
         `Adapter.logits`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """kind: of the error. context, answer: tokens to follow the image and the prompt, without and with loss; the answer
+    begins with what stands between two objects where it goes on. question, reply: the same error in words."""
+
+    kind: Kind
+    context: Tokens
+    answer: Tokens
+    question: str
+    reply: str
+
+
+class Corrector(Protocol):
+    """G of nSFT: corrections of one sample's errors, in any number; they depend on `rng` alone.
+
+    Made by `factory(codec, targets)`: a line of CORRECTORS, or the entry-point group `detmodes.correctors`.
+    """
+
+    def __call__(
+        self, example: Example, parsed: Parsed, errors: SampleErrors, rng: np.random.Generator, /
+    ) -> Sequence[Correction]: ...

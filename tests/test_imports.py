@@ -15,47 +15,121 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"harness", "harness.errors", "harness.types", "harness.interrupts"})
-    | frozenset({"harness.screen", "harness.plotting", "harness.timing", "harness.definitions", "harness.places"}),
-    frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"})
-    | frozenset({"harness.faults"}),
-    frozenset({"harness.augmentation"})
-    | frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
-    | frozenset({"harness.prompts"})
-    | frozenset({"harness.gallery", "harness.locks", "harness.durable", "harness.log", "harness.ranks"})
-    | frozenset({"harness.phases", "harness.loading", "harness.engine"}),
-    frozenset({"harness.corrections"}),
-    frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
-    | frozenset({"harness.rollout", "harness.stages", "harness.snapshots", "harness.trackers", "harness.sharding"})
-    | frozenset({"harness.tasks"}),
-    frozenset({"harness.suite", "harness.skeleton"}),
-    frozenset({"harness.suite_files"}),
-    frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"})
-    | frozenset({"harness.pairs"})
-    | frozenset({"harness.optimizer"}),
-    frozenset({"harness.feed"}),
-    frozenset({"harness.grpo", "harness.preference"}),
-    frozenset({"harness.train", "harness.frames", "harness.chains"}),
-    frozenset({"harness.evaluate", "harness.rows", "harness.reproduce", "harness.nsft", "harness.sft"}),
-    frozenset({"harness.later"})
-    | frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
-    frozenset({"harness.resume", "harness.remote", "harness.conformance", "harness.listing"}),
-    frozenset({"harness.compute", "harness.progress"}),
-    frozenset({"harness.runner", "harness.report", "harness.latex"}),
-    frozenset(
+    frozenset({"harness", "harness.errors", "harness.types", "harness.system.interrupts"})
+    | frozenset(
         {
-            "harness.budget",
-            "harness.cost",
-            "harness.error_table",
-            "harness.speed",
-            "harness.runner_speed",
-            "harness.status",
+            "harness.system.terminal",
+            "harness.report.figures.style",
+            "harness.system.timing",
+            "harness.metrics.catalogue",
+            "harness.records.layout",
         }
     ),
-    frozenset({"harness.publish", "harness.page", "harness.clean", "harness.jobs", "harness.on_ray"}),
-    frozenset({"harness.console", "harness.pair_pictures"}),
-    frozenset({"harness.launch", "harness.cli_speed"}),
-    frozenset({"harness.cli"}),
+    frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.system.files"})
+    | frozenset({"harness.system.failures"}),
+    frozenset({"harness.sequence.noise_objects"})
+    | frozenset(
+        {
+            "harness.protocols",
+            "harness.records.record",
+            "harness.sequence.targets",
+            "harness.training.schedule",
+            "harness.inference.decoding",
+        }
+    )
+    | frozenset({"harness.sequence.prompts"})
+    | frozenset(
+        {
+            "harness.records.gallery",
+            "harness.system.locks",
+            "harness.system.files",
+            "harness.records.log",
+            "harness.system.ranks",
+        }
+    )
+    | frozenset({"harness.system.profiler", "harness.training.prefetch", "harness.training.engines.data_parallel"}),
+    frozenset({"harness.training.stages.corrections"}),
+    frozenset(
+        {
+            "harness.registry",
+            "harness.system.provenance",
+            "harness.inference.confidence",
+            "harness.report.estimates",
+            "harness.run.task",
+        }
+    )
+    | frozenset(
+        {
+            "harness.training.stages.rollout",
+            "harness.suite.stage_settings",
+            "harness.training.snapshots",
+            "harness.run.trackers",
+            "harness.training.engines.sharding",
+        }
+    )
+    | frozenset({"harness.run.task"}),
+    frozenset({"harness.suite.schema", "harness.commands.models.new_adapter"}),
+    frozenset({"harness.suite.load"}),
+    frozenset(
+        {
+            "harness.training.step",
+            "harness.inference.teacher_forcing",
+            "harness.evaluation.generation",
+            "harness.report.results",
+            "harness.evaluation.answers",
+        }
+    )
+    | frozenset({"harness.training.stages.pairs"})
+    | frozenset({"harness.training.engines.optimizer"}),
+    frozenset({"harness.training.stage"}),
+    frozenset({"harness.training.stages.grpo", "harness.training.stages.preference"}),
+    frozenset({"harness.training.loop", "harness.evaluation.sample_tables", "harness.report.chains"}),
+    frozenset(
+        {
+            "harness.evaluation.evaluate",
+            "harness.report.rows",
+            "harness.report.notes",
+            "harness.training.stages.nsft",
+            "harness.training.stages.sft",
+        }
+    ),
+    frozenset({"harness.training.stages.kinds"})
+    | frozenset(
+        {
+            "harness.evaluation.probe",
+            "harness.commands.models.predict",
+            "harness.report.grids",
+            "harness.report.figures",
+            "harness.run.context",
+        }
+    ),
+    frozenset(
+        {"harness.run.resume", "harness.run.output.mirror", "harness.conformance", "harness.commands.models.listing"}
+    ),
+    frozenset({"harness.run.cell", "harness.run.output.progress"}),
+    frozenset({"harness.run.runner", "harness.report.renderers.text", "harness.report.renderers.latex"}),
+    frozenset(
+        {
+            "harness.commands.run.budget",
+            "harness.run.duration",
+            "harness.commands.results.codebook",
+            "harness.commands.speed.objectives",
+            "harness.commands.speed.runner",
+            "harness.run.output.status",
+        }
+    ),
+    frozenset(
+        {
+            "harness.report.publish",
+            "harness.report.renderers.html",
+            "harness.run.output.clean",
+            "harness.run.executors.processes",
+            "harness.run.executors.ray_cluster",
+        }
+    ),
+    frozenset({"harness.commands.console", "harness.commands.results.pairs"}),
+    frozenset({"harness.commands.run.launch", "harness.commands.speed.verbs"}),
+    frozenset({"harness.commands.app"}),
     frozenset({"harness.__main__"}),
 )
 """A module of harness imports from earlier layers only, and not from its own. `metrics` and `objectives` are
@@ -76,9 +150,15 @@ EXTENSIONS_SEE = frozenset().union(*LAYERS[:5])
 
 PURE = (
     *("harness.metrics", "harness.objectives", "harness.errors"),
-    *("harness.sequence", "harness.targets", "harness.prompts", "harness.batches", "harness.decoding"),
-    "harness.corrections",
-    "harness.augmentation",
+    *(
+        "harness.sequence",
+        "harness.sequence.targets",
+        "harness.sequence.prompts",
+        "harness.training.schedule",
+        "harness.inference.decoding",
+    ),
+    "harness.training.stages.corrections",
+    "harness.sequence.noise_objects",
 )
 PURE_LIBRARIES = frozenset(
     {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "re", "typing"}
@@ -134,7 +214,7 @@ def package_of(module: str) -> str:
 
 
 def unit(module: str) -> str:
-    """harness.metrics.ap -> harness.metrics: what LAYERS lists."""
+    """harness.metrics.detection.ap -> harness.metrics: what LAYERS lists."""
     return ".".join(module.split(".")[:2])
 
 
@@ -200,36 +280,36 @@ def test_imports_are_found_wherever_they_stand() -> None:
 import os.path as p, sys
 from harness import suite, __version__
 from harness.metrics import ap
-from harness.metrics.ap import match
+from harness.metrics.detection.ap import match
 if TYPE_CHECKING:
     from harness.protocols import Adapter
 def late():
-    import harness.runner
+    import harness.run.runner
     class Inner:
         from benchmarks import shapes as s
 """
-    known = frozenset({"harness.suite", "harness.metrics.ap", "benchmarks.shapes"})
+    known = frozenset({"harness.suite.schema", "harness.metrics.detection.ap", "benchmarks.shapes"})
     assert imports_of(source, known) == {
-        *("os.path", "sys", "harness.suite", "harness", "harness.metrics.ap"),
-        *("harness.protocols", "harness.runner", "benchmarks.shapes"),
+        *("os.path", "sys", "harness.suite.schema", "harness", "harness.metrics.detection.ap"),
+        *("harness.protocols", "harness.run.runner", "benchmarks.shapes"),
     }
 
 
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
-        ("harness.train", "benchmarks.shapes"),
-        ("harness.evaluate", "model_zoo"),
+        ("harness.training.loop", "benchmarks.shapes"),
+        ("harness.evaluation.evaluate", "model_zoo"),
         ("harness.registry", "benchmarks"),
         ("benchmarks.lvis", "model_zoo.oracle"),
         ("model_zoo.oracle", "benchmarks.shapes"),
-        ("benchmarks.lvis", "harness.runner"),
-        ("model_zoo.oracle", "harness.suite"),
+        ("benchmarks.lvis", "harness.run.runner"),
+        ("model_zoo.oracle", "harness.suite.schema"),
         ("harness.types", "harness.errors"),  # one layer
-        ("harness.metrics.ap", "harness.objectives.token"),
-        ("harness.metrics.ap", "harness.sequence"),
-        ("harness.protocols", "harness.runner"),
-        ("harness.report", "harness.cli"),
+        ("harness.metrics.detection.ap", "harness.objectives.token"),
+        ("harness.metrics.detection.ap", "harness.sequence"),
+        ("harness.protocols", "harness.run.runner"),
+        ("harness.report.renderers.text", "harness.commands.app"),
     ],
 )
 def test_the_wrong_way_is_noticed(module: str, imported: str) -> None:
@@ -247,7 +327,7 @@ def test_a_module_without_a_place_is_noticed() -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import harness.cli",
+        "import harness.commands.app",
         "from harness import registry; assert registry.names('model') and registry.names('benchmark')",
         "from harness import registry; assert registry.shipped_suites()",
     ],
