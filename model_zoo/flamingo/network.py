@@ -20,6 +20,8 @@ from open_flamingo.src.helpers import MaskedCrossAttention, PerceiverResampler
 from open_flamingo.src.utils import extend_instance
 from torch import Tensor, nn
 
+from model_zoo.cache_name import CACHE, cache_of
+
 
 class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has no type information
     """Upstream's mixin with a default for `attention_mask`, which transformers 5 omits, and with the image where
@@ -27,7 +29,7 @@ class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has
     emits one would then take the image away from every other row of its batch."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any) -> Any:
-        self._condition(input_ids, prefill=rest.get("past_key_values") is None)
+        self._condition(input_ids, prefill=rest.get(CACHE) is None)
         language: Any = super(FlamingoLMMixin, self)  # the language model that this is mixed into
         return language.forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
 
@@ -106,8 +108,8 @@ class Decoding:
             layer.condition_vis_x(latents.repeat_interleave(samples, dim=0))
 
     def step(self, tokens: Tensor) -> Tensor:
-        output = self._language(input_ids=tokens, use_cache=True, past_key_values=self._cache)
-        self._cache = output.past_key_values
+        output = self._language(input_ids=tokens, use_cache=True, **{CACHE: self._cache})
+        self._cache = cache_of(output)
         logits: Tensor = output.logits
         return logits[:, -1]
 

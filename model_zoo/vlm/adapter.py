@@ -26,6 +26,7 @@ from harness.inference.decoding import Steps, sample_all
 from harness.sequence import Codec, vocabulary_names
 from harness.types import Category, Example, Sample
 from model_zoo import checkpoint
+from model_zoo.cache_name import CACHE, cache_of
 from model_zoo.vlm import loading
 from model_zoo.vlm.families import FAMILIES
 from model_zoo.vlm.loading import HUB
@@ -226,13 +227,13 @@ class Decoding:
         own, model = self._adapter, self._adapter.model
         past = self._cache.get_seq_length()
         inputs = own.family.next(model, own.prompt, self._kept, own._quiet(tokens, 0), past)
-        logits: Tensor = model(**inputs, past_key_values=self._cache, use_cache=True).logits
+        logits: Tensor = model(**inputs, **{CACHE: self._cache}, use_cache=True).logits
         return logits[:, -1]
 
     def _begin(self, prompts: Tensor) -> Tensor:
         own, model = self._adapter, self._adapter.model
         output = model(**own.family.first(model, own.prompt, self._pixels, prompts), use_cache=True)
-        self._cache = output.past_key_values
+        self._cache = cache_of(output)
         self._cache.batch_repeat_interleave(self._samples)
         kept = own.family.kept(output).items()
         self._kept = {name: tensor.repeat_interleave(self._samples, dim=0) for name, tensor in kept}
