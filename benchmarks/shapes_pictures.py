@@ -214,9 +214,6 @@ def _degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.asarray(np.clip(np.rint(noisy), 0, 255)).astype(np.uint8)
 
 
-# ---- the set on disk -----------------------------------------------------------------------------------------
-
-
 def image_rng(settings: Settings, split: str, index: int) -> np.random.Generator:
     """Each image has its own stream, so that a larger set begins with the smaller one's images."""
     domain = ("plain", "cluttered").index(settings.domain)

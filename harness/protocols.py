@@ -1,4 +1,4 @@
-"""The two extension points. A benchmark or a model family is one class that has these methods.
+"""The extension points. A benchmark or a model family is one class that has these methods; a corrector is a function.
 
 Nothing is inherited: masks, objectives, scores, matching and records are functions that work on what
 these protocols return. Two things are asked of the class itself: how it is called,
@@ -14,24 +14,19 @@ predictor has its CARDS beside it (see harness.types.Card). `detmodes check-adap
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-from harness.metrics.detection.accumulate import Matches
-from harness.sequence import Codec
-from harness.types import Category, Detection, Evaluation, Example, Projection, Sample
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from harness.metrics.detection.accumulate import Matches
 from harness.metrics.diagnosis.codebook import Kind, SampleErrors
-from harness.types import Parsed
+from harness.sequence import Codec
+from harness.types import Category, Detection, Evaluation, Example, Parsed, Projection, Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Targets = Literal["canonical", "random"]
 Tokens = tuple[int, ...]

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # evaluation works on these values too, and has no use for torch
     from torch import Tensor
 
-
-Role = Literal["base", "trained", "oracle"]
-
 IGNORED_LABEL = -100
 """Label of a position that is no target (prompt, padding), as in torch's cross_entropy."""
 
 Frequency = Literal["r", "c", "f"]
+Role = Literal["base", "trained", "oracle"]
 
 
 @dataclass(frozen=True, slots=True)

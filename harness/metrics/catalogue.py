@@ -1,4 +1,5 @@
-"""What each figure means, in a sentence or two: the one place that says so to those who read the tables."""
+"""The figures: which there are, how tables call them, which way is better, and what each means in a sentence or two,
+for those who read the tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How to make a set of results again: which code, and which command."""
+"""What stands beside the tables: what one must know to read them, and how to make them again (which code, which
+command)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""What the task of a suite makes of a benchmark and of a model.
+"""What a suite makes of a benchmark and of a model before anything starts: its task, and `images: skip`.
 
 `caption` knows no boxes: an instance's box is the whole image, and so is that of a mention. What matches, counts and
 compares boxes then compares categories alone, each at most as often as it is there.
+
+`images: skip`: pictures that cannot be read are left out. (`images: fail`, the default, costs nothing: a cell fails,
+naming the file, when it comes to it.)
 """
 
 from __future__ import annotations

@@ -15,40 +15,6 @@ from harness.records.layout import DIGESTS, SUITE
 from harness.suite.schema import NamedModel, NamedObjective, Suite
 from harness.types import Role
 
-
-def listed(folder: Path) -> tuple[Suite, list[tuple[Cell, str]]]:
-    """The suite of an output folder, and its cells with their digests, in order. DataError if it holds no run."""
-    suite = _suite(folder / SUITE)
-    planned = list(cells(suite))
-    return suite, list(zip(planned, _digests(folder / DIGESTS, len(planned)), strict=True))
-
-
-def _suite(path: Path) -> Suite:
-    try:
-        return Suite.model_validate_json(path.read_text())
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{path}: not found; expected the output folder of a run") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "(file)"
-        raise DataError(f"{path}: field {where}: {first['msg']}") from None
-
-
-def _digests(path: Path, expected: int) -> list[str]:
-    try:
-        digests = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise DataError(f"{path}: expected a JSON list of digests; run the suite again") from None
-    if not isinstance(digests, list) or len(digests) != expected or not all(map(_is_digest, digests)):
-        raise DataError(f"{path}: expected the digests of the suite's {expected} cells; run the suite again")
-    return digests
-
-
-def _is_digest(value: object) -> bool:
-    """It becomes part of a folder's name, so nothing else will do."""
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
 BASE = "base"
 ORACLES = ("oracle-uniform", "oracle-collapsed")
 
@@ -112,3 +78,36 @@ def rows(suite: Suite) -> list[str]:
         *(row.label for row in suite.resampled),
         *ORACLES,
     ]
+
+
+def listed(folder: Path) -> tuple[Suite, list[tuple[Cell, str]]]:
+    """The suite of an output folder, and its cells with their digests, in order. DataError if it holds no run."""
+    suite = _suite(folder / SUITE)
+    planned = list(cells(suite))
+    return suite, list(zip(planned, _digests(folder / DIGESTS, len(planned)), strict=True))
+
+
+def _suite(path: Path) -> Suite:
+    try:
+        return Suite.model_validate_json(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{path}: not found; expected the output folder of a run") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "(file)"
+        raise DataError(f"{path}: field {where}: {first['msg']}") from None
+
+
+def _digests(path: Path, expected: int) -> list[str]:
+    try:
+        digests = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise DataError(f"{path}: expected a JSON list of digests; run the suite again") from None
+    if not isinstance(digests, list) or len(digests) != expected or not all(map(_is_digest, digests)):
+        raise DataError(f"{path}: expected the digests of the suite's {expected} cells; run the suite again")
+    return digests
+
+
+def _is_digest(value: object) -> bool:
+    """It becomes part of a folder's name, so nothing else will do."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None

@@ -14,9 +14,7 @@ from pydantic import ValidationError
 from harness import registry
 from harness.errors import ConfigError, unknown
 from harness.suite.checks import content_problems, follows_from_another, reference_problems, schema_problem
-from harness.suite.schema import (
-    Suite,
-)
+from harness.suite.schema import Suite
 
 
 def load(reference: str) -> Suite:

@@ -14,7 +14,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from harness import objectives
 from harness.errors import DataError, unknown
 from harness.metrics.samples.reward import REWARDS
 from harness.sequence.targets import PATTERN
@@ -226,6 +225,8 @@ class Sft(StageSettings):
     @field_validator("objective")
     @classmethod
     def _possible(cls, objective: Mapping[str, Any]) -> Mapping[str, Any]:
+        from harness import objectives  # it imports torch, which reading a suite does without
+
         name, settings = _split(objective)
         problems = objectives.problems(name, settings)
         if not problems and "calibration" in objectives.needs(name, settings):
@@ -241,6 +242,8 @@ class Sft(StageSettings):
 
     @property
     def amount(self) -> Amount:
+        from harness import objectives
+
         name, settings = self.of
         return Amount(0, self.steps * self.batch_size * (1 + objectives.complete(name, settings).get("samples", 0)))
 
@@ -251,6 +254,8 @@ class Sft(StageSettings):
 
     @property
     def described(self) -> dict[str, Any]:
+        from harness import objectives
+
         name, settings = self.of
         return super().described | {"objective": {"name": name, **objectives.complete(name, settings)}}
 

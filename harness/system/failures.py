@@ -7,15 +7,13 @@ import math
 import os
 import re
 import shutil
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from harness.errors import DetmodesError, ElsewhereError
 
-MEMORY = (torch.OutOfMemoryError, MemoryError)
 MEMORY_TEXTS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -47,7 +45,7 @@ def explain(error: BaseException, folder: Path | None = None) -> str:
     """
     if isinstance(error, ElsewhereError):  # explained where it happened
         return one_line(error)
-    if isinstance(error, MEMORY) or (isinstance(error, RuntimeError) and _mentions(error, MEMORY_TEXTS)):
+    if _is_memory(error):
         what, smaller = _place(error)
         return f"out of memory in {what}: lower {smaller} ({_how_much(error)})"
     number = _storage_error(error)
@@ -81,6 +79,12 @@ def require_finite(row: Mapping[str, float], before: Mapping[str, float] | None,
 
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def _is_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")  # where it is not imported, it raises nothing either
+    kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and _mentions(error, MEMORY_TEXTS))
 
 
 def _mentions(error: BaseException, texts: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""One linear fine-tuning loop, and what has to happen before it."""
+"""One linear training loop over the stages of a cell."""
 
 from __future__ import annotations
 

@@ -96,7 +96,8 @@ def test_a_signal_reaches_every_worker_once(
 
 
 def test_a_worker_stops_when_its_parent_is_gone() -> None:
-    code = "from harness.run.executors import processes; import time; processes.stop_with_parent(); print('ready', flush=True); time.sleep(60)"
+    code = "from harness.run.executors import processes; import time; "
+    code += "processes.stop_with_parent(); print('ready', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout

@@ -59,15 +59,15 @@ def _benchmarks() -> None:
 
 
 def _suites() -> None:
-    from harness.suite import cells as suite
     from harness.suite import load
+    from harness.suite.cells import cells
 
     table = Table("suite", "cells", "what it runs")
     for name in registry.shipped_suites():
         loaded = load.load(name)
         labels = ", ".join(objective.label for objective in loaded.objectives)
-        cells = sum(1 for _ in suite.cells(loaded))
-        table.add_row(name, str(cells), f"{loaded.benchmark.name}: {labels}; seeds {list(loaded.seeds)}")
+        number = sum(1 for _ in cells(loaded))
+        table.add_row(name, str(number), f"{loaded.benchmark.name}: {labels}; seeds {list(loaded.seeds)}")
     screen().print(table)
 
 
