@@ -31,6 +31,10 @@ _SOURCES = {
     "corrector": ("harness.training.stages.corrections", "CORRECTORS", "detmodes.correctors"),
 }
 
+INSTALLED_BY = {"open_flamingo": "; install it with: pip install --no-deps open_flamingo==2.0.1"}
+"""What to do about a package that a model needs, where its name does not say it. open_flamingo pins torch==2.0.1, so
+that pip refuses it as an ordinary requirement; it works with today's torch."""
+
 
 def names(kind: Kind) -> dict[str, str]:
     """Name -> "module:Class". What detmodes ships wins over a package that takes the same name."""
@@ -47,7 +51,8 @@ def find(kind: Kind, name: str) -> Any:
     try:
         return resolve(known[name])
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{kind} {name}: it needs {error.name}, which is not installed here") from error
+        how = INSTALLED_BY.get(error.name or "", "")
+        raise ConfigError(f"{kind} {name}: it needs {error.name}, which is not installed here{how}") from error
     except AttributeError as error:
         raise ConfigError(f"{kind} {name}: expected the class {known[name]}, got: {error}") from error
 

@@ -28,7 +28,6 @@ ORDER: tuple[frozenset[str], ...] = (
     frozenset({"harness.evaluation", "harness.training", "harness.report"}),
     frozenset({"harness.run", "harness.conformance"}),
     frozenset({"harness.commands"}),
-    frozenset({"harness.__main__"}),
 )
 """A module imports from its own folder and from folders of earlier lines only. A new folder gets its place here."""
 

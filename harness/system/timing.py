@@ -103,7 +103,7 @@ def isolated(
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         request.write_text(json.dumps({"reference": reference, "arguments": arguments}))
-        command = [sys.executable, "-c", _CHILD, str(request), str(answer)]
+        command = [sys.executable, "-P", "-c", _CHILD, str(request), str(answer)]
         done = subprocess.run(command, env={**_environment(threads), **environment}, capture_output=True, text=True)
         if done.returncode or not answer.exists():
             raise RuntimeError(f"{reference} failed with exit code {done.returncode}: {done.stderr.strip()[-2000:]}")

@@ -364,7 +364,9 @@ def test_budget_needs_held_out_images_and_a_model(invoke: Invoke, mini: Path) ->
 
 def test_as_a_program() -> None:
     """`python -m harness` is the same command."""
-    done = subprocess.run([sys.executable, "-m", "harness", "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "detmodes", "--help"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     for verb in ("run", "predict", "report", "publish", "budget", "pretrain", "list"):
         assert f" {verb} " in done.stdout

@@ -89,8 +89,7 @@ def measured(batch_images: int, chunk: int = confidence.CHUNK) -> Measurement:
 
 @pytest.mark.parametrize(("batch_images", "chunk"), [(1, confidence.CHUNK), (3, confidence.CHUNK), (32, 1), (32, 5)])
 def test_figures_and_tables_do_not_depend_on_the_batch_size(batch_images: int, chunk: int) -> None:
-    """Of generation, of scoring and of the held-out loss: what is counted is equal, probabilities to 1e-5
-    and what float32 keeps of their sums."""
+    """Of generation, scoring and held-out loss: what is counted is equal, probabilities as float32 keeps them."""
     whole, cut = measured(32), measured(batch_images, chunk)
     assert whole.info.metrics["AP"] is not None
     assert 0 < whole.info.metrics["AP"] < 1

@@ -172,7 +172,7 @@ def test_a_cluster_of_others_sends_to_a_url(cluster: str, suite: Path, tmp_path:
     url, only = f"file://{tmp_path / 'there'}", "*"
     arguments = ["--output", url, "--device", "cpu", "--executor", "ray", "--ray-address", cluster]
     run = subprocess.run(
-        [sys.executable, "-m", "harness", "run", str(suite), *arguments],
+        [sys.executable, "-P", "-m", "detmodes", "run", str(suite), *arguments],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -267,7 +267,7 @@ def test_a_signal_stops_all_ranks_after_the_same_step(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text(
         yaml.safe_dump(small.mini_suite(**changes).model_dump(mode="json", exclude_defaults=True))
     )
-    process = start(2, "harness", *command, "--snapshot-every", "1000")
+    process = start(2, "detmodes", *command, "--snapshot-every", "1000")
     deadline = time.monotonic() + LIMIT
     while not list((tmp_path / "out").glob("cells/.*/metrics.jsonl")):
         assert process.poll() is None
@@ -294,7 +294,7 @@ def test_a_signal_stops_all_ranks_after_the_same_step(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_said_once(command: list[str], expected: str, tmp_path: Path) -> None:
-    code, printed = launch(3, "harness", *(str(tmp_path / "out") if word == "OUT" else word for word in command))
+    code, printed = launch(3, "detmodes", *(str(tmp_path / "out") if word == "OUT" else word for word in command))
     (line,) = [line for line in printed.splitlines() if line.startswith("detmodes: ")]
     assert expected in line
     assert (code, "exitcode  : 2" in printed) == (1, True)

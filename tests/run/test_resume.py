@@ -294,7 +294,7 @@ def test_a_signal_is_obeyed_when_everything_is_saved(
 
 def test_the_program_itself(reference: Reference, server: Server, tmp_path: Path) -> None:
     """`python -m harness run`, terminated from outside as the second cell begins."""
-    command = [sys.executable, "-m", "harness", *arguments(suite_file(tmp_path), tmp_path / "out", 1)]
+    command = [sys.executable, "-P", "-m", "detmodes", *arguments(suite_file(tmp_path), tmp_path / "out", 1)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/cells/.open_flamingo-sed-*/resume")):
         assert process.poll() is None

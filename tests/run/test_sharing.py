@@ -46,7 +46,19 @@ def suite(tmp_path: Path) -> Path:
 def start(suite: Path, output: Path, *arguments: str) -> subprocess.Popen[str]:
     """`detmodes run`, with its progress on stderr."""
     return subprocess.Popen(
-        [sys.executable, "-m", "harness", "run", str(suite), "--output", str(output), "--device", "cpu", *arguments],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "detmodes",
+            "run",
+            str(suite),
+            "--output",
+            str(output),
+            "--device",
+            "cpu",
+            *arguments,
+        ],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "200"},
         stdout=subprocess.PIPE,

@@ -121,7 +121,7 @@ def _start(arguments: Sequence[str], number: int, gpus: Sequence[str], logs: Seq
     """In a process group of its own: a terminal's Ctrl-C reaches it through this process only, so once."""
     cores = len(os.sched_getaffinity(0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness", *arguments],
+        [sys.executable, "-P", "-m", "detmodes", *arguments],
         stdin=subprocess.PIPE,
         stdout=logs[number],
         stderr=subprocess.STDOUT,

@@ -97,7 +97,7 @@ def install(package: Path, site: Path) -> None:
 
 def detmodes(*arguments: str, path: tuple[Path, ...], cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *path))), "COLUMNS": "250"}
-    command = [sys.executable, "-m", "harness", *arguments]
+    command = [sys.executable, "-P", "-m", "detmodes", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -170,7 +170,7 @@ def test_the_page_works_as_written(tmp_path: Path) -> None:
     folder, programs, site = tmp_path / "work", tmp_path / "bin", tmp_path / "site"
     for made in (folder, programs, site):
         made.mkdir()
-    (programs / "detmodes").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness "$@"\n')
+    (programs / "detmodes").write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m detmodes "$@"\n')
     (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     for program in programs.iterdir():
         program.chmod(0o755)

@@ -1,3 +1,0 @@
-from harness.commands.app import main
-
-main()
