@@ -32,7 +32,7 @@ def main() -> None:
     """Run the command line: an error for the user is one line for each problem on stderr, and exit code 2."""
     if foreign := foreign_packages():
         sys.exit(_refuse(foreign))
-    from harness.cli import main as run_command
+    from harness.commands.app import main as run_command
 
     run_command()
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import DataError
-from harness.records import sha256 as sha256
+from harness.system.files import sha256 as sha256
 
 DIGESTS = "digests.json"
 SHOWN = 10
