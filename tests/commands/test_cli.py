@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+import harness
 from harness import records
 from harness.commands.app import main
 from harness.objectives import OBJECTIVES
@@ -363,13 +364,29 @@ def test_budget_needs_held_out_images_and_a_model(invoke: Invoke, mini: Path) ->
 
 
 def test_as_a_program() -> None:
-    """`python -m harness` is the same command."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "detmodes", "--help"], capture_output=True, text=True, check=False
-    )
+    """`python -m detmodes` is the same command."""
+    command = [sys.executable, "-P", "-m", "detmodes", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: detmodes [OPTIONS]" in done.stdout
     for verb in ("run", "predict", "report", "publish", "budget", "pretrain", "list"):
         assert f" {verb} " in done.stdout
+
+
+def test_short_help_groups_the_verbs_by_job(invoke: Invoke) -> None:
+    done = invoke("-h")
+    assert done.code == 0
+    panels = [line.strip("╭─╮ ") for line in done.out.splitlines() if line.startswith("╭")]
+    assert panels == ["Options", "Run suites", "Results", "Score files", "Models", "Speed"]
+    assert invoke("speed", "-h").code == invoke("run", "-h").code == 0
+
+
+def test_the_version(invoke: Invoke) -> None:
+    assert invoke("--version") == Done(0, f"detmodes {harness.__version__}\n", "")
+
+
+def test_shell_completion_is_offered(invoke: Invoke) -> None:
+    assert "--install-completion" in invoke("--help").out
 
 
 def test_records_of_a_run_name_the_suite(invoke: Invoke, mini: Path) -> None:
