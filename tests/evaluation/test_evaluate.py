@@ -57,7 +57,7 @@ class HandMade:
 
     def match(self, split: str, detections: Sequence[Detection]) -> Matches:
         assert split == "val"
-        return evaluator.matches(self.annotations, Detections.of(detections))
+        return evaluator.match_detections(self.annotations, Detections.of(detections))
 
     def describe(self) -> dict[str, object]:
         return {"name": self.name}
