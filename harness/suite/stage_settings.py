@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from harness import objectives
 from harness.errors import DataError, unknown
 from harness.metrics.samples.reward import REWARDS
 from harness.sequence.targets import PATTERN
 from harness.system.files import sha256
+from harness.system.strict import StrictModel
 
 Batching = Literal["shuffled", "grouped", "collision"]
 
@@ -36,11 +37,10 @@ class Amount(NamedTuple):
     trained: int
 
 
-class StageSettings(BaseModel):
+class StageSettings(StrictModel):
     """What all stages have. Steps, those of `eval_at` too, are counted from the stage's start; its end is always
     evaluated. What is not said here is as in `train`, but for what ends with it: its batching and `train.groups`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     per_step: ClassVar[str] = "batch_size"
     """The setting that says what a step takes; several processes share it evenly."""
     name: str

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.metrics.stats import Interval
+from harness.metrics.stats import Interval, nan_to_none
 
 Json = dict[str, Any]
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A text cell that begins with one of these is a formula to spreadsheet programs."""
-
-
-def nan_to_none(value: float) -> float | None:
-    """Return the value, None for nan (undefined)."""
-    return None if math.isnan(value) else value
 
 
 def subtract(a: float | None, b: float | None) -> float | None:

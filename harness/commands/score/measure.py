@@ -21,7 +21,7 @@ from benchmarks.readers import annotations as annotation_files
 from benchmarks.readers import samples
 from benchmarks.readers.annotations import Annotations
 from harness import __version__
-from harness.commands.score.documents import Json, describe_intervals, nan_to_none, subtract, write_csv
+from harness.commands.score.documents import Json, describe_intervals, subtract, write_csv
 from harness.commands.score.evaluate import Say, progress
 from harness.commands.score.measure_tables import tables
 from harness.commands.score.request import ScoreRequest, find_path_problems
@@ -33,7 +33,7 @@ from harness.metrics.samples.consensus import consensus
 from harness.metrics.samples.diversity import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.samples.matching import verify
 from harness.metrics.samples.mentions import Answers, Floats, Integers, Truth, name_counts, truth_of
-from harness.metrics.stats import bootstrap_weights, interval
+from harness.metrics.stats import bootstrap_weights, interval, nan_to_none
 from harness.system.files import write_text
 from harness.system.provenance import package_versions
 from harness.system.terminal import screen
