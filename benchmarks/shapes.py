@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw
 from benchmarks import evaluator
 from benchmarks.annotations import left_out, load, without
 from harness.errors import ConfigError, unknown
+from harness.files import give_usual_permissions
 from harness.metrics.accumulate import Matches
 from harness.places import cache_root
 from harness.types import Category, Detection, Detections, Evaluation, Example, Frequency
@@ -295,6 +296,7 @@ def render_set(settings: Settings, root: Path | None = None) -> Path:
         return folder
     root.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
+    give_usual_permissions(fresh)
     try:
         _write_set(settings, fresh)
         _install(fresh, folder)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness import durable, ranks
+from harness import durable, files, ranks
 from harness.errors import DataError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def write(folder: Path, state: State, settings: str, extra: Mapping[str, Any]) -
     place = folder / f"step-{state.step:08}"
     with durable.whole_folder(place) as partial:
         save_file(tensors, partial / TENSORS)
+        files.give_usual_permissions(partial / TENSORS)
         durable.write_json(partial / STATE, content)
     written = read(place, settings)
     _remove_all_but_one_before(place)
