@@ -16,9 +16,10 @@ PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness", "harness.errors", "harness.types", "harness.interrupts"})
-    | frozenset({"harness.screen", "harness.plotting", "harness.timing", "harness.definitions", "harness.places"}),
+    | frozenset({"harness.screen", "harness.plotting", "harness.definitions", "harness.places"})
+    | frozenset({"harness.host"}),
     frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"})
-    | frozenset({"harness.faults"}),
+    | frozenset({"harness.faults", "harness.timing"}),
     frozenset({"harness.augmentation"})
     | frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
     | frozenset({"harness.prompts"})
