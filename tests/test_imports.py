@@ -17,7 +17,7 @@ PACKAGES = ("harness", "benchmarks", "model_zoo")
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness", "harness.errors", "harness.types", "harness.interrupts"})
     | frozenset({"harness.screen", "harness.plotting", "harness.definitions", "harness.places"})
-    | frozenset({"harness.host"}),
+    | frozenset({"harness.host", "harness.messages"}),
     frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"})
     | frozenset({"harness.faults", "harness.timing"}),
     frozenset({"harness.augmentation"})

@@ -15,6 +15,7 @@ from harness import conformance, registry
 from harness.conformance import Outcome, State
 from harness.context import Device
 from harness.errors import ConfigError
+from harness.messages import route_messages
 from harness.screen import screen
 
 COLOURS: dict[State, str] = {"passed": "green", "failed": "red", "skipped": "dim"}
@@ -26,7 +27,8 @@ def check(name: str, assignments: Sequence[str], device: Device) -> int:
     made_by, settings = registry.find("model", name), read_settings(assignments)
     if problems := made_by.problems(settings):
         raise ConfigError(*problems)
-    with Console(stderr=True).status(f"checking {escape(name)}") as status:
+    console = Console(stderr=True)
+    with route_messages(console, False, lambda: True), console.status(f"checking {escape(name)}") as status:
         outcomes = conformance.check(
             made_by, settings, device, lambda outcome: status.update(f"{outcome.check} {outcome.state}")
         )
