@@ -5,10 +5,10 @@ Adding a benchmark is one file (a class with the methods of `harness.protocols.B
 """
 
 BENCHMARKS = {
-    # Rendered; needs no data. Settings: benchmarks.shapes.Settings.
+    # Rendered; needs no data. Settings: benchmarks.shapes_pictures.Settings.
     "shapes": "benchmarks.shapes:Shapes",
-    # Files on disk. Settings of both: benchmarks.ondisk.Settings. `split` names a published data set in its usual
-    # layout (benchmarks.layout says which, and where the files are published); or train, val and images name files
+    # Files on disk. Settings of both: benchmarks.on_disk.Settings. `split` names a published data set in its usual
+    # layout (benchmarks.published says which, and where the files are published); or train, val and images name files
     # of one's own. train_images, val_images, calibration_images say how many images are used.
     "lvis": "benchmarks.lvis:Lvis",
     "coco": "benchmarks.coco:Coco",

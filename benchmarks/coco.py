@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 
-from benchmarks.evaluator import Protocol
-from benchmarks.ondisk import OnDisk
+from benchmarks.on_disk import OnDisk
+from harness.metrics.detection.rules import Protocol
 from harness.types import Category
 
 

@@ -2,13 +2,13 @@
 
 Setting `split`: "lvis" (the default: train.json, val.json and images/ in the data folder) or a published one in the
 usual layout of COCO's and LVIS's downloads: "lvis-v1-val" (19,809 images), "lvis-v1-minival" (those of them that lie
-in val2017: the published annotation file, or a list of image ids), "lvis-v0.5-val". See `benchmarks.layout`.
+in val2017: the published annotation file, or a list of image ids), "lvis-v0.5-val". See `benchmarks.published`.
 """
 
 from __future__ import annotations
 
-from benchmarks.evaluator import Protocol
-from benchmarks.ondisk import OnDisk
+from benchmarks.on_disk import OnDisk
+from harness.metrics.detection.rules import Protocol
 
 
 class Lvis(OnDisk):

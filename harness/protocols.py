@@ -1,4 +1,4 @@
-"""The two extension points. A benchmark or a model family is one class that has these methods.
+"""The extension points. A benchmark or a model family is one class that has these methods; a corrector is a function.
 
 Nothing is inherited: masks, objectives, scores, matching and records are functions that work on what
 these protocols return. Two things are asked of the class itself: how it is called,
@@ -14,15 +14,22 @@ predictor has its CARDS beside it (see harness.types.Card). `detmodes check-adap
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from harness.metrics.accumulate import Matches
+import numpy as np
+
+from harness.metrics.detection.accumulate import Matches
+from harness.metrics.diagnosis.codebook import Kind, SampleErrors
 from harness.sequence import Codec
-from harness.types import Category, Detection, Evaluation, Example, Projection, Sample
+from harness.types import Category, Detection, Evaluation, Example, Parsed, Projection, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Targets = Literal["canonical", "random"]
+Tokens = tuple[int, ...]
 
 
 class Benchmark(Protocol):
@@ -139,3 +146,26 @@ class HiddenStates(Protocol):
         """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]; images as in
         `Adapter.logits`."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """kind: of the error. context, answer: tokens to follow the image and the prompt, without and with loss; the answer
+    begins with what stands between two objects where it goes on. question, reply: the same error in words."""
+
+    kind: Kind
+    context: Tokens
+    answer: Tokens
+    question: str
+    reply: str
+
+
+class Corrector(Protocol):
+    """G of nSFT: corrections of one sample's errors, in any number; they depend on `rng` alone.
+
+    Made by `factory(codec, targets)`: a line of CORRECTORS, or the entry-point group `detmodes.correctors`.
+    """
+
+    def __call__(
+        self, example: Example, parsed: Parsed, errors: SampleErrors, rng: np.random.Generator, /
+    ) -> Sequence[Correction]: ...

@@ -1,8 +1,8 @@
 """The only place that knows where benchmarks, adapters and correctors live.
 
-Names come from the string dicts of `benchmarks`, `model_zoo` and `harness.corrections`, and from the entry-point groups
-`detmodes.benchmarks`, `detmodes.adapters` and `detmodes.correctors` of other packages; a class is imported only when it
-is used.
+Names come from the string dicts of `benchmarks`, `model_zoo` and `harness.training.stages.corrections`, and from the
+entry-point groups `detmodes.benchmarks`, `detmodes.adapters` and `detmodes.correctors` of other packages; a class is
+imported only when it is used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.errors import ConfigError, DataError, unknown
 
 if TYPE_CHECKING:  # both import torch, which listing names does not need
-    from harness.corrections import Corrector, Targets
-    from harness.protocols import Benchmark, Predictor
+    from harness.protocols import Benchmark, Corrector, Predictor, Targets
     from harness.sequence import Codec
     from harness.types import Card, Category
 
@@ -29,8 +28,12 @@ Kind = Literal["benchmark", "model", "corrector"]
 _SOURCES = {
     "benchmark": ("benchmarks", "BENCHMARKS", "detmodes.benchmarks"),
     "model": ("model_zoo", "ADAPTERS", "detmodes.adapters"),
-    "corrector": ("harness.corrections", "CORRECTORS", "detmodes.correctors"),
+    "corrector": ("harness.training.stages.corrections", "CORRECTORS", "detmodes.correctors"),
 }
+
+INSTALLED_BY = {"open_flamingo": "; install it with: pip install --no-deps open_flamingo==2.0.1"}
+"""What to do about a package that a model needs, where its name does not say it. open_flamingo pins torch==2.0.1, so
+that pip refuses it as an ordinary requirement; it works with today's torch."""
 
 
 def names(kind: Kind) -> dict[str, str]:
@@ -48,7 +51,8 @@ def find(kind: Kind, name: str) -> Any:
     try:
         return resolve(known[name])
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{kind} {name}: it needs {error.name}, which is not installed here") from error
+        how = INSTALLED_BY.get(error.name or "", "")
+        raise ConfigError(f"{kind} {name}: it needs {error.name}, which is not installed here{how}") from error
     except AttributeError as error:
         raise ConfigError(f"{kind} {name}: expected the class {known[name]}, got: {error}") from error
 

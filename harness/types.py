@@ -24,6 +24,7 @@ IGNORED_LABEL = -100
 """Label of a position that is no target (prompt, padding), as in torch's cross_entropy."""
 
 Frequency = Literal["r", "c", "f"]
+Role = Literal["base", "trained", "oracle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ class Example:
     `negative`: categories verified to be absent. `not_exhaustive`: categories that are present but not
     annotated exhaustively: an unmatched mention of one is neither right nor wrong.
 
-    `asked`: the categories that the prompt names, in its order, where it asks about these alone (see harness.prompts);
-    None where it asks for everything. The rest is then what there is to say about these categories.
+    `asked`: the categories that the prompt names, in its order, where it asks about these alone (see
+    harness.sequence.prompts); None where it asks for everything. The rest is then what there is to say about these
+    categories.
 
     `captions`: what people wrote about it, each on one line; none in most data.
     """
@@ -214,7 +216,8 @@ class Members:
     set         [S]  int64: the set (image) that a sequence belongs to
     sampled     [S]  bool: drawn from the model itself, so no target: it adds to no cross-entropy
     cost        [S]  float: 1 - F-score of its mentions against the image's instances, in [0, 1]
-    correction  [S]  bool: the answer of a correction (harness.corrections); None: there is none among them
+    correction  [S]  bool: the answer of a correction (harness.training.stages.corrections); None: there is none among
+    them
     """
 
     set: Tensor

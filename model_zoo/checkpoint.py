@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import DataError
-from harness.files import give_usual_permissions
-from harness.records import sha256 as sha256
+from harness.system.files import give_usual_permissions
+from harness.system.files import sha256 as sha256
 
 DIGESTS = "digests.json"
 SHOWN = 10

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.errors import unknown
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
-from harness.targets import target
+from harness.sequence.targets import target
 from harness.types import Category, Example, Sample
 
 CARDS: list[dict[str, object]] = [

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.decoding import Steps, sample_all
 from harness.errors import ConfigError, DataError, unknown
+from harness.inference.decoding import Steps, sample_all
 from harness.sequence import NOISE, Codec, CoordinateSpace, NameVocabulary, TokenFormat, vocabulary_names
 from harness.types import Category, Example, Projection, Sample
 from model_zoo import checkpoint, timm_tower
@@ -68,8 +68,8 @@ class Pix2Seq:
     hub:OWNER/NAME@REVISION), `image_size`, `stride` (of the feature map that is read, in pixels), `width`, `layers` and
     `heads` of the decoder, `bins`, `weights` ("random", or a file that `save` wrote, whatever its names and bins),
     `trains`: "all", or "decoder" (everything but the backbone), `noise_objects`: entries that training extends every
-    target to, the last of them noise (see harness.augmentation; boxes then stand before names). An answer has so many
-    entries too, so `sample.max_tokens` must leave room for six tokens each; set `sample.grammar: true`.
+    target to, the last of them noise (see harness.sequence.noise_objects; boxes then stand before names). An answer has
+    so many entries too, so `sample.max_tokens` must leave room for six tokens each; set `sample.grammar: true`.
     """
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:

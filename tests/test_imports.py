@@ -1,12 +1,17 @@
-"""Who may import whom (one way only), read from the source of every module, and what a listing may load."""
+"""Who may import whom (folders one way only, modules in no circle), read from the source of every module; how large
+folders and files may be; which modules do without torch; and that modules named by a string exist."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
+import io
+import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,72 +19,39 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "benchmarks", "model_zoo")
 
-LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"harness", "harness.errors", "harness.types", "harness.interrupts"})
-    | frozenset({"harness.screen", "harness.plotting", "harness.definitions", "harness.places"})
-    | frozenset({"harness.host", "harness.messages"}),
-    frozenset({"harness.metrics", "harness.objectives", "harness.sequence", "harness.images", "harness.files"})
-    | frozenset({"harness.faults", "harness.timing"}),
-    frozenset({"harness.augmentation"})
-    | frozenset({"harness.protocols", "harness.records", "harness.targets", "harness.batches", "harness.decoding"})
-    | frozenset({"harness.prompts"})
-    | frozenset({"harness.gallery", "harness.locks", "harness.durable", "harness.log", "harness.ranks"})
-    | frozenset({"harness.phases", "harness.loading", "harness.engine"}),
-    frozenset({"harness.corrections"}),
-    frozenset({"harness.registry", "harness.provenance", "harness.scores", "harness.estimates", "harness.skipping"})
-    | frozenset({"harness.rollout", "harness.stages", "harness.snapshots", "harness.trackers", "harness.sharding"})
-    | frozenset({"harness.tasks"}),
-    frozenset({"harness.suite", "harness.skeleton"}),
-    frozenset({"harness.suite_files"}),
-    frozenset({"harness.step", "harness.teacher", "harness.generate", "harness.results", "harness.reading"})
-    | frozenset({"harness.pairs"})
-    | frozenset({"harness.optimizer"}),
-    frozenset({"harness.feed"}),
-    frozenset({"harness.grpo", "harness.preference"}),
-    frozenset({"harness.train", "harness.frames", "harness.chains"}),
-    frozenset({"harness.evaluate", "harness.rows", "harness.reproduce", "harness.nsft", "harness.sft"}),
-    frozenset({"harness.later"})
-    | frozenset({"harness.probe", "harness.predict", "harness.tables", "harness.figures", "harness.context"}),
-    frozenset({"harness.resume", "harness.remote", "harness.conformance", "harness.listing"}),
-    frozenset({"harness.compute", "harness.progress"}),
-    frozenset({"harness.runner", "harness.report", "harness.latex"}),
-    frozenset(
-        {
-            "harness.budget",
-            "harness.cost",
-            "harness.error_table",
-            "harness.speed",
-            "harness.runner_speed",
-            "harness.status",
-        }
-    ),
-    frozenset({"harness.publish", "harness.page", "harness.clean", "harness.jobs", "harness.on_ray"}),
-    frozenset({"harness.console", "harness.pair_pictures"}),
-    frozenset({"harness.launch", "harness.cli_speed"}),
-    frozenset({"harness.cli"}),
-    frozenset({"harness.__main__"}),
+ORDER: tuple[frozenset[str], ...] = (
+    frozenset({"harness.types", "harness.errors"}),
+    frozenset({"harness.system", "harness.sequence", "harness.metrics", "harness.objectives", "harness.images"}),
+    frozenset({"harness.records", "harness.protocols", "benchmarks"}),
+    frozenset({"harness.registry", "harness.inference"}),
+    frozenset({"harness.suite", "model_zoo"}),
+    frozenset({"harness.evaluation", "harness.training", "harness.report"}),
+    frozenset({"harness.run", "harness.conformance"}),
+    frozenset({"harness.commands"}),
 )
-"""A module of harness imports from earlier layers only, and not from its own. `metrics` and `objectives` are
-packages that count as one module each. A new module gets its place here."""
+"""A module imports from its own folder and from folders of earlier lines only. A new folder gets its place here."""
 
-DESIGN = (
-    ("types", "errors"),
-    ("objectives", "metrics", "sequence"),
-    ("protocols", "records"),
-    ("train", "generate", "evaluate"),
-    ("runner", "report"),
-    ("cli",),
+TOGETHER = frozenset({"harness.commands"})
+"""Puts everything together, and so may import benchmarks and models. All others find them by name (harness.registry),
+but for what they share: benchmarks and models import themselves."""
+
+MOST_MODULES = 12
+MOST_LINES = 350
+
+TORCH_FREE = (
+    *("harness.types", "harness.errors", "harness.protocols", "harness.registry", "harness.images", "harness.system"),
+    *("harness.metrics", "harness.sequence", "harness.records", "harness.suite", "harness.report", "benchmarks"),
+    *("harness.objectives.spec", "harness.training.stages.corrections", "harness.commands.app"),
 )
-"""The order that LAYERS refines."""
-
-EXTENSIONS_SEE = frozenset().union(*LAYERS[:5])
-"""What benchmarks and models may use of harness: nothing that runs, trains or evaluates them."""
+"""Folders and modules that are imported without torch: reading suites and results, scoring files, drawing reports."""
+WITH_TORCH = frozenset({"harness.system.ranks"})
+"""Not these of them: they are about processes that compute together."""
+STILL_WITH_TORCH = frozenset({"harness.objectives.spec"})
+"""Nor these of them yet. This list only gets shorter."""
 
 PURE = (
-    *("harness.metrics", "harness.objectives", "harness.errors"),
-    *("harness.sequence", "harness.targets", "harness.prompts", "harness.batches", "harness.decoding"),
-    "harness.corrections",
-    "harness.augmentation",
+    *("harness.metrics", "harness.objectives", "harness.errors", "harness.sequence", "harness.training.schedule"),
+    *("harness.inference.padding", "harness.inference.decoding", "harness.training.stages.corrections"),
 )
 PURE_LIBRARIES = frozenset(
     {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "re", "typing"}
@@ -92,9 +64,9 @@ HEAVY = frozenset(
 )
 
 
-def sources() -> dict[str, str]:
-    """Module name -> source, of everything that is shipped."""
-    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+def sources(*packages: str) -> dict[str, str]:
+    """Module name -> source, of everything in these packages."""
+    paths = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     return {module_name(path.relative_to(ROOT)): path.read_text() for path in paths}
 
 
@@ -104,7 +76,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = sources()
+SOURCES = sources(*PACKAGES)
+TESTS = sources("tests")
 
 
 def imports_of(source: str, modules: frozenset[str]) -> set[str]:
@@ -134,42 +107,96 @@ def package_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def unit(module: str) -> str:
-    """harness.metrics.ap -> harness.metrics: what LAYERS lists."""
-    return ".".join(module.split(".")[:2])
+def folder_of(module: str) -> str:
+    """harness.metrics.detection.ap -> harness.metrics, benchmarks.lvis -> benchmarks: what ORDER lists."""
+    return ".".join(module.split(".")[:2]) if package_of(module) == "harness" else package_of(module)
 
 
-def layer(module: str) -> int:
-    places = [index for index, names in enumerate(LAYERS) if unit(module) in names]
-    assert len(places) == 1, f"{module}: expected it in one layer of LAYERS, found it in {len(places)}"
+def line(module: str) -> int:
+    places = [index for index, folders in enumerate(ORDER) if folder_of(module) in folders]
+    assert len(places) == 1, f"{module}: expected its folder in one line of ORDER, found it in {len(places)}"
     return places[0]
+
+
+def within(module: str, names: tuple[str, ...]) -> bool:
+    """Whether it is one of these modules, or lies in one of these folders."""
+    return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
 def problems_of(module: str, imported: set[str]) -> list[str]:
     """What these imports of this module break, as text; empty if nothing."""
-    own, found = package_of(module), []
+    found = []
     for name in sorted(imported):
-        if package_of(name) not in PACKAGES or (own == "harness" and unit(name) == unit(module)):
-            continue
-        if own == "harness" and package_of(name) == "harness":
-            broken = layer(name) >= layer(module)
-        elif package_of(name) == "harness":
-            broken = unit(name) not in EXTENSIONS_SEE
-        else:
-            broken = package_of(name) != own
-        found += [f"{module} imports {name}"] * broken
+        if package_of(name) not in PACKAGES or name == "harness" or folder_of(name) == folder_of(module):
+            continue  # harness itself is its version
+        far = package_of(name) != "harness" and folder_of(module) not in TOGETHER
+        found += [f"{module} imports {name}"] * (far or line(name) >= line(module))
     return found
+
+
+def circles(imports: dict[str, set[str]]) -> list[set[str]]:
+    """Modules that import each other, directly or through others. A package counts as its __init__."""
+    reached = {name: _reached(name, imports) for name in imports}
+    groups = {frozenset(b for b in reached[a] if a in reached.get(b, ())) for a in imports if a in reached[a]}
+    return sorted(map(set, groups), key=sorted)
+
+
+def _reached(start: str, imports: dict[str, set[str]]) -> set[str]:
+    reached: set[str] = set()
+    left = [start]
+    while left:
+        for name in imports.get(left.pop(), set()) - reached:
+            reached.add(name)
+            left.append(name)
+    return reached
+
+
+def references(source: str) -> set[str]:
+    """Names of modules of ours in the strings and comments of a source, each as far as it is written:
+    "harness.registry", "benchmarks.lvis:Lvis", harness.types.Card."""
+    written = r"(?<![\w./\[])(?:harness|benchmarks|model_zoo|tests)(?:\.[a-zA-Z_]\w*)+(?::[a-zA-Z_]\w*)?"
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    texts = [token.string for token in tokens if token.type in (tokenize.STRING, tokenize.COMMENT)]
+    return {name for text in texts for name in re.findall(written, text)}
+
+
+def resolves(reference: str) -> bool:
+    """Whether it is a module, or something in one: "harness.types", "harness.types.Card", "harness.types:Card"."""
+    parts = reference.replace(":", ".").split(".")
+    for length in range(len(parts), 0, -1):
+        module = ".".join(parts[:length])
+        if module in SOURCES | TESTS:
+            return length == len(parts) or parts[length] in names_of(module)
+    return False
+
+
+@cache
+def names_of(module: str) -> frozenset[str]:
+    """What a module has at its top: definitions, values, imports."""
+    found: set[str] = set()
+    for node in ast.parse((SOURCES | TESTS)[module]).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        else:
+            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return frozenset(found)
 
 
 # ---- the source ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", SOURCES)
-def test_imports_run_one_way(module: str) -> None:
+def test_folders_are_imported_one_way(module: str) -> None:
     assert problems_of(module, IMPORTS[module]) == []
 
 
-@pytest.mark.parametrize("module", [name for name in SOURCES if unit(name) in PURE])
+def test_no_modules_import_each_other() -> None:
+    assert circles(IMPORTS) == []
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if within(name, PURE)])
 def test_pure_modules_touch_nothing_outside(module: str) -> None:
     assert {package_of(name) for name in IMPORTS[module]} <= PURE_LIBRARIES
     calls = [node.func for node in ast.walk(ast.parse(SOURCES[module])) if isinstance(node, ast.Call)]
@@ -181,16 +208,56 @@ def test_only_the_registry_imports_by_name() -> None:
     assert dynamic == {"harness.registry"}
 
 
-def test_the_table_lists_what_there_is() -> None:
-    existing = {unit(name) for name in SOURCES if package_of(name) == "harness"}
-    assert frozenset().union(*LAYERS) == existing
-    assert sum(map(len, LAYERS)) == len(existing)
+def test_the_order_lists_what_there_is() -> None:
+    existing = {folder_of(name) for name in SOURCES if name != "harness"}
+    assert frozenset().union(*ORDER) == existing
+    assert sum(map(len, ORDER)) == len(existing)
 
 
-def test_the_table_refines_the_design() -> None:
-    places = [[layer(f"harness.{name}") for name in group] for group in DESIGN]
-    for lower, upper in pairwise(places):
-        assert max(lower) < min(upper)
+def test_folders_are_small() -> None:
+    folders = {path.parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    sizes = {folder: sum(path.name != "__init__.py" for path in folder.glob("*.py")) for folder in folders}
+    assert {str(folder.relative_to(ROOT)): size for folder, size in sizes.items() if size > MOST_MODULES} == {}
+
+
+def test_files_are_short() -> None:
+    lengths = {name: source.count("\n") for name, source in SOURCES.items()}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_every_module_named_by_a_string_exists() -> None:
+    """Of "module:name" and of what is patched, run or printed by name; in docstrings and comments too."""
+    every = {name: source for name, source in (SOURCES | TESTS).items() if name != "tests.test_imports"}
+    broken = {(name, found) for name, source in every.items() for found in references(source) if not resolves(found)}
+    assert broken == {("tests.commands.models.test_skeleton", "harness.types:Model")}  # a wrong one, to be refused
+
+
+def test_every_file_named_in_a_text_exists() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    texts = {str(page.relative_to(ROOT)): page.read_text() for page in pages} | SOURCES | TESTS
+    written = r"(?<![\w/])(?:\.\./)?((?:harness|benchmarks|model_zoo|tests)/[\w/]+\.\w+)"
+    missing = {
+        (name, found)
+        for name, text in texts.items()
+        for found in re.findall(written, text)
+        if name != "tests.test_imports" and not (ROOT / found).exists()
+    }
+    assert sorted(missing) == []
+
+
+NAMED = sorted({found for source in SOURCES.values() for found in references(source) if ":" in found})
+
+
+@pytest.mark.parametrize("reference", NAMED)
+def test_what_is_named_by_a_string_can_be_imported(reference: str) -> None:
+    module, _, attribute = reference.partition(":")
+    assert hasattr(importlib.import_module(module), attribute)
+
+
+def test_modules_by_which_failures_are_explained_exist() -> None:
+    from harness.system.failures import SMALLER
+
+    assert all(importlib.util.find_spec(module) is not None for module in SMALLER)
 
 
 # ---- the rules themselves --------------------------------------------------------------------------------------
@@ -219,42 +286,75 @@ def late():
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
-        ("harness.train", "benchmarks.shapes"),
-        ("harness.evaluate", "model_zoo"),
+        ("harness.training.loop", "benchmarks.shapes"),
+        ("harness.evaluation.evaluate", "model_zoo"),
         ("harness.registry", "benchmarks"),
         ("benchmarks.lvis", "model_zoo.oracle"),
         ("model_zoo.oracle", "benchmarks.shapes"),
-        ("benchmarks.lvis", "harness.runner"),
-        ("model_zoo.oracle", "harness.suite"),
-        ("harness.types", "harness.errors"),  # one layer
-        ("harness.metrics.ap", "harness.objectives.token"),
-        ("harness.metrics.ap", "harness.sequence"),
-        ("harness.protocols", "harness.runner"),
-        ("harness.report", "harness.cli"),
+        ("benchmarks.lvis", "harness.run.runner"),
+        ("model_zoo.oracle", "harness.suite.schema"),  # one line
+        ("harness.types", "harness.errors"),
+        ("harness.metrics.detection.ap", "harness.objectives.token"),
+        ("harness.metrics.detection.ap", "harness.sequence"),
+        ("harness.protocols", "harness.run.runner"),
+        ("harness.report.results", "harness.commands.app"),
     ],
 )
 def test_the_wrong_way_is_noticed(module: str, imported: str) -> None:
     assert problems_of(module, {imported}) == [f"{module} imports {imported}"]
 
 
-def test_a_module_without_a_place_is_noticed() -> None:
-    with pytest.raises(AssertionError, match=r"harness\.brand_new: expected it in one layer"):
-        problems_of("harness.brand_new", {"harness.types"})
+def test_commands_put_everything_together() -> None:
+    assert problems_of("harness.commands.score.measure", {"benchmarks.coco", "model_zoo", "harness.run.runner"}) == []
+
+
+def test_a_folder_without_a_place_is_noticed() -> None:
+    with pytest.raises(AssertionError, match=r"harness\.brand_new\.house: expected its folder in one line"):
+        problems_of("harness.brand_new.house", {"harness.types"})
+
+
+def test_circles_are_noticed() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set()}) == [{"a", "b", "c"}]
+
+
+def test_names_of_modules_are_found_and_resolved() -> None:
+    source = '"""See harness.types.Card."""\nrun("tests.test_imports:line")  # by harness.gone, not harness/gone.py\n'
+    found = references(source)
+    assert found == {"harness.types.Card", "tests.test_imports:line", "harness.gone"}
+    assert {name for name in found if not resolves(name)} == {"harness.gone"}
+    assert not resolves("harness.types:NotThere")
 
 
 # ---- what is loaded --------------------------------------------------------------------------------------------
 
 
+def loaded(code: str, watched: frozenset[str]) -> list[str]:
+    """Which of these packages are imported after this code has run in a process of its own."""
+    report = f"{code}\nimport sys; print(*sorted(set(sys.modules) & {set(watched)}))"
+    done = subprocess.run([sys.executable, "-c", report], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
 @pytest.mark.parametrize(
     "code",
     [
-        "import harness.cli",
+        "import harness.commands.app",
         "from harness import registry; assert registry.names('model') and registry.names('benchmark')",
         "from harness import registry; assert registry.shipped_suites()",
     ],
 )
 def test_help_and_listings_load_nothing_heavy(code: str) -> None:
-    report = f"{code}\nimport sys; print(*sorted(set(sys.modules) & {set(HEAVY)}))"
-    done = subprocess.run([sys.executable, "-c", report], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == []
+    assert loaded(code, HEAVY) == []
+
+
+def test_what_is_free_of_torch_loads_none() -> None:
+    free = [name for name in SOURCES if within(name, TORCH_FREE) and name not in WITH_TORCH | STILL_WITH_TORCH]
+    assert len(free) > 80
+    assert loaded("\n".join(f"import {name}" for name in free), frozenset({"torch"})) == []
+
+
+@pytest.mark.parametrize("module", sorted(STILL_WITH_TORCH))
+def test_what_is_still_listed_loads_torch(module: str) -> None:
+    """Otherwise it has become free of torch: take it off the list."""
+    assert loaded(f"import {module}", frozenset({"torch"})) == ["torch"]

@@ -43,7 +43,7 @@ def test_other_packages_can_add_but_not_replace(monkeypatch: pytest.MonkeyPatch)
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(points).select(group=group))
     assert registry.find("model", "mine") is OracleUniform
-    assert registry.names("model")["open_flamingo"] == "model_zoo.open_flamingo:OpenFlamingo"
+    assert registry.names("model")["open_flamingo"] == "model_zoo.flamingo.toy:OpenFlamingo"
     assert registry.find("benchmark", "other") is Shapes
     assert "mine" not in registry.names("benchmark")
 

@@ -13,11 +13,16 @@ import pandas as pd
 import pytest
 
 from benchmarks.lvis import Lvis
-from harness import gallery, predict, records, report, suite_files
+from harness import records
+from harness.commands.models import predict
 from harness.errors import ConfigError, DataError, DetmodesError
-from harness.results import load
+from harness.records import gallery
+from harness.report.renderers import text
+from harness.report.results import load
+from harness.suite import load as suite_files
+from harness.system.files import sha256
 from model_zoo import checkpoint
-from tests import fake_cells
+from tests.support import fake_cells
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
@@ -67,7 +72,7 @@ def test_the_search_finds_each_danger() -> None:
 
 
 def test_no_source_runs_what_it_reads() -> None:
-    assert {"harness/results.py", "model_zoo/checkpoint.py"} <= {str(path.relative_to(ROOT)) for path in SOURCES}
+    assert {"harness/report/results.py", "model_zoo/checkpoint.py"} <= {str(path.relative_to(ROOT)) for path in SOURCES}
     assert {str(path): found for path in SOURCES if (found := list(dangers(path.read_text())))} == {}
 
 
@@ -117,7 +122,7 @@ def table(name: str, change: Callable[[pd.DataFrame], pd.DataFrame | bytes]) -> 
         else:
             made.to_parquet(path, index=False)
         files = json.loads((cell / records.RECORD).read_text())["files"]
-        fake_cells.rewrite(cell, files={**files, path.name: records.sha256(path)})
+        fake_cells.rewrite(cell, files={**files, path.name: sha256(path)})
 
     return apply
 
@@ -167,14 +172,14 @@ def test_a_malicious_folder_is_refused_in_one_line(attack: str, whole: Path, tmp
     (cell,) = folder.glob("cells/toy-ce-*")
     ATTACKS[attack](folder, cell)
     with pytest.raises(DataError) as caught:
-        report.to_csv(load(folder))
+        text.to_csv(load(folder))
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
 def test_without_an_attack_it_is_read(whole: Path) -> None:
-    assert "ce" in report.to_csv(load(whole))
+    assert "ce" in text.to_csv(load(whole))
 
 
 @pytest.mark.parametrize("file", ["../../secret.png", "/etc/passwd", "1.png/../../x.png", "1.svg"])

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from harness.conformance import contract, forward, learning, sampling, vocabulary
 from harness.conformance.network import no_network
 from harness.conformance.subject import ContractError, NotApplicableError, Subject
-from harness.context import Device, accelerator_on
+from harness.inference.device import Device, accelerator_on
 
 CHECKS: dict[str, Callable[[Subject], None]] = {
     "protocol": contract.protocol,

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.batches import target_batch
 from harness.conformance.subject import NotApplicableError, Subject, apart, as_adapter, require, target_log_probs
+from harness.inference.padding import target_batch
 from harness.protocols import HiddenStates
 from harness.types import Example
 

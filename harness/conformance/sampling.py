@@ -81,7 +81,7 @@ def samples(subject: Subject) -> None:
     require(
         max(different) > 1,
         f"expected {SAMPLES} samples at temperature 1 to differ, got one answer for each picture; each sample needs "
-        "random numbers of its own (see harness.decoding.uniforms)",
+        "random numbers of its own (see harness.inference.decoding.uniforms)",
     )
 
 
@@ -91,7 +91,7 @@ def seed(subject: Subject) -> None:
     require(
         answers(subject) == first,
         "expected the same samples from the same seed, got others; no random number may come from elsewhere "
-        "(see harness.decoding.uniforms)",
+        "(see harness.inference.decoding.uniforms)",
     )
     if subject.is_adapter:
         require(answers(subject, seed=1) != first, "expected other samples from another seed, got the same")
@@ -107,7 +107,7 @@ def neighbours(subject: Subject) -> None:
             require(
                 [s.tokens for s in found] == [s.tokens for s in alone],
                 f"image {example.image_id}: expected the same samples alone and {where}, got others; the random "
-                "numbers must depend on the seed and the image (see harness.decoding.uniforms)",
+                "numbers must depend on the seed and the image (see harness.inference.decoding.uniforms)",
             )
 
 
@@ -144,7 +144,7 @@ def asked(subject: Subject) -> None:
             named <= max(opened, subject.tolerance),
             f"expected an answer to a prompt that names categories, got log-probabilities that are {named:.3g} from "
             f"those after it and {opened:.3g} from those after the open prompt; let `generate` begin with "
-            "codec.prompt(example) (see harness.decoding.sample_all)",
+            "codec.prompt(example) (see harness.inference.decoding.sample_all)",
         )
 
 

@@ -13,14 +13,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness import registry
-from harness.batches import target_batch
-from harness.context import base_of
+from harness.inference.device import base_of
+from harness.inference.padding import target_batch
 from harness.protocols import Adapter, Predictor
 from harness.sequence import Codec
-from harness.snapshots import digest
-from harness.suite import Train
-from harness.targets import target
-from harness.train import prepare, train
+from harness.sequence.targets import target
+from harness.suite.schema import Train
+from harness.training.loop import train
+from harness.training.objective import prepare
+from harness.training.snapshots import digest
 from harness.types import IGNORED_LABEL, Category, Example
 
 SHAPES = {"domain": "plain", "train_images": 24, "val_images": 4, "calibration_images": 0}

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from harness import registry
-from harness.batches import target_batch
 from harness.conformance.subject import MAX_TOKENS, ContractError, NotApplicableError, Subject, require
 from harness.errors import ConfigError
+from harness.inference.padding import target_batch
 from harness.sequence import Codec, Grammar
 from harness.types import IGNORED_LABEL, Box, Category
 
@@ -126,7 +126,8 @@ def grammar(subject: Subject) -> None:
             require(
                 not parsed.malformed and not unknown,
                 f"generate(grammar=True): expected entries that can be read, got {parsed.malformed} malformed, unknown "
-                f"names {unknown} in: {codec.text(sample.tokens)}; pass `grammar` on to harness.decoding.sample",
+                f"names {unknown} in: {codec.text(sample.tokens)}; pass `grammar` on to "
+                "harness.inference.decoding.sample",
             )
 
 

@@ -99,8 +99,8 @@ def interval(points: Floats, replicates: Floats, level: float = LEVEL) -> Interv
     q is the t quantile with (S - 1) * variance / seeds degrees of freedom: S - 1 where seeds are all there is, and
     more as the images, of which there are many, take their share. (With S - 1 throughout, an interval covers up to
     100% where images matter; with Satterthwaite's degrees, 92% with 3 seeds; resampling seeds and then images, 80%.
-    This one covers 94 to 97%: tests/metrics/test_coverage.py.) With S = 1 there is no first part and q is the normal
-    quantile. Replicates in which some seed is undefined are left out. The interval of a paired difference is
+    This one covers 94 to 97%: tests/metrics/samples/test_coverage.py.) With S = 1 there is no first part and q is the
+    normal quantile. Replicates in which some seed is undefined are left out. The interval of a paired difference is
     `interval(points_a - points_b, replicates_a - replicates_b)`.
     """
     moments = _moments(points, replicates)

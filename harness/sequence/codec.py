@@ -22,7 +22,7 @@ class Codec:
     model output: what cannot be read is counted. The format is `name <loc>... ;` if none is given.
 
     noise_objects: entries that a model is trained to give in every answer, the last of them of boxes that hold nothing,
-    under the name NOISE, which the tokens must have (see harness.augmentation); none with 0.
+    under the name NOISE, which the tokens must have (see harness.sequence.noise_objects); none with 0.
     """
 
     boxed = True

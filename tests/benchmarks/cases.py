@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.annotations import Annotations
-from benchmarks.engines import METRICS, lvis_package
-from harness.metrics.rules import Protocol
+from benchmarks.evaluators.engines import METRICS, lvis_package
+from benchmarks.readers.annotations import Annotations
+from harness.metrics.detection.rules import Protocol
 from harness.types import Box, Category, Detection, Detections, Evaluation, Example, Frequency, Instance
 
 FREQUENCIES: tuple[Frequency | None, ...] = ("r", "c", "f", None)

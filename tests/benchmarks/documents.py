@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.annotations import Annotations, Style, load
+from benchmarks.readers.annotations import Annotations, Style, load
 from harness.types import Box, Detection
 
 Document = dict[str, Any]

@@ -18,10 +18,10 @@ from benchmarks import coco
 from benchmarks.coco import Coco, synonyms, with_synonyms
 from harness import records
 from harness.errors import ConfigError, DataError
-from harness.frames import detection_frame
-from harness.metrics.ap import average_precision
+from harness.metrics.detection.ap import average_precision
 from harness.protocols import Benchmark
-from harness.records import Record
+from harness.records import Record, tables
+from harness.records.tables import detection_frame
 from harness.types import Category
 from tests.benchmarks.documents import annotation, detection, document, write
 
@@ -166,9 +166,9 @@ def test_a_records_tables_give_the_figures_of_the_coco_protocol(data: Path) -> N
     assert frame["left_out"].tolist() == [1023, 0]
     truth = pd.DataFrame({"step": 0, "image_id": [4, 4, 5], "category_id": [63, 1, 63], "instances": 1})
     record = SimpleNamespace(image_ids=(4, 5), categories=benchmark.categories)
-    matches = records.matches(truth, frame, 0, cast(Record, record))
+    matches = tables.matches(truth, frame, 0, cast(Record, record))
     ap = average_precision(matches, 3).ap[0]
     by_category = dict(zip((c.id for c in benchmark.categories), ap, strict=True))
     assert by_category == pytest.approx({63: 0.0, 1: 1.0, 21: math.nan}, nan_ok=True)
-    without = records.matches(truth, frame.drop(columns="left_out"), 0, cast(Record, record))
+    without = tables.matches(truth, frame.drop(columns="left_out"), 0, cast(Record, record))
     assert average_precision(without, 3).ap[0, 1] == pytest.approx(0.5)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.layout import LAYOUTS, read_ids
 from benchmarks.lvis import Lvis
-from benchmarks.ondisk import hash_order
+from benchmarks.on_disk import hash_order
+from benchmarks.published import LAYOUTS, read_ids
 from harness.errors import ConfigError, DataError
 from harness.protocols import Benchmark
 from harness.types import Example

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import shapes
-from benchmarks.shapes import SPLITS, Settings, Shapes, render_set
-from harness import places
+from benchmarks import shapes, shapes_pictures
+from benchmarks.shapes import Shapes, render_set
+from benchmarks.shapes_pictures import SPLITS, Settings
 from harness.errors import ConfigError
+from harness.system import files
 
 TINY = Settings(domain="plain", train_images=6, val_images=4, calibration_images=2)
 both_domains = pytest.mark.parametrize("domain", ["plain", "cluttered"])
@@ -33,7 +34,7 @@ def document(folder: Path, split: str) -> dict[str, Any]:
 
 
 @both_domains
-def test_rendering_twice_gives_the_same_bytes(tmp_path: Path, domain: shapes.Domain) -> None:
+def test_rendering_twice_gives_the_same_bytes(tmp_path: Path, domain: shapes_pictures.Domain) -> None:
     settings = replace(TINY, domain=domain)
     first, second = (render_set(settings, tmp_path / root) for root in ("a", "b"))
     assert first.name == second.name
@@ -132,7 +133,7 @@ def test_two_processes_can_render_at_once(tmp_path: Path) -> None:
 
 
 @both_domains
-def test_a_larger_set_begins_with_the_smaller_ones_images(tmp_path: Path, domain: shapes.Domain) -> None:
+def test_a_larger_set_begins_with_the_smaller_ones_images(tmp_path: Path, domain: shapes_pictures.Domain) -> None:
     small = render_set(replace(TINY, domain=domain), tmp_path)
     large = render_set(replace(TINY, domain=domain, train_images=9, val_images=8), tmp_path)
     for split, count in (("train", 6), ("val", 4), ("calibration", 2)):
@@ -158,7 +159,7 @@ def test_sets_lie_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
             monkeypatch.delenv("XDG_CACHE_HOME")
         else:
             monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        assert places.cache_root() == tmp_path / "home" / ".cache" / "detmodes"
+        assert files.cache_root() == tmp_path / "home" / ".cache" / "detmodes"
 
 
 # ---- settings ------------------------------------------------------------------------------------------------

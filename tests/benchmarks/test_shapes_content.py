@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import shapes
-from benchmarks.engines import lvis_package
-from benchmarks.evaluator import engines, figures
-from benchmarks.shapes import COLOURS, KINDS, SPLITS, Settings, Shapes, looks, render, render_set, silhouette
+from benchmarks import shapes_pictures
+from benchmarks.evaluators.engines import lvis_package
+from benchmarks.evaluators.evaluator import engines, figures
+from benchmarks.shapes import Shapes, render_set
+from benchmarks.shapes_pictures import COLOURS, KINDS, SPLITS, Settings, looks, render, silhouette
 from harness.types import Detection, Example
 
 PLAIN = Settings(domain="plain", train_images=6, val_images=4, calibration_images=2)
@@ -54,7 +55,7 @@ def test_boxes_are_tight_around_what_is_drawn() -> None:
     """One object on a plain background: the box of all pixels that differ from the most common colour."""
     settings = replace(PLAIN, max_objects=1)
     for index in range(200):
-        pixels, ((_, (x, y, w, h)),) = render(settings, shapes.image_rng(settings, "train", index))
+        pixels, ((_, (x, y, w, h)),) = render(settings, shapes_pictures.image_rng(settings, "train", index))
         flat = pixels.reshape(-1, 3)
         background = Counter(map(tuple, flat.tolist())).most_common(1)[0][0]
         drawn = Image.fromarray((pixels != np.array(background, dtype=np.uint8)).any(-1))
@@ -62,7 +63,7 @@ def test_boxes_are_tight_around_what_is_drawn() -> None:
 
 
 @both_domains
-def test_boxes_are_whole_pixels_inside_the_image(tmp_path: Path, domain: shapes.Domain) -> None:
+def test_boxes_are_whole_pixels_inside_the_image(tmp_path: Path, domain: shapes_pictures.Domain) -> None:
     folder = render_set(replace(PLAIN, domain=domain, train_images=60, max_objects=8, size=50), tmp_path)
     boxes = [record["bbox"] for record in document(folder, "train")["annotations"]]
     assert all(type(value) is int for box in boxes for value in box)
@@ -79,7 +80,7 @@ def test_plain_is_flat_and_cluttered_is_not() -> None:
         colours = {}
         for domain in ("plain", "cluttered"):
             settings = replace(PLAIN, domain=domain)
-            pixels, objects = render(settings, shapes.image_rng(settings, "train", index))
+            pixels, objects = render(settings, shapes_pictures.image_rng(settings, "train", index))
             assert pixels.shape == (64, 64, 3)
             colours[domain] = len(np.unique(pixels.reshape(-1, 3), axis=0))
             if domain == "plain":

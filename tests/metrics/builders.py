@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from harness.metrics.diversity import CategoryTable, ImageTable, category_table, image_table
-from harness.metrics.matching import Verification, verify
-from harness.metrics.mentions import Answers, Truth, answers_of, truth_of
+from harness.metrics.samples.diversity import CategoryTable, ImageTable, category_table, image_table
+from harness.metrics.samples.matching import Verification, verify
+from harness.metrics.samples.mentions import Answers, Truth, answers_of, truth_of
 from harness.types import Box, Category, Example, Instance, Mention, Parsed
 
 XYWH = tuple[float, float, float, float]

@@ -8,15 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from harness.metrics.stats import (
-    Direction,
-    Outcome,
-    PairedTest,
-    bootstrap_weights,
-    holm_levels,
-    interval,
-    verdicts,
-)
+from harness.metrics.stats import Direction, Outcome, PairedTest, bootstrap_weights, holm_levels, interval, verdicts
 
 SURE = np.array([[0.0, 0.0]])
 

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.batches import target_batch
 from harness.errors import ConfigError, DataError
+from harness.inference.padding import target_batch
 from harness.protocols import Adapter
-from harness.suite import Train
-from harness.targets import target
-from harness.train import prepare, train
+from harness.sequence.targets import target
+from harness.suite.schema import Train
+from harness.training.loop import train
+from harness.training.objective import prepare
 from harness.types import Example, Sample
-from model_zoo import checkpoint, open_flamingo
-from model_zoo.open_flamingo import OpenFlamingo
-from tests import small
+from model_zoo import checkpoint
+from model_zoo.flamingo import toy
+from model_zoo.flamingo.toy import OpenFlamingo
+from tests.support import small
 
 
 def tokens_for(adapter: OpenFlamingo, rows: int, length: int) -> torch.Tensor:
@@ -195,8 +197,8 @@ def test_weights_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder of our own in place of the shipped one."""
-    monkeypatch.setattr(open_flamingo, "WEIGHTS", tmp_path)
-    path = tmp_path / str(open_flamingo.CONFIGS["tiny"].weights)
+    monkeypatch.setattr(toy, "WEIGHTS", tmp_path)
+    path = tmp_path / str(toy.CONFIGS["tiny"].weights)
     small.fitted().save(path)
     (tmp_path / checkpoint.DIGESTS).write_text(json.dumps({path.name: checkpoint.sha256(path)}))
     return path

@@ -18,18 +18,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from harness import conformance
-from harness.batches import target_batch
 from harness.errors import ConfigError, DataError
+from harness.inference.padding import target_batch
 from harness.sequence import vocabulary_names
-from harness.suite import Train
-from harness.targets import target
-from harness.train import prepare, train
+from harness.sequence.targets import target
+from harness.suite.schema import Train
+from harness.training.loop import train
+from harness.training.objective import prepare
 from harness.types import Box, Example
-from model_zoo import checkpoint, flamingo_hf, flamingo_language, flamingo_vision
-from model_zoo.flamingo_hf import OpenFlamingoHf
-from model_zoo.flamingo_language import FAMILIES
-from model_zoo.flamingo_rows import GrownEmbedding, GrownHead, Rows
-from tests import small
+from model_zoo import checkpoint
+from model_zoo.flamingo import language, published
+from model_zoo.flamingo import vision as flamingo_vision
+from model_zoo.flamingo.language import FAMILIES
+from model_zoo.flamingo.new_embeddings import GrownEmbedding, GrownHead, Rows
+from model_zoo.flamingo.published import OpenFlamingoHf
+from tests.support import small
 
 NAMES = vocabulary_names(small.benchmark().categories)
 
@@ -44,8 +47,8 @@ def fresh(seed: int = 0, **settings: Any) -> OpenFlamingoHf:
 def folder_of(family: str, path: Path) -> Path:
     """A language model with its tokenizer, as transformers saves them."""
     torch.manual_seed(7)
-    tokenizer = flamingo_language.toy_tokenizer(NAMES)
-    flamingo_language.toy_model(family, len(tokenizer)).save_pretrained(path)
+    tokenizer = language.toy_tokenizer(NAMES)
+    language.toy_model(family, len(tokenizer)).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
@@ -97,7 +100,7 @@ def test_hidden_states_are_those_that_transformers_multiplies(family: str) -> No
         nn.init.zeros_(block.attn_gate)
         nn.init.zeros_(block.ff_gate)
     torch.manual_seed(0)  # the language model is the first that draws
-    plain = flamingo_language.toy_model(family, len(flamingo_language.toy_tokenizer(NAMES)))
+    plain = language.toy_model(family, len(language.toy_tokenizer(NAMES)))
     plain.eval()
     size = plain.get_input_embeddings().weight.shape[0]
     words = torch.arange(5, 25).repeat(2, 1)  # tokens that both know
@@ -132,7 +135,7 @@ def test_a_saved_language_model_is_read_from_its_folder(tmp_path: Path) -> None:
     adapter = fresh(language=str(folder), vision="toy", bins=65)
     rows = adapter.model.lang_encoder.get_input_embeddings().rows
     torch.manual_seed(7)
-    plain = flamingo_language.toy_model("llama", len(flamingo_language.toy_tokenizer(NAMES)))
+    plain = language.toy_model("llama", len(language.toy_tokenizer(NAMES)))
     assert torch.equal(rows.kept, plain.get_input_embeddings().weight)
     torch.testing.assert_close(rows.added, rows.kept.mean(0).expand_as(rows.added))
     assert len(rows.added) == 3 + 65  # the end of a chunk, the image, padding; locations
@@ -192,7 +195,7 @@ def test_a_tokenizer_that_writes_spaces_itself_gets_none() -> None:
     fast.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     fast.decoder = decoders.Metaspace(prepend_scheme="always")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="</s>")  # type: ignore[no-untyped-call]
-    tokens = flamingo_hf._tokens(tokenizer, 4)
+    tokens = published._tokens(tokenizer, 4)
     assert [fast.id_to_token(index) for index in tokens.encode_name("cab")] == ["\u2581", "c", "a", "b"]
 
 
@@ -280,8 +283,8 @@ PERCEIVER = {
 def released(family: str, every: int = 1) -> dict[str, Tensor]:
     """What upstream's training would have saved for a toy: random numbers under the official names."""
     torch.manual_seed(3)
-    rows = len(flamingo_language.toy_tokenizer(NAMES)) + 3  # the end of a chunk, the image, padding
-    layers = [n for n in range(flamingo_language.LAYERS) if (n + 1) % every == 0]
+    rows = len(language.toy_tokenizer(NAMES)) + 3  # the end of a chunk, the image, padding
+    layers = [n for n in range(language.LAYERS) if (n + 1) % every == 0]
     shapes = {f"perceiver.{name}": shape for name, shape in PERCEIVER.items()}
     for n in layers:
         block = f"lang_encoder.{LAYERS[family]}.{n}.gated_cross_attn_layer"

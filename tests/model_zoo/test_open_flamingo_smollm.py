@@ -11,11 +11,12 @@ import torch
 from transformers import logging
 
 from benchmarks.lvis import Lvis
-from harness.suite import Train
-from harness.train import prepare, train
+from harness.suite.schema import Train
+from harness.training.loop import train
+from harness.training.objective import prepare
 from model_zoo import checkpoint
-from model_zoo.flamingo_hf import OpenFlamingoHf
-from tests import small
+from model_zoo.flamingo.published import OpenFlamingoHf
+from tests.support import small
 
 
 @pytest.fixture

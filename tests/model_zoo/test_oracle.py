@@ -9,17 +9,17 @@ from itertools import permutations, product
 import pytest
 
 from benchmarks.shapes import Shapes
-from harness.evaluate import Measurement, figure_tables, measure
-from harness.generate import generate
-from harness.metrics import aggregate
-from harness.metrics.mentions import Floats, truth_of
+from harness.evaluation.answers import read
+from harness.evaluation.evaluate import Measurement, figure_tables, measure
+from harness.evaluation.generation import generate
+from harness.metrics.samples import aggregate
+from harness.metrics.samples.mentions import Floats, truth_of
 from harness.metrics.stats import Interval, bootstrap_weights, interval
 from harness.protocols import Adapter, Predictor
-from harness.reading import read
-from harness.suite import SampleSettings
+from harness.suite.schema import SampleSettings
 from harness.types import Box, Category
 from model_zoo.oracle import OracleCollapsed, OracleUniform
-from tests.tiny import example_of
+from tests.support.tiny import example_of
 
 SAMPLES = SampleSettings(samples=8, temperature=1.0)
 SETTINGS = {"domain": "plain", "train_images": 64, "val_images": 120, "calibration_images": 0}

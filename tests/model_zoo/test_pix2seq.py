@@ -12,19 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import conformance, records, runner
-from harness.batches import target_batch
-from harness.context import open_context
+from harness import conformance, records
+from harness.commands.models.predict import open_model
 from harness.errors import ConfigError, DataError
-from harness.predict import open_model
+from harness.inference.padding import target_batch
 from harness.protocols import Adapter, HiddenStates
+from harness.run import runner
+from harness.run.context import open_context
 from harness.sequence import vocabulary_names
-from harness.suite import Train
-from harness.targets import target
-from harness.train import prepare, train
+from harness.sequence.targets import target
+from harness.suite.schema import Train
+from harness.training.loop import train
+from harness.training.objective import prepare
 from model_zoo import checkpoint
 from model_zoo.pix2seq import DEFAULTS, Layer, Pix2Seq
-from tests import small
+from tests.support import small
 
 CNN = {"backbone": "test_resnet", "width": 64, "layers": 2}
 VIT = {"backbone": "test_vit", "stride": 16, "width": 64, "layers": 2}

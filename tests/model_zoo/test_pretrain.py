@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from harness.types import Box, Example, Instance
 from model_zoo import checkpoint
-from model_zoo.pretrain_flamingo import Stage, _DenseLoss, _Images, learning_rate, mirror, pretrain
-from tests import small
+from model_zoo.flamingo.pretrain import Stage, _DenseLoss, _Images, learning_rate, mirror, pretrain
+from tests.support import small
 
 STAGES = (
     Stage("A", steps=2, lr=2e-3, images=4, dense=True),

@@ -22,22 +22,25 @@ from transformers.models.kosmos2.processing_kosmos2 import clean_text_and_extrac
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from harness import conformance, records, runner
-from harness.batches import target_batch
-from harness.context import open_context
+from harness import conformance, records
+from harness.commands.models.predict import open_model
 from harness.errors import ConfigError, DataError
-from harness.predict import open_model
-from harness.scores import score
-from harness.suite import Train
-from harness.targets import target
-from harness.train import prepare, train
+from harness.inference.confidence import score
+from harness.inference.padding import target_batch
+from harness.run import runner
+from harness.run.context import open_context
+from harness.sequence.targets import target
+from harness.suite.schema import Train
+from harness.training.loop import train
+from harness.training.objective import prepare
 from harness.types import Box
-from model_zoo import checkpoint, vlm_loading
-from model_zoo.families import FAMILIES
-from model_zoo.families.qwen import patches, rope_places
-from model_zoo.vlm import CARDS, Vlm
-from tests import small
-from tests.test_questions import assert_each_as_alone, questions_of
+from model_zoo import checkpoint
+from model_zoo.vlm import loading
+from model_zoo.vlm.adapter import CARDS, Vlm
+from model_zoo.vlm.families import FAMILIES
+from model_zoo.vlm.qwen import patches, rope_places
+from tests.evaluation.test_questions import assert_each_as_alone, questions_of
+from tests.support import small
 
 FIRST, *OTHERS = FAMILIES
 EACH = [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
@@ -469,9 +472,9 @@ def test_a_repository_is_read_at_its_revision_without_what_could_run(
         assert not {"*.py", "*.bin", "*.pt", "*"} & set(more["allow_patterns"])
         return str(tmp_path)
 
-    monkeypatch.setattr(vlm_loading, "snapshot_download", download)
+    monkeypatch.setattr(loading, "snapshot_download", download)
     published(FIRST, tmp_path)
-    assert fresh(weights="hub:owner/name@v1").weights_digest == vlm_loading.digest(tmp_path)
+    assert fresh(weights="hub:owner/name@v1").weights_digest == loading.digest(tmp_path)
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Official figures of detections: engines, the evaluator that chooses one, intervals and diagnostics."""

@@ -1,0 +1,176 @@
+"""What AP does not show, and generative detectors suffer from: categories never named, a ranking by chance, repeats,
+scores that mean nothing; and which kind of error costs how much.
+
+"Detections that count" are those that the protocol evaluates (within the cap, with an area, of a category that was
+looked for in their image), less those that are neither right nor wrong at IoU 0.5: unmatched where their category is
+not annotated exhaustively, or on a crowd region. Every undefined figure is None.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evaluators import evaluator
+from benchmarks.readers.annotations import Annotations
+from harness.metrics.detection.accumulate import Matches
+from harness.metrics.detection.ap import match
+from harness.metrics.detection.rules import GroundTruth, Protocol, ground_truth
+from harness.metrics.diagnosis import calibration as reliabilities
+from harness.metrics.diagnosis import tide
+from harness.metrics.diagnosis.calibration import BINS, Reliability
+from harness.metrics.diagnosis.duplicates import NMS_IOU, best_overlap, non_maximum_suppression
+from harness.metrics.samples.matching import VERIFIED_IOU
+from harness.types import Detections, Evaluation
+
+TIE_ORDERS = 20
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """errors, generative: JSON values as in the result file; reliability: None where it is undefined."""
+
+    errors: Json
+    generative: Json
+    reliability: Reliability | None
+
+
+NOTHING = Diagnosis({}, {}, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The detections that count: rows [n] of the file, and whether each is a true positive at IoU 0.5, [n]."""
+
+    rows: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, matches: Matches) -> Counted:
+        decided = ~tide.undecided(matches)
+        return cls(matches.detection[decided], (matches.true_positive[decided] & 1).astype(np.bool_))
+
+
+def diagnose(
+    annotations: Annotations,
+    detections: Detections,
+    protocol: Protocol,
+    evaluation: Evaluation,
+    predicted: Counter[int],
+    say: Callable[[str], None] = lambda stage: None,
+) -> Diagnosis:
+    """All of it. Costs about TIE_ORDERS + 5 evaluations, so leave it out for millions of detections."""
+    examples, categories = annotations.examples, annotations.categories
+    say("matching at IoU 0.5")
+    matches = match(examples, detections, categories, protocol, annotations.areas, annotations.crowds)
+    truth = objects(annotations, protocol)
+    found = Counted.of(matches)
+    made, calibrated = calibration(detections, found)
+    say("breaking down errors")
+    errors = tide.errors(matches, detections, truth, examples, categories)
+    say(f"{TIE_ORDERS} tie orders, repeats")
+    generative = {
+        "never_predicted": never_predicted(evaluation, predicted),
+        "constant_score_AP": constant_score_ap(annotations, detections, protocol),
+        "duplicates": duplicates(detections, truth, found),
+        "nms": nms(annotations, detections, protocol),
+        "calibration": calibrated,
+    }
+    named: Json = {kind: {"count": item.count, "dAP50": item.gain} for kind, item in errors.items()}
+    return Diagnosis(named, generative, made)
+
+
+# ---- counts ------------------------------------------------------------------------------------------------------
+
+
+def objects(annotations: Annotations, protocol: Protocol) -> GroundTruth:
+    """What the protocol asks for, and crowd regions."""
+    return ground_truth(annotations.examples, protocol, annotations.areas, annotations.crowds)
+
+
+def annotated(annotations: Annotations, protocol: Protocol) -> tuple[Counter[int], Counter[int]]:
+    """Objects, and images with at least one, by category id; crowd regions are no objects."""
+    truth = objects(annotations, protocol)
+    pairs = Counter(zip(truth.category_id[~truth.crowd].tolist(), truth.image_id[~truth.crowd].tolist(), strict=True))
+    instances: Counter[int] = Counter()
+    for (category_id, _), count in pairs.items():
+        instances[category_id] += count
+    return instances, Counter(category_id for category_id, _ in pairs)
+
+
+def predicted(annotations: Annotations, detections: Detections, protocol: Protocol) -> Counter[int]:
+    """Detections by category id, after the official rules of cap and area."""
+    rows = evaluator.kept(annotations, detections, protocol)
+    ids, counts = np.unique(detections.category_id[rows], return_counts=True)
+    return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+
+
+# ---- what generative detectors suffer from -----------------------------------------------------------------------
+
+
+def never_predicted(evaluation: Evaluation, predicted: Counter[int]) -> Json:
+    """Share of the categories with ground truth that have no detection at all; None where none has ground truth."""
+    present = [category_id for category_id, ap in evaluation.per_category.items() if ap is not None]
+    never = sum(not predicted[category_id] for category_id in present)
+    return {"share": never / len(present) if present else None, "count": never, "categories": len(present)}
+
+
+def constant_score_ap(
+    annotations: Annotations, detections: Detections, protocol: Protocol, orders: int = TIE_ORDERS, seed: int = 0
+) -> Json:
+    """AP if all scores were equal: it then depends on the order that ties happen to be ranked in.
+
+    Mean, standard deviation (ddof 1), minimum and maximum of AP over random rankings of all detections; `seed`
+    draws the same ones every time. The cap takes the first of each image in that ranking. None where AP is.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(orders):
+        scores = rng.permutation(len(detections)).astype(np.float64)
+        found.append(evaluator.evaluate(annotations, replace(detections, scores=scores), protocol).metrics["AP"])
+    values = np.array([ap for ap in found if ap is not None])
+    if not len(values):
+        return {"mean": None, "sd": None, "min": None, "max": None, "orders": orders}
+    figures = {"mean": values.mean(), "sd": values.std(ddof=1), "min": values.min(), "max": values.max()}
+    return {**{name: float(value) for name, value in figures.items()}, "orders": orders}
+
+
+def duplicates(detections: Detections, truth: GroundTruth, found: Counted) -> Json:
+    """Share of the detections that count which find again what another one has found.
+
+    Such a detection is unmatched at IoU 0.5 though its IoU with an object of its category is at least that:
+    matching is greedy, so a better one has taken the object. (There are fewer errors of the kind "duplicate":
+    what is also a classification error is counted as that.) None where no detection counts.
+    """
+    wrong = detections.take(found.rows[~found.correct])
+    count = int((best_overlap(wrong, truth) >= VERIFIED_IOU).sum())
+    total = len(found.rows)
+    return {"share": count / total if total else None, "count": count, "detections": total}
+
+
+def nms(annotations: Annotations, detections: Detections, protocol: Protocol) -> Json:
+    """AP after class-wise non-maximum suppression of everything in the file, before the cap."""
+    rows = non_maximum_suppression(detections)
+    ap = evaluator.evaluate(annotations, detections.take(rows), protocol).metrics["AP"]
+    return {"AP": ap, "iou": NMS_IOU, "removed": len(detections) - len(rows)}
+
+
+def calibration(detections: Detections, found: Counted) -> tuple[Reliability | None, Json]:
+    """Does a score say how likely a detection is to be right at IoU 0.5? Over the detections that count.
+
+    ECE and the largest gap of a bin (`harness.metrics.diagnosis.calibration`). None, with the reason, where scores are
+    no probabilities or nothing counts.
+    """
+    scores = detections.scores[found.rows]
+    reason = reliabilities.undefined(scores)
+    if reason is not None:
+        return None, {"ece": None, "max_gap": None, "bins": BINS, "reason": reason}
+    made = reliabilities.reliability(scores, found.correct)
+    return made, {"ece": made.ece, "max_gap": made.max_gap, "bins": BINS, "reason": None}

@@ -1,0 +1,236 @@
+"""The evaluators behind `benchmarks.evaluators.evaluator`: hotcoco (fast), and the official `lvis` and `pycocotools`.
+
+They get what the rules of the protocol have left (`harness.metrics.detection.evaluated_pairs.counted`), so none of them
+caps or drops.
+
+Shape legend: D detections, T IoU thresholds, R recall thresholds, C categories.
+    table      [D, 7]     float64, columns as below
+    precision  [T, R, C]  float64, -1 where undefined
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.metrics.detection.rules import RULES, GroundTruth, Protocol, regular
+from harness.types import Category, Detections, Evaluation, Example
+
+IMAGE, X, Y, W, H, SCORE, CATEGORY = range(7)
+"""Columns of a table of detections, as hotcoco takes it."""
+
+AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+PARTS = ("APr", "APc", "APf")
+METRICS: dict[Protocol, tuple[str, ...]] = {
+    "lvis": (*AP_NAMES, *PARTS, "AR@300", "ARs@300", "ARm@300", "ARl@300"),
+    "lvis-fixed": (*AP_NAMES, *PARTS, "AR", "ARs", "ARm", "ARl"),
+    "coco": (*AP_NAMES, "AR@1", "AR@10", "AR@100", "ARs@100", "ARm@100", "ARl@100"),
+}
+"""Names of the figures, in the order in which the evaluators give them. lvis-fixed has no cap to name."""
+
+Array = NDArray[np.float64]
+Dataset = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What an engine evaluates."""
+
+    protocol: Protocol
+    examples: Sequence[Example]
+    categories: Sequence[Category]
+    truth: GroundTruth
+    detections: Detections
+    rows: NDArray[np.int64]
+    """Those of the detections that count."""
+
+    def table(self) -> Array:
+        """The detections that count, [n, 7]. A large set is held by its reader and by the engine already, so an
+        engine should take this copy and let it go."""
+        table = np.empty((len(self.rows), 7))
+        table[:, IMAGE] = self.detections.image_id[self.rows]
+        table[:, CATEGORY] = self.detections.category_id[self.rows]
+        table[:, X : H + 1] = regular(self.detections.boxes[self.rows])
+        table[:, SCORE] = self.detections.scores[self.rows]
+        return table
+
+    def images(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": example.image_id,
+                "width": example.width,
+                "height": example.height,
+                **(_federated(example) if RULES[self.protocol].federated else {}),
+            }
+            for example in self.examples
+        ]
+
+    def category_records(self) -> list[dict[str, Any]]:
+        return [{"id": c.id, "name": c.name, "frequency": c.frequency} for c in self.categories]
+
+    def dataset(self) -> Dataset:
+        """The annotation file without masks, as the official packages take it."""
+        truth = self.truth
+        columns = (truth.id, truth.image_id, truth.category_id, truth.boxes, truth.areas, truth.crowd.astype(int))
+        annotations = _records(("id", "image_id", "category_id", "bbox", "area", "iscrowd"), columns)
+        return {"images": self.images(), "annotations": annotations, "categories": self.category_records()}
+
+    def results(self) -> list[dict[str, Any]]:
+        """Rows as the official packages take them. They fail on an empty list; a box without area finds nothing."""
+        rows = self.table()
+        if not len(rows):
+            rows = np.array([[self.examples[0].image_id, 0, 0, 0, 0, 0, self.categories[0].id]], dtype=np.float64)
+        columns = (
+            rows[:, IMAGE].astype(np.int64),
+            rows[:, CATEGORY].astype(np.int64),
+            rows[:, X:SCORE],
+            rows[:, SCORE],
+        )
+        return _records(("image_id", "category_id", "bbox", "score"), columns)
+
+
+def _federated(example: Example) -> dict[str, list[int]]:
+    return {
+        "neg_category_ids": sorted(example.negative),
+        "not_exhaustive_category_ids": sorted(example.not_exhaustive),
+    }
+
+
+def _records(keys: Sequence[str], columns: Sequence[NDArray[Any]]) -> list[dict[str, Any]]:
+    values = zip(*(column.tolist() for column in columns), strict=True)
+    return [dict(zip(keys, row, strict=True)) for row in values]
+
+
+# ---- hotcoco -----------------------------------------------------------------------------------------------------
+
+
+def hotcoco_lvis(task: Task) -> Evaluation:
+    truth = _hotcoco_truth(task)
+    evaluation = hotcoco.LVISeval(truth, hotcoco.LVISResults(truth, task.table(), max_dets=-1), "bbox")
+    if task.protocol == "lvis-fixed":  # it takes 300 of each image and category once more
+        evaluation.params.max_dets = [max(1, len(task.rows))]
+    return _hotcoco(task, evaluation)
+
+
+def hotcoco_coco(task: Task) -> Evaluation:
+    truth = _hotcoco_truth(task)
+    return _hotcoco(task, hotcoco.COCOeval(truth, truth.load_res(task.table()), "bbox"))
+
+
+def _hotcoco_truth(task: Task) -> hotcoco.COCO:
+    truth = task.truth
+    return hotcoco.COCO.from_arrays(
+        task.images(),
+        task.category_records(),
+        truth.image_id,
+        truth.category_id,
+        truth.boxes,
+        ids=truth.id,
+        area=truth.areas,
+        iscrowd=truth.crowd,
+    )
+
+
+def _hotcoco(task: Task, evaluation: hotcoco.COCOeval) -> Evaluation:
+    # run() prints a summary, and warns of a cap that is not the usual one.
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluation.run()
+    assert evaluation.eval is not None
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # all areas; the largest cap
+    return _evaluation(task, "hotcoco", list(evaluation.stats), precision, evaluation.params.cat_ids)
+
+
+# ---- the official packages ---------------------------------------------------------------------------------------
+
+
+def official_lvis(task: Task) -> Evaluation:
+    with lvis_package() as lvis:
+        truth = object.__new__(lvis.LVIS)  # its constructor takes a path only
+        truth.logger, truth.dataset = logging.getLogger("lvis"), task.dataset()
+        truth._create_index()
+        results = lvis.LVISResults(truth, task.results(), max_dets=-1)
+        evaluation = lvis.LVISEval(truth, results, iou_type="bbox")
+        # A fourth group for categories whose frequency is unknown: no figure is made of it.
+        evaluation.params.img_count_lbl = ["r", "c", "f", None]
+        evaluation.run()
+    precision = evaluation.eval["precision"][:, :, :, 0]  # all areas
+    return _evaluation(task, "lvis", list(evaluation.get_results().values()), precision, evaluation.params.cat_ids)
+
+
+def official_coco(task: Task) -> Evaluation:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with redirect_stdout(io.StringIO()):  # every step prints
+        truth = COCO()
+        truth.dataset = task.dataset()
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(task.results()), "bbox")
+        with np.errstate(invalid="ignore"):
+            evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return _evaluation(task, "pycocotools", evaluation.stats, precision, evaluation.params.catIds)
+
+
+@contextmanager
+def lvis_package() -> Iterator[Any]:
+    """The package `lvis`, working under today's NumPy and silent; its global changes are undone."""
+    root, logger = logging.getLogger(), logging.getLogger("lvis")
+    handlers, root_level, level = list(root.handlers), root.level, logger.level
+    logger.setLevel(logging.ERROR)
+    aliased = not hasattr(np, "float")
+    if aliased:
+        np.float = float  # type: ignore[attr-defined]  # removed in NumPy 1.24
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls Logger.warn, which is deprecated
+            import lvis  # late: it imports OpenCV and configures logging
+
+            yield lvis
+    finally:
+        if aliased:
+            delattr(np, "float")
+        root.handlers[:] = handlers
+        root.setLevel(root_level)
+        logger.setLevel(level)
+
+
+ENGINES: dict[Protocol, dict[str, Callable[[Task], Evaluation]]] = {
+    "lvis": {"fast": hotcoco_lvis, "lvis": official_lvis},
+    "lvis-fixed": {"fast": hotcoco_lvis, "lvis": official_lvis},
+    "coco": {"fast": hotcoco_coco, "pycocotools": official_coco},
+}
+"""The default first, then the reference."""
+
+
+def _evaluation(
+    task: Task, package: str, figures: Sequence[float], precision: Array, category_ids: Sequence[int]
+) -> Evaluation:
+    """All packages mark what is undefined with -1; here it is None."""
+    values = [precision[:, :, c] for c in range(len(category_ids))]
+    defined = [ap[ap > -1] for ap in values]
+    return Evaluation(
+        metrics={
+            name: None if value == -1 else float(value)
+            for name, value in zip(METRICS[task.protocol], figures, strict=True)
+        },
+        per_category={
+            int(category_id): float(ap.mean()) if ap.size else None
+            for category_id, ap in zip(category_ids, defined, strict=True)
+        },
+        engine=package,
+        version=version(package),
+    )

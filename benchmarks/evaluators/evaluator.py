@@ -1,0 +1,83 @@
+"""Average precision of boxes under the protocols lvis, lvis-fixed and coco, by a fast engine or the reference.
+
+All engines of a protocol give the same figures to the last digits: what they would treat differently (the cap,
+boxes without area, invalid input) is settled by `harness.metrics.detection.rules` before one of them sees the data.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evaluators.engines import ENGINES, METRICS, Task
+from benchmarks.readers.annotations import Annotations
+from benchmarks.readers.detections import check
+from harness.errors import ConfigError, DataError, unknown
+from harness.metrics.detection import ap, rules
+from harness.metrics.detection.evaluated_pairs import Pairs, counted
+from harness.metrics.detection.rules import Protocol
+from harness.types import Detections, Evaluation
+
+__all__ = ["Protocol", "engines", "evaluate", "figures", "kept", "matches", "task"]
+
+
+def engines(protocol: Protocol) -> tuple[str, ...]:
+    """Names of the protocol's engines: "fast", then the reference implementation."""
+    if protocol not in ENGINES:
+        raise ConfigError(unknown("protocol", protocol, get_args(Protocol)))
+    return tuple(ENGINES[protocol])
+
+
+def figures(protocol: Protocol) -> tuple[str, ...]:
+    """Names of the protocol's figures in their official order."""
+    return METRICS[protocol]
+
+
+def kept(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> NDArray[np.int64]:
+    """Rows that count after the protocol's cap and its rule on empty boxes, ascending (see `rules.kept`)."""
+    check(detections, annotations)
+    return rules.kept(detections, protocol)
+
+
+def matches(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> ap.Matches:
+    """Which detections count and which of them are right, for objects of all sizes (see `ap.match`)."""
+    check(detections, annotations)
+    examples, categories = annotations.examples, annotations.categories
+    return ap.match(examples, detections, categories, protocol, annotations.areas, annotations.crowds)
+
+
+def evaluate(
+    annotations: Annotations, detections: Detections, protocol: Protocol = "lvis", engine: str = "fast"
+) -> Evaluation:
+    """The official figures of the protocol, and AP by category id.
+
+    lvis        federated; 300 detections an image. Thirteen figures
+    lvis-fixed  AP-fixed (Dave et al., 2021): 10,000 detections a category over all images, else as lvis; its
+                recalls are named AR, ARs, ARm and ARl
+    coco        100 detections an image and category, crowd regions. Twelve figures
+
+    AP of a category is the mean over T = 10 IoU thresholds (0.50 to 0.95) and R = 101 recall thresholds of
+    the interpolated precision. A category that is annotated but never predicted has AP 0; one that is not
+    annotated in these images has None, and so has a figure over no category at all.
+
+    Raises ConfigError for an engine that the protocol does not have, DataError for annotations without images or
+    categories and, naming the row, for an invalid detection.
+    """
+    available = engines(protocol)
+    if engine not in available:
+        raise ConfigError(unknown(f"engine of protocol {protocol}", engine, available))
+    for kind, records in (("image", annotations.examples), ("category", annotations.categories)):
+        if not records:
+            raise DataError(f"{annotations.path}: expected at least one {kind} to evaluate on, got none")
+    return ENGINES[protocol][engine](task(annotations, detections, protocol))
+
+
+def task(annotations: Annotations, detections: Detections, protocol: Protocol) -> Task:
+    """What an engine gets: the objects and the rows that count. DataError naming the row of an invalid detection."""
+    check(detections, annotations)
+    truth = rules.ground_truth(annotations.examples, protocol, annotations.areas, annotations.crowds)
+    pairs = Pairs.of(annotations.examples, annotations.categories)
+    rows, _ = counted(detections, annotations.examples, truth, pairs, protocol)
+    return Task(protocol, annotations.examples, annotations.categories, truth, detections, rows)

@@ -1,0 +1,213 @@
+"""What the benchmarks over annotation files have in common: settings, splits, figures, identity.
+
+This is what `lvis.LVIS` and `pycocotools.coco.COCO` are to the official APIs: the index of annotation files. Those
+classes are used where they are the authority, in the reference engines of `benchmarks.evaluators.evaluator`; files are
+read by `benchmarks.readers.annotations`, because the official classes validate nothing and keep every record as a dict.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks import published
+from benchmarks.evaluators import evaluator
+from benchmarks.published import LAYOUTS, File, Layout
+from benchmarks.readers.annotations import Annotations, left_out, without
+from benchmarks.readers.captions import with_captions
+from harness.errors import ConfigError, DataError, unknown
+from harness.metrics.detection.accumulate import Matches
+from harness.metrics.detection.rules import Protocol
+from harness.types import Category, Detection, Detections, Evaluation, Example
+
+FILES = ("train", "val", "images")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """split: a name of LAYOUTS; train, val, images: names relative to the data folder, instead of that layout's.
+
+    train_images, val_images: use that many images (None: all); calibration_images: that many images are taken
+    out of the train file first. All by the order of `hash_order`.
+    captions: whether to read captions too, of the files beside the annotations that `layout.captions_of` names.
+    """
+
+    split: str
+    train: str
+    val: str
+    images: str
+    train_images: int | None = None
+    val_images: int | None = None
+    calibration_images: int = 0
+    captions: bool = False
+
+    @classmethod
+    def read(cls, name: str, settings: Mapping[str, object], splits: Sequence[str]) -> Settings:
+        """Settings of a suite file, every mistake reported at once. `splits`: those allowed, the default first."""
+        known = [field.name for field in fields(cls)]
+        problems = [f"{name}: {unknown('setting', key, known)}" for key in settings if key not in known]
+        problems += [_problem(name, key, value, splits) for key, value in settings.items() if key in known]
+        if "split" in settings and any(key in settings for key in FILES):
+            problems.append(f"{name}: expected either split or names of files (train, val, images), got both")
+        if any(problems):
+            raise ConfigError(*filter(None, problems))
+        given: dict[str, Any] = {"split": splits[0], **settings}
+        usual = LAYOUTS[given["split"]]
+        return cls(**{"train": usual.train.path, "val": usual.val.path, "images": usual.images, **given})
+
+    def layout(self) -> Layout:
+        """The layout of that split, with the files that have other names put in their place."""
+        usual = LAYOUTS[self.split]
+        train = usual.train if self.train == usual.train.path else File(self.train)
+        val = usual.val if self.val == usual.val.path else File(self.val)
+        return replace(usual, train=train, val=val, images=self.images)
+
+
+def _problem(name: str, key: str, value: object, splits: Sequence[str]) -> str:
+    """What is wrong with the value of a known setting; empty if nothing."""
+    if key == "split":
+        return "" if value in splits else f"{name}: {unknown('split', str(value), splits)}"
+    if key == "captions":
+        good, expected = isinstance(value, bool), "true or false"
+    elif key in FILES:
+        good, expected = isinstance(value, str) and _inside(value), "a name relative to the data folder"
+    else:
+        low = 0 if key == "calibration_images" else 1
+        good, expected = type(value) is int and value >= low, f"an integer of at least {low}"
+    return "" if good else f"{name}.{key}: expected {expected}, got {value!r}"
+
+
+def _inside(name: str) -> bool:
+    """A suite may be anyone's: it names files of the data folder and no others."""
+    return name != "" and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+class OnDisk:
+    """The Benchmark protocol over two annotation files. A subclass says which, and how they are evaluated."""
+
+    name: str
+    splits: tuple[str, ...]
+    """Names of LAYOUTS, the default first."""
+    protocol: Protocol
+
+    def __init__(self, settings: Mapping[str, object], data: Path | None = None) -> None:
+        self.settings = Settings.read(self.name, settings, self.splits)
+        chosen = self.settings.layout()
+        train, val = self._load(chosen, data)
+        self._digests = {"train": train.digest, "val": val.digest}
+        if self.settings.captions:
+            train, val = (self._captioned(name, split, chosen) for name, split in (("train", train), ("val", val)))
+        self._splits = divide(self.name, self.settings, train, val)
+        for split in self._splits.values():
+            published.check_pictures(chosen, split)
+        self.categories: tuple[Category, ...] = train.categories
+
+    @classmethod
+    def problems(cls, settings: Mapping[str, object]) -> list[str]:
+        try:
+            Settings.read(cls.name, settings, cls.splits)
+        except ConfigError as error:
+            return list(error.problems)
+        return []
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        """Examples of "train", "val" or "calibration", in the order of the file."""
+        return self._split(name).examples
+
+    def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
+        """The official figures over the images of the split that are used, see `evaluator.evaluate`."""
+        return evaluator.evaluate(self._split(split), Detections.of(detections), self.protocol, engine)
+
+    def match(self, split: str, detections: Sequence[Detection]) -> Matches:
+        """What the figures are sums of, see `evaluator.matches`."""
+        return evaluator.matches(self._split(split), Detections.of(detections), self.protocol)
+
+    def without(self, image_ids: Mapping[str, Collection[int]]) -> Self:
+        """See harness.protocols.LeavesOut."""
+        rest = copy.copy(self)
+        rest._splits = without(self._splits, image_ids)
+        return rest
+
+    def describe(self) -> dict[str, object]:
+        """Settings, digests of both annotation files, and how many images and instances each split has."""
+        counts = {
+            name: {"images": len(split.examples), "instances": sum(len(e.instances) for e in split.examples)}
+            for name, split in self._splits.items()
+        }
+        settings = asdict(self.settings)
+        if not self.settings.captions:  # as in records of older code
+            del settings["captions"]
+        return {
+            "name": self.name,
+            **settings,
+            "categories": len(self.categories),
+            "digests": self._digests,
+            "counts": counts,
+            **left_out(self._splits),
+        }
+
+    def named(self, categories: Sequence[Category]) -> tuple[Category, ...]:
+        """The categories with the names they go by; as the file has them, unless a subclass knows more."""
+        return tuple(categories)
+
+    def _captioned(self, name: str, split: Annotations, chosen: Layout) -> Annotations:
+        """The annotations with captions, whose file's digest is noted."""
+        path = published.captions_of(split.path)
+        self._digests[f"{name}_captions"], captions = published.read_captions(path, chosen)
+        return with_captions(split, captions, path)
+
+    def _split(self, name: str) -> Annotations:
+        if name not in self._splits:
+            raise ConfigError(unknown("split", name, self._splits))
+        return self._splits[name]
+
+    def _load(self, chosen: Layout, data: Path | None) -> tuple[Annotations, Annotations]:
+        folder = published.folder(
+            data, f"{published.describe(chosen)}; the settings split, train, val and images change that"
+        )
+        train, val = published.read_train(chosen, folder), published.read_val(chosen, folder)
+        for loaded in (train, val):
+            if not loaded.examples:
+                raise DataError(f"{loaded.path}: expected at least one image")
+        if set(train.categories) != set(val.categories):
+            raise DataError(f"{val.path}: expected the categories of {train.path.name} (ids, names, frequency)")
+        categories = self.named(train.categories)
+        return replace(train, categories=categories), replace(val, categories=categories)
+
+
+def hash_order(image_ids: Iterable[int]) -> list[int]:
+    """Image ids in the order of the SHA-256 of their decimal digits.
+
+    As good as random, and an image keeps its place whatever else is in the file: a subset of n is part of
+    the subset of n + 1.
+    """
+    return sorted(image_ids, key=lambda image_id: hashlib.sha256(str(image_id).encode()).digest())
+
+
+def divide(name: str, settings: Settings, train: Annotations, val: Annotations) -> dict[str, Annotations]:
+    """ "train", "val" and "calibration" as the settings ask. ConfigError where there are too few images."""
+    train_ids = hash_order(example.image_id for example in train.examples)
+    val_ids = hash_order(example.image_id for example in val.examples)
+    held_out, rest = train_ids[: settings.calibration_images], train_ids[settings.calibration_images :]
+    if not rest:
+        expected = f"fewer than the {len(train_ids)} images of {settings.train}"
+        raise ConfigError(f"{name}.calibration_images: expected {expected}, got {settings.calibration_images}")
+    problems = [
+        f"{name}.{which}_images: expected at most the {len(ids)} images available, got {wanted}"
+        for which, ids, wanted in (
+            ("train", rest, settings.train_images),
+            ("val", val_ids, settings.val_images),
+        )
+        if wanted is not None and wanted > len(ids)
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    return {
+        "train": train.subset(rest[: settings.train_images]),
+        "val": val.subset(val_ids[: settings.val_images]),
+        "calibration": train.subset(held_out),
+    }

@@ -1,0 +1,1 @@
+"""The command line: one folder for each job of the user."""

@@ -1,0 +1,86 @@
+"""What there is to name in a suite file."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from harness import registry
+from harness.errors import DetmodesError
+from harness.system.terminal import screen
+
+
+def show(kind: str) -> None:
+    """Names, and what each is. Listing models imports none of them."""
+    shown = {"objectives": _objectives, "suites": _suites, "models": _models, "benchmarks": _benchmarks}
+    shown[kind]()
+
+
+def _models() -> None:
+    table = Table()
+    for heading in ("model", "settings", "parameters", "coordinates", "licence", "weights"):
+        table.add_column(heading, justify="right" if heading == "parameters" else "left")
+    for name, reference in registry.names("model").items():
+        for row in _rows(reference):
+            table.add_row(escape(name), *map(escape, row))
+    screen().print(table)
+
+
+def _rows(reference: str) -> list[tuple[str, ...]]:
+    """One for each card. What another package did wrong is said in its row, not instead of the table."""
+    try:
+        cards = registry.cards(reference)
+    except (DetmodesError, OSError, ImportError, SyntaxError) as error:
+        return [("", "", "", "", " ".join(str(error).split()))]
+    return [
+        (
+            " ".join(f"{key}={value}" for key, value in card.settings.items()),
+            "-" if card.parameters is None else count(card.parameters),
+            card.coordinates,
+            card.licence,
+            card.weights,
+        )
+        for card in cards
+    ] or [("", "", "", "", f"no card: see {reference}")]
+
+
+def count(parameters: int) -> str:
+    """360 k, 2.0 M, 3.1 B"""
+    if parameters < 10**6:
+        return f"{parameters / 10**3:.0f} k"
+    return f"{parameters / 10**6:.1f} M" if parameters < 10**9 else f"{parameters / 10**9:.1f} B"
+
+
+def _benchmarks() -> None:
+    table = Table("benchmark", "class")
+    for name, reference in registry.names("benchmark").items():
+        table.add_row(escape(name), escape(reference))
+    screen().print(table)
+
+
+def _suites() -> None:
+    from harness.suite import load
+    from harness.suite.cells import cells
+
+    table = Table("suite", "cells", "what it runs")
+    for name in registry.shipped_suites():
+        loaded = load.load(name)
+        labels = ", ".join(objective.label for objective in loaded.objectives)
+        number = sum(1 for _ in cells(loaded))
+        table.add_row(name, str(number), f"{loaded.benchmark.name}: {labels}; seeds {list(loaded.seeds)}")
+    screen().print(table)
+
+
+def _objectives() -> None:
+    """The equation of each in one line, however long, then its settings with their defaults, and its source."""
+    from harness import objectives
+
+    console = screen()
+    for name, spec in objectives.OBJECTIVES.items():
+        settings = ", ".join(
+            key if setting.default is None else f"{key}={setting.default}" for key, setting in spec.settings.items()
+        )
+        console.print(f"[bold]{name:<16}[/bold] {escape(spec.equation)}", soft_wrap=True, highlight=False)
+        for line in (f"settings: {settings}" if settings else "", spec.source):
+            if line:
+                console.print(f"{'':<17}[dim]{escape(line)}[/dim]", soft_wrap=True, highlight=False)

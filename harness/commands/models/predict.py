@@ -1,0 +1,159 @@
+"""What a model sees in an image: the greedy answer, K samples, and a drawing of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from harness import records, registry
+from harness.errors import ConfigError, DataError, unknown
+from harness.evaluation.answers import joined, understood
+from harness.images import read_rgb
+from harness.inference.confidence import score
+from harness.protocols import Adapter, Predictor
+from harness.sequence import Codec, for_task
+from harness.sequence.prompts import about
+from harness.types import Category, Example, Mention, Parsed
+
+HOME_BENCHMARK = "shapes"
+"""A model that is given by name has the categories that its shipped base was trained on."""
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+MIN_SIDE = 320
+MAX_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Greedy answer (with category scores) and samples for one image."""
+
+    example: Example
+    greedy: Parsed
+    scores: tuple[float, ...]
+    samples: tuple[Parsed, ...]
+
+
+def predict(images: Sequence[Path], model: str, samples: int, temperature: float, seed: int) -> Iterator[Seen]:
+    """In the order of the images. `model`: a name (its shipped base) or the folder of a cell."""
+    examples = [_example(index, path) for index, path in enumerate(images)]
+    predictor, chunk = open_model(model), _chunk(model)
+    temperatures = [0.0, *[temperature] * samples]
+    for example in examples:
+        asked = [example] if chunk is None else _about_all(example, predictor.codec, chunk)
+        emitted = predictor.generate(asked, temperatures, seed, MAX_TOKENS)
+        answers = [
+            [understood(predictor.codec, question, s) for s in own]
+            for question, own in zip(asked, emitted, strict=True)
+        ]
+        first = [own[0] for own in answers]
+        scores = score(predictor, asked, [a.sample.tokens for a in first], [a.parsed for a in first])
+        greedy, *drawn = (joined(parts).parsed for parts in zip(*answers, strict=True))
+        yield Seen(example, greedy, tuple(item.of("category") for own in scores for item in own), tuple(drawn))
+
+
+def _chunk(model: str) -> int | None:
+    """How many categories the prompts of a cell name at a time; None where they name none, as for a shipped base."""
+    if not (Path(model) / records.RECORD).is_file():
+        return None
+    prompt = records.read(Path(model)).cell.prompt
+    return None if prompt is None else int(prompt["chunk"])
+
+
+def _about_all(example: Example, codec: Codec, chunk: int) -> list[Example]:
+    """Nothing is known of the picture: it is asked about every category."""
+    return about(example, codec.names_of, codec.categories, chunk)
+
+
+def open_model(reference: str) -> Adapter:
+    """A trained adapter from a cell's folder, or a shipped base by the model's name."""
+    folder = Path(reference)
+    if (folder / records.RECORD).is_file():
+        made = _from_cell(folder)
+    elif reference in registry.names("model"):
+        categories = registry.benchmark(HOME_BENCHMARK, {}, None).categories
+        made = registry.model(reference, categories, {})
+    else:
+        raise ConfigError(unknown("model", reference, registry.names("model")) + "; or the folder of a cell")
+    if not isinstance(made, Adapter):
+        raise ConfigError(f"model {reference!r} reads the ground truth: it cannot predict on an image alone")
+    made.model.eval()
+    return made
+
+
+def _from_cell(folder: Path) -> Predictor:
+    record = records.read(folder)
+    if record.status != "finished":
+        raise DataError(f"{folder}: this cell failed ({record.error}); run it again first")
+    task = record.cell.benchmark.get("task", "boxes")
+    if task == "caption":
+        raise ConfigError(f"{folder}: its model writes captions; predict needs a cell whose task has boxes")
+    categories = [Category(info.id, info.names, info.frequency) for info in record.categories]
+    accepted = {key: value for key, value in record.model.items() if key not in ("name", "sizes", "weights_digest")}
+    made = registry.model(str(record.model.get("name")), categories, accepted)
+    made.codec = for_task(made.codec, task)
+    if record.role == "trained" and isinstance(made, Adapter):
+        records.verify_files(record, folder, ["model.safetensors"])
+        made.load(folder / "model.safetensors")
+    return made
+
+
+def _example(index: int, path: Path) -> Example:
+    width, height = read_rgb(path).size
+    return Example(index, path, width, height, ())
+
+
+def as_text(seen: Seen) -> str:
+    """One line per greedy mention, then one per sample."""
+    lines = [f"{seen.example.path} ({seen.example.width}x{seen.example.height})"]
+    for mention, value in zip(seen.greedy.mentions, seen.scores, strict=True):
+        x, y, w, h = (round(side, 1) for side in (mention.box.x, mention.box.y, mention.box.w, mention.box.h))
+        lines.append(f"  {value:.2f}  {mention.name:<24} x {x:g}  y {y:g}  w {w:g}  h {h:g}")
+    if not seen.greedy.mentions:
+        lines.append("  nothing")
+    lines += [f"  greedy: {trouble}" for trouble in _troubles(seen.greedy)]
+    for index, parsed in enumerate(seen.samples, 1):
+        said = "; ".join(mention.name for mention in parsed.mentions) or "nothing"
+        lines.append(f"  sample {index}: {' | '.join([said, *_troubles(parsed)])}")
+    return "\n".join(lines)
+
+
+def _troubles(parsed: Parsed) -> list[str]:
+    found = [f"{parsed.malformed} malformed"] if parsed.malformed else []
+    return [*found, "truncated"] if parsed.truncated else found
+
+
+def draw(seen: Seen, folder: Path) -> Path:
+    """The image with the greedy boxes, and beside it one panel per sample; small images are enlarged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = read_rgb(seen.example.path)
+    scale = max(1.0, MIN_SIDE / min(image.size))
+    size = (round(image.width * scale), round(image.height * scale))
+    enlarged = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
+    panels = [("greedy", seen.greedy), *((f"sample {i}", s) for i, s in enumerate(seen.samples, 1))]
+    caption = 20
+    sheet = Image.new("RGB", ((size[0] + 8) * len(panels) - 8, size[1] + caption), "white")
+    for column, (title, parsed) in enumerate(panels):
+        left = column * (size[0] + 8)
+        sheet.paste(_annotated(enlarged, parsed.mentions, scale), (left, caption))
+        ImageDraw.Draw(sheet).text((left + 2, 3), title, fill="black", font=ImageFont.load_default(13))
+    path = folder / f"{seen.example.image_id:03d}-{seen.example.path.stem}.png"
+    sheet.save(path)
+    return path
+
+
+def _annotated(image: Image.Image, mentions: Sequence[Mention], scale: float) -> Image.Image:
+    copy = image.copy()
+    pen = ImageDraw.Draw(copy)
+    font = ImageFont.load_default(12)
+    for index, mention in enumerate(mentions):
+        colour = COLOURS[index % len(COLOURS)]
+        x0, y0, x1, y1 = (side * scale for side in mention.box.corners)
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=2)
+        text = pen.textbbox((0, 0), mention.name, font=font)
+        left = min(max(0.0, x0), max(0.0, copy.width - text[2] - 4))
+        top = y0 - text[3] - 3 if y0 > text[3] + 3 else y0 + 2
+        pen.rectangle((left, top, left + text[2] + 4, top + text[3] + 3), fill="black")
+        pen.text((left + 2, top), mention.name, fill=colour, font=font)
+    return copy

@@ -1,0 +1,69 @@
+"""The verbs about models. Thin: each imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from harness.commands.options import DeviceOption
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[str, typer.Option(help="A model's name (its shipped base), or the folder of a cell.")],
+    samples: Annotated[int, typer.Option(min=0, help="Samples beside the greedy answer.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0.01)] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    draw: Annotated[Optional[Path], typer.Option(help="Draw the boxes into this folder.")] = None,  # noqa: UP045
+) -> None:
+    """Print (and draw) what a model sees: its greedy answer and K samples."""
+    from harness.commands.models import predict as prediction
+
+    for seen in prediction.predict(images, model, samples, temperature, seed):
+        print(prediction.as_text(seen))
+        if draw is not None:
+            print(f"  drawn to {prediction.draw(seen, draw)}")
+
+
+def pretrain(
+    output: Annotated[Path, typer.Option(help="Folder for stages, log and weights; an interrupted run goes on.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    install: Annotated[bool, typer.Option("--install", help="Replace the shipped weights by the result.")] = False,
+) -> None:
+    """Pretrain the tiny base on `plain` shapes from scratch (evaluate it with: detmodes run base)."""
+    from model_zoo.flamingo.pretrain import command
+
+    command(output, seed, install)
+
+
+def check_adapter(
+    name: Annotated[str, typer.Argument(help="A model's name, as in a suite file.")],
+    settings: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in YAML; again for more.")] = None,  # noqa: UP045
+    device: DeviceOption = "cpu",
+) -> None:
+    """Whether a model keeps what the harness relies on: no data, no download. Exit code 1 if it does not."""
+    from harness.commands.models import check_adapter as command
+
+    raise typer.Exit(command.check(name, settings or [], device))
+
+
+def new_adapter(
+    name: Annotated[str, typer.Argument(help="Of the model and its module: a Python identifier.")],
+    to: Annotated[Optional[Path], typer.Option(help="Folder; default: detmodes-NAME, here.")] = None,  # noqa: UP045
+) -> None:
+    """Write the skeleton of a model adapter, as a package to install, and its test. Replaces nothing."""
+    from harness.commands.models import new_adapter as skeleton
+
+    for path in skeleton.write(name, to or skeleton.default_folder(name)):
+        print(path)
+
+
+def list_(
+    kind: Annotated[Literal["models", "benchmarks", "objectives", "suites"], typer.Argument()],
+) -> None:
+    """What there is to name in a suite file."""
+    from harness.commands.models import listing
+
+    listing.show(kind)

@@ -1,0 +1,1 @@
+"""What `detmodes` does with the results of a run: report, look into and publish them."""

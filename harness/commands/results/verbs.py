@@ -1,0 +1,71 @@
+"""The verbs about results. Thin: each imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from harness.commands.options import DataOption, FolderArgument
+
+
+def report(
+    folder: FolderArgument,
+    format: Annotated[
+        Literal["console", "md", "latex", "csv", "html"], typer.Option(help="On the screen, or as a text on stdout.")
+    ] = "console",
+    figures: Annotated[Optional[Path], typer.Option(help="Also draw the figures into this folder.")] = None,  # noqa: UP045
+) -> None:
+    """Tables, verdicts and figures of the records in a folder: text, a LaTeX document, or a page for the browser."""
+    from harness.commands import console
+    from harness.report import figures as drawing
+    from harness.run.output import mirror
+
+    place = mirror.local(folder)
+    results = console.show_report(place, per_category=True) if format == "console" else console.write(place, format)
+    if figures is not None:
+        for path in drawing.draw(results, figures):
+            print(path, file=sys.stderr)
+
+
+def codebook(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    cell: Annotated[Optional[str], typer.Option(help="Cells to look at, e.g. '*-ce-*'.")] = None,  # noqa: UP045
+    format: Annotated[
+        Literal["console", "md", "csv", "json"], typer.Option(help="On the screen, or as a text on stdout.")
+    ] = "console",
+    data: DataOption = None,
+) -> None:
+    """How often each kind of error occurs in a run's answers, by row and category: greedy answers and samples."""
+    from harness.commands import console
+
+    console.show_codebook(folder, cell, format, data)
+
+
+def pairs(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    only: Annotated[Optional[str], typer.Option(help="Cells to look at, e.g. '*-dpo-*'.")] = None,  # noqa: UP045
+    images: Annotated[int, typer.Option(min=1, help="How many images of each.")] = 12,
+    output: Annotated[Optional[Path], typer.Option(help="Draw them: FILE.html, or FILE.png for one cell.")] = None,  # noqa: UP045
+    data: DataOption = None,
+) -> None:
+    """The pairs of sequences that preference stages were trained on: chosen, rejected, rewards; as text, or drawn."""
+    from harness.commands.results import pairs as pictures
+
+    sys.stdout.write(pictures.show(folder, only, images, output, data))
+
+
+def publish(
+    folder: FolderArgument,
+    to: Annotated[Path, typer.Option(help="Where to, e.g. results/quickstart.")],
+    allow_failed: Annotated[bool, typer.Option("--allow-failed", help="Publish failed cells as failed.")] = False,
+) -> None:
+    """Copy records that belong together, and regenerate every table and figure from them."""
+    from harness.report.publish import publish as publish_folder
+    from harness.run.output import mirror
+
+    for line in publish_folder(mirror.local(folder), to, allow_failed):
+        print(line)
+    print(to)

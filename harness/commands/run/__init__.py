@@ -1,0 +1,1 @@
+"""What `detmodes` does to run suites, and to see how far they are."""

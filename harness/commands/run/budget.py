@@ -1,0 +1,37 @@
+"""How long to train: CE's loss on held-out images, measured without sampling anything."""
+
+from __future__ import annotations
+
+from harness.errors import ConfigError
+from harness.inference.teacher_forcing import heldout_nll
+from harness.protocols import Adapter
+from harness.run.context import Context, build
+from harness.training.loop import train
+from harness.training.objective import prepare
+
+
+def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[tuple[int, float]]:
+    """(step, nats per target token on the calibration split) of the suite's first model under CE.
+
+    The validation images and the diversity of any output play no part, so that a budget chosen from this
+    curve favours no objective.
+    """
+    adapter = build(context, context.suite.models[0])
+    heldout = context.questions("calibration", seed)
+    if not isinstance(adapter, Adapter):
+        raise ConfigError("models: the first model cannot be fine-tuned")
+    if not heldout:
+        raise ConfigError("benchmark: has no calibration split; give it calibration_images")
+    evaluations = tuple(sorted({*range(every, steps + 1, every), steps}))
+    plan = context.suite.train.model_copy(update={"steps": steps, "eval_at": evaluations})
+    found: list[tuple[int, float]] = []
+
+    def evaluate(step: int) -> None:
+        nll = heldout_nll(adapter, heldout)
+        assert nll is not None
+        found.append((step, nll))
+
+    evaluate(0)
+    objective = prepare("ce", {}, adapter, heldout, plan, seed)
+    train(adapter, context.questions("train", seed), objective, plan, seed, context.accelerator, evaluate)
+    return found

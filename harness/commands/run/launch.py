@@ -1,0 +1,155 @@
+"""How `detmodes run` computes the cells: in this process, or in several."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import records
+from harness.commands import console
+from harness.errors import ConfigError, DataError
+from harness.inference.device import Device
+from harness.records import Record
+from harness.run import runner
+from harness.run.context import Planned, open_context
+from harness.run.executors import processes, ray_cluster
+from harness.run.output import status
+from harness.run.output.mirror import Mirror, Sending
+from harness.suite.schema import Suite
+from harness.system import files, ranks
+from harness.system.interrupts import Interrupted
+from harness.system.terminal import shows
+
+
+def here(
+    suite: Suite,
+    folder: Path,
+    data: Path | None,
+    device: Device,
+    only: str | None,
+    quiet: bool,
+    worker: float | None,
+    options: Mapping[str, Any],
+    mirror: Mirror | None = None,
+) -> int:
+    """The exit code of a run in this process. worker: it is one of --jobs, of a run that began at this time; options:
+    of the Context."""
+    if worker is not None:
+        processes.stop_with_parent()
+    try:
+        with console.progress(quiet or not shows(), bars=worker is None) as watch:
+            context = open_context(suite, data, device, watch if mirror is None else Sending(watch, mirror))
+            context = replace(context, **options)
+            records = ranks.together(context.accelerator, lambda: runner.run(context, folder, only, worker))
+            ranks.leave(context.accelerator)
+    except KeyboardInterrupt:  # between two cells, or for the second time
+        raise Interrupted(signal.SIGINT) from None
+    return _told(records)
+
+
+def _told(records: Sequence[Record]) -> int:
+    """The exit code, after a line for each cell that has failed."""
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        cell = f"{record.model_label}-{record.label}-s{record.cell.seed}"
+        print(f"detmodes: cell {cell} failed: {record.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def require_one_process(option: str) -> None:
+    """ConfigError where torchrun or `accelerate launch` has started several to compute each cell together."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise ConfigError(f"{option}: expected one process, got {processes}: leave out torchrun or accelerate launch")
+
+
+def workers(count: int, folder: Path, device: str, quiet: bool, mirror: Mirror | None = None) -> int:
+    """The exit code of the workers, each of which is this command line with one job."""
+    require_one_process("--jobs")
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [*sys.argv[1:], "--jobs", "1", "--worker", str(files.clock(folder)), "--output", str(folder)]
+    with console.overview(quiet) as show:
+
+        def look() -> None:
+            with suppress(DataError):  # no worker has begun
+                show(status.read(folder))
+            if mirror is not None:
+                mirror.send_or_warn()
+
+        ended = processes.run(arguments, count, processes.visible_gpus(device), look)
+    for line in processes.messages(ended):
+        print(line, file=sys.stderr)
+    return processes.exit_code(ended)
+
+
+def require_executor(executor: Literal["local", "ray"], ray_address: str | None, jobs: int) -> None:
+    """ConfigError where an option is for another executor than the one that was chosen."""
+    if executor == "local" and ray_address is not None:
+        raise ConfigError("--ray-address: expected with --executor ray")
+    if executor == "ray":
+        require_one_process("--executor ray")
+        if jobs > 1:
+            raise ConfigError("--jobs: a cluster runs as many cells as it has room for; leave it out")
+
+
+def on_cluster(
+    suite: Suite,
+    folder: Path,
+    data: Path | None,
+    device: Device,
+    only: str | None,
+    quiet: bool,
+    address: str | None,
+    options: Mapping[str, Any],
+    mirror: Mirror | None = None,
+) -> int:
+    """The exit code of a run on a Ray cluster. options: of the Context of every cell."""
+    device = ray_cluster.device_of(device, suite.resources)
+    folder = folder.absolute()
+    try:
+        context = open_context(suite, data, "cpu")  # only workers compute
+        runner.require_possible(context)
+        planned = runner.plan(context, folder)
+        chosen = runner.matching(planned, only)
+        runner.announce(context, folder, planned)
+        if mirror is not None:
+            mirror.send()
+        since = files.clock(folder)
+        order = ray_cluster.Order(
+            suite=suite.model_dump_json(),
+            output=str(folder) if mirror is None else mirror.url,
+            data=None if data is None else str(data.absolute()),
+            device=device,
+            since=since if mirror is None else None,
+            options=options,
+        )
+        todo = [item for item in chosen if runner.finished(item) is None]
+        with console.overview(quiet) as show:
+
+            def look(ended: Sequence[Planned]) -> None:
+                with suppress(DataError):  # it is tried again at the end
+                    _bring(mirror, ended)
+                show(status.read(folder))
+
+            lost = ray_cluster.run(order, todo, suite.resources, address, look) if todo else []
+        _bring(mirror, todo)
+    except KeyboardInterrupt:  # before the tasks were begun, or for the second time
+        raise Interrupted(signal.SIGINT) from None
+    for line in dict.fromkeys(map(str, lost)):
+        print(f"detmodes: {line}", file=sys.stderr)
+    made = [records.read(item.folder) for item in chosen if (item.folder / records.RECORD).is_file()]
+    codes = [_told(made), *(2 if item.bad_input else 1 for item in lost)]
+    return max(codes)
+
+
+def _bring(mirror: Mirror | None, cells: Sequence[Planned]) -> None:
+    """What workers have sent to a URL; in a shared folder it is there."""
+    if mirror is not None:
+        for item in cells:
+            mirror.bring_cell(item.folder.name)

@@ -1,0 +1,124 @@
+"""The verbs that run suites. Thin: each imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from harness.commands.options import DataOption, DeviceOption, FolderArgument, QuietOption, SuiteArgument
+from harness.system.terminal import shows
+
+
+def run(
+    suite: SuiteArgument,
+    output: Annotated[Optional[str], typer.Option(help="Folder or URL (s3://...); default: runs/SUITE.")] = None,  # noqa: UP045
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    only: Annotated[Optional[str], typer.Option(help="Cells to run, e.g. '*-ce-*'.")] = None,  # noqa: UP045
+    seeds: Annotated[Optional[str], typer.Option(help="Instead of the suite's, e.g. 0,1.")] = None,  # noqa: UP045
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their cost.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, in processes that share GPUs and cores.")] = 1,
+    snapshot_every: Annotated[int, typer.Option(min=1, help="Steps between two snapshots to go on from.")] = 50,
+    workers: Annotated[Optional[int], typer.Option(min=0, help="Threads reading ahead; 0: read when needed.")] = None,  # noqa: UP045
+    profile: Annotated[bool, typer.Option("--profile", help="Where the time goes; slows a GPU down.")] = False,
+    track: Annotated[Optional[Literal["tensorboard", "wandb", "trackio"]], typer.Option(help="Also log there.")] = None,  # noqa: UP045
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="ray: each cell is a task on a cluster.")] = "local",
+    ray_address: Annotated[Optional[str], typer.Option(help="host:port; default: a cluster of this machine.")] = None,  # noqa: UP045
+    quiet: QuietOption = False,
+    worker: Annotated[Optional[float], typer.Option(hidden=True)] = None,  # noqa: UP045
+) -> None:
+    """Run a benchmark suite and print its table. Finished cells are not run again, and a run that was stopped goes on
+    where it was. Several runs of one suite on one folder share its cells, on several machines too.
+    """
+    from harness.commands import console
+    from harness.commands.run import launch
+    from harness.run import trackers
+    from harness.run.context import open_context
+    from harness.run.output import mirror as mirrors
+    from harness.suite import load
+
+    chosen = load.load(suite)
+    if seeds is not None:
+        chosen = load.with_seeds(chosen, seeds)
+    launch.require_executor(executor, ray_address, jobs)
+    folder, mirror = mirrors.opened(output or f"runs/{chosen.suite}")
+    if dry_run:
+        launch.require_one_process("--dry-run")
+        console.show_plan(open_context(chosen, data, device), folder, only)
+        return
+    if track is not None:
+        trackers.require(track)
+    options = {"snapshot_every": snapshot_every, "profile": profile, "track": track}
+    options |= {} if workers is None else {"workers": workers}
+    if executor == "ray":
+        code = launch.on_cluster(chosen, folder, data, device, only, quiet, ray_address, options, mirror)
+    elif jobs > 1 and worker is None:
+        code = launch.workers(jobs, folder, device, quiet, mirror)
+    else:
+        code = launch.here(chosen, folder, data, device, only, quiet, worker, options, mirror)
+    if mirror is not None and shows():
+        mirror.send()
+    if only is None and worker is None and code != 2 and shows():
+        console.show_report(folder)
+        if profile:
+            console.show_profile(folder)
+    raise typer.Exit(code)
+
+
+def status_(
+    folder: FolderArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Every cell of a run: its state, how far it is, who computes it, time left, last error."""
+    from harness.commands import console
+    from harness.run.output import mirror, status
+
+    found = status.read(mirror.local(folder))
+    if as_json:
+        print(json.dumps(status.to_json(found), indent=1))
+    else:
+        console.show_status(found)
+
+
+def clean_(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a run.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Fine-tuned weights too; no table needs them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it, do not ask.")] = False,
+) -> None:
+    """List what a run's folder holds that no record needs, and remove it with --yes or when told so."""
+    from harness.commands import console
+    from harness.run.output import clean
+
+    leftovers = clean.find(folder, weights)
+    if not leftovers:
+        print("nothing to remove")
+        return
+    console.show_leftovers(leftovers, folder)
+    if yes or (sys.stdin.isatty() and typer.confirm("remove?")):
+        print(f"{clean.remove(folder, leftovers) / 2**20:.2f} MiB removed")
+    elif not sys.stdin.isatty():
+        print("nothing removed; --yes removes it")
+
+
+def budget(
+    suite: SuiteArgument,
+    steps: Annotated[int, typer.Option(min=1, help="How far to train.")] = 1000,
+    every: Annotated[int, typer.Option(min=1, help="Measure every so many steps.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Not one of the suite's.")] = 1000,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Held-out loss of CE along training, without sampling: how a suite's number of steps is fixed."""
+    from harness.commands.run.budget import heldout_curve
+    from harness.run.context import open_context
+    from harness.suite import load
+
+    context = open_context(load.load(suite), data, device)
+    curve = heldout_curve(context, steps, every, seed)
+    print("step,heldout_nll")
+    for step, nll in curve:
+        print(f"{step},{nll:.4f}")

@@ -1,0 +1,258 @@
+"""`detmodes evaluate`: two files in; the official figures, their intervals, and what ails a generative detector.
+
+Everything is computed before anything is written, and every file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from benchmarks.evaluators import diagnostics, evaluator, intervals
+from benchmarks.readers import annotations as annotation_files
+from benchmarks.readers import detections as detection_files
+from benchmarks.readers.annotations import Annotations
+from harness import __version__
+from harness.commands.score.evaluate_tables import tables
+from harness.errors import ConfigError, unknown
+from harness.metrics.diagnosis.calibration import Reliability
+from harness.metrics.stats import REPLICATES, Interval
+from harness.system.files import write_text
+from harness.system.provenance import package_versions
+from harness.system.terminal import screen
+from harness.types import Detections, Evaluation
+
+PACKAGES = ("hotcoco", "lvis", "pycocotools", "numpy")
+COLUMNS = ("name", "frequency", "AP", "instances", "images", "detections")
+"""Of the table by category, after the id."""
+
+Json = dict[str, Any]
+Say = Callable[[str], None]
+"""Told what is going on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for.
+
+    annotations, detections  the two files
+    compare       a second detections file for the same annotations
+    bootstrap     replicates for intervals; None: no intervals, and REPLICATES for the one of a comparison
+    diagnose      whether to say more than the official figures
+    output        file for everything, as JSON
+    per_category  file for the table by category, as CSV
+    plots         folder for the reliability diagram
+    """
+
+    annotations: Path
+    detections: Path
+    protocol: evaluator.Protocol = "lvis"
+    engine: str = "fast"
+    compare: Path | None = None
+    bootstrap: int | None = None
+    diagnose: bool = True
+    output: Path | None = None
+    per_category: Path | None = None
+    plots: Path | None = None
+
+
+def command(quiet: bool, **options: Any) -> None:
+    """The verb. Options are the fields of Request; `quiet`: no progress, only the tables."""
+    request = Request(**options)
+    check(request)
+    with progress(quiet) as say:
+        result, reliability = evaluate(request, say)
+    write(request, result, reliability)
+    if request.plots is not None and reliability is None:
+        print(f"detmodes: no reliability diagram: {result['generative']['calibration']['reason']}", file=sys.stderr)
+    screen().print(tables(result, *(str(path) for path in _inputs(request))))
+
+
+# ---- what was asked for ------------------------------------------------------------------------------------------
+
+
+def check(request: Request) -> None:
+    """Raises ConfigError with every mistake that shows before a file is read: hours of work end in no bad path."""
+    files = {"--output": request.output, "--per-category": request.per_category}
+    problems = [*_engine_problems(request), *path_problems(_inputs(request), files), *_folder_problems(request.plots)]
+    if request.plots is not None and not request.diagnose:
+        problems.append("--plots draws the calibration, which --no-diagnostics leaves out")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _engine_problems(request: Request) -> Iterator[str]:
+    protocols = get_args(evaluator.Protocol)
+    if request.protocol not in protocols:
+        yield unknown("protocol", request.protocol, protocols)
+    elif request.engine not in (engines := evaluator.engines(request.protocol)):
+        available = ", ".join(engines)
+        yield f"engine {request.engine!r} does not know the protocol {request.protocol!r}; available: {available}"
+
+
+def path_problems(inputs: Iterable[Path], files: Mapping[str, Path | None]) -> Iterator[str]:
+    """What is wrong with the places that files, by option, are to be written to; None was not asked for."""
+    taken = {path.resolve(): "an input" for path in inputs}
+    for option, path in files.items():
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            yield f"{option} {path}: is also {taken[path.resolve()]}"
+        elif path.is_dir():
+            yield f"{option} {path}: expected a file, this is a folder"
+        elif not _writable(path.parent):
+            yield f"{option} {path}: expected a file in a folder that exists and can be written"
+        taken[path.resolve()] = option
+
+
+def _folder_problems(folder: Path | None) -> Iterator[str]:
+    if folder is not None and not _writable(next(p for p in (folder, *folder.absolute().parents) if p.exists())):
+        yield f"--plots {folder}: expected a folder that can be written"
+
+
+def _inputs(request: Request) -> list[Path]:
+    return [path for path in (request.annotations, request.detections, request.compare) if path is not None]
+
+
+def _writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+# ---- what comes of it --------------------------------------------------------------------------------------------
+
+
+def evaluate(request: Request, say: Say = lambda stage: None) -> tuple[Json, Reliability | None]:
+    """Everything that `--output` holds (JSON values only, None where undefined), and what `--plots` draws.
+
+    Raises DataError for a file that is not what it must be.
+    """
+    say("reading annotations")
+    style: annotation_files.Style = "coco" if request.protocol == "coco" else "lvis"
+    truth = annotation_files.load(request.annotations, request.annotations.parent, style)
+    say("reading detections")
+    detections = _read(request.detections, truth)
+    other = None if request.compare is None else _read(request.compare, truth)
+    say("evaluating")
+    evaluation = evaluator.evaluate(truth, detections, request.protocol, request.engine)
+    compared = None if other is None else _compare(request, truth, detections, other, evaluation, say)
+    drawn: Json = {}
+    if request.bootstrap is not None:
+        say(f"intervals: {request.bootstrap} replicates")
+        drawn = bounds(intervals.bootstrap(truth, detections, request.protocol, request.bootstrap))
+    predicted = diagnostics.predicted(truth, detections, request.protocol)
+    diagnosis = diagnostics.NOTHING
+    if request.diagnose:
+        diagnosis = diagnostics.diagnose(truth, detections, request.protocol, evaluation, predicted, say)
+    result = {
+        "protocol": request.protocol,
+        "engine": request.engine,
+        "metrics": dict(evaluation.metrics),
+        "per_category": _per_category(truth, request.protocol, evaluation, predicted),
+        "intervals": drawn,
+        "errors": diagnosis.errors,
+        "generative": diagnosis.generative,
+        **({} if compared is None else {"compare": compared}),
+        "versions": {"detmodes": __version__, **package_versions(PACKAGES)},
+    }
+    return result, diagnosis.reliability
+
+
+def _read(path: Path, truth: Annotations) -> Detections:
+    detections = detection_files.load(path)
+    detection_files.check(detections, truth, where=f"{path}: detections")
+    return detections
+
+
+def _compare(
+    request: Request, truth: Annotations, detections: Detections, other: Detections, evaluation: Evaluation, say: Say
+) -> Json:
+    """The other's official figures; difference: ours minus theirs, and the interval of the paired difference."""
+    say("evaluating the other detections")
+    theirs = evaluator.evaluate(truth, other, request.protocol, request.engine).metrics
+    replicates = request.bootstrap or REPLICATES
+    say(f"interval of the difference: {replicates} replicates")
+    difference = intervals.compare(truth, detections, other, request.protocol, replicates)
+    return {
+        "metrics": dict(theirs),
+        "difference": {name: minus(ours, theirs[name]) for name, ours in evaluation.metrics.items()},
+        "intervals": bounds(difference),
+    }
+
+
+def minus(a: float | None, b: float | None) -> float | None:
+    """a - b; undefined (None) where one of them is."""
+    return None if a is None or b is None else a - b
+
+
+def bounds(found: Mapping[str, Interval]) -> Json:
+    """Intervals as the JSON file has them."""
+    return {name: {"low": defined(item.low), "high": defined(item.high)} for name, item in found.items()}
+
+
+def defined(value: float) -> float | None:
+    """nan (undefined) -> None."""
+    return None if math.isnan(value) else value
+
+
+def _per_category(
+    truth: Annotations, protocol: evaluator.Protocol, evaluation: Evaluation, predicted: Mapping[int, int]
+) -> Json:
+    """By category id: objects, images with one, and detections; all after the official rules of cap and area."""
+    instances, images = diagnostics.annotated(truth, protocol)
+    return {
+        str(category.id): {
+            "name": category.name,
+            "frequency": category.frequency,
+            "AP": evaluation.per_category[category.id],
+            "instances": instances[category.id],
+            "images": images[category.id],
+            "detections": predicted[category.id],
+        }
+        for category in truth.categories
+    }
+
+
+# ---- files and progress ------------------------------------------------------------------------------------------
+
+
+def write(request: Request, result: Json, reliability: Reliability | None) -> None:
+    """The files that were asked for. Their contents are made before the first is written."""
+    files = {
+        request.output: json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        request.per_category: as_csv(result["per_category"]),
+    }
+    for path, text in files.items():
+        if path is not None:
+            write_text(path, text)
+    if request.plots is not None and reliability is not None:
+        from harness.commands.score import reliability_plot  # late: it loads matplotlib
+
+        reliability_plot.reliability_diagram(reliability, request.plots)
+
+
+def as_csv(per_category: Mapping[str, Json]) -> str:
+    """The table by category; an undefined AP, and a frequency that the annotations do not give, is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", *COLUMNS))
+    writer.writerows((category_id, *(row[column] for column in COLUMNS)) for category_id, row in per_category.items())
+    return text.getvalue()
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Say]:
+    """A line on stderr that says what is being done, where somebody may be looking."""
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("") as status:
+        yield lambda stage: status.update(stage)

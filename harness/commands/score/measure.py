@@ -1,0 +1,343 @@
+"""`detmodes measure`: anyone's samples and the annotations in; every diversity figure out, and what consensus gains.
+
+Everything is computed before anything is written, and every file is written whole or not at all.
+
+Shape legend: I images, C categories, K samples per image, R bootstrap replicates.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.coco import synonyms, with_synonyms
+from benchmarks.evaluators import evaluator, intervals
+from benchmarks.readers import annotations as annotation_files
+from benchmarks.readers import samples
+from benchmarks.readers.annotations import Annotations
+from harness import __version__
+from harness.commands.score.evaluate import Json, Say, bounds, defined, minus, path_problems, progress
+from harness.commands.score.measure_tables import tables
+from harness.errors import ConfigError
+from harness.metrics.samples import aggregate
+from harness.metrics.samples.aggregate import REPORTABLE, Weights
+from harness.metrics.samples.consensus import consensus
+from harness.metrics.samples.diversity import CategoryTable, ImageTable, category_table, image_table
+from harness.metrics.samples.matching import verify
+from harness.metrics.samples.mentions import Answers, Floats, Integers, Truth, name_counts, truth_of
+from harness.metrics.stats import bootstrap_weights, interval
+from harness.system.files import write_text
+from harness.system.provenance import package_versions
+from harness.system.terminal import screen
+from harness.types import Category, Detections, Frequency
+
+Protocol = Literal["lvis", "coco"]
+
+PACKAGES = ("hotcoco", "numpy", "scipy", "msgspec", "pyarrow")
+TOGETHER = 100
+"""Replicates that are computed at a time: on 20,000 images their weights take 16 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for.
+
+    samples       a JSON Lines file, or the folder of a cell
+    annotations   the annotation file whose images were sampled, all of them
+    protocol      its style, and that of the AP
+    step          of a cell with several: this one, not the last
+    temperature   this one only; None: all, as a curve
+    bootstrap     replicates for intervals; None: no intervals
+    output        file for everything, as JSON
+    per_category, per_image  files for the tables by category and by image, as CSV
+    """
+
+    samples: Path
+    annotations: Path
+    protocol: Protocol = "lvis"
+    step: int | None = None
+    temperature: float | None = None
+    bootstrap: int | None = None
+    output: Path | None = None
+    per_category: Path | None = None
+    per_image: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What comes of it: `--output`, and the rows of the two CSV files (None where undefined)."""
+
+    document: Json
+    categories: list[Json]
+    images: list[Json]
+
+
+def command(quiet: bool, **options: Any) -> None:
+    """The verb. Options are the fields of Request; `quiet`: no progress, only the tables."""
+    request = Request(**options)
+    check(request)
+    with progress(quiet) as say:
+        measured = measure(request, say)
+    write(request, measured)
+    screen().print(tables(measured.document))
+
+
+def check(request: Request) -> None:
+    """Raises ConfigError with every mistake that shows before a file is read."""
+    inputs = [request.annotations, request.samples]
+    options = {"--output": "output", "--per-category": "per_category", "--per-image": "per_image"}
+    problems = list(path_problems(inputs, {option: getattr(request, name) for option, name in options.items()}))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def write(request: Request, measured: Measured) -> None:
+    """The files that were asked for. Their contents are made before the first is written."""
+    texts = {
+        request.output: json.dumps(measured.document, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        request.per_category: as_csv(measured.categories),
+        request.per_image: as_csv(measured.images),
+    }
+    for path, text in texts.items():
+        if path is not None:
+            write_text(path, text)
+
+
+def as_csv(rows: Sequence[Json]) -> str:
+    """The rows, all with the keys of the first; None is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+# ---- what comes of it --------------------------------------------------------------------------------------------
+
+
+def measure(request: Request, say: Say = lambda stage: None) -> Measured:
+    """All figures of the K samples at every temperature. Raises DataError for a file that is not what it must be."""
+    say("reading annotations")
+    annotations = annotation_files.load(request.annotations, request.annotations.parent, request.protocol)
+    subject = Subject.of(annotations, request.protocol)
+    say("reading samples")
+    found = samples.load(request.samples, annotations, subject.categories, request.step, request.temperature)
+    say("evaluating the greedy answer")
+    greedy = greedy_answer(subject, found.greedy)
+    base = average_precision(subject, greedy, request.bootstrap)
+    tables, rows = {}, []
+    for temperature, answers in found.answers.items():
+        say(f"measuring temperature {temperature:g}")
+        tables[temperature] = diversity_tables(subject, answers)
+        row = {"temperature": temperature, **_diversity(subject, *tables[temperature], request.bootstrap)}
+        say(f"consensus at temperature {temperature:g}")
+        rows.append(row | _consensus(subject, answers, greedy, base, request.bootstrap))
+    document = {
+        "annotations": _described(annotations),
+        "samples": {
+            "path": str(request.samples),
+            "sha256": dict(found.digests),
+            "step": found.step,
+            "K": found.count,
+            "temperatures": list(found.answers),
+        },
+        "protocol": request.protocol,
+        "bootstrap": request.bootstrap,
+        "greedy": base,
+        "temperatures": rows,
+        "versions": {"detmodes": __version__, **package_versions(PACKAGES)},
+    }
+    return Measured(
+        document,
+        [{"temperature": t, **row} for t, (table, _) in tables.items() for row in _category_rows(subject, table)],
+        [{"temperature": t, **row} for t, (_, table) in tables.items() for row in _image_rows(subject, table)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What samples are measured against. `categories` are those of the annotations, with all their names."""
+
+    annotations: Annotations
+    categories: tuple[Category, ...]
+    truth: Truth
+    protocol: Protocol
+
+    @classmethod
+    def of(cls, annotations: Annotations, protocol: Protocol) -> Subject:
+        """COCO's categories get the names that LVIS has for them."""
+        categories = annotations.categories
+        if protocol == "coco":
+            categories = with_synonyms(categories, synonyms())
+        return cls(annotations, categories, truth_of(annotations.examples, categories), protocol)
+
+    @property
+    def names(self) -> Integers:
+        """S of each category, [C]."""
+        return name_counts(self.categories)
+
+    @property
+    def frequency(self) -> list[Frequency | None]:
+        return [category.frequency for category in self.categories]
+
+    def detections(self, image: Integers, category: Integers, boxes: Floats, scores: Floats) -> Detections:
+        """With ids instead of indices."""
+        ids = np.array([item.id for item in self.categories], dtype=np.int64)
+        return Detections(self.truth.image_ids[image], ids[category], boxes, scores)
+
+
+def _described(annotations: Annotations) -> Json:
+    return {
+        "path": str(annotations.path),
+        "sha256": annotations.digest,
+        "images": len(annotations.examples),
+        "instances": sum(len(example.instances) for example in annotations.examples),
+        "categories": len(annotations.categories),
+    }
+
+
+# ---- diversity ---------------------------------------------------------------------------------------------------
+
+
+def diversity_tables(subject: Subject, answers: Answers, text: bool = True) -> tuple[CategoryTable, ImageTable]:
+    """What every diversity figure is made of; `text`: with those of harness.metrics.samples.text, which take
+    longest."""
+    verification = verify(subject.truth, answers.mentions)
+    return (
+        category_table(subject.truth, answers, verification, subject.names),
+        image_table(subject.truth, answers, verification, text),
+    )
+
+
+def figures(
+    subject: Subject, table: CategoryTable, per_image: ImageTable, weights: Weights | None = None
+) -> dict[str, Floats]:
+    """`aggregate.mean_figures` of the subject's categories."""
+    return aggregate.mean_figures(table, per_image, subject.frequency, weights)
+
+
+def _diversity(subject: Subject, table: CategoryTable, per_image: ImageTable, replicates: int | None) -> Json:
+    """`defined_for`: over how many categories a figure's mean goes."""
+    points = figures(subject, table, per_image)
+    by_category = aggregate.category_figures(table)
+    drawn = {} if replicates is None else _replicates(subject, table, per_image, replicates)
+    return {
+        "figures": {name: defined(values[0]) for name, values in points.items()},
+        "intervals": bounds({name: interval(points[name], values[None]) for name, values in drawn.items()}),
+        "defined_for": {name: int((~np.isnan(values)).sum()) for name, values in by_category.items()},
+        "per_category": {str(row["id"]): row for row in _category_rows(subject, table)},
+    }
+
+
+def _replicates(subject: Subject, table: CategoryTable, per_image: ImageTable, count: int) -> dict[str, Floats]:
+    """Every figure in each of `count` bootstrap replicates over images, [count]."""
+    weights = bootstrap_weights(table.n_images, count)
+    parts = [
+        figures(subject, table, per_image, weights[start : start + TOGETHER]) for start in range(0, count, TOGETHER)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _category_rows(subject: Subject, table: CategoryTable) -> list[Json]:
+    """All C categories. Support: images with the category, and those of them that define its name diversity."""
+    by_category = {name: values[0] for name, values in aggregate.category_figures(table).items()}
+    support = aggregate.support(table)
+    instances = np.bincount(table.category, weights=table.verified.sum(axis=1), minlength=len(subject.categories))
+    return [
+        {
+            "id": category.id,
+            "name": category.name,
+            "frequency": category.frequency,
+            "names": int(table.names[index]),
+            "instances": int(instances[index]),
+            "support": int(support["recall"][index]),
+            "name_diversity_support": int(support["name_diversity"][index]),
+            "reportable": int(support["recall"][index] >= REPORTABLE),
+            **{name: defined(values[index]) for name, values in by_category.items()},
+        }
+        for index, category in enumerate(subject.categories)
+    ]
+
+
+def _image_rows(subject: Subject, table: ImageTable) -> list[Json]:
+    """All I images: counts over the K samples, and the figures of a single image."""
+    names = [field.name for field in fields(table)]
+    columns = [[_cell(name, value) for value in getattr(table, name).tolist()] for name in names]
+    ids = subject.truth.image_ids.tolist()
+    return [{"image_id": key, **dict(zip(names, row, strict=True))} for key, *row in zip(ids, *columns, strict=True)]
+
+
+def _cell(name: str, value: float) -> float | None:
+    return defined(value) if name in aggregate.MEANS else int(value)
+
+
+# ---- AP ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Detections, or the reason why there are none to rank."""
+
+    detections: Detections | None
+    reason: str | None = None
+
+
+def greedy_answer(subject: Subject, answers: Answers | None) -> Ranked:
+    """Every mention of a known name, by its score."""
+    if answers is None:
+        return Ranked(None, "no sample of temperature 0")
+    mentions = answers.mentions
+    known = mentions.category >= 0
+    reason = _unranked(answers)
+    if reason:
+        return Ranked(None, reason)
+    columns = (mentions.image[known], mentions.category[known], mentions.boxes[known], mentions.score[known])
+    return Ranked(subject.detections(*columns))
+
+
+def agreed(subject: Subject, answers: Answers) -> Ranked:
+    """The consensus of K samples."""
+    reason = _unranked(answers)
+    if reason:
+        return Ranked(None, reason)
+    found = consensus(answers.mentions, answers.samples)
+    return Ranked(subject.detections(found.image, found.category, found.boxes, found.scores))
+
+
+def _unranked(answers: Answers) -> str | None:
+    """A ranking of some mentions only would be of another detector."""
+    known = answers.mentions.category >= 0
+    missing = int((np.isnan(answers.mentions.score) & known).sum())
+    return f"{missing:,} of {int(known.sum()):,} mentions have no score" if missing else None
+
+
+def average_precision(subject: Subject, ranked: Ranked, replicates: int | None) -> Json:
+    """The official figures with their intervals; without figures the reason says why."""
+    if ranked.detections is None:
+        return {"metrics": None, "intervals": {}, "reason": ranked.reason}
+    found = evaluator.evaluate(subject.annotations, ranked.detections, subject.protocol)
+    drawn = {}
+    if replicates is not None:
+        drawn = bounds(intervals.bootstrap(subject.annotations, ranked.detections, subject.protocol, replicates))
+    return {"metrics": dict(found.metrics), "intervals": drawn, "reason": None}
+
+
+def _consensus(subject: Subject, answers: Answers, greedy: Ranked, base: Json, replicates: int | None) -> Json:
+    """AP of the consensus, and what it gains over the greedy answer (paired: the same images are drawn for both)."""
+    own = agreed(subject, answers)
+    found = average_precision(subject, own, replicates)
+    if own.detections is None or greedy.detections is None:
+        return {"consensus": found, "gain": None}
+    gain = {name: minus(value, base["metrics"][name]) for name, value in found["metrics"].items()}
+    drawn = {}
+    if replicates is not None:
+        pair = (own.detections, greedy.detections)
+        drawn = bounds(intervals.compare(subject.annotations, *pair, subject.protocol, replicates))
+    return {"consensus": found, "gain": {"metrics": gain, "intervals": drawn}}

@@ -1,0 +1,1 @@
+"""What `detmodes speed` measures of this machine."""

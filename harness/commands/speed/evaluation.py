@@ -1,0 +1,248 @@
+"""`detmodes speed evaluation`: what evaluation costs on this machine, beside the official implementations.
+
+Every measurement is a fresh process that reads its files, validates them and evaluates: seconds of that work, and the
+peak memory of the process. The sets are generated from a seed, see `harness.commands.speed.synthetic`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evaluators import evaluator, intervals
+from benchmarks.readers import detections
+from benchmarks.readers.annotations import Style, load
+from harness.commands.speed import synthetic
+from harness.metrics.detection.rules import Protocol
+from harness.system import timing
+from harness.system.files import check_place, write_text
+
+PACKAGES = ("detmodes", "hotcoco", "lvis", "pycocotools", "numpy", "pyarrow", "msgspec")
+INPUTS = ("json", "parquet", "npz")
+REFERENCE_IMAGES, COCO_DETECTIONS, COCO_CATEGORIES = 1_000, 100, 80
+"""Size of the sets on which the official implementations run too: a few minutes."""
+BOOTSTRAP_IMAGES, BOOTSTRAP_DETECTIONS, REPLICATES = 5_000, 30, 1_000
+TOLERANCE = 1e-9
+"""Figures that should be the same may differ by this much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Size of a generated set."""
+
+    images: int
+    detections_per_image: int
+    categories: int
+
+    def __str__(self) -> str:
+        rows = self.images * self.detections_per_image
+        return f"{self.images:,} images, {rows:,} detections, {self.categories:,} categories"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One row. stages: seconds of each step; figures: what was computed, for the check that all agree."""
+
+    task: str
+    protocol: str
+    engine: str
+    input: str
+    shape: str
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    stages: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def command(
+    images: int, detections_per_image: int, categories: int, references: bool, seed: int, output: Path | None
+) -> int:
+    """Prints the tables. Returns the exit code: 0, or 1 if two ways to the same figures disagree.
+
+    Raises ConfigError, before anything is measured, for an output that has no folder.
+    """
+    if output is not None:
+        check_place(output)
+    from harness.system.provenance import package_versions  # late: torch, which the measured processes do not need
+
+    machine = {**timing.machine(), "packages": package_versions(PACKAGES)}
+    full = Shape(images, detections_per_image, categories)
+    with tempfile.TemporaryDirectory(prefix="detmodes-speed-") as folder:
+        groups = [_inputs(Path(folder), full, seed)]
+        if references:
+            small = min(images, REFERENCE_IMAGES)
+            coco = Shape(small, min(detections_per_image, COCO_DETECTIONS), COCO_CATEGORIES)
+            groups.append(_side_by_side(Path(folder), Shape(small, detections_per_image, categories), "lvis", seed))
+            groups.append(_side_by_side(Path(folder), coco, "coco", seed))
+        sparse = (min(images, BOOTSTRAP_IMAGES), min(detections_per_image, BOOTSTRAP_DETECTIONS))
+        groups.append([_bootstrap(Path(folder), Shape(*sparse, categories), seed)])
+    rows = [row for group in groups for row in group]
+    differences = [difference for group in groups for difference in _differences(group)]
+    print(to_markdown(rows, machine))
+    for difference in differences:
+        print(f"detmodes: {difference}", file=sys.stderr)
+    if output is not None:
+        measured = [{**asdict(row), "figures": {"AP": row.figures.get("AP")}} for row in rows]  # not 1,203 categories
+        document = {"machine": machine, "seed": seed, "measurements": measured, "differences": differences}
+        write_text(output, json.dumps(document, indent=1) + "\n")
+    return 1 if differences else 0
+
+
+def from_document(document: Mapping[str, Any]) -> str:
+    """The tables of what `--output` wrote."""
+    return to_markdown([Measurement(**row) for row in document["measurements"]], document["machine"])
+
+
+# ---- what is measured --------------------------------------------------------------------------------------------
+
+
+def _inputs(folder: Path, shape: Shape, seed: int) -> list[Measurement]:
+    """The fast engine at the full size, once from each kind of file. The files are removed afterwards."""
+    files = generate(folder, shape, "lvis", seed, INPUTS)
+    rows = [_evaluation("evaluate", files, shape, "lvis", "fast", kind) for kind in INPUTS]
+    for path in files.values():
+        path.unlink()
+    return rows
+
+
+def _side_by_side(folder: Path, shape: Shape, protocol: Protocol, seed: int) -> list[Measurement]:
+    """Both engines on one set; the fast one before and after the reference, so that both see the same machine."""
+    files = generate(folder, shape, "coco" if protocol == "coco" else "lvis", seed, ("json",))
+    fast, reference = evaluator.engines(protocol)
+    turns = (fast, reference, fast)
+    return [_evaluation("compare", files, shape, protocol, engine, "json") for engine in turns]
+
+
+def _bootstrap(folder: Path, shape: Shape, seed: int) -> Measurement:
+    files = generate(folder, shape, "lvis", seed, ("parquet",))
+    _note(f"bootstrap, {REPLICATES:,} replicates: {shape}")
+    arguments = (str(files["annotations"]), str(files["parquet"]), REPLICATES)
+    result = timing.isolated("harness.commands.speed.evaluation:run_bootstrap", *arguments)
+    task = f"bootstrap, {REPLICATES:,} replicates"
+    return _row(task, "lvis", "own", "parquet", shape, result)
+
+
+def _evaluation(
+    task: str, files: Mapping[str, Path], shape: Shape, protocol: Protocol, engine: str, kind: str
+) -> Measurement:
+    _note(f"{protocol}, engine {engine}, from {kind}: {shape}")
+    arguments = (str(files["annotations"]), str(files[kind]), protocol, engine)
+    result = timing.isolated("harness.commands.speed.evaluation:run_evaluation", *arguments)
+    return _row(task, protocol, engine, kind, shape, result)
+
+
+def _row(task: str, protocol: str, engine: str, kind: str, shape: Shape, result: timing.Result) -> Measurement:
+    cost = (result.seconds, result.cpu_seconds, result.peak_rss_mib)
+    return Measurement(task, protocol, engine, kind, str(shape), *cost, **result.value)
+
+
+def generate(folder: Path, shape: Shape, style: Style, seed: int, kinds: tuple[str, ...]) -> dict[str, Path]:
+    """Files of a set, by kind, and its "annotations". The same arguments give the same bytes (but in .npz)."""
+    _note(f"generating {style}: {shape}")
+    rng = np.random.default_rng(seed)
+    objects = synthetic.truth(shape.images, shape.categories, rng)
+    found = synthetic.detections(objects, shape.detections_per_image, rng)
+    files = {"annotations": folder / f"{style}.json", **{kind: folder / f"detections.{kind}" for kind in kinds}}
+    synthetic.write_annotations(files["annotations"], objects, style, rng)
+    for kind in kinds:
+        synthetic.write_detections(files[kind], found)
+    del objects, found
+    gc.collect()  # the measured process needs the memory
+    return files
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---- in a process of its own -------------------------------------------------------------------------------------
+
+
+def run_evaluation(truth: str, found: str, protocol: Protocol, engine: str) -> dict[str, dict[str, Any]]:
+    """Reads, validates and evaluates; seconds of each step, and all figures with AP by category."""
+    start = time.perf_counter()
+    loaded = load(Path(truth), Path(truth).parent, "coco" if protocol == "coco" else "lvis")
+    read = time.perf_counter()
+    rows = detections.load(Path(found))
+    ready = time.perf_counter()
+    evaluation = evaluator.evaluate(loaded, rows, protocol, engine)
+    stages = {"annotations": read - start, "detections": ready - read, "evaluate": time.perf_counter() - ready}
+    per_category = {str(category): ap for category, ap in evaluation.per_category.items()}
+    return {"stages": stages, "figures": {**evaluation.metrics, **per_category}}
+
+
+def run_bootstrap(truth: str, found: str, replicates: int) -> dict[str, dict[str, float]]:
+    """Reads, validates and resamples; seconds of each step."""
+    start = time.perf_counter()
+    loaded = load(Path(truth), Path(truth).parent)
+    rows = detections.load(Path(found))
+    ready = time.perf_counter()
+    intervals.bootstrap(loaded, rows, "lvis", replicates)
+    return {"stages": {"read": ready - start, "bootstrap": time.perf_counter() - ready}}
+
+
+# ---- what is reported --------------------------------------------------------------------------------------------
+
+
+def _differences(group: list[Measurement]) -> list[str]:
+    """Figures in which a row of the group differs from its first row, which evaluated the same set."""
+    first = group[0]
+    return [
+        f"{first.protocol} {name}: {first.engine} from {first.input} gives {first.figures[name]}, "
+        f"{row.engine} from {row.input} gives {row.figures[name]}"
+        for row in group[1:]
+        for name in first.figures
+        if not _same(first.figures[name], row.figures[name])
+    ]
+
+
+def _same(a: float | None, b: float | None) -> bool:
+    return a is b if a is None or b is None else abs(a - b) <= TOLERANCE
+
+
+def to_markdown(rows: list[Measurement], machine: Mapping[str, Any]) -> str:
+    """The machine, one table of all measurements, and the ratios of those that were compared."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"load {machine['load']}; {versions}",
+        "",
+        "| measured | set | protocol | engine | input | seconds | CPU seconds | peak memory, MiB |",
+        "|---|---|---|---|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row.task} | {row.shape} | {row.protocol} | {row.engine} | {row.input} "
+        f"| {row.seconds:.1f} | {row.cpu_seconds:.1f} | {row.peak_mib:,.0f} |"
+        for row in rows
+    ]
+    compared = ratios(rows)
+    if compared:
+        lines += [
+            "",
+            "| protocol | reference | time, reference / fast | memory, reference / fast |",
+            "|---|---|---:|---:|",
+        ]
+        lines += [f"| {protocol} | {name} | {t:.1f} | {m:.1f} |" for protocol, name, t, m in compared]
+    return "\n".join(lines)
+
+
+def ratios(rows: list[Measurement]) -> list[tuple[str, str, float, float]]:
+    """(protocol, reference, time ratio, memory ratio) of the compared rows, over the mean of the fast engine's."""
+    compared = [row for row in rows if row.task == "compare"]
+    found = []
+    for reference in (row for row in compared if row.engine != "fast"):
+        fast = [row for row in compared if row.engine == "fast" and row.protocol == reference.protocol]
+        seconds, peak = (statistics.mean(getattr(row, name) for row in fast) for name in ("seconds", "peak_mib"))
+        found.append((reference.protocol, reference.engine, reference.seconds / seconds, reference.peak_mib / peak))
+    return found

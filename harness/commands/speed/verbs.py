@@ -1,0 +1,64 @@
+"""`detmodes speed`: what this machine does, side by side in one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(help="Measure this machine: time and memory, side by side in one run.", no_args_is_help=True)
+
+
+@app.command(name="evaluation")
+def speed_evaluation(
+    images: Annotated[int, typer.Option(min=1)] = 19_809,
+    detections_per_image: Annotated[int, typer.Option(min=1)] = 300,
+    categories: Annotated[int, typer.Option(min=80)] = 1203,
+    references: Annotated[bool, typer.Option(help="Also run the official APIs, on 1,000 of the images.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated set.")] = 0,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Time and peak memory of the evaluation on a generated set shaped like LVIS val, as a Markdown table."""
+    from harness.commands.speed.evaluation import command
+
+    raise typer.Exit(command(images, detections_per_image, categories, references, seed, output))
+
+
+@app.command(name="diversity")
+def speed_diversity(
+    images: Annotated[int, typer.Option(min=1)] = 20_000,
+    samples: Annotated[int, typer.Option(min=2, help="Of each image.")] = 8,
+    mentions: Annotated[int, typer.Option(min=1, help="Of each sample.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated set.")] = 0,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Time and peak memory of all diversity figures on a generated set, as a Markdown table."""
+    from harness.commands.speed.diversity import command
+
+    raise typer.Exit(command(images, samples, mentions, seed, output))
+
+
+@app.command(name="objectives")
+def speed_objectives(
+    positions: Annotated[int, typer.Option(min=64, help="Of the loss alone: target positions N.")] = 2048,
+    vocabulary: Annotated[int, typer.Option(min=64, help="V.")] = 50_000,
+    width: Annotated[int, typer.Option(min=8, help="Hidden width D.")] = 512,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs of each loss; the table has medians.")] = 5,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """What each objective costs over CE: the tiny model's training step, and the loss at a large vocabulary."""
+    from harness.commands.speed.objectives import command
+
+    raise typer.Exit(command(positions, vocabulary, width, repeats, output))
+
+
+@app.command(name="runner")
+def speed_runner(
+    repeats: Annotated[int, typer.Option(min=1, help="Of what is repeated; the table has medians.")] = 3,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """What running costs beside computing: start, a cell, memory, waiting for data, snapshots; as a Markdown table."""
+    from harness.commands.speed.runner import command
+
+    raise typer.Exit(command(repeats, output))

@@ -1,0 +1,1 @@
+"""From a model to the tables and figures of one evaluation."""

@@ -1,0 +1,73 @@
+"""Collapse as it happens: a few held-out images, looked at again and again in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from harness.evaluation.answers import read
+from harness.evaluation.evaluate import defined, figure_tables
+from harness.evaluation.generation import generate
+from harness.inference.teacher_forcing import teacher_forced
+from harness.metrics.samples import aggregate
+from harness.metrics.samples.mentions import truth_of
+from harness.protocols import Adapter
+from harness.sequence import KINDS
+from harness.sequence.targets import target
+from harness.suite.schema import SampleSettings
+from harness.types import Category, Example
+
+NAME = KINDS.index("name")
+
+
+def probe(
+    adapter: Adapter,
+    examples: Sequence[Example],
+    categories: Sequence[Category],
+    settings: SampleSettings,
+    seed: int,
+    asked: Sequence[Example] | None = None,
+) -> dict[str, Any]:
+    """What the model makes of the probe images now; None where a figure is undefined. asked: questions about these
+    images, and perhaps about others; None: everything is asked.
+
+    entropy, p_y            mean over the target positions of the canonical sequences, teacher-forced: entropy of the
+                            next token in nats, and probability of the label
+    name_entropy, name_p_y  the same over the positions of names
+    name_diversity, recall  of K samples of each image, as in every table (harness.metrics.samples.aggregate)
+
+    The samples use the same random numbers each time, so that only the model changes between two rows.
+    """
+    adapter.model.eval()
+    truth = truth_of(examples, categories)
+    shown = set(truth.image_ids.tolist())
+    questions = [example for example in asked or examples if example.image_id in shown]
+    emitted = generate(adapter, questions, settings.temperature, settings, seed)
+    own = read(adapter, questions, truth, categories, [samples[1:] for samples in emitted], settings.temperature)
+    table, _ = figure_tables(truth, own, categories, text=False)
+    figures = aggregate.category_figures(table)
+    means = {name: aggregate.mean_defined(figures[source])[0] for name, source in _SAMPLED.items()}
+    return _teacher_forced(adapter, questions) | {name: defined(value) for name, value in means.items()}
+
+
+_SAMPLED = {"name_diversity": "normalised_name_diversity", "recall": "recall"}
+
+
+def _teacher_forced(adapter: Adapter, examples: Sequence[Example]) -> dict[str, float | None]:
+    sequences = [target(example, adapter.codec, "canonical") for example in examples]
+    parts = []
+    for forced in teacher_forced(adapter, examples, sequences):
+        log_p = forced.logits.log_softmax(-1)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        label = log_p.gather(1, forced.labels[:, None])[:, 0].exp()
+        parts.append(torch.stack([entropy, label, forced.kinds.to(label)]).double().cpu())
+    entropy, label, kinds = torch.cat(parts, dim=1)
+    names = kinds == NAME
+    return {
+        "entropy": float(entropy.mean()),
+        "p_y": float(label.mean()),
+        "name_entropy": defined(float(entropy[names].mean())),
+        "name_p_y": defined(float(label[names].mean())),
+    }

@@ -1,0 +1,1 @@
+"""Average precision under the rules of a protocol."""

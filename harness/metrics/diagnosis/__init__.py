@@ -1,0 +1,1 @@
+"""What ails a detector: kinds of error, duplicates, calibration."""

@@ -1,0 +1,267 @@
+"""What is wrong with sampled sequences, in codes: one for each mention that is wrong, and what samples as a whole lack.
+
+The codes of mentions are the kinds of harness.metrics.diagnosis.tide, by its constants and in its order of tests, and
+one more:
+
+    localisation    wrong place: 0.1 <= IoU <= 0.5 with an object of its category
+    classification  wrong category: IoU >= 0.5 with an object of another category
+    wrong_name      wrong name for the right object: the same, with a name that no category has
+    duplicate       IoU >= 0.5 with an object of its category, which another mention has verified
+    background      invented object: IoU <= 0.1 with any
+    both            all others: near an object of another category, on none
+
+Agrees with `tide.errors` under LVIS: what is neither right nor wrong there has no code here (unmatched mentions of a
+category that is not annotated exhaustively in the image, duplicates among them, or that nobody looked for in it), and
+the same objects are missed. So it does under COCO, where every category was looked for. It must differ in this:
+
+- Mentions are matched as they are everywhere for samples (`matching.verify`: most pairs, then best IoU), detections by
+  score, each to the best that is free. With equal scores greed may leave a pair unmatched that `verify` finds, or
+  match others; never more.
+- A name that no category has makes no detection, so TIDE does not see it. Here it is `wrong_name` on an object (which
+  is then not missed, as with `classification`), else `background` or `both`.
+- Detections are capped, and under LVIS those without area left out; here all mentions of a sample count, and K
+  samples of an image are K answers.
+- Under COCO a category with a crowd region in the image is not annotated exhaustively there, so that all its unmatched
+  mentions are neither right nor wrong; TIDE excuses those on the region alone.
+
+Shape legend: I images, C categories, n instances, K samples per image, M mentions, w wrong counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from harness.metrics.diagnosis import tide
+from harness.metrics.diagnosis.tide import CLASSIFICATION, DUPLICATE, LOCALISATION, NO_ERROR
+from harness.metrics.samples.matching import Verification, iou_matrix, verify
+from harness.metrics.samples.mentions import Answers, Flags, Floats, Integers, Truth, answers_of, truth_of
+from harness.types import Category, Example, Parsed
+
+MentionKind = Literal["classification", "localisation", "both", "duplicate", "background", "wrong_name"]
+SampleKind = Literal["missed", "miscount", "malformed", "truncated"]
+MENTION_KINDS: tuple[MentionKind, ...] = get_args(MentionKind)
+Kind = MentionKind | SampleKind
+KINDS: tuple[Kind, ...] = (*MENTION_KINDS, *get_args(SampleKind))
+WRONG_NAME = MENTION_KINDS.index("wrong_name")
+
+EXPLAINED = (CLASSIFICATION, LOCALISATION, WRONG_NAME)
+"""Errors about an object that is then not missed: it was seen, and said wrongly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Miscounts:
+    """Categories that a sample mentions more or less often than the image has them, columns [w], by image and sample.
+
+    Not of categories that are not annotated exhaustively in the image, or that nobody looked for in it.
+    """
+
+    image: Integers
+    sample: Integers
+    category: Integers
+    said: Integers
+    there: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCodes:
+    """Errors of K samples of each of I images. Malformed entries and missing ends are in Answers already.
+
+    kind    [M]     index into MENTION_KINDS, or NO_ERROR
+    about   [M]     the instance that a classification, localisation, duplicate or wrong_name is about: of those it
+                    is confused with the closest, the first of equals; else -1
+    missed  [n, K]  which instances a sample neither verifies nor says wrongly (EXPLAINED)
+    """
+
+    kind: Integers
+    about: Integers
+    missed: Flags
+    miscounts: Miscounts
+
+
+def error_codes(truth: Truth, answers: Answers, found: Verification) -> ErrorCodes:
+    """The errors of samples that were matched with `verify`."""
+    kind, about = _of_mentions(truth, answers, found)
+    mentions = answers.mentions
+    missed = np.ones((len(truth.image), answers.samples), dtype=np.bool_)
+    verifies, explains = found.instance >= 0, np.isin(kind, EXPLAINED)
+    missed[found.instance[verifies], mentions.sample[verifies]] = False
+    missed[about[explains], mentions.sample[explains]] = False
+    return ErrorCodes(kind, about, missed, _miscounts(truth, answers))
+
+
+def counts_by_category(truth: Truth, answers: Answers, codes: ErrorCodes) -> dict[Kind, Integers]:
+    """How often each of KINDS occurs, each [C + 1].
+
+    A mention counts for the category that it says, a wrong_name and a missed object for the object's, a miscount for
+    the category whose number is wrong. The last entry is of no category: unknown names on no object, malformed
+    entries, missing ends.
+    """
+    nowhere = truth.categories
+    of_object = np.append(truth.category, nowhere)[np.where(codes.kind == WRONG_NAME, codes.about, -1)]
+    said = np.where(answers.mentions.category >= 0, answers.mentions.category, of_object)
+    lost = np.broadcast_to(truth.category[:, None], codes.missed.shape)[codes.missed]
+    where: dict[Kind, Integers] = {
+        **{name: said[codes.kind == code] for code, name in enumerate(MENTION_KINDS)},
+        "missed": lost,
+        "miscount": codes.miscounts.category,
+        "malformed": np.full(int(answers.malformed.sum()), nowhere),
+        "truncated": np.full(int(answers.truncated.sum()), nowhere),
+    }
+    return {name: np.bincount(own, minlength=nowhere + 1) for name, own in where.items()}
+
+
+def _of_mentions(truth: Truth, answers: Answers, found: Verification) -> tuple[Integers, Integers]:
+    """`kind` and `about` of ErrorCodes."""
+    mentions = answers.mentions
+    kind, about = np.full(len(mentions), NO_ERROR), np.full(len(mentions), -1)
+    looked_for = _looked_for(truth, mentions.image * truth.categories + mentions.category) | found.unknown
+    wrong = np.flatnonzero((found.instance < 0) & ~found.neutral & looked_for)
+    for rows in np.split(wrong, np.flatnonzero(np.diff(mentions.image[wrong])) + 1):
+        if len(rows):
+            first, last = (int(np.searchsorted(truth.image, mentions.image[rows[0]], s)) for s in ("left", "right"))
+            iou = iou_matrix(mentions.boxes[rows], truth.boxes[first:last])
+            own = mentions.category[rows][:, None] == truth.category[first:last]
+            kind[rows], which = _kinds(iou, own)
+            about[rows[which >= 0]] = first + which[which >= 0]
+    kind[(kind == CLASSIFICATION) & found.unknown] = WRONG_NAME
+    return kind, about
+
+
+def _kinds(iou: Floats, own: Flags) -> tuple[Integers, Integers]:
+    """TIDE's kinds of wrong mentions, and which object each is about; of a duplicate too. See `tide.kinds_of`."""
+    kind, which = tide.kinds_of(iou, own)
+    again = kind == DUPLICATE
+    if again.any():
+        which[again] = np.where(own, iou, 0.0)[again].argmax(axis=1)
+    return kind, which
+
+
+def _looked_for(truth: Truth, pair: Integers) -> Flags:
+    """Which (image, category) pairs are annotated or verified to be absent; `pair`: image * C + category."""
+    known = np.concatenate([truth.image * truth.categories + truth.category, truth.negative])
+    return np.asarray(np.isin(pair, known))
+
+
+def _miscounts(truth: Truth, answers: Answers) -> Miscounts:
+    mentions, k, c = answers.mentions, answers.samples, max(truth.categories, 1)
+    known = mentions.category >= 0
+    said = ((mentions.image * k + mentions.sample) * c + mentions.category)[known]
+    there = (((truth.image * k)[:, None] + np.arange(k)) * c + truth.category[:, None]).ravel()
+    keys, place = np.unique(np.concatenate([said, there]), return_inverse=True)
+    counts = [np.bincount(own, minlength=len(keys)) for own in np.split(place, [len(said)])]
+    image, sample, category = keys // (k * c), keys // c % k, keys % c
+    pair = image * c + category
+    decided = _looked_for(truth, pair) & ~np.isin(pair, truth.not_exhaustive)
+    wrong = (counts[0] != counts[1]) & decided
+    return Miscounts(image[wrong], sample[wrong], category[wrong], counts[0][wrong], counts[1][wrong])
+
+
+# ---- one sample at a time ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MentionFound:
+    """What ground truth says about one mention. `kind`: None where it is no error. `instance`: index into the
+    example's instances of the one it verifies, or is about (see ErrorCodes); None where there is none."""
+
+    kind: MentionKind | None
+    instance: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Miscount:
+    """How often a sample mentions a category, and how many instances of it the image has."""
+
+    category_id: int
+    said: int
+    there: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleErrors:
+    """The errors of one sample of an image. `mentions`: one for each, in order; `missed`: indices into the example's
+    instances."""
+
+    mentions: tuple[MentionFound, ...]
+    missed: tuple[int, ...]
+    miscounts: tuple[Miscount, ...]
+    malformed: int
+    truncated: bool
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Each error's kind: of mentions, in order, then of the sample. Empty for a member of the equivalence set."""
+        wrong = [mention.kind for mention in self.mentions if mention.kind is not None]
+        missed = ["missed"] * len(self.missed) + ["miscount"] * len(self.miscounts)
+        rest = ["malformed"] * self.malformed + ["truncated"] * self.truncated
+        return (*wrong, *missed, *rest)  # type: ignore[arg-type]
+
+
+def sample_errors(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> list[list[SampleErrors]]:
+    """The errors of each of K >= 1 samples of each of I examples."""
+    said = (mention.category_id for own in parsed for sample in own for mention in sample.mentions)
+    mentioned = {category_id for category_id in said if category_id is not None}
+    annotated = {instance.category_id for example in examples for instance in example.instances}
+    categories = [Category(index, (), None) for index in sorted(annotated | mentioned)]
+    truth, answers = truth_of(examples, categories), answers_of(parsed, categories)
+    found = verify(truth, answers.mentions)
+    codes = error_codes(truth, answers, found)
+    starts = _Starts.of(truth, answers, codes)
+    instance = np.where(found.instance >= 0, found.instance, codes.about)
+    ids = [category.id for category in categories]
+    k = answers.samples
+    return [
+        [_one(answers, codes, instance, ids, starts, image, sample) for sample in range(k)]
+        for image in range(len(examples))
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Starts:
+    """Where the rows of each image (instances), and of each sample (mentions, wrong counts), begin; one more at the
+    end."""
+
+    instances: Integers  # [I + 1]
+    mentions: Integers  # [I * K + 1]
+    miscounts: Integers  # [I * K + 1]
+
+    @classmethod
+    def of(cls, truth: Truth, answers: Answers, codes: ErrorCodes) -> _Starts:
+        images, k = answers.malformed.shape
+        of, wrong = answers.mentions, codes.miscounts
+        sequences = np.arange(images * k + 1)
+        return cls(
+            np.searchsorted(truth.image, np.arange(images + 1)),
+            np.searchsorted(of.image * k + of.sample, sequences),
+            np.searchsorted(wrong.image * k + wrong.sample, sequences),
+        )
+
+
+def _one(
+    answers: Answers,
+    codes: ErrorCodes,
+    instance: Integers,
+    category_ids: Sequence[int],
+    starts: _Starts,
+    image: int,
+    sample: int,
+) -> SampleErrors:
+    """`instance` [M]: what each mention verifies or is about, or -1."""
+    sequence, wrong = image * answers.samples + sample, codes.miscounts
+    first, end = starts.instances[image : image + 2]
+    mentions, counts = (slice(*own[sequence : sequence + 2]) for own in (starts.mentions, starts.miscounts))
+    columns = (wrong.category[counts].tolist(), wrong.said[counts].tolist(), wrong.there[counts].tolist())
+    return SampleErrors(
+        mentions=tuple(
+            MentionFound(None if kind == NO_ERROR else MENTION_KINDS[kind], None if about < 0 else about - int(first))
+            for kind, about in zip(codes.kind[mentions].tolist(), instance[mentions].tolist(), strict=True)
+        ),
+        missed=tuple(np.flatnonzero(codes.missed[first:end, sample]).tolist()),
+        miscounts=tuple(Miscount(category_ids[c], said, there) for c, said, there in zip(*columns, strict=True)),
+        malformed=int(answers.malformed[image, sample]),
+        truncated=bool(answers.truncated[image, sample]),
+    )

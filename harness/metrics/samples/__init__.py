@@ -1,0 +1,1 @@
+"""What K samples of an image say: mentions, matches, diversity, consensus, reward."""

@@ -1,0 +1,90 @@
+"""Rewards: how right a whole sequence is, one number in [0, 1] per sample.
+
+A reward is a pure function `(truth, answers, found) -> [I, K]` of ground truth, K samples of each of I images, and
+their verification. To add one, write its function and its line in REWARDS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import ConfigError, unknown
+from harness.metrics.samples.matching import Verification, verify
+from harness.metrics.samples.mentions import Answers, Floats, Truth, answers_of, truth_of
+from harness.types import Category, Example, Parsed
+
+DUPLICATE = 0.5
+"""What a duplicate takes from the total IoU: as much as a second, better box of an object could add to it (a verified
+mention has an IoU of at least 0.5), so that claiming an object twice never pays."""
+
+Reward = Callable[[Truth, Answers, Verification], Floats]
+
+
+def detection(truth: Truth, answers: Answers, found: Verification) -> Floats:
+    """F-score of matched IoU, [I, K] in [0, 1]:
+
+        max(0, 2 * (sum of the verified mentions' IoUs - DUPLICATE * duplicates) / (said + instances))
+
+    said: mentions + malformed entries + 1 if the sample has no end, without those that are neither right nor wrong
+    (unmatched, of a category that is not annotated exhaustively; a duplicate of one counts all the same).
+    1 where there is nothing to find and nothing was said.
+
+    1 for a member of the equivalence set, the same under any order and choice of names; a wrong box, a duplicate, a
+    malformed entry or a missing end makes it less; so does leaving out a verified mention of an answer without
+    duplicates: its IoU is at least 0.5, and the sum over the denominator at most that.
+    """
+    said = _said(answers, found, found.neutral & ~found.duplicate) + answers.truncated
+    total = _sums(answers, np.where(found.instance >= 0, found.iou, 0.0) - DUPLICATE * found.duplicate)
+    return _ratio(np.maximum(total, 0.0), said + _instances(truth, answers))
+
+
+def f_score(truth: Truth, answers: Answers, found: Verification) -> Floats:
+    """F-score of verified mentions, [I, K] in [0, 1]: 2 * verified / (mentions + malformed - neutral + instances), as
+    in harness.metrics.samples.matching.f_score: how well a box fits beyond IoU 0.5 counts for nothing."""
+    verified = _sums(answers, found.instance >= 0)
+    return _ratio(verified, _said(answers, found, found.neutral) + _instances(truth, answers))
+
+
+REWARDS: dict[str, Reward] = {"detection": detection, "f_score": f_score}
+
+
+def rewards(name: str, examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> Floats:
+    """The reward of this name of K >= 1 samples of each of I examples, [I, K]. ConfigError for an unknown name."""
+    if name not in REWARDS:
+        raise ConfigError(unknown("reward", name, REWARDS))
+    return REWARDS[name](*judged(examples, parsed))
+
+
+def judged(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> tuple[Truth, Answers, Verification]:
+    """What a reward is made of, for K >= 1 samples of each of I examples; categories are those that occur."""
+    mentioned = {mention.category_id for own in parsed for sample in own for mention in sample.mentions}
+    annotated = {instance.category_id for example in examples for instance in example.instances}
+    categories = [Category(index, (), None) for index in annotated | mentioned if index is not None]
+    truth, answers = truth_of(examples, categories), answers_of(parsed, categories)
+    return truth, answers, verify(truth, answers.mentions)
+
+
+def _sums(answers: Answers, values: NDArray[np.float64] | NDArray[np.bool_]) -> Floats:
+    """Sums [I, K] of values of the mentions."""
+    of = answers.mentions
+    sums = np.zeros(answers.malformed.shape)
+    np.add.at(sums, (of.image, of.sample), values)
+    return sums
+
+
+def _said(answers: Answers, found: Verification, neutral: NDArray[np.bool_]) -> Floats:
+    """Mentions and malformed entries of each sample, [I, K], without the neutral ones."""
+    return _sums(answers, np.ones(len(found.instance))) - _sums(answers, neutral) + answers.malformed
+
+
+def _instances(truth: Truth, answers: Answers) -> Floats:
+    """Of each image, [I, 1]."""
+    counts: Floats = np.bincount(truth.image, minlength=len(answers.malformed)).astype(np.float64)
+    return counts[:, None]
+
+
+def _ratio(right: Floats, total: Floats) -> Floats:
+    return np.asarray(np.divide(2.0 * right, total, out=np.ones_like(right), where=total > 0))

@@ -1,0 +1,191 @@
+"""What a finished cell leaves behind (DESIGN 6.6): one folder with a record and its tables.
+
+    record.json          this schema; everything else in the folder is named in it with its sha256
+    images.parquet       per evaluation step, temperature, image and category: counts that figures and intervals need
+    detections.parquet   per evaluation step and detection of the greedy answer (temperature 0) and of the consensus
+                         of K samples (their temperature): box, score, match
+    samples.parquet      one row per sample, empty ones too
+    mentions.parquet     one row per mention
+    gallery.parquet      the mentions of a few images, at the last step
+    pairs.parquet        what a preference stage learnt from, see harness.training.stages.pairs
+    corrections.parquet  and a stage of negative supervision, see harness.training.stages.nsft
+    metrics.jsonl        what was logged along training: a line per logged step, probe and evaluation
+    model.safetensors    the fine-tuned weights, if kept
+
+Tables, figures and verdicts are functions of the record, the first two tables and the gallery. A record is written last
+and by renaming, so a folder with a valid record is a finished (or cleanly failed) cell and nothing else is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+
+from harness.errors import DataError
+from harness.system.files import PLAIN_NAME, sha256, write_text
+from harness.types import Frequency, Role
+
+FORMAT = 1
+"""Raise when the meaning of a record changes: it is part of every cell's digest, so old cells are run again."""
+RECORD = "record.json"
+TABLES = ("images", "detections", "samples", "mentions")
+PUBLISHED_TABLES = ("images", "detections")
+GALLERY = "gallery.parquet"
+GREEDY = 0.0
+"""Temperature of the greedy answer."""
+
+FileName = Annotated[str, Field(pattern=PLAIN_NAME)]
+Figures = dict[str, float | None]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CategoryInfo(_Strict):
+    id: int
+    names: tuple[str, ...]
+    frequency: Frequency | None
+    train_images: int | None = None
+    """How many images of the training split have it; None in records of older code."""
+
+
+class CellInfo(_Strict):
+    """All settings, resolved; with the record's format they are what the digest is made of."""
+
+    benchmark: dict[str, Any]
+    model: dict[str, Any]
+    objective: dict[str, Any] | None
+    """None where nothing is trained (the base and the oracles)."""
+    seed: int
+    train: dict[str, Any] | None
+    sample: dict[str, Any]
+    score: str
+    prompt: dict[str, Any] | None = None
+    """None for the open prompt, and then left out, as in records of older code."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        return {key: value for key, value in content.items() if (key, value) != ("prompt", None)}
+
+
+class EvaluationInfo(_Strict):
+    """Figures at one training step: point estimates of this seed, undefined ones None."""
+
+    step: int
+    metrics: Figures
+    """Official figures of the evaluator for the greedy answer; empty where the task has no boxes."""
+    consensus: Figures = {}
+    """The same for the consensus of the K samples; empty where it was not made (all but the last step)."""
+    diversity: Figures
+    """DESIGN 6.4, over all categories, and by frequency with the suffix /r, /c, /f."""
+    per_category: dict[int, Figures]
+    heldout_nll: float | None
+    """Cross-entropy in nats per target token on the calibration split, canonical targets."""
+
+
+class Record(_Strict):
+    format: int = FORMAT
+    status: Literal["finished", "failed"]
+    error: str | None = None
+    suite: str
+    label: str
+    """The row it belongs to: "base", an objective's label, or an oracle's name."""
+    model_label: str
+    role: Role
+    cell: CellInfo
+    digest: str
+    threshold: float | None = None
+    """SED-SFT's threshold, where a quantile was calibrated."""
+    collision_rate: float | None = None
+    """Share of the training sequences that shared their image with another one of their batch."""
+    categories: tuple[CategoryInfo, ...] = ()
+    image_ids: tuple[int, ...] = ()
+    data: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    code: dict[str, Any]
+    packages: dict[str, str]
+    device: dict[str, Any]
+    evaluator: dict[str, str] = {}
+    score_source: str = ""
+    evaluations: tuple[EvaluationInfo, ...] = ()
+    curve: tuple[dict[str, Any], ...] = ()
+    probe: tuple[dict[str, Any], ...] = ()
+    """What harness.evaluation.probe saw along training, step 0 (the base) first; undefined values None."""
+    timings: dict[str, float] = {}
+    """Seconds; `waiting`, for data, is a part of `train`."""
+    peak_memory_mib: float | None = None
+    files: dict[FileName, str] = {}
+    """Name -> sha256 of every other file of the cell."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(evaluation.step for evaluation in self.evaluations)
+
+    @property
+    def seconds(self) -> float:
+        """What the cell took; 0 where it is not known."""
+        return sum(seconds for name, seconds in self.timings.items() if name != "waiting")
+
+    def evaluation(self, step: int) -> EvaluationInfo:
+        return next(item for item in self.evaluations if item.step == step)
+
+
+def write(record: Record, folder: Path) -> None:
+    """Atomically, see `files.write_text`."""
+    write_text(folder / RECORD, record.model_dump_json(indent=1) + "\n")
+
+
+def written(folder: Path) -> float:
+    """When the record of a cell was, in seconds by the clock of its file system (files.clock); 0 without one."""
+    with suppress(OSError):
+        return (folder / RECORD).stat().st_mtime
+    return 0.0
+
+
+def read(folder: Path) -> Record:
+    """The record of a cell's folder. Raises DataError (one line: file, field, expectation)."""
+    path = folder / RECORD
+    try:
+        record = Record.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no record here") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: field {where or '(file)'}: {first['msg']}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if record.format != FORMAT:
+        raise DataError(f"{path}: expected record format {FORMAT}, got {record.format}; run the cell again")
+    return record
+
+
+def verify_files(record: Record, folder: Path, names: Sequence[str]) -> None:
+    """Each named file of the cell is there and is the one that the record describes."""
+    for name in names:
+        path = folder / name
+        if name not in record.files:
+            raise DataError(f"{folder / RECORD}: files: expected {name}, got {sorted(record.files)}")
+        if not path.is_file() or sha256(path) != record.files[name]:
+            raise DataError(f"{path}: missing, or not the file that {RECORD} describes")
+
+
+def digest_of(cell: CellInfo) -> str:
+    """Names a cell: the same settings give the same 64 hex digits."""
+    text = json.dumps([FORMAT, cell.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

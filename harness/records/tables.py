@@ -1,0 +1,165 @@
+"""The tables of a cell: counts by image and category, detections; written as frames, read back as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.metrics.detection.accumulate import Matches
+from harness.metrics.samples.diversity import CategoryTable, ImageTable
+from harness.metrics.samples.mentions import Truth, name_counts
+from harness.records import GREEDY, Record
+from harness.types import Detection
+
+
+def detection_frame(step: int, temperature: float, detections: Sequence[Detection], matches: Matches) -> pd.DataFrame:
+    """Those that count first, in the order in which they are ranked; the rest (capped, or of a category that
+    was not verified for the image) after them."""
+    order = [
+        *matches.detection.tolist(),
+        *sorted(set(range(len(detections))) - set(matches.detection.tolist())),
+    ]
+    rest = len(detections) - len(matches.detection)
+    chosen = [detections[index] for index in order]
+    left_out = np.zeros_like(matches.true_positive) if matches.left_out is None else matches.left_out
+    return pd.DataFrame(
+        {
+            "step": step,
+            "temperature": temperature,
+            "image_id": [d.image_id for d in chosen],
+            "category_id": [d.category_id for d in chosen],
+            **{side: [getattr(d.box, side) for d in chosen] for side in ("x", "y", "w", "h")},
+            "score": np.array([d.score for d in chosen], dtype=np.float64),
+            "evaluated": np.arange(len(chosen)) < len(matches.detection),
+            "true_positive": np.concatenate([matches.true_positive, np.zeros(rest, np.uint16)]),
+            "left_out": np.concatenate([left_out, np.zeros(rest, np.uint16)]),
+            "ignored": np.concatenate([matches.ignored, np.zeros(rest, np.bool_)]),
+        }
+    )
+
+
+# ---- tables <-> the arrays that metrics work on ------------------------------------------------------------------
+
+COUNTS = (
+    *("samples", "mentions", "verified_mentions", "neutral_mentions"),
+    *("duplicates", "hallucinations", "unknown_names", "malformed", "truncated"),
+)
+"""Fields of an ImageTable that are whole numbers; the others are real."""
+PER_IMAGE = tuple(ImageTable.__dataclass_fields__)
+PER_CATEGORY = ("present", "choices", "name_diversity", "distinct_names", "box_spread")
+"""Fields of a CategoryTable that are columns of the same name."""
+
+
+def image_frame(
+    step: int, temperature: float, truth: Truth, category_ids: Sequence[int], table: CategoryTable, images: ImageTable
+) -> pd.DataFrame:
+    """Rows of images.parquet: one per image and category with ground truth, then one per image (no category).
+
+    verified: for each instance, how many of the K samples verify it (ascending); names: for each name that was
+    used, in how many of them.
+    """
+    per_category = {
+        "image_id": truth.image_ids[table.image],
+        "category_id": np.array(category_ids, dtype=np.int64)[table.category],
+        "instances": table.verified.sum(axis=1),
+        "verified": _counts(table.verified),
+        "names": _counts(np.nan_to_num(table.named).astype(np.int64)),
+        **{name: getattr(table, name) for name in PER_CATEGORY},
+    }
+    per_image = {"image_id": truth.image_ids, **{name: getattr(images, name) for name in PER_IMAGE}}
+    empty = {name: [None] * len(truth.image_ids) for name in ("verified", "names")}
+    frame = pd.concat([pd.DataFrame(per_category), pd.DataFrame(per_image | empty)], ignore_index=True)
+    whole = ["image_id", "category_id", "instances", "present", "choices", "distinct_names", *COUNTS]
+    frame[whole] = frame[whole].astype("Int64")
+    frame.insert(0, "step", step)
+    frame.insert(1, "temperature", float(temperature))
+    return frame
+
+
+def _counts(histogram: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Row [0, 2, 1] -> [1, 1, 2]: two that were counted once, one that was counted twice."""
+    rows, width = histogram.shape
+    flat = np.repeat(np.tile(np.arange(width), rows), histogram.ravel())
+    return np.split(flat, np.cumsum(histogram.sum(axis=1))[:-1]) if rows else []
+
+
+def _histogram(counts: Sequence[NDArray[np.int64]], width: int) -> NDArray[np.int64]:
+    """The inverse of `_counts`, [rows, width]."""
+    histogram = np.zeros((len(counts), width), dtype=np.int64)
+    lengths = [len(own) for own in counts]
+    if sum(lengths):
+        np.add.at(histogram, (np.repeat(np.arange(len(counts)), lengths), np.concatenate(counts)), 1)
+    return histogram
+
+
+def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -> tuple[CategoryTable, ImageTable]:
+    """images.parquet at one step and temperature as the arrays that harness.metrics.samples.aggregate takes.
+
+    What the code of an older record did not measure is nan: undefined.
+    """
+    chosen = frame[frame["step"] == step]
+    if "temperature" in frame:  # records of older code know a single one
+        chosen = chosen[chosen["temperature"] == temperature]
+    per_category = chosen[chosen["category_id"].notna()]
+    per_image = chosen[chosen["category_id"].isna()].set_index("image_id").loc[list(record.image_ids)]
+    width = int(per_image["samples"].max()) + 1
+    image = {image_id: index for index, image_id in enumerate(record.image_ids)}
+    category = {info.id: index for index, info in enumerate(record.categories)}
+    named = np.full((len(per_category), width), np.nan)
+    if "names" in frame:
+        named = _histogram(per_category["names"].to_list(), width).astype(np.float64)
+    table = CategoryTable(
+        n_images=len(record.image_ids),
+        names=name_counts(record.categories),
+        image=_indices(per_category["image_id"], image),
+        category=_indices(per_category["category_id"], category),
+        verified=_histogram(per_category["verified"].to_list(), width),
+        named=named,
+        **{name: _column(per_category, name) for name in PER_CATEGORY},
+    )
+    return table, ImageTable(**{name: _column(per_image, name) for name in PER_IMAGE})
+
+
+def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """A column as floats; nan where it is null, and throughout where there is none."""
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    return frame[name].to_numpy(np.float64, na_value=np.nan)
+
+
+def matches(
+    images: pd.DataFrame, detections: pd.DataFrame, step: int, record: Record, temperature: float = GREEDY
+) -> Matches:
+    """detections.parquet at one step as the arrays that harness.metrics.detection.ap takes: of the greedy answer, or of
+    the consensus at a temperature. Order is kept: ties are ranked as they were when the cell was evaluated."""
+    image = {image_id: index for index, image_id in enumerate(record.image_ids)}
+    category = {info.id: index for index, info in enumerate(record.categories)}
+    if "temperature" not in detections:  # records of older code have the greedy answer alone
+        detections = detections.assign(temperature=GREEDY)
+    at_step = detections[detections["step"] == step]
+    found = at_step[(at_step["temperature"] == temperature) & at_step["evaluated"]]
+    truth = images[(images["step"] == step) & images["category_id"].notna()]
+    if "temperature" in truth:  # the same instances at each
+        truth = truth[truth["temperature"] == truth["temperature"].min()]
+    return Matches(
+        n_images=len(record.image_ids),
+        detection=np.arange(len(found)),
+        image=_indices(found["image_id"], image),
+        category=_indices(found["category_id"], category),
+        score=found["score"].to_numpy(np.float64),
+        true_positive=found["true_positive"].to_numpy(np.uint16),
+        ignored=found["ignored"].to_numpy(np.bool_),
+        gt_image=_indices(truth["image_id"], image),
+        gt_category=_indices(truth["category_id"], category),
+        gt_count=truth["instances"].to_numpy(np.int64),
+        # Records from before COCO's crowd regions were known have no such column.
+        left_out=found["left_out"].to_numpy(np.uint16) if "left_out" in found else None,
+    )
+
+
+def _indices(values: pd.Series[Any], index: dict[int, int]) -> NDArray[np.int64]:
+    return np.array([index[int(value)] for value in values], dtype=np.int64)

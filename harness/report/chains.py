@@ -1,0 +1,71 @@
+"""What the later stages of a suite's chains tell beside their rows: whether diversity foretold the gain, and whether
+the model stopped exploring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.report.results import Key, Results
+from harness.suite.cells import chains
+
+COLLAPSED = 0.1
+"""Entropy of the samples, as a share of what it was when the stage began."""
+FEWEST = 3
+"""Cells that a correlation is told of: any two lie on a line."""
+
+
+class Foretold(NamedTuple):
+    """Pearson's correlation over `cells` of the coverage after fine-tuning and the AP that the last stage adds; nan
+    where it is undefined."""
+
+    correlation: float
+    cells: int
+
+
+class Collapse(NamedTuple):
+    """The lowest entropy of a cell's samples (nats per token), at which step, and what it was at first."""
+
+    key: Key
+    step: int
+    entropy: float
+    at_first: float
+
+
+def foretold(results: Results) -> Foretold:
+    """Over all finished cells of chains, whatever their row."""
+    points = [
+        (before[f"coverage@{results.samples}"], after["AP"] - before["AP"])
+        for key, since in _finished(results)
+        for before, after in [(results.points(key, since), results.points(key, results.records[key].steps[-1]))]
+    ]
+    x, y = np.array(points).reshape(-1, 2).T
+    if len(points) < FEWEST or not (np.isfinite(x + y).all() and np.ptp(x) > 0 and np.ptp(y) > 0):
+        return Foretold(math.nan, len(points))
+    return Foretold(float(np.corrcoef(x, y)[0, 1]), len(points))
+
+
+def collapses(results: Results) -> list[Collapse]:
+    """The finished cells whose samples fell below the share COLLAPSED of their entropy in the stage's first step."""
+    found = []
+    for key, since in _finished(results):
+        later = [row for row in results.records[key].curve if row["step"] > since]
+        curve = [row for row in later if "reward" in row and row.get("entropy") is not None]  # of samples
+        if not curve:
+            continue
+        lowest = min(curve, key=lambda row: float(row["entropy"]))
+        if lowest["entropy"] < COLLAPSED * curve[0]["entropy"]:
+            found.append(Collapse(key, lowest["step"], lowest["entropy"], curve[0]["entropy"]))
+    return found
+
+
+def _finished(results: Results) -> Iterator[tuple[Key, int]]:
+    """Cells of chains, and the step at which their last stage began."""
+    for model in results.suite.models:
+        for chain in chains(results.suite):
+            since = results.suite.train_of(chain).steps
+            for key in results.finished(model.label, chain.label):
+                yield key, since

@@ -1,0 +1,114 @@
+"""Figures of one cell at one step, under any image weights: what tables, intervals and verdicts are made of.
+
+Shape legend: I images, C categories, R weightings (1, or the bootstrap replicates), K samples per image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness import records
+from harness.metrics.catalogue import CATEGORY_COLUMNS, FREQUENCIES, category_figures, figure_names
+from harness.metrics.detection import ap
+from harness.metrics.samples import aggregate
+from harness.metrics.samples.aggregate import Weights
+from harness.metrics.samples.diversity import CategoryTable
+from harness.records import Record, tables
+from harness.types import Frequency
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What a finished cell says: its record, and its tables of these names."""
+
+    record: Record
+    images: pd.DataFrame
+    detections: pd.DataFrame
+
+    @property
+    def frequency(self) -> list[Frequency | None]:
+        return [category.frequency for category in self.record.categories]
+
+
+def estimate(cell: Tables, step: int, temperature: float, weights: Weights | None = None) -> dict[str, Floats]:
+    """Every figure of `figure_names`, each [R], nan where undefined; weights [R, I] or None (all 1: R = 1).
+
+    `temperature` is that of the samples; the detections are those of the greedy answer, and the consensus of these
+    samples.
+    """
+    figures: dict[str, Floats] = {}
+    if cell.record.evaluation(step).metrics:
+        figures |= ap.summarise(_precision(cell, step, records.GREEDY, weights), cell.frequency)
+    if cell.record.evaluation(step).consensus:
+        own = ap.summarise(_precision(cell, step, temperature, weights), cell.frequency)
+        figures["consensus_AP"], figures["consensus_AP50"] = own["AP"], own["AP50"]
+        figures["consensus_gain"] = own["AP"] - figures["AP"]
+    per_category, per_image = tables.tables(cell.images, step, temperature, cell.record)
+    by_category = aggregate.category_figures(per_category, weights)
+    for name, source in category_figures(per_category.verified.shape[1] - 1).items():
+        means = aggregate.by_frequency(by_category[source], cell.frequency)
+        figures[name] = means["all"]
+        figures |= {f"{name}/{group}": means[group] for group in FREQUENCIES}
+    figures |= aggregate.image_figures(per_image, weights)
+    replicates = len(figures["recall"])
+    figures |= {name: np.full(replicates, value) for name, value in cost(cell.record, step).items()}
+    undefined = np.full(replicates, np.nan)
+    return {name: figures.get(name, undefined) for name in (*figure_names(_samples(per_category)), *figures)}
+
+
+def by_category(cell: Tables, step: int, temperature: float, weights: Weights | None = None) -> dict[str, Floats]:
+    """CATEGORY_COLUMNS of every category, each [R, C], nan where undefined; as `estimate` otherwise."""
+    per_category, _ = tables.tables(cell.images, step, temperature, cell.record)
+    figures = aggregate.category_figures(per_category, weights)
+    own = {"recall": figures["recall"], "name_diversity": figures["normalised_name_diversity"]}
+    own["AP"] = np.full_like(own["recall"], np.nan)
+    if cell.record.evaluation(step).metrics:
+        own["AP"] = _precision(cell, step, records.GREEDY, weights).ap
+    return {name: own[name] for name in CATEGORY_COLUMNS}
+
+
+def support(cell: Tables, step: int, temperature: float) -> NDArray[np.int64]:
+    """How many validation images have each category, [C]."""
+    return aggregate.support(tables.tables(cell.images, step, temperature, cell.record)[0])["recall"]
+
+
+def cost(record: Record, step: int) -> dict[str, float]:
+    """Seconds of a training step (see `_step_seconds`), peak memory of the cell in MiB, and the natural logarithms of
+    both: a difference of 0.05 is 5% more. nan where nothing was trained or measured."""
+    curve = [(row["step"], row["seconds"]) for row in record.curve if "seconds" in row]
+    train = record.cell.train or {}
+    seconds = _step_seconds(curve, step, since=train["steps"] if "then" in train else math.inf)
+    memory = math.nan if record.peak_memory_mib is None or not curve else record.peak_memory_mib
+    return {
+        "step_seconds": seconds,
+        "peak_memory_mib": memory,
+        "log_step_seconds": math.log(seconds) if seconds > 0 else math.nan,
+        "log_peak_memory": math.log(memory) if memory > 0 else math.nan,
+    }
+
+
+def _step_seconds(curve: Sequence[tuple[int, float]], step: int, since: float) -> float:
+    """Median over the logged stretches of fine-tuning, evaluations left out. After a chain's last stage, which began
+    after the step `since`: the mean of its steps, what it makes before the first of them included."""
+    before = [row for row in curve if row[0] <= since]
+    spans = pairwise(before) if step <= since else zip(before[-1:], curve[-1:], strict=True)
+    stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in spans]
+    return float(np.median(stretches)) if stretches else math.nan
+
+
+def _precision(cell: Tables, step: int, temperature: float, weights: Weights | None) -> ap.APs:
+    matches = tables.matches(cell.images, cell.detections, step, cell.record, temperature)
+    return ap.average_precision(matches, len(cell.record.categories), weights)
+
+
+def _samples(table: CategoryTable) -> int:
+    return int(table.verified.shape[1]) - 1

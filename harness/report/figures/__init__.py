@@ -1,0 +1,103 @@
+"""Results -> figures, as PNG and SVG. What is drawn comes from `data`, and from `strips` for the gallery."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from harness.report.figures import data, lines, points, strips
+from harness.report.figures.style import STYLE, render, save
+from harness.report.results import Results
+
+GALLERY = "gallery"
+
+TEXTS = {
+    "ap-vs-diversity": "AP against normalised name diversity along training; bars are 95% intervals of the last step",
+    "category-diversity": "Normalised name diversity of every reportable category against the number of training "
+    "images that have it (seed means); the lines are medians of bins of categories, the base is grey",
+    "coverage": "Expected share of the instances that k samples find; bands are 95% intervals",
+    "temperature": "Recall, precision and name diversity of samples at several temperatures; bands are 95% intervals",
+    "training": "Training: means over seeds",
+    "dynamics": "What a fixed probe set shows along training, the base at step 0: means over seeds",
+    GALLERY: "What the samples of the first seed say about some validation images: one colour per sample, dashed where "
+    "no instance verifies it; below, in how many samples a name occurs, in italics where it is never verified",
+}
+"""Captions."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """data: what the figure shows, empty where there is nothing to show; dataclasses, sequences and dicts by name."""
+
+    data: Callable[[Results], Mapping[str, object]]
+    draw: Callable[[Results], Figure]
+
+
+def available(results: Results) -> list[str]:
+    """Names of the figures that there is something to draw for."""
+    return [name for name, kind in _FIGURES.items() if kind.data(results)]
+
+
+def drawn(results: Results) -> dict[str, object]:
+    """Name of each available figure -> the data that it shows, JSON values only: numbers to six decimals, undefined
+    ones None."""
+    return {name: plain(found) for name, kind in _FIGURES.items() if (found := kind.data(results))}
+
+
+def plain(value: object) -> object:
+    """Dataclasses, sequences and dicts as JSON values."""
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(own) for own in value]
+    if isinstance(value, float):
+        return round(float(value), 6) + 0.0 if math.isfinite(value) else None  # no "-0.0"
+    return value
+
+
+def draw(results: Results, folder: Path) -> list[Path]:
+    """Writes the available figures as PNG and SVG; the same results give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in available(results):
+        with styled():
+            figure = _FIGURES[name].draw(results)
+            # Laying out starts from the last layout: the SVG comes first, as it does in `svg`.
+            paths += [save(figure, folder / f"{name}.{suffix}") for suffix in ("svg", "png")]
+    return paths
+
+
+def svg(results: Results, name: str) -> str:
+    """One of the available figures, as `draw` writes it."""
+    with styled():
+        return render(_FIGURES[name].draw(results), "svg").decode()
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """How all figures look; a `$` in a label is a `$`."""
+    with matplotlib.rc_context(STYLE | {"text.parse_math": False}):
+        yield
+
+
+def _each(find: Callable[[Results, str], object]) -> Callable[[Results], Mapping[str, object]]:
+    return lambda results: data.by_model(results, find)
+
+
+_FIGURES = {
+    "ap-vs-diversity": _Kind(_each(data.trajectories), points.draw_trajectories),
+    "category-diversity": _Kind(_each(data.clouds), points.draw_clouds),
+    "coverage": _Kind(_each(data.coverage_lines), lines.draw_coverage),
+    "temperature": _Kind(_each(data.heat_lines), lines.draw_heat),
+    "training": _Kind(_each(data.training_lines), lines.draw_training),
+    "dynamics": _Kind(_each(data.probe_lines), lines.draw_dynamics),
+    GALLERY: _Kind(strips.panels_by_image, strips.draw_gallery),
+}

@@ -1,0 +1,221 @@
+"""Results -> what the figures show, as plain values that tests compare. Nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from harness.metrics.samples.aggregate import REPORTABLE
+from harness.metrics.stats import Interval
+from harness.records import Record
+from harness.report import estimates
+from harness.report.results import Key, Results
+from harness.report.rows import figures_of, seed_mean, temperature_lines
+from harness.suite.cells import BASE, ORACLES
+
+Numbers = tuple[float, ...]
+
+TRAINING = (
+    ("heldout_nll", "held-out NLL (nats per token)"),
+    ("entropy", "entropy (nats)"),
+    ("p_y", "probability of the label"),
+    ("selected", "selected share"),
+    ("reward", "mean reward of the samples"),
+    ("objects", "objects per sample"),
+    ("duplicates", "duplicates per sample"),
+)
+"""What is logged along training, and how it is called."""
+PROBE = (
+    ("entropy", "entropy, all tokens (nats)"),
+    ("p_y", "probability of the label, all tokens"),
+    ("recall", "recall"),
+    ("name_entropy", "entropy, names (nats)"),
+    ("name_p_y", "probability of the label, names"),
+    ("name_diversity", "name diversity"),
+)
+"""What is seen in the probe set."""
+HEAT = (("recall", "recall"), ("precision", "precision"), ("name_diversity", "normalised name diversity"))
+"""What depends on the temperature of the samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """AP against diversity of one row along training: seed means at `steps`; the intervals of the last step."""
+
+    label: str
+    steps: tuple[int, ...]
+    diversity: Numbers
+    ap: Numbers
+    last: tuple[Interval, Interval] | None
+    """Of diversity and of AP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """y over x of one row; low and high: 95% intervals, empty where there are none."""
+
+    label: str
+    x: Numbers
+    y: Numbers
+    low: Numbers = ()
+    high: Numbers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """Normalised name diversity (seed mean) of each reportable category of one row that defines it, over the number of
+    training images that have the category; ascending. middle: medians of diversity over bins of categories."""
+
+    label: str
+    train_images: Numbers
+    diversity: Numbers
+    middle: Line
+
+
+T = TypeVar("T")
+
+
+def by_model(results: Results, find: Callable[[Results, str], T]) -> dict[str, T]:
+    """What `find` finds for each model that it finds something for."""
+    found = {model: find(results, model) for model in models(results)}
+    return {model: own for model, own in found.items() if own}
+
+
+def models(results: Results) -> list[str]:
+    return [model.label for model in results.suite.models]
+
+
+def rows_of(results: Results, oracles: bool = False) -> list[str]:
+    """Labels of base, objectives and, if wanted, oracles, in the order of the tables."""
+    objectives = [objective.label for objective in results.suite.objectives]
+    return [BASE, *objectives, *(ORACLES if oracles else ())]
+
+
+def trajectories(results: Results, model: str) -> list[Trajectory]:
+    """The base (one step) and every objective of a model; empty where the task has no AP."""
+    if results.suite.task == "caption":
+        return []
+    found = []
+    for label in rows_of(results):
+        steps = results.steps(model, label)
+        diversity = tuple(seed_mean(results, model, label, step, "name_diversity") for step in steps)
+        ap = tuple(seed_mean(results, model, label, step, "AP") for step in steps)
+        last = figures_of(results, model, label, ("name_diversity", "AP"))
+        found.append(Trajectory(label, steps, diversity, ap, (last["name_diversity"], last["AP"]) if last else None))
+    return [path for path in found if path.steps]
+
+
+def coverage_lines(results: Results, model: str) -> list[Line]:
+    """coverage@k over k = 1..K of base, objectives and oracles."""
+    ks = range(1, results.samples + 1)
+    lines = []
+    for label in rows_of(results, oracles=True):
+        own = label if label in ORACLES else model
+        figures = figures_of(results, own, label, [f"coverage@{k}" for k in ks])
+        lines.append(line_of(label, ks, list(figures.values())) if figures else None)
+    return [line for line in lines if line is not None]
+
+
+def heat_lines(results: Results, model: str) -> dict[str, list[Line]]:
+    """Quantity of HEAT -> its lines over the temperature of the samples; empty where there is one temperature."""
+    found: dict[str, list[Line]] = {name: [] for name, _ in HEAT}
+    lines = temperature_lines(results)
+    for label in rows_of(results):
+        own = [line for line in lines if (line.model, line.label) == (model, label)]
+        for name in found if own else ():
+            heats = [line.temperature for line in own]
+            found[name].append(line_of(label, heats, [line.figures[name] for line in own]))
+    return found if lines else {}
+
+
+def clouds(results: Results, model: str) -> list[Cloud]:
+    """One per row with a reportable category; empty where the records do not know the training counts."""
+    counts = [category.train_images for category in results.categories]
+    if not counts or None in counts:
+        return []
+    found = [_cloud(results, model, label, np.array(counts, dtype=np.float64)) for label in rows_of(results)]
+    return [cloud for cloud in found if cloud is not None]
+
+
+def _cloud(results: Results, model: str, label: str, counts: estimates.Floats) -> Cloud | None:
+    keys = results.finished(model, label)
+    if not keys:
+        return None
+    where = results.steps(model, label)[-1], results.temperature
+    each = [estimates.by_category(results.tables(key), *where)["name_diversity"][0] for key in keys]
+    diversity = np.mean(each, axis=0)
+    drawn = np.flatnonzero((estimates.support(results.tables(keys[0]), *where) >= REPORTABLE) & ~np.isnan(diversity))
+    order = drawn[np.argsort(counts[drawn], kind="stable")]
+    x, y = tuple(counts[order].tolist()), tuple(diversity[order].tolist())
+    return Cloud(label, x, y, middle(label, x, y)) if x else None
+
+
+def middle(label: str, x: Numbers, y: Numbers, per_bin: int = 4, most: int = 8) -> Line:
+    """Medians of x and y over bins of equally many points, x ascending: at most `most` bins of at least `per_bin`
+    points (one bin where there are fewer)."""
+    bins = max(1, min(most, len(x) // per_bin))
+    parts = np.array_split(np.arange(len(x)), bins)
+    medians = [(float(np.median(np.array(x)[part])), float(np.median(np.array(y)[part]))) for part in parts]
+    return Line(label, *(tuple(values) for values in zip(*medians, strict=True)))
+
+
+def training_lines(results: Results, model: str) -> dict[str, list[Line]]:
+    """Those of TRAINING that were logged -> their lines over training steps, mean over seeds."""
+
+    def lines(quantity: str) -> list[Line]:
+        return _over_steps(results, model, lambda record: _log(record, quantity), base=quantity == "heldout_nll")
+
+    return {quantity: found for quantity, _ in TRAINING if (found := lines(quantity))}
+
+
+def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
+    """Those of PROBE that were seen -> their lines over training steps (0 is the base), mean over seeds."""
+
+    def lines(quantity: str) -> list[Line]:
+        return _over_steps(results, model, lambda record: _defined(record.probe, quantity), base=False)
+
+    return {quantity: found for quantity, _ in PROBE if (found := lines(quantity))}
+
+
+def _over_steps(results: Results, model: str, log: Callable[[Record], dict[int, float]], base: bool) -> list[Line]:
+    """base: the line begins with what the base's records say at step 0, for training starts from there."""
+    start = _seed_means(results, results.finished(model, BASE), log) if base else {}
+    lines = []
+    for objective in results.suite.objectives:
+        points = _seed_means(results, results.finished(model, objective.label), log)
+        if points:
+            points = start | points
+            lines.append(Line(objective.label, tuple(map(float, points)), tuple(points.values())))
+    return lines
+
+
+def _seed_means(results: Results, keys: Sequence[Key], log: Callable[[Record], dict[int, float]]) -> dict[int, float]:
+    """Step -> mean, at the steps that every seed has."""
+    logs = [log(results.records[key]) for key in keys]
+    steps = sorted(set.intersection(*map(set, logs))) if logs else []
+    return {step: float(np.mean([own[step] for own in logs])) for step in steps}
+
+
+def _log(record: Record, quantity: str) -> dict[int, float]:
+    """The held-out NLL is measured with each evaluation, the rest is logged in training."""
+    if quantity == "heldout_nll":
+        return {item.step: item.heldout_nll for item in record.evaluations if item.heldout_nll is not None}
+    return _defined(record.curve, quantity)
+
+
+def _defined(rows: Sequence[dict[str, float | None]], quantity: str) -> dict[int, float]:
+    found = {}
+    for row in rows:
+        step, value = row["step"], row.get(quantity)
+        if step is not None and value is not None:
+            found[int(step)] = value
+    return found
+
+
+def line_of(label: str, x: Sequence[float], figures: Sequence[Interval]) -> Line:
+    """Estimates and their intervals over x."""
+    y, low, high = zip(*((figure.estimate, figure.low, figure.high) for figure in figures), strict=True)
+    return Line(label, tuple(map(float, x)), y, low, high)

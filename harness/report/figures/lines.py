@@ -1,0 +1,163 @@
+"""Figures of lines: coverage, temperature, training, and what a probe set shows in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from harness.report.figures.data import (
+    HEAT,
+    PROBE,
+    TRAINING,
+    Line,
+    by_model,
+    coverage_lines,
+    heat_lines,
+    models,
+    probe_lines,
+    rows_of,
+    training_lines,
+)
+from harness.report.figures.style import Look, legend_below, look, shown
+from harness.report.results import Results
+from harness.suite.cells import BASE, ORACLES
+
+BOUNDS = dict(zip((BASE, *ORACLES), (("#000000", "*", "-"), ("#808080", "", "--"), ("#808080", "", ":")), strict=True))
+"""Base and oracles are drawn without a hue: they are what the objectives are compared with."""
+MARKS = 6
+"""Markers along a line, about."""
+
+
+def draw_coverage(results: Results) -> Figure:
+    figure = Figure(figsize=(4.8 * len(models(results)), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(models(results)), sharey=True, squeeze=False)[0]
+    for axes, model in zip(panels, models(results), strict=True):
+        draw_lines(axes, coverage_lines(results, model), rows_of(results)[1:])
+        axes.set_xlabel("k samples")
+        axes.set_title(model if len(panels) > 1 else "")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    panels[0].set_ylabel("coverage@k")
+    legend_below(figure, panels)
+    return figure
+
+
+def draw_heat(results: Results) -> Figure:
+    """Every quantity over the temperature, and recall against diversity along it."""
+    figure = Figure(figsize=(11.2, 2.9 * len(models(results)) + 0.5), layout="constrained")
+    panels = figure.subplots(len(models(results)), len(HEAT) + 1, squeeze=False)
+    labels = rows_of(results)[1:]
+    for line, model in zip(panels, models(results), strict=True):
+        found, heats = heat_lines(results, model), results.suite.sample.curve
+        for axes, (name, title) in zip(line[:-1], HEAT, strict=True):
+            draw_lines(axes, found[name], labels)
+            axes.set_title(_titled(results, model, title), fontsize=9)
+            axes.set_xlabel("temperature")
+            axes.set_xticks(heats, [f"{heat:g}" for heat in heats])
+        along = paths(found["name_diversity"], found["recall"])
+        draw_lines(line[-1], along, labels, every_point=True)
+        for own in along:
+            _hollow(line[-1], own, labels)
+        line[-1].set_title(_titled(results, model, "hollow: the coldest"), fontsize=9)
+        line[-1].set(xlabel="normalised name diversity", ylabel="recall")
+    legend_below(figure, list(panels.flat))
+    return figure
+
+
+def paths(across: Sequence[Line], up: Sequence[Line]) -> list[Line]:
+    """`up` over `across`, in the order of their common x, where both are defined."""
+    found = []
+    for first, second in zip(across, up, strict=True):
+        points = [pair for pair in zip(first.y, second.y, strict=True) if not np.isnan(pair).any()]
+        if points:
+            found.append(Line(first.label, tuple(x for x, _ in points), tuple(y for _, y in points)))
+    return found
+
+
+def draw_training(results: Results) -> Figure:
+    """A line of panels per model."""
+    found = by_model(results, training_lines)
+    drawn = [pair for pair in TRAINING if any(pair[0] in own for own in found.values())]
+    return _draw_over_steps(results, found, drawn, across=len(drawn), width=2.9, height=2.7)
+
+
+def draw_dynamics(results: Results) -> Figure:
+    """Two lines of panels per model: all tokens, and names."""
+    return _draw_over_steps(
+        results, by_model(results, probe_lines), PROBE, across=len(PROBE) // 2, width=3.1, height=2.4
+    )
+
+
+def _draw_over_steps(
+    results: Results,
+    found: Mapping[str, Mapping[str, Sequence[Line]]],
+    drawn: Sequence[tuple[str, str]],
+    across: int,
+    width: float,
+    height: float,
+) -> Figure:
+    """One panel per model and quantity of `drawn`, `across` of them in a line; width, height: of a panel in inches."""
+    quantities = [(model, *quantity) for model in found for quantity in drawn]
+    down = len(quantities) // across
+    figure = Figure(figsize=(width * across, height * down + 0.5), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, squeeze=False)
+    for axes, (model, quantity, title) in zip(panels.flat, quantities, strict=True):
+        draw_lines(axes, found[model].get(quantity, ()), rows_of(results)[1:])
+        axes.set_title(_titled(results, model, title), fontsize=9)
+    for axes in panels[-1]:
+        axes.set_xlabel("training step")
+    legend_below(figure, list(panels.flat))
+    return figure
+
+
+def draw_lines(axes: Axes, lines: Sequence[Line], labels: Sequence[str], every_point: bool = False) -> None:
+    """labels: of the objectives, in the suite's order, which their looks follow."""
+    for line in lines:
+        own = _look(line.label, labels)
+        if line.low:
+            axes.fill_between(line.x, line.low, line.high, color=own.colour, alpha=0.13, linewidth=0, zorder=1)
+        axes.plot(
+            line.x,
+            line.y,
+            own.dash,
+            color=own.colour,
+            marker=own.marker,
+            markevery=1 if every_point else max(1, len(line.x) // MARKS),
+            markersize=7 if own.marker == "*" else 3.5,
+            linewidth=1.2,
+            label=shown(line.label),
+            zorder=3 if line.label in BOUNDS else 2,
+        )
+    if any(line.low for line in lines):
+        _keep_in_view(axes, lines)
+    whole = all(float(x).is_integer() for line in lines for x in line.x)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
+
+
+def _hollow(axes: Axes, line: Line, labels: Sequence[str]) -> None:
+    """Marks where a line begins."""
+    own = _look(line.label, labels)
+    axes.plot(
+        line.x[:1], line.y[:1], own.marker, color=own.colour, mfc="white", ms=7 if own.marker == "*" else 5, zorder=4
+    )
+
+
+def _look(label: str, labels: Sequence[str]) -> Look:
+    return Look(*BOUNDS[label]) if label in BOUNDS else look(labels.index(label))
+
+
+def _keep_in_view(axes: Axes, lines: Sequence[Line]) -> None:
+    """All that has bands lies in [0, 1], but for noise: with few seeds, bands reach far beyond and would be all that
+    one sees."""
+    y = [value for line in lines for value in line.y if not np.isnan(value)]
+    low, high = axes.get_ylim()
+    axes.set_ylim(
+        max(low, min([-0.03, *(value - 0.03 for value in y)])), min(high, max([1.03, *(v + 0.03 for v in y)]))
+    )
+
+
+def _titled(results: Results, model: str, title: str) -> str:
+    return title if len(models(results)) == 1 else f"{model}: {title}"

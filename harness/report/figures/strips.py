@@ -1,0 +1,240 @@
+"""The gallery: a row of panels per image, the ground truth first, then what each row of the suite says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from PIL import Image
+
+from harness.errors import DataError
+from harness.images import read_rgb
+from harness.records import GALLERY, gallery, verify_files
+from harness.records.gallery import Answer, Picture
+from harness.report.figures.data import models, rows_of
+from harness.report.results import Results
+from harness.types import Box
+
+PANELS = 36
+"""About as many as can be looked at: with many rows, fewer images are shown."""
+PER_LINE = 6
+NAMES = 9
+"""Names shown of a panel; the rest is counted."""
+SIDE = 200
+"""Pixels of the longer side of a drawn picture: it is shown at less than 2 inches."""
+SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8C8C00")
+
+WIDTH, TITLE, TEXT_LINE, GAP = 1.75, 0.2, 0.125, 0.12
+"""Inches: of a panel, its title, a line of text below it, and the space between panels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A box: of which sample (None: ground truth), and whether it was verified."""
+
+    box: Box
+    sample: int | None
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """In how many samples a name occurs, and in how many of them verified."""
+
+    name: str
+    samples: int
+    verified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """What one row of the suite says about one image; lines: the text below it, (text, is it verified)."""
+
+    title: str
+    boxes: tuple[Drawn, ...]
+    lines: tuple[tuple[str, bool], ...]
+    truth: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """One image and its panels."""
+
+    picture: Picture
+    panels: tuple[Panel, ...]
+
+
+def root(results: Results) -> Path | None:
+    """The folder that the results were read from."""
+    return next((cell.parent.parent for cell in results.folders.values()), None)
+
+
+def strips(results: Results) -> list[Strip]:
+    """The images of the gallery, as many as PANELS allows; empty where there is none, or no cell says what its
+    samples said."""
+    folder = root(results)
+    found = gallery.load(folder) if folder is not None else None
+    said = _answers(results) if found is not None else {}
+    if found is None or not said:
+        return []
+    options = {category.names[0]: category.names[1:] for category in results.categories}
+    pictures = found.pictures[: max(1, PANELS // (len(said) + 1))]
+    return [_strip(picture, said, options) for picture in pictures]
+
+
+def panels_by_image(results: Results) -> dict[str, tuple[Panel, ...]]:
+    """Image id -> what is shown of it."""
+    return {str(strip.picture.image_id): strip.panels for strip in strips(results)}
+
+
+def _answers(results: Results) -> dict[str, dict[int, Answer]]:
+    """Title -> image -> answer, of the first seed that has a gallery, for base and objectives of every model."""
+    found = {}
+    for model in models(results):
+        for label in rows_of(results):
+            keys = [key for key in results.finished(model, label) if GALLERY in results.records[key].files]
+            if keys:
+                verify_files(results.records[keys[0]], results.folders[keys[0]], [GALLERY])
+                title = label if len(models(results)) == 1 else f"{model}: {label}"
+                found[title] = gallery.answers(results.folders[keys[0]] / GALLERY)
+    return found
+
+
+def _strip(picture: Picture, said: dict[str, dict[int, Answer]], options: dict[str, tuple[str, ...]]) -> Strip:
+    absent = [title for title, own in said.items() if picture.image_id not in own]
+    if absent:
+        raise DataError(f"{GALLERY} of {', '.join(absent)}: expected image {picture.image_id}, which the index names")
+    others = [answer_panel(title, own[picture.image_id]) for title, own in said.items()]
+    return Strip(picture, (truth_panel(picture, options), *others))
+
+
+def truth_panel(picture: Picture, options: dict[str, tuple[str, ...]]) -> Panel:
+    """Every category once, with the names that are as good as its own."""
+    boxes = tuple(Drawn(item.box, None, verified=True) for item in picture.instances)
+    names = dict.fromkeys(item.name for item in picture.instances)
+    lines = [[name, *(f"  or {other}" for other in options.get(name, ()))] for name in names]
+    return Panel("ground truth", boxes, tuple((line, True) for own in lines for line in own), truth=True)
+
+
+def answer_panel(title: str, answer: Answer) -> Panel:
+    boxes = tuple(Drawn(item.box, item.sample, item.verified) for item in answer.said)
+    lines = [
+        (f"{item.samples}/{answer.samples} {_printable(item.name)}", item.verified > 0) for item in counted(answer)
+    ]
+    return Panel(title, boxes, tuple(lines) or (("nothing", False),))
+
+
+def _printable(name: str) -> str:
+    """What a model says may hold control characters, which no SVG may."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
+
+
+def counted(answer: Answer) -> list[Named]:
+    """The names of an answer: verified ones first, by the number of samples, then by name."""
+    every = {(item.sample, item.name) for item in answer.said}
+    right = {(item.sample, item.name) for item in answer.said if item.verified}
+    names = {name for _, name in every}
+    found = [Named(name, sum(own == name for _, own in every), sum(own == name for _, own in right)) for name in names]
+    return sorted(found, key=lambda item: (item.verified == 0, -item.samples, item.name))
+
+
+# ---- drawing -----------------------------------------------------------------------------------------------------
+
+
+def draw_gallery(results: Results) -> Figure:
+    folder = root(results)
+    assert folder is not None
+    return draw_strips(strips(results), folder / gallery.FOLDER)
+
+
+def draw_strips(found: Sequence[Strip], pictures: Path) -> Figure:
+    """`pictures`: the folder of the files."""
+    across = min(PER_LINE, max(len(strip.panels) for strip in found))
+    lines = [(strip, strip.panels[i : i + across]) for strip in found for i in range(0, len(strip.panels), across)]
+    heights = [_height(strip.picture, panels) for strip, panels in lines]
+    width, height = across * (WIDTH + GAP) + GAP, sum(heights) + GAP
+    figure = Figure(figsize=(width, height))
+    top = height
+    for (strip, panels), own in zip(lines, heights, strict=True):
+        pixels, side = _pixels(pictures / strip.picture.file), _shown_height(strip.picture)
+        for column, panel in enumerate(panels):
+            left, bottom = GAP + column * (WIDTH + GAP), top - TITLE - side
+            axes = figure.add_axes((left / width, bottom / height, WIDTH / width, side / height))
+            _draw_panel(axes, panel, strip.picture, pixels)
+        top -= own
+    return figure
+
+
+def _shown_height(picture: Picture) -> float:
+    return min(1.5 * WIDTH, WIDTH * picture.height / picture.width)
+
+
+def _height(picture: Picture, panels: Sequence[Panel]) -> float:
+    """Inches of a line of panels."""
+    longest = max(min(len(panel.lines), NAMES + 1) for panel in panels)
+    return TITLE + _shown_height(picture) + TEXT_LINE * (longest + 0.8) + GAP
+
+
+def _pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    image = read_rgb(path)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _draw_panel(
+    axes: Axes, panel: Panel, picture: Picture, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+) -> None:
+    axes.set_axis_off()
+    axes.imshow(pixels, extent=(0, picture.width, picture.height, 0), interpolation="none")
+    axes.set(xlim=(0, picture.width), ylim=(picture.height, 0))
+    if not panel.truth:  # boxes stand out from a pale picture
+        axes.axhspan(0, picture.height, color="white", alpha=0.55, linewidth=0)
+    for boxes in _alike(panel.boxes):
+        _draw_boxes(axes, boxes)
+    axes.set_title(panel.title, size=8, pad=3, loc="left", weight="bold" if panel.truth else "normal")
+    for index, (text, verified) in enumerate(_fitting(panel.lines)):
+        axes.annotate(
+            text,
+            (0, 0),
+            (1, -72 * TEXT_LINE * (index + 1) - 1),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            size=6.5,
+            color="black" if verified else "#707070",
+            style="normal" if verified else "italic",
+        )
+
+
+def _alike(boxes: Sequence[Drawn]) -> Iterator[list[Drawn]]:
+    """By sample and by whether they are verified: what is drawn in one way."""
+    kinds = dict.fromkeys((drawn.sample, drawn.verified) for drawn in boxes)
+    for kind in kinds:
+        yield [drawn for drawn in boxes if (drawn.sample, drawn.verified) == kind]
+
+
+def _draw_boxes(axes: Axes, boxes: Sequence[Drawn]) -> None:
+    sample, verified = boxes[0].sample, boxes[0].verified
+    corners = [drawn.box.corners for drawn in boxes]
+    outlines = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in corners]
+    colour = "black" if sample is None else SAMPLE_COLOURS[sample % len(SAMPLE_COLOURS)]
+    made = PolyCollection(
+        outlines,
+        facecolors="none",
+        edgecolors=colour,
+        linewidths=1.4 if sample is None else 0.9,
+        linestyles="-" if verified else (0, (2.0, 1.6)),
+        alpha=None if sample is None else 0.75,
+    )
+    axes.add_collection(made, autolim=False)
+
+
+def _fitting(lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """At most NAMES + 1 lines, cut to the width of a panel; what is left out is counted."""
+    kept = list(lines) if len(lines) <= NAMES + 1 else [*lines[:NAMES], (f"and {len(lines) - NAMES} more", False)]
+    widest = round(WIDTH / 0.054)
+    return [(text if len(text) <= widest else f"{text[: widest - 1]}…", verified) for text, verified in kept]

@@ -1,0 +1,282 @@
+"""Results -> grids: which tables there are, and what stands in each cell. How a grid looks is up to its renderer
+(harness.report.renderers.text, harness.report.renderers.latex, harness.report.renderers.html); the numbers come from
+harness.report.rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from harness.metrics.catalogue import (
+    AP_COLUMNS,
+    CATEGORY_COLUMNS,
+    CONSENSUS_COLUMNS,
+    COST_COLUMNS,
+    FAULT_COLUMNS,
+    FREQUENCIES,
+    HEADINGS,
+    TEXT_COLUMNS,
+    diversity_columns,
+    gain_names,
+)
+from harness.metrics.samples.aggregate import REPORTABLE
+from harness.metrics.stats import Interval
+from harness.report.chains import foretold
+from harness.report.results import Results
+from harness.report.rows import CategoryLine, Row, best, category_lines, differences, gains, table, temperature_lines
+from harness.report.verdicts import Finding, verdicts
+from harness.suite.cells import BASE, chains
+
+UNDEFINED = "–"  # noqa: RUF001 (an en dash, as tables have it)
+NOTHING = Interval(math.nan, math.nan, math.nan, 0)
+FREQUENCY_COLUMNS = tuple(f"{name}/{group}" for name in ("recall", "name_diversity") for group in FREQUENCIES)
+
+DEPENDS_ON_SAMPLES = (
+    "Self-BLEU, Vendi score and cluster coverage grow with K, distinct-1 and distinct-2 fall with it: compare them at "
+    "the same K only."
+)
+
+
+class Cell(NamedTuple):
+    """What is read, what it is sorted by (nan: its text, or undefined), and whether it is the best of its column."""
+
+    text: str
+    value: float = math.nan
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table; the first `words` columns are text, the others numbers. `note`: what to know when reading it."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    words: int = 2
+    note: str = ""
+
+
+def grids(results: Results) -> list[Grid]:
+    """One line per row of the suite: detection, diversity, by frequency, and so on; differences; hypotheses.
+    A table of figures that no row has (as with records of older code) is left out."""
+    rows, samples = table(results), results.samples
+    several = len(results.suite.models) > 1
+    changes = differences(results)
+    clusters = (*TEXT_COLUMNS, "box_spread", "cluster_coverage")
+    note = DEPENDS_ON_SAMPLES if _known(rows, "self_bleu") else ""
+    names = tuple(name for name in diversity_columns(samples) if name != "recall")
+    of_samples = f"(K = {samples} samples)"
+    made = [
+        *_detection_grids(results, rows),
+        figure_grid(results, f"Diversity {of_samples}", rows, diversity_columns(samples)),
+        *_optional(results, f"By frequency {of_samples}", rows, FREQUENCY_COLUMNS),
+        figure_grid(results, f"Faults {of_samples}", rows, FAULT_COLUMNS),
+        *_optional(results, f"Text and clusters {of_samples}", rows, clusters, note),
+        *_consensus_grids(results, rows),
+        *_temperature_grids(results, several),
+        *_optional(results, "Cost of training", rows, COST_COLUMNS),
+        *_chain_grids(results, rows),
+        *_gain_grids(results),
+    ]
+    if changes:
+        made.append(figure_grid(results, f"Difference to {BASE}, paired", changes, names, signed=names))
+    if results.suite.hypotheses:
+        made.append(_verdict_grid(verdicts(results), several))
+    return made
+
+
+def category_grids(results: Results, everything: bool = False) -> list[Grid]:
+    """One table per figure of CATEGORY_COLUMNS: a line per category, a column per row of the suite. Only categories
+    that are reportable, or with `everything` all that have an image; and for which some row has the figure."""
+    lines = category_lines(results)
+    least = 1 if everything else REPORTABLE
+    few = "too few to report" if everything else "left out"
+    note = f"Categories on fewer than {REPORTABLE} images are {few}; those without this figure are left out."
+    made = [_category_grid(results, lines, name, least) for name in CATEGORY_COLUMNS]
+    return [replace(grid, note=note) for grid in made if grid.rows]
+
+
+def split(grid: Grid, columns: int) -> Iterator[Grid]:
+    """The same table in as few parts as hold at most `columns` columns of numbers each, of nearly equal width; every
+    part begins with the columns of words."""
+    numbers = len(grid.headings) - grid.words
+    parts = max(1, -(-numbers // columns))
+    for part in range(parts):
+        first, end = (grid.words + numbers * edge // parts for edge in (part, part + 1))
+        headings = grid.headings[: grid.words] + grid.headings[first:end]
+        rows = tuple(row[: grid.words] + row[first:end] for row in grid.rows)
+        title = grid.title if part == 0 else f"{grid.title} (continued)"
+        yield replace(grid, title=title, headings=headings, rows=rows)
+
+
+def number(value: float, signed: bool = False) -> str:
+    """Three decimals, or none and thousands separated from 1,000 on; nan: undefined."""
+    if math.isnan(value):
+        return UNDEFINED
+    digits = 0 if abs(value) >= 1000 else 3
+    rounded = round(value, digits) + 0.0  # no "-0.000"
+    return f"{rounded:{'+' if signed else ''},.{digits}f}"
+
+
+def format_interval(figure: Interval, signed: bool = False) -> str:
+    """ "0.412 ±0.021" """
+    text = number(figure.estimate, signed)
+    if math.isnan(figure.high):
+        return text
+    half = (figure.high - figure.low) / 2
+    return f"{text} ±{half:,.0f}" if abs(figure.estimate) >= 1000 else f"{text} ±{half:.3f}"
+
+
+def figure_grid(
+    results: Results,
+    title: str,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    signed: Collection[str] = (),
+    note: str = "",
+) -> Grid:
+    """A line per row of the suite, a column per figure. `signed` figures are differences: with sign, without a best."""
+    several = len(results.suite.models) > 1
+    winners = _winners(results, rows, [name for name in names if name not in signed])
+    body = tuple(
+        (
+            Cell(_named(row.title, row.model, several)),
+            Cell(_seeds(row), len(row.seeds)),
+            *(_cell(row.figures.get(name, NOTHING), name in signed, (index, name) in winners) for name in names),
+        )
+        for index, row in enumerate(rows)
+    )
+    return Grid(title, ("row", "seeds", *map(_heading, names)), body, note=note)
+
+
+# ---- the tables --------------------------------------------------------------------------------------------------
+
+
+def _optional(results: Results, title: str, rows: Sequence[Row], names: Sequence[str], note: str = "") -> list[Grid]:
+    """A table of those of the figures that some row has, if there are any."""
+    known = [name for name in names if _known(rows, name)]
+    return [figure_grid(results, title, rows, known, note=note)] if known else []
+
+
+def _known(rows: Iterable[Row], name: str) -> bool:
+    return any(not math.isnan(row.figures.get(name, NOTHING).estimate) for row in rows)
+
+
+def _detection_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
+    if results.suite.task == "caption":  # no boxes, no detections
+        names = ("precision", "recall", "hallucination_rate")
+        return [figure_grid(results, f"Objects mentioned (K = {results.samples} samples)", rows, names)]
+    return [figure_grid(results, "Detection (greedy answer)", rows, AP_COLUMNS)]
+
+
+def _consensus_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
+    if not _known(rows, "consensus_AP"):
+        return []
+    title = f"Consensus of the K = {results.samples} samples beside the greedy answer"
+    return [figure_grid(results, title, rows, ("AP", "AP50", *CONSENSUS_COLUMNS), signed=["consensus_gain"])]
+
+
+def _chain_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
+    """What the stages after fine-tuning lead to, and what they take; without a chain there is nothing to compare."""
+    names = ("AP", "hallucination_rate", "recall", "name_diversity", f"coverage@{results.samples}", *COST_COLUMNS)
+    return _optional(results, "Stages side by side", rows, names) if chains(results.suite) else []
+
+
+def _gain_grids(results: Results) -> list[Grid]:
+    changes, (correlation, cells) = gains(results), foretold(results)
+    if not changes:
+        return []
+    note = (
+        f"Over the {cells} cells, coverage@{results.samples} after fine-tuning and the gain in AP have the correlation "
+        f"{number(correlation, signed=True)}."
+    )
+    names = gain_names(results.samples)
+    return [figure_grid(results, "Last stage minus fine-tuning, paired", changes, names, names, note)]
+
+
+def _temperature_grids(results: Results, several: bool) -> list[Grid]:
+    lines = temperature_lines(results)
+    names = list(lines[0].figures) if lines else []
+    body = tuple(
+        (
+            Cell(_named(line.label, line.model, several)),
+            Cell(f"{line.temperature:g}", line.temperature),
+            *(_cell(line.figures[name]) for name in names),
+        )
+        for line in lines
+    )
+    return [Grid("Temperature", ("row", "temperature", *map(_heading, names)), body)] if body else []
+
+
+def _category_grid(results: Results, lines: Sequence[CategoryLine], name: str, least: int) -> Grid:
+    several = len(results.suite.models) > 1
+    titles = (_named(line.title, line.model, several) for line in lines)
+    body = []
+    for category in results.categories:
+        images = max((line.support.get(category.id, 0) for line in lines), default=0)
+        cells = [_cell(line.figures.get(category.id, {}).get(name, NOTHING)) for line in lines]
+        if images >= least and not all(math.isnan(cell.value) for cell in cells):
+            words = (Cell(category.names[0]), Cell(category.frequency or UNDEFINED), Cell(f"{images:,}", images))
+            body.append((*words, *cells))
+    return Grid(f"Per category: {_heading(name)}", ("category", "frequency", "images", *titles), tuple(body), words=3)
+
+
+def _verdict_grid(findings: Sequence[Finding], several: bool) -> Grid:
+    headings = ("id", "claim", "hypothesis", "estimate [interval]", "verdict", "seeds")
+    return Grid("Hypotheses (Holm)", headings, tuple(_verdict_row(item, several) for item in findings), words=5)
+
+
+def _verdict_row(finding: Finding, several: bool) -> tuple[Cell, ...]:
+    stated, verdict = finding.hypothesis, finding.verdict
+    sign = ">" if stated.direction == "greater" else "<"
+    difference = f"{stated.metric}: {stated.a} - {stated.b} {sign} {stated.margin:g}"
+    words = (Cell(_named(stated.id, finding.model, several)), Cell(stated.claim), Cell(difference))
+    if verdict is None:
+        missing = f"not tested (missing: {', '.join(finding.missing)})"
+        return *words, Cell(UNDEFINED), Cell(missing), Cell("0", 0)
+    seeds = Cell(str(verdict.seeds), verdict.seeds)
+    if math.isnan(verdict.estimate):
+        return *words, Cell(UNDEFINED), Cell(f"{verdict.outcome} (undefined)"), seeds
+    interval = f"[{number(verdict.low, signed=True)}, {number(verdict.high, signed=True)}]"
+    estimate = f"{number(verdict.estimate, signed=True)} {interval} at {100 * verdict.level:.3g}%"
+    return *words, Cell(estimate, verdict.estimate), Cell(verdict.outcome), seeds
+
+
+# ---- cells and words ---------------------------------------------------------------------------------------------
+
+
+def _winners(results: Results, rows: Sequence[Row], names: Sequence[str]) -> set[tuple[int, str]]:
+    """(index of the row, figure) of what is best among the rows of its model."""
+    found = set()
+    for model in results.suite.models:
+        own = [index for index, row in enumerate(rows) if row.model == model.label]
+        chosen = best(results, [rows[index] for index in own], names)
+        found |= {(own[index], name) for name, index in chosen.items()}
+    return found
+
+
+def _cell(figure: Interval, signed: bool = False, best: bool = False) -> Cell:
+    return Cell(format_interval(figure, signed), figure.estimate, best)
+
+
+def _heading(name: str) -> str:
+    return HEADINGS.get(name) or name.replace("_", " ")
+
+
+def _named(label: str, model: str, several: bool) -> str:
+    return f"{model}: {label}" if several and label != model else label
+
+
+def _seeds(row: Row) -> str:
+    """ "2", or "1 of 2 (failed: 1)": an incomplete mean must not pass for a complete one."""
+    total = len(row.source.cells)
+    if len(row.seeds) == total:
+        return str(total)
+    why = [
+        f"{word}: {', '.join(map(str, seeds))}"
+        for word, seeds in (("failed", row.failed), ("missing", row.missing))
+        if seeds
+    ]
+    return f"{len(row.seeds)} of {total} ({'; '.join(why)})"

@@ -1,0 +1,102 @@
+"""What stands beside the tables: what one must know to read them, and how to make them again (which code, which
+command)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from harness.metrics.stats import LEVEL, REPLICATES
+from harness.report.chains import collapses
+from harness.report.grids import UNDEFINED
+from harness.report.results import Results
+from harness.report.rows import table
+
+
+def command(results: Results) -> str:
+    """The lines to type: check out the commit, run the suite with the same seeds on the same kind of device."""
+    made = next(iter([*results.records.values(), *results.failed.values()]), None)
+    if made is None:
+        return f"detmodes run {results.suite.suite}"
+    seeds = ",".join(map(str, results.suite.seeds))
+    commit = made.code.get("commit")
+    checkout = f"git checkout {commit}" if commit else f"# {code_text(made.code)}"
+    return f"{checkout}\ndetmodes run {results.suite.suite} --seeds {seeds} --device {made.device.get('type', 'auto')}"
+
+
+def code_text(code: dict[str, object]) -> str:
+    """ "detmodes 0.1.0, commit 0123456789ab (dirty)" """
+    if code.get("commit") is None:
+        return f"detmodes {code.get('version')}, no commit"
+    dirty = " (dirty: tracked files differ from it)" if code.get("dirty") else ""
+    return f"detmodes {code.get('version')}, commit {str(code['commit'])[:12]}{dirty}"
+
+
+def caption(results: Results) -> list[str]:
+    """What one must know to read the tables, one statement a line."""
+    finished = list(results.records.values())
+    suite, sample = results.suite, results.suite.sample
+    lines = [
+        f"{results.images:,} validation images; K = {sample.samples} samples at temperature {sample.temperature:g}; "
+        f"seeds {', '.join(map(str, suite.seeds))}.",
+        _correctness(results),
+        f"± is half of the {LEVEL:.0%} interval of the seed mean: {REPLICATES:,} bootstrap replicates of the images "
+        "(paired between rows) plus the variance between seeds over their number, t with seeds - 1 degrees of freedom "
+        f"or more, the less the seeds' share of the variance is. {UNDEFINED} is undefined.",
+    ]
+    if suite.objectives:
+        lines.append(
+            f"Bold is the best of a model's objectives, where the {LEVEL:.0%} intervals of its paired differences to "
+            "all the others exclude a tie."
+        )
+    if any(len(row.seeds) == 1 for row in table(results)):
+        lines.append("With one seed an interval covers the choice of images only, not the spread between seeds.")
+    lines.append(
+        f"Code: {_distinct(code_text(record.code) for record in finished)}; "
+        f"device {_distinct(_device(record.device) for record in finished)}."
+    )
+    lines += _left_out(results)
+    lines += [
+        f"Warning: the samples of {key} have collapsed: {entropy:.3g} nats per token at step {step}, {first:.3g} when "
+        "the last stage began."
+        for key, step, entropy, first in collapses(results)
+    ]
+    lines += [f"Failed: {key}: {record.error}" for key, record in results.failed.items()]
+    if results.missing:
+        lines.append(f"Missing: {'; '.join(map(str, results.missing))}.")
+    return lines
+
+
+def _correctness(results: Results) -> str:
+    """What decides which answers are right."""
+    if results.suite.task == "caption":
+        return "Captions: a mentioned category is right as often as the image has instances of it."
+    evaluators = _distinct(" ".join(record.evaluator.values()) for record in results.records.values())
+    return f"Scores: {_score_sources(results)}; evaluator {evaluators}."
+
+
+def _score_sources(results: Results) -> str:
+    """ "category (oracles: constant)" """
+
+    def of(oracles: bool) -> str:
+        return _distinct(r.score_source for r in results.records.values() if (r.role == "oracle") == oracles)
+
+    return of(False) if of(True) in (of(False), UNDEFINED) else f"{of(False)} (oracles: {of(True)})"
+
+
+def _left_out(results: Results) -> list[str]:
+    """How many pictures were skipped, by split; nothing where all could be read."""
+    skipped: set[str] = set()
+    for record in results.records.values():
+        by_split: Any = record.data.get("left_out", {})
+        skipped |= {f"{len(ids)} of {split}" for split, ids in by_split.items()}
+    return [f"Pictures that cannot be read and were left out: {', '.join(sorted(skipped))}."] if skipped else []
+
+
+def _device(device: dict[str, object]) -> str:
+    return " ".join(str(device[key]) for key in ("type", "name", "precision") if key in device)
+
+
+def _distinct(values: Iterable[str]) -> str:
+    """Each different value once, in order: more than one is shown, never hidden."""
+    return " / ".join(dict.fromkeys(values)) or UNDEFINED

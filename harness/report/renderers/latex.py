@@ -1,0 +1,120 @@
+"""Grids as one LaTeX document that pdflatex compiles as it is: booktabs rules, tables that break across pages."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+
+from harness.report.grids import Cell, Grid, category_grids, grids, split
+from harness.report.notes import caption, command
+from harness.report.results import Results
+
+COLUMNS = 10
+"""Of numbers, beside the words: they fit A4 across."""
+NUMBER_WIDTH = 13
+LINE_WIDTH = 36
+"""Characters of a column of words; longer ones are set as paragraphs."""
+PARAGRAPH = r">{\raggedright\arraybackslash}p{50mm}"
+LONG_WORD = 24
+"""Characters; a longer word may break anywhere, having no place of its own to do so."""
+
+# The default fonts (OT1) are outlines in every TeX; those of T1 and textcomp are bitmaps where cm-super is absent.
+PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
+\usepackage[utf8]{inputenc}
+\usepackage[landscape,margin=15mm]{geometry}
+\usepackage{array,booktabs,longtable}
+\setlength{\tabcolsep}{4pt}
+\setlength{\LTcapwidth}{\textwidth}
+\setlength{\parindent}{0pt}
+\begin{document}
+\raggedright
+"""
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_\allowbreak{}",  # names are long, and have no spaces
+    "/": r"/\allowbreak{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    "`": r"{}`",  # no ligature with ? or !
+    "-": r"-{}",  # no ligature: nobody could type the dash of "--seeds"
+    "±": r"$\pm$",
+    "–": r"\textendash{}",  # noqa: RUF001 (an en dash)
+    "—": r"\textemdash{}",
+    "−": r"$-$",  # noqa: RUF001 (a minus sign)
+    "×": r"$\times$",  # noqa: RUF001 (a multiplication sign)
+    "÷": r"$\div$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "→": r"$\to$",
+    "…": r"\ldots{}",
+}
+ABSENT = "ÐÞðþ"
+"""Letters of Latin-1 that the default fonts lack."""
+
+
+def to_latex(results: Results) -> str:
+    """Every table (per category only what is reportable), the caption, and the command that makes them again."""
+    shown = [part for grid in grids(results) + category_grids(results) for part in split(grid, COLUMNS)]
+    items = "".join(f"\\item {escape(line)}\n" for line in caption(results))
+    typed = "".join(f"\\texttt{{{escape(line)}}}\\\\\n" for line in command(results).splitlines())
+    return (
+        f"{PREAMBLE}\n\\section*{{{escape(results.suite.suite)}}}\n\n"
+        f"\\begin{{itemize}}\n{items}\\end{{itemize}}\n\n{typed}\n"
+        f"\\footnotesize\n{''.join(map(_table, shown))}"
+        "\\end{document}\n"
+    )
+
+
+def escape(text: str) -> str:
+    """Shows as it is, on one line. What pdflatex has no letter for is shown by its code point: [U+4E2D]."""
+    return " ".join(map(_escape_word, text.split()))
+
+
+def _escape_word(word: str) -> str:
+    return ("\\allowbreak{}" if len(word) > LONG_WORD else "").join(map(_escape_character, word))
+
+
+def _escape_character(character: str) -> str:
+    plain = " " <= character <= "~" or ("À" <= character <= "ÿ" and character not in ABSENT)
+    return SPECIAL.get(character, character if plain else f"[U+{ord(character):04X}]")
+
+
+def _table(grid: Grid) -> str:
+    """A longtable: its headings are repeated on every page."""
+    title = f"{grid.title}. {grid.note}" if grid.note else grid.title
+    headings = " & ".join(_heading(heading, index < grid.words) for index, heading in enumerate(grid.headings))
+    body = "".join(f"{' & '.join(map(_cell, row))} \\\\\n" for row in grid.rows)
+    return (
+        f"\\begin{{longtable}}{{{_columns(grid)}}}\n"
+        f"\\caption{{{escape(title)}}}\\\\\n\\toprule\n{headings} \\\\\n\\midrule\n\\endfirsthead\n"
+        f"\\toprule\n{headings} \\\\\n\\midrule\n\\endhead\n"
+        f"\\bottomrule\n\\endfoot\n{body}\\end{{longtable}}\n\n"
+    )
+
+
+def _columns(grid: Grid) -> str:
+    longest = [max(len(row[index].text) for row in grid.rows) if grid.rows else 0 for index in range(grid.words)]
+    words = ("l" if width <= LINE_WIDTH else PARAGRAPH for width in longest)
+    return f"@{{}}{''.join(words)}{'r' * (len(grid.headings) - grid.words)}@{{}}"
+
+
+def _heading(text: str, is_words: bool) -> str:
+    """Above numbers it is broken into lines of their width."""
+    if is_words:
+        return escape(text)
+    lines = r"\\".join(map(escape, wrap(text, NUMBER_WIDTH)))
+    return rf"\begin{{tabular}}[b]{{@{{}}r@{{}}}}{lines}\end{{tabular}}"
+
+
+def _cell(cell: Cell) -> str:
+    text = escape(cell.text)
+    return rf"\textbf{{{text}}}" if cell.best else text

@@ -1,0 +1,149 @@
+"""Grids as text: Markdown, CSV and the screen (harness.report.renderers.latex and harness.report.renderers.html are the
+other renderers)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from textwrap import fill
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from harness.metrics.catalogue import figure_names
+from harness.metrics.samples.aggregate import REPORTABLE
+from harness.metrics.stats import Interval
+from harness.report.grids import NOTHING, UNDEFINED, Cell, Grid, category_grids, format_interval, grids, split
+from harness.report.notes import caption
+from harness.report.results import Results, load
+from harness.report.rows import category_lines, gains, table
+from harness.report.verdicts import verdicts
+
+__all__ = [
+    "UNDEFINED",
+    "Cell",
+    "Grid",
+    "caption",
+    "category_grids",
+    "csv_text",
+    "format_interval",
+    "grids",
+    "load",
+    "markdown",
+    "panel",
+    "table",
+    "to_category_csv",
+    "to_console",
+    "to_csv",
+    "to_markdown",
+    "verdicts",
+]
+
+NUMBER_WIDTH = len("+0.412 ±0.021")
+SCREEN_COLUMNS = 6
+"""Of numbers, beside the words: they fit 120 characters."""
+
+
+def to_markdown(results: Results, per_category: bool = False) -> str:
+    """Tables, verdicts and caption as GitHub-flavoured Markdown; the tables per category on demand, being long."""
+    shown = grids(results) + (category_grids(results) if per_category else [])
+    return "\n".join([*map(markdown, shown), *(f"- {_escape(line)}" for line in caption(results))]) + "\n"
+
+
+def markdown(grid: Grid) -> str:
+    """One table with its title and note."""
+    return f"### {_escape(grid.title)}\n\n{_markdown_table(grid)}{_markdown_note(grid)}"
+
+
+def to_csv(results: Results) -> str:
+    """Long format: one line per row and figure, every figure there is, then the gains of chains; undefined ones are
+    empty."""
+    lines: list[list[object]] = [["model", "row", "step", "figure", "estimate", "low", "high", "seeds"]]
+    own = figure_names(results.samples)
+    for row, names in [*((row, own) for row in table(results)), *((row, list(row.figures)) for row in gains(results))]:
+        for name in names:
+            step = "" if row.step is None else row.step
+            lines.append([row.model, row.label, step, name, *_numbers(row.figures.get(name, NOTHING)), len(row.seeds)])
+    return csv_text(lines)
+
+
+def to_category_csv(results: Results) -> str:
+    """Long format: one line per row, category and figure, all categories; undefined figures are empty."""
+    of_category = ("category_id", "category", "frequency", "images", "reportable")
+    lines: list[list[object]] = [["model", "row", *of_category, "figure", "estimate", "low", "high", "seeds"]]
+    for line in category_lines(results):
+        for category in results.categories:
+            images = line.support.get(category.id, 0)
+            own = [category.id, category.names[0], category.frequency or "", images, int(images >= REPORTABLE)]
+            for name, figure in line.figures.get(category.id, {}).items():
+                lines.append([line.model, line.label, *own, name, *_numbers(figure), figure.seeds])
+    return csv_text(lines)
+
+
+def to_console(results: Results, per_category: bool = False) -> RenderableType:
+    """The same tables for a terminal of 120 columns."""
+    shown = grids(results) + (category_grids(results) if per_category else [])
+    return Group(*map(panel, shown), *(Text(line, style="dim") for line in caption(results)))
+
+
+def panel(whole: Grid) -> RenderableType:
+    """One table for a terminal of 120 columns, in as many parts as it takes, with its title and note."""
+    parts: list[RenderableType] = []
+    for grid in split(whole, SCREEN_COLUMNS):
+        parts += [Text(grid.title, style="bold"), Padding(_rich_table(grid), (0, 0, 1, 0))]
+    if whole.note:
+        parts.append(Padding(Text(whole.note, style="dim"), (0, 0, 1, 0)))
+    return Group(*parts)
+
+
+def csv_text(lines: list[list[object]]) -> str:
+    """Lines of values as comma-separated text."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(lines)
+    return file.getvalue()
+
+
+def _numbers(figure: Interval) -> list[str]:
+    return [f"{x:.6f}" if math.isfinite(x) else "" for x in (figure.estimate, figure.low, figure.high)]
+
+
+def _markdown_table(grid: Grid) -> str:
+    lines = [
+        [_escape(heading) for heading in grid.headings],
+        ["---"] * grid.words + ["---:"] * (len(grid.headings) - grid.words),
+        *([_markdown_cell(cell) for cell in row] for row in grid.rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    return f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text)
+
+
+def _markdown_note(grid: Grid) -> str:
+    return f"\n{_escape(grid.note)}\n" if grid.note else ""
+
+
+def _escape(text: str) -> str:
+    """Shows as it is in Markdown; one line."""
+    escaped = re.sub(r"([\\`*\[\]|<>~#]|\b_|_\b)", r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;")
+
+
+def _rich_table(grid: Grid) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="italic", padding=(0, 2, 0, 0))
+    for index, heading in enumerate(grid.headings):
+        is_number = index >= grid.words
+        made.add_column(
+            Text(fill(heading, NUMBER_WIDTH) if is_number else heading),
+            justify="right" if is_number else "left",
+            no_wrap=index == 0,  # on a narrow screen a figure breaks before its ±, a label is never broken
+            overflow="fold",
+        )
+    for row in grid.rows:
+        made.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+    return made

@@ -1,0 +1,289 @@
+"""Results -> rows, differences to the base, verdicts. No text here (see harness.report.renderers.text)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.metrics.catalogue import CATEGORY_COLUMNS, GAIN, direction, diversity_columns, figure_names, gain_names
+from harness.metrics.stats import REPLICATES, Interval, interval
+from harness.report.estimates import Floats, by_category, support
+from harness.report.results import Key, Results
+from harness.suite.cells import BASE, ORACLES, after_sft, chains
+from harness.suite.schema import EarlyStop
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which cells a row is made of, and at which step: all seeds at the same one. step is None where there
+    is none (no finished cell, or no early step to choose)."""
+
+    model: str
+    label: str
+    cells: tuple[Key, ...]
+    step: int | None
+    matched: tuple[Key, ...] = ()
+    """Of an early stop: the cells whose AP it is to match. Its step is chosen only when all are finished."""
+    temperature: float | None = None
+    """Of the samples; None: the suite's own."""
+    since: int | None = None
+    """Of a chain: the step at which its last stage began."""
+    unfinished: bool = False
+    """Whether it is a chain before its last stage."""
+
+    @property
+    def early(self) -> bool:
+        return bool(self.matched)
+
+    @property
+    def derived(self) -> bool:
+        """Made of another row's cells."""
+        return self.early or self.unfinished or self.temperature is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table. figures: by name, empty without a finished cell; seeds: the finished ones."""
+
+    source: Source
+    seeds: tuple[int, ...]
+    failed: tuple[int, ...]
+    missing: tuple[int, ...]
+    figures: dict[str, Interval]
+
+    @property
+    def model(self) -> str:
+        return self.source.model
+
+    @property
+    def label(self) -> str:
+        return self.source.label
+
+    @property
+    def step(self) -> int | None:
+        return self.source.step
+
+    @property
+    def title(self) -> str:
+        """The label; of an early stop with its step, of other samples with their temperature."""
+        if self.source.temperature is not None:
+            return f"{self.label} (T = {self.source.temperature:g})"
+        if not self.source.early:
+            return self.label
+        return f"{self.label} (no step)" if self.step is None else f"{self.label} (step {self.step})"
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryLine:
+    """CATEGORY_COLUMNS of a row, by category id, and how many validation images have each category."""
+
+    model: str
+    label: str
+    title: str
+    figures: dict[int, dict[str, Interval]]
+    support: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TemperatureLine:
+    """Figures of a row's samples at one temperature."""
+
+    model: str
+    label: str
+    temperature: float
+    figures: dict[str, Interval]
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} (T = {self.temperature:g})"
+
+
+def sources(results: Results) -> Iterator[Source]:
+    """Rows in the order of the table: per model base, objectives, chains before their last stage, early stops,
+    other temperatures; then the oracles."""
+    suite = results.suite
+    for model in suite.models:
+        for label in (BASE, *(objective.label for objective in suite.objectives)):
+            yield _at_last_step(results, model.label, label)
+        for chain in chains(suite):
+            last = _at_last_step(results, model.label, chain.label)
+            yield replace(last, label=after_sft(chain), step=last.step and last.since, since=None, unfinished=True)
+        for stop in suite.early_stops:
+            yield _early(results, model.label, stop)
+        for other in suite.resampled:
+            last = _at_last_step(results, model.label, other.objective)
+            yield replace(last, label=other.label, temperature=other.temperature)
+    for oracle in ORACLES:
+        yield _at_last_step(results, oracle, oracle)
+
+
+def table(results: Results) -> list[Row]:
+    """One row per source, every figure with the interval of its seed mean."""
+    names = figure_names(results.samples)
+    return [_row(results, source, names) for source in sources(results)]
+
+
+def differences(results: Results) -> list[Row]:
+    """Diversity figures of every trained row minus the base's, paired by seed and image."""
+    by_name = {(source.model, source.label): source for source in sources(results)}
+    names = [name for name in diversity_columns(results.samples) if name != "recall"]
+    rows = []
+    for (model, label), source in by_name.items():
+        if label != BASE and label not in ORACLES:
+            rows.append(_row(results, source, names, minus=by_name[model, BASE]))
+    return rows
+
+
+def gains(results: Results) -> list[Row]:
+    """What the last stage changed in the figures of each chain, paired by seed and image; empty without a chain."""
+    labels = {chain.label for chain in chains(results.suite)}
+    names = gain_names(results.samples)
+    return [_row(results, source, names) for source in sources(results) if source.label in labels]
+
+
+def figures_of(
+    results: Results,
+    model: str,
+    label: str,
+    names: Sequence[str],
+    step: int | None = None,
+    temperature: float | None = None,
+) -> dict[str, Interval]:
+    """Figures of a row's finished cells at a step (None: the last) and a temperature (None: the suite's own); empty
+    without a finished cell."""
+    source = replace(_at_last_step(results, model, label), temperature=temperature)
+    return _row(results, source if step is None else replace(source, step=step), names).figures
+
+
+def best(results: Results, rows: Sequence[Row], names: Sequence[str]) -> dict[str, int]:
+    """Figure -> index of the row that is best, where it cannot be told as a tie: the interval of its paired difference
+    to every other row excludes 0.
+
+    Rows of one model and of fine-tuned cells compete: neither the base and the oracles, which bound them, nor rows
+    made of another row's cells. Complete rows only.
+    """
+    objectives = {objective.label for objective in results.suite.objectives}
+    competing = [i for i, row in enumerate(rows) if row.label in objectives and row.figures and not _incomplete(row)]
+    found: dict[str, int] = {}
+    for name in names:
+        values = {i: direction(name) * rows[i].figures[name].estimate for i in competing}
+        defined = {i: value for i, value in values.items() if not math.isnan(value)}
+        if len(defined) < 2 or not direction(name):
+            continue
+        first = max(defined, key=defined.__getitem__)
+        others = [rows[i].source for i in defined if i != first]
+        gaps = [_row(results, rows[first].source, [name], minus=other).figures[name] for other in others]
+        if all(gap.low > 0 if direction(name) > 0 else gap.high < 0 for gap in gaps):
+            found[name] = first
+    return found
+
+
+def category_lines(results: Results) -> list[CategoryLine]:
+    """One per row with a finished cell, rows of other rows' cells left out."""
+    return [
+        _category_line(results, source)
+        for source in sources(results)
+        if not source.derived and results.finished(source.model, source.label)
+    ]
+
+
+def temperature_lines(results: Results) -> list[TemperatureLine]:
+    """One per objective (and base) and temperature; empty where the suite samples at a single one."""
+    heats = results.suite.sample.curve
+    names = ("precision", *diversity_columns(results.samples))
+    rows = [source for source in sources(results) if not source.derived and source.label not in ORACLES]
+    return [
+        TemperatureLine(source.model, source.label, heat, figures)
+        for source in (rows if len(heats) > 1 else ())
+        for heat in heats
+        if (figures := figures_of(results, source.model, source.label, names, temperature=heat))
+    ]
+
+
+def early_step(results: Results, model: str, stop: EarlyStop) -> int | None:
+    """The evaluated step before the last of `objective` whose seed-mean AP is nearest to the final one of
+    `at_ap_of`; the earlier of equals. None while cells of either are missing, or where there is no such step."""
+    both = [*results.keys(model, stop.objective), *results.keys(model, stop.at_ap_of)]
+    if not results.records.keys() >= set(both):
+        return None
+    target = seed_mean(results, model, stop.at_ap_of, results.steps(model, stop.at_ap_of)[-1], "AP")
+    early = results.steps(model, stop.objective)[:-1]
+    distance = {step: abs(seed_mean(results, model, stop.objective, step, "AP") - target) for step in early}
+    defined = {step: round(value, 12) for step, value in distance.items() if not math.isnan(value)}
+    return min(sorted(defined), key=defined.__getitem__, default=None)
+
+
+def seed_mean(results: Results, model: str, label: str, step: int, name: str) -> float:
+    """Mean of a figure over the finished seeds; nan where it is undefined for one."""
+    return float(np.mean([results.points(key, step)[name] for key in results.finished(model, label)]))
+
+
+def _at_last_step(results: Results, model: str, label: str) -> Source:
+    steps = results.steps(model, label)
+    since = next((results.suite.train_of(own).steps for own in chains(results.suite) if own.label == label), None)
+    return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None, since=since)
+
+
+def _early(results: Results, model: str, stop: EarlyStop) -> Source:
+    matched = tuple(results.keys(model, stop.at_ap_of))
+    step = early_step(results, model, stop)
+    return Source(model, stop.label, tuple(results.keys(model, stop.objective)), step, matched)
+
+
+def _category_line(results: Results, source: Source) -> CategoryLine:
+    assert source.step is not None
+    cells = [results.tables(key) for key in results.finished(source.model, source.label)]
+    where = source.step, results.temperature
+    points = [by_category(cell, *where) for cell in cells]  # each name -> [1, C]
+    replicates = [by_category(cell, *where, results.weights) for cell in cells]  # each name -> [R, C]
+    counts = support(cells[0], *where)
+    figures: dict[int, dict[str, Interval]] = {}
+    for index, category in enumerate(results.categories):
+        figures[category.id] = {
+            name: interval(
+                np.array([own[name][0, index] for own in points]), np.stack([own[name][:, index] for own in replicates])
+            )
+            for name in CATEGORY_COLUMNS
+        }
+    ids = [category.id for category in results.categories]
+    return CategoryLine(source.model, source.label, source.label, figures, dict(zip(ids, counts.tolist(), strict=True)))
+
+
+def _incomplete(row: Row) -> bool:
+    return bool(row.failed or row.missing)
+
+
+def _row(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> Row:
+    used = [source] if minus is None else [source, minus]
+    seeds = {key.seed: key for key in source.cells}
+    keys = [key for other in used for key in other.cells]
+    failed = {key.seed for key in keys if key in results.failed}
+    finished = [seed for seed in seeds if all(key in results.records for key in keys if key.seed == seed)]
+    figures = {}
+    if finished and all(other.step is not None for other in used):
+        for name in names:
+            points, replicates = stacked(results, source, finished, name)
+            if minus is not None:
+                other_points, other_replicates = stacked(results, minus, finished, name)
+                points, replicates = points - other_points, replicates - other_replicates
+            figures[name] = interval(points, replicates)
+    missing = tuple(seed for seed in seeds if seed not in finished and seed not in failed)
+    return Row(source, tuple(finished), tuple(sorted(failed)), missing, figures)
+
+
+def stacked(results: Results, source: Source, seeds: Sequence[int], name: str) -> tuple[Floats, Floats]:
+    """Points [S] and replicates [S, R] of a figure; of a gain, which only chains have, the difference of two steps."""
+    assert source.step is not None
+    if name in gain_names(results.samples):
+        if source.since is None:
+            return np.full(len(seeds), np.nan), np.full((len(seeds), REPLICATES), np.nan)
+        ends = source, replace(source, step=source.since)
+        after, before = (stacked(results, end, seeds, name.removesuffix(GAIN)) for end in ends)
+        return after[0] - before[0], after[1] - before[1]
+    keys = [key for key in source.cells if key.seed in seeds]
+    where = source.step, source.temperature
+    points = np.array([results.points(key, *where)[name] for key in keys])
+    return points, np.stack([results.replicates(key, *where)[name] for key in keys])

@@ -1,0 +1,63 @@
+"""What became of the hypotheses that a suite states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.errors import ConfigError, unknown
+from harness.metrics.catalogue import figure_names, gain_names
+from harness.metrics.stats import REPLICATES, PairedTest, Verdict
+from harness.metrics.stats import verdicts as judge
+from harness.report.results import Results
+from harness.report.rows import Source, sources, stacked
+from harness.suite.schema import Hypothesis
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A hypothesis for one model, and what came of it; verdict is None where cells are missing."""
+
+    hypothesis: Hypothesis
+    model: str
+    verdict: Verdict | None
+    missing: tuple[str, ...] = ()
+
+
+def verdicts(results: Results) -> list[Finding]:
+    """Every hypothesis of the suite, for every model. Holm's procedure counts those that cannot be tested
+    too: which cells happen to be missing must not make the others easier to support."""
+    by_name = {(source.model, source.label): source for source in sources(results)}
+    stated = [(hypothesis, model.label) for hypothesis in results.suite.hypotheses for model in results.suite.models]
+    tests, missing = [], []
+    for hypothesis, model in stated:
+        a, b = (by_name.get((model, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b))
+        missing.append(tuple(dict.fromkeys([*_absent(results, a), *_absent(results, b)])))
+        tests.append(_paired_test(results, hypothesis, a, b, complete=not missing[-1]))
+    return [
+        Finding(hypothesis, model, None if absent else verdict, absent)
+        for (hypothesis, model), absent, verdict in zip(stated, missing, judge(tests), strict=True)
+    ]
+
+
+def _absent(results: Results, source: Source) -> list[str]:
+    """What a test of this row lacks, in words."""
+    needed = [key for key in (*source.cells, *source.matched) if key not in results.records]
+    absent = [f"{key} (failed)" if key in results.failed else str(key) for key in needed]
+    if not absent and source.step is None:
+        return [f"{source.label}: no step to stop at"]
+    return absent
+
+
+def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source, complete: bool) -> PairedTest:
+    known = figure_names(results.samples) + gain_names(results.samples)
+    if hypothesis.metric not in known:
+        raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, known)}")
+    seeds = results.suite.seeds
+    points, replicates = np.full(len(seeds), np.nan), np.full((len(seeds), REPLICATES), np.nan)
+    if complete:
+        points_a, replicates_a = stacked(results, a, seeds, hypothesis.metric)
+        points_b, replicates_b = stacked(results, b, seeds, hypothesis.metric)
+        points, replicates = points_a - points_b, replicates_a - replicates_b
+    return PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)

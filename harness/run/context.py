@@ -1,0 +1,136 @@
+"""What all cells of a run share: suite, benchmark, device, and whom to tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Protocol
+
+from accelerate import Accelerator
+
+from harness import registry
+from harness.errors import ConfigError
+from harness.inference.device import Device, accelerator_on, base_of
+from harness.protocols import Benchmark, Predictor
+from harness.records import CellInfo, gallery
+from harness.run import task
+from harness.run.trackers import Name
+from harness.sequence import Grammar, prompts
+from harness.suite.cells import Cell
+from harness.suite.schema import NamedModel, Suite
+from harness.system import ranks
+from harness.training.prefetch import WORKERS
+from harness.types import Category, Example
+
+
+class Watch(Protocol):
+    """What a run tells about its progress (the command line draws it)."""
+
+    def cell(self, cell: Cell, index: int, total: int, state: str) -> None: ...
+
+    def work(self, kind: str, done: int, total: int, note: str = "") -> None: ...
+
+
+class Silence:
+    """A Watch that says nothing."""
+
+    def cell(self, cell: Cell, index: int, total: int, state: str) -> None: ...
+
+    def work(self, kind: str, done: int, total: int, note: str = "") -> None: ...
+
+
+@dataclass
+class Context:
+    """What all cells of a run share."""
+
+    suite: Suite
+    benchmark: Benchmark
+    accelerator: Accelerator
+    watch: Watch = field(default_factory=Silence)
+    snapshot_every: int = 50
+    """Training steps between two snapshots (see harness.run.resume)."""
+    workers: int = WORKERS
+    """Threads that read the images training comes to next (see harness.training.prefetch)."""
+    profile: bool = False
+    """Whether to write where the time of a cell goes (see harness.system.profiler)."""
+    track: Name | None = None
+    """Whom else to tell what is logged (see harness.run.trackers)."""
+
+    @cached_property
+    def train_images(self) -> Counter[int]:
+        """How many training images have each category, by its id."""
+        return Counter(
+            c for example in self.benchmark.split("train") for c in {i.category_id for i in example.instances}
+        )
+
+    def questions(self, split: str, seed: int) -> tuple[Example, ...]:
+        """What a split's images are asked: the images themselves, or several questions each, next to each other.
+
+        What the others are asked depends on the seed; the validation images are always asked the same. ConfigError
+        where there is nothing to ask about any image.
+        """
+        examples, prompt = self.benchmark.split(split), self.suite.prompt
+        if prompt.chunk is None:
+            return examples
+        found = [question for example in examples for question in self._about(example, split, seed, prompt.chunk)]
+        if examples and not found:
+            raise ConfigError(
+                f"prompt: no image of the {split} split has a verified category to ask about; use kind: open"
+            )
+        return tuple(found)
+
+    def _about(self, example: Example, split: str, seed: int, chunk: int) -> list[Example]:
+        categories, prompt = self.benchmark.categories, self.suite.prompt
+        if split != "val":
+            return prompts.about(example, prompts.taught(example, prompt.negatives, seed), categories, chunk)
+        everything = {category.id for category in categories} if prompt.evaluate == "all" else prompts.verified(example)
+        return prompts.about(example, everything, categories, chunk)
+
+    @cached_property
+    def pictures(self) -> list[Example]:
+        """The validation images that the gallery shows."""
+        return gallery.chosen(self.benchmark.split("val"), self.benchmark.categories)
+
+
+def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:
+    watch = watch or Silence()
+    accelerator = accelerator_on(device)  # first: from here on what fails in one process is known to all
+    benchmark = ranks.together(accelerator, partial(_benchmark, suite, data, watch))
+    return Context(suite, benchmark, accelerator, watch)
+
+
+def _benchmark(suite: Suite, data: Path | None, watch: Watch) -> Benchmark:
+    benchmark = registry.benchmark(suite.benchmark.name, suite.benchmark.settings, data)
+    if suite.images == "skip":
+        benchmark = task.without_unreadable(benchmark, partial(watch.work, "check images"))
+    return task.of_benchmark(benchmark, suite.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A cell with everything that determines its result, and where that result goes."""
+
+    cell: Cell
+    info: CellInfo
+    digest: str
+    folder: Path
+
+
+def build(context: Context, model: NamedModel) -> Predictor:
+    """A fresh base of a model, on the device."""
+    make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
+    made = base_of(make, context.accelerator)
+    task.of_model(made, context.benchmark, context.suite.task)
+    if context.suite.sample.grammar:
+        Grammar(made.codec)  # a format that has none is refused now, not after training
+    if context.suite.prompt.kind == "categories":
+        made.codec.prompt(_asked_about(context.benchmark.categories[:1]))  # likewise
+    return made
+
+
+def _asked_about(categories: Sequence[Category]) -> Example:
+    """A question about these categories, of no picture."""
+    return Example(0, Path(), 1, 1, (), asked=tuple(category.id for category in categories))

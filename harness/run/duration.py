@@ -1,0 +1,66 @@
+"""What a run will cost on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from harness.evaluation.generation import generate
+from harness.protocols import Adapter
+from harness.run.context import Context, Planned, build
+from harness.run.runner import finished
+from harness.suite.schema import NamedModel
+from harness.training.loop import train
+from harness.training.objective import prepare
+
+
+def estimate(
+    context: Context, planned: Sequence[Planned], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Seconds that each planned cell will take: the speed of two training steps and one generated batch of
+    its model on this machine, times the amount of work. 0 for a finished one."""
+    speeds: dict[str, tuple[float, float]] = {}
+    costs = []
+    for item in planned:
+        key = item.cell.model.model_dump_json()
+        if key not in speeds:
+            speeds[key] = _speeds(context, item.cell.model, clock)
+        per_step, per_image = speeds[key]
+        objective, suite = item.cell.objective, context.suite
+        plans = () if objective is None else suite.plans_of(objective)
+        evaluations = len(suite.sample.curve) - 1 + (sum(len(plan.evaluations) for plan in plans) or 1)
+        steps = plans[0].steps if plans else 0
+        cost = steps * per_step + evaluations * per_image * len(context.questions("val", item.cell.seed))
+        if objective is not None and objective.then is not None:
+            drawn, trained = objective.then.amount
+            cost += drawn * per_image / suite.sample.samples + trained * per_step / suite.train.batch_size
+        costs.append(0.0 if finished(item) else cost)
+    return costs
+
+
+def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds per training step and per generated image (or question), each after one untimed warm-up."""
+    predictor = build(context, model)
+    suite = context.suite
+    batch = context.questions("val", 0)[: suite.sample.batch_images]
+    per_image = _timed(lambda: generate(predictor, batch, suite.sample.temperature, suite.sample, 0), clock) / len(
+        batch
+    )
+    if not isinstance(predictor, Adapter):
+        return 0.0, per_image
+    examples = context.questions("train", 0)
+    steps = suite.train.model_copy(update={"steps": 1, "eval_at": ()})
+    objective = prepare("ce", {}, predictor, (), steps, 0)
+
+    def step() -> None:
+        assert isinstance(predictor, Adapter)
+        train(predictor, examples, objective, steps, 0, context.accelerator, lambda step: None)
+
+    return _timed(step, clock), per_image
+
+
+def _timed(action: Callable[[], object], clock: Callable[[], float]) -> float:
+    action()
+    started = clock()
+    action()
+    return clock() - started

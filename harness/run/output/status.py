@@ -1,0 +1,143 @@
+"""What is in the output folder of a run, at this moment and without disturbing it: every cell and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean
+from typing import Literal
+
+from harness import records
+from harness.errors import DataError
+from harness.records import layout
+from harness.run.output import progress
+from harness.run.output.progress import Progress
+from harness.suite.cells import Cell, listed
+from harness.system import locks
+
+State = Literal["finished", "failed", "running", "interrupted", "waiting"]
+STATES: tuple[State, ...] = ("finished", "failed", "running", "interrupted", "waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class CellStatus:
+    """interrupted: begun, and nobody is at it; the next run goes on with it. waiting: not begun.
+
+    owner: host:pid of who computes it; progress: what it is at, or was when it was left; None where there is none.
+    seconds_left: estimated for the rest of the cell, 0 when it is done, None without anything to go by.
+    error: why it failed, or why its record is not one; empty otherwise.
+    """
+
+    cell: Cell
+    folder: Path
+    state: State
+    owner: str | None
+    progress: Progress | None
+    seconds_left: float | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    suite: str
+    cells: tuple[CellStatus, ...]
+
+    def count(self, state: State) -> int:
+        return sum(cell.state == state for cell in self.cells)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until every cell is done, with as many processes as are at work now (at least one); None if unknown."""
+        left = [cell.seconds_left for cell in self.cells if cell.state != "failed"]
+        known = [seconds for seconds in left if seconds is not None]
+        return sum(known) / max(1, self.count("running")) if len(known) == len(left) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a record says, as far as it matters here. status: None where there is no record, or none that is valid."""
+
+    status: Literal["finished", "failed"] | None = None
+    role: str = ""
+    seconds: float = 0.0
+    error: str = ""
+
+
+def read(folder: Path) -> Status:
+    """The state of every cell of the suite in an output folder. DataError if it holds no run."""
+    suite, planned = listed(folder)
+    places_ = [(cell, layout.cell(folder, cell.id, digest)) for cell, digest in planned]
+    made = [_made(place, records.written(place)) for _, place in places_]
+    costs = _costs(made)
+    found = [_cell(folder, *where, known, costs) for where, known in zip(places_, made, strict=True)]
+    return Status(suite.suite, tuple(found))
+
+
+def to_json(status: Status) -> dict[str, object]:
+    """JSON values: of each cell its id, its folder's name, and what CellStatus says."""
+    cells = [
+        {
+            "cell": item.cell.id,
+            "folder": item.folder.name,
+            "state": item.state,
+            "owner": item.owner,
+            "progress": None if item.progress is None else item.progress.model_dump(),
+            "seconds_left": item.seconds_left,
+            "error": item.error,
+        }
+        for item in status.cells
+    ]
+    counts = {state: status.count(state) for state in STATES}
+    return {"suite": status.suite, "counts": counts, "seconds_left": status.seconds_left, "cells": cells}
+
+
+def _cell(output: Path, cell: Cell, folder: Path, made: _Made, costs: dict[str, float]) -> CellStatus:
+    owner = locks.owner(output / layout.LOCKS, folder.name)
+    state = _state(folder, made.status, owner)
+    done = state in ("finished", "failed")
+    news = None if done else progress.read(output, folder.name)
+    left = 0.0 if done else _left(news, costs.get(cell.role))
+    return CellStatus(cell, folder, state, None if done or owner is None else str(owner), news, left, made.error)
+
+
+def _state(folder: Path, recorded: Literal["finished", "failed"] | None, owner: locks.Owner | None) -> State:
+    """A failed cell may be run again: who is at it, or was, says more than the old record."""
+    if recorded == "finished":
+        return "finished"
+    if owner is not None:
+        return "running"
+    if layout.work(folder).is_dir():
+        return "interrupted"
+    return "waiting" if recorded is None else "failed"
+
+
+def _left(news: Progress | None, cost: float | None) -> float | None:
+    """Of what such a cell costs, what it has not had yet; never less than the work in hand still takes."""
+    spent = 0.0 if news is None else news.spent
+    at_hand = None if news is None else news.left
+    if cost is None:
+        return at_hand
+    return max(cost - spent, at_hand or 0.0)
+
+
+def _costs(made: Sequence[_Made]) -> dict[str, float]:
+    """Seconds that a cell of each role took, on average."""
+    seconds: dict[str, list[float]] = {}
+    for item in made:
+        if item.status == "finished":
+            seconds.setdefault(item.role, []).append(item.seconds)
+    return {role: mean(values) for role, values in seconds.items()}
+
+
+@lru_cache(maxsize=4096)
+def _made(folder: Path, written: float) -> _Made:
+    """Of a cell's record; read once for each time it was written (0: there is none)."""
+    if not written:
+        return _Made()
+    try:
+        record = records.read(folder)
+    except DataError as error:
+        return _Made(error=str(error))
+    return _Made(record.status, record.role, record.seconds, record.error or "")

@@ -1,0 +1,264 @@
+"""Cells of a suite: order, cache, one record each.
+
+A cell is computed in a hidden folder and renamed into place when its record is complete: whatever is visible
+under `cells/` has finished or has failed cleanly. A finished cell is never run again. The hidden folder outlives its
+process, and the next one that runs the cell goes on from what it finds there.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import json
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from harness import objectives, records
+from harness.errors import ConfigError, DataError, DetmodesError, StageError
+from harness.records import CellInfo, Record, gallery, layout
+from harness.run.cell import compute, record_of
+from harness.run.context import Context, Planned, build
+from harness.run.output.progress import Recorder, forget
+from harness.suite.cells import Cell, cells, chains
+from harness.system import failures, files, locks, ranks
+from harness.system.files import write_text
+from harness.training.finetuning import require_shares
+from harness.training.stages import kinds
+
+POLL = 1.0
+"""Seconds between two looks at the cells of other processes."""
+WAITING = "wait for others"
+
+
+def plan(context: Context, output: Path, only: str | None = None) -> list[Planned]:
+    """Every cell of the suite (that matches `only`), in order."""
+    described: dict[str, dict[str, Any]] = {}
+    planned = []
+    for cell in cells(context.suite):
+        key = cell.model.model_dump_json()
+        if key not in described:
+            described[key] = build(context, cell.model).describe()
+        info = _cell_info(context, cell, described[key])
+        digest = records.digest_of(info)
+        planned.append(Planned(cell, info, digest, layout.cell(output, cell.id, digest)))
+    return matching(planned, only)
+
+
+def matching(planned: list[Planned], only: str | None) -> list[Planned]:
+    chosen = [item for item in planned if only is None or fnmatch.fnmatch(item.cell.id, only)]
+    if not chosen:
+        raise ConfigError(f"--only {only!r}: matches none of: {', '.join(item.cell.id for item in planned)}")
+    return chosen
+
+
+def require_possible(context: Context) -> None:
+    """ConfigError where a stage of some cell cannot run: told before the first stage of the first cell."""
+    asked = context.questions("train", context.suite.seeds[0]) if chains(context.suite) else ()
+    for objective in context.suite.objectives:
+        if objective.then is not None:
+            kinds.require_possible(objective.then, asked, context.accelerator)
+        for stretch in context.suite.plans_of(objective):
+            require_shares(stretch, context.accelerator.num_processes)
+
+
+def run(context: Context, output: Path, only: str | None = None, since: float | None = None) -> list[Record]:
+    """Runs what is not finished yet; returns a record for every planned cell, failed ones included.
+
+    Several processes may run one suite on one folder: each takes what is free, waits at the end for the cells of the
+    others, and takes over what a dead one leaves. since: when the run began that this process is a part of, by the
+    folder's clock; a failure recorded later is one of this run and not tried again.
+
+    Of two suites on one folder each makes its own cells; suite.json, cells.json and so the tables are the later one's.
+
+    Of several processes that compute each cell together (harness.system.ranks) rank 0 does all this. The others compute
+    along, write nothing, and get no records.
+    """
+    require_possible(context)
+    if not context.accelerator.is_main_process:
+        _compute_along(context)
+        return []
+    found = _run_all(context, output, only, since)
+    ranks.same(context.accelerator, None)
+    return found
+
+
+def _compute_along(context: Context) -> None:
+    """Every cell that rank 0 takes, until there is none. How it ended is told by rank 0."""
+    nothing: Planned | None = None
+    while (item := ranks.same(context.accelerator, nothing)) is not None:
+        with suppress(Exception):
+            ranks.together(context.accelerator, partial(compute, context, item, layout.work(item.folder)))
+
+
+def _run_all(context: Context, output: Path, only: str | None, since: float | None) -> list[Record]:
+    everything = plan(context, output)
+    chosen = matching(everything, only)
+    announce(context, output, everything)
+    since = files.clock(output) if since is None else since
+    recorder = Recorder(context.watch, output)
+    told = copy.copy(context)  # with what it has found out already
+    told.watch = recorder
+    done: dict[Path, Record] = {}
+    while left := [item for item in chosen if item.folder not in done]:
+        before = len(done)
+        for item in left:
+            taken = _take(told, recorder, item, output, since, (len(done) + 1, len(chosen)))
+            if taken is not None:
+                done[item.folder] = taken
+        if len(done) == before:
+            recorder.work(WAITING, len(done), len(chosen))
+            sleep(POLL)
+    return [done[item.folder] for item in chosen]
+
+
+def announce(context: Context, output: Path, everything: list[Planned]) -> None:
+    """What the folder holds, for whoever reads it."""
+    (output / layout.CELLS).mkdir(parents=True, exist_ok=True)
+    write_text(output / layout.SUITE, context.suite.model_dump_json(indent=1) + "\n")
+    gallery.write(output, context.pictures, context.benchmark.categories)
+    write_text(output / layout.DIGESTS, json.dumps([item.digest for item in everything], indent=1) + "\n")
+
+
+def _take(
+    context: Context, recorder: Recorder, item: Planned, output: Path, since: float, place: tuple[int, int]
+) -> Record | None:
+    """The record of a cell that is done or that this process can do now; None if another one has it.
+
+    place: which one it is of how many, for the watch.
+    """
+    found = _settled(item, since)
+    if found is None:
+        with locks.held(output / layout.LOCKS, item.folder.name) as lock:
+            if lock is None:
+                return None
+            found = _settled(item, since)  # another may have finished it a moment ago
+            if found is None:
+                found = _run(context, recorder, item, output, place, lock)
+    if found is None:
+        return None
+    record, state = found
+    recorder.cell(item.cell, *place, state)
+    return record
+
+
+def _run(
+    context: Context, recorder: Recorder, item: Planned, output: Path, place: tuple[int, int], lock: locks.Lock
+) -> tuple[Record, str] | None:
+    """Computes a cell; None if another process has taken it over meanwhile."""
+    recorder.cell(item.cell, *place, "running")
+    try:
+        with recorder.during(item.folder.name, lock.check):
+            record = _run_cell(context, item, lock)
+    except locks.LostError:
+        return None
+    forget(output, item.folder.name)
+    return record, record.status
+
+
+def _settled(item: Planned, since: float) -> tuple[Record, str] | None:
+    """The record of a cell that need not be run, and whether another process of this run made it."""
+    record = finished(item)
+    written = records.written(item.folder)
+    if record is not None:
+        return record, "elsewhere" if written > since else "cached"
+    if written > since:
+        with suppress(DataError):  # damaged: it is run again
+            record = records.read(item.folder)
+            if record.status == "failed" and record.digest == item.digest:
+                return record, "elsewhere"
+    return None
+
+
+def finished(item: Planned) -> Record | None:
+    """The record of a cell that is done: finished, of these settings, with its tables intact."""
+    return _finished_in(item.folder, item, [f"{name}.parquet" for name in records.TABLES])
+
+
+def _finished_in(folder: Path, item: Planned, names: Sequence[str] | None = None) -> Record | None:
+    """The same of any folder. names: the files that must be intact, None for all."""
+    try:
+        record = records.read(folder)
+        if record.status != "finished" or record.digest != item.digest:
+            return None
+        records.verify_files(record, folder, list(record.files) if names is None else names)
+    except DetmodesError:
+        return None
+    return record
+
+
+def _run_cell(context: Context, item: Planned, lock: locks.Lock) -> Record:
+    """The record of a cell, whatever happens in it. An interrupt still ends the run, and leaves the work folder."""
+    work = layout.work(item.folder)
+    record = _finished_in(work, item)  # killed after its record was written
+    if record is None:
+        _prepare(work, item.folder)
+        record = _computed(context, item, work)
+        lock.check()
+        for path in work.iterdir():
+            files.sync(path)
+        records.write(record, work)
+    _keep_only(record, work)
+    lock.check()
+    files.remove(item.folder)
+    work.rename(item.folder)
+    files.sync(item.folder.parent)
+    return record
+
+
+def _prepare(work: Path, failed: Path) -> None:
+    """The folder as `compute` goes on from it: without what a killed process did not finish writing, and with what an
+    attempt left that failed in a later stage."""
+    work.mkdir(parents=True, exist_ok=True)
+    if (failed / layout.RESUME).is_dir() and not (work / layout.RESUME).exists():
+        (failed / layout.RESUME).rename(work / layout.RESUME)
+    for path in (work / records.RECORD, work / layout.ERROR, *files.partials(work)):
+        files.remove(path)
+
+
+def _computed(context: Context, item: Planned, work: Path) -> Record:
+    ranks.same(context.accelerator, item)
+    try:
+        record = ranks.together(context.accelerator, partial(compute, context, item, work))
+        assert record is not None
+        return record
+    except locks.LostError:
+        raise
+    except Exception as error:
+        if failures.is_storage(error):  # no fault of the cell: it goes on when there is room
+            raise DataError(failures.explain(error, work)) from error
+        if not isinstance(error, StageError):  # else what was trained before that stage is worth keeping
+            files.remove(work / layout.RESUME)
+        (work / layout.ERROR).write_text(traceback.format_exc())
+        return record_of(context, item, status="failed", error=failures.explain(error, work))
+
+
+def _keep_only(record: Record, work: Path) -> None:
+    """Removes what only going on needs, and what other attempts left: a finished cell has the files that it names, and
+    a failed one what another attempt may go on from."""
+    for path in work.iterdir():
+        if record.status == "failed" and path.name == layout.RESUME:
+            continue
+        if path.is_dir() or (record.status == "finished" and path.name not in {records.RECORD, *record.files}):
+            files.remove(path)
+
+
+def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
+    objective = None
+    if cell.objective is not None:
+        settings = objectives.complete(cell.objective.name, cell.objective.settings)
+        objective = {"name": cell.objective.name, **settings}
+    return CellInfo(
+        benchmark=context.benchmark.describe(),
+        model=model,
+        objective=objective,
+        seed=cell.seed,
+        train=None if cell.objective is None else context.suite.described(cell.objective),
+        sample=context.suite.sample.model_dump(mode="json"),
+        score=context.suite.score,
+        prompt=context.suite.prompt.described,
+    )

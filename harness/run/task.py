@@ -1,0 +1,101 @@
+"""What a suite makes of a benchmark and of a model before anything starts: its task, and `images: skip`.
+
+`caption` knows no boxes: an instance's box is the whole image, and so is that of a mention. What matches, counts and
+compares boxes then compares categories alone, each at most as often as it is there.
+
+`images: skip`: pictures that cannot be read are left out. (`images: fail`, the default, costs nothing: a cell fails,
+naming the file, when it comes to it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from harness import images
+from harness.errors import ConfigError
+from harness.metrics.detection.accumulate import Matches
+from harness.protocols import Adapter, Benchmark, LeavesOut, Predictor
+from harness.sequence import CaptionCodec, Task, for_task
+from harness.sequence.targets import in_reading_order
+from harness.types import Box, Detection, Evaluation, Example, Instance
+
+SPLITS = ("train", "val", "calibration")
+
+
+def of_benchmark(benchmark: Benchmark, task: Task) -> Benchmark:
+    """The benchmark as the task sees it; itself for `boxes`."""
+    return benchmark if task == "boxes" else Captioned(benchmark, task)
+
+
+def of_model(made: Predictor, benchmark: Benchmark, task: Task) -> None:
+    """Makes a model do the task. ConfigError where it cannot: its vocabulary has no captions, or none in the words of
+    the benchmark's."""
+    made.codec = for_task(made.codec, task)
+    if not isinstance(made.codec, CaptionCodec) or made.codec.writes_text or not isinstance(made, Adapter):
+        return
+    if any(example.captions for example in benchmark.split("train")):
+        raise ConfigError(
+            f"task: {task}: the captions of {benchmark.name} are text, this model's vocabulary has names alone; "
+            "use a model with a tokenizer, or leave out the benchmark's captions"
+        )
+
+
+class Captioned:
+    """A Benchmark under one of the tasks with captions; official figures exist where there are boxes."""
+
+    def __init__(self, benchmark: Benchmark, task: Task) -> None:
+        self.name, self.categories = benchmark.name, benchmark.categories
+        self._whole, self._task = benchmark, task
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        return self._splits[name]
+
+    def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
+        if self._boxed:
+            return self._whole.evaluate(split, detections, engine)
+        return Evaluation({}, {}, "none", "")
+
+    def match(self, split: str, detections: Sequence[Detection]) -> Matches:
+        return self._whole.match(split, detections)
+
+    def describe(self) -> dict[str, object]:
+        return {**self._whole.describe(), "task": self._task}
+
+    @property
+    def _boxed(self) -> bool:
+        return self._task != "caption"
+
+    @cached_property
+    def _splits(self) -> dict[str, tuple[Example, ...]]:
+        splits = {name: self._whole.split(name) for name in SPLITS}
+        if self._boxed:
+            return splits
+        return {name: tuple(map(without_boxes, examples)) for name, examples in splits.items()}
+
+
+def without_boxes(example: Example) -> Example:
+    """The example with instances that fill the image, in reading order."""
+    whole = Box(0, 0, example.width, example.height)
+    instances = (Instance(item.id, item.category_id, whole) for item in in_reading_order(example.instances))
+    return replace(example, instances=tuple(instances))
+
+
+def without_unreadable(
+    benchmark: Benchmark, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Benchmark:
+    """The benchmark without the images that `images.problem` finds something wrong with; itself where there are none.
+
+    Decodes every picture of every split once; `progress(done, total)` after each. Raises ConfigError if the benchmark
+    cannot leave images out, DataError if nothing would be left of a split.
+    """
+    if not isinstance(benchmark, LeavesOut):
+        raise ConfigError(f"images: skip: the benchmark {benchmark.name} cannot leave images out; use images: fail")
+    examples = [(split, example) for split in SPLITS for example in benchmark.split(split)]
+    unreadable: dict[str, list[int]] = {}
+    for done, (split, example) in enumerate(examples, 1):
+        if images.problem(example):
+            unreadable.setdefault(split, []).append(example.image_id)
+        progress(done, len(examples))
+    return benchmark.without(unreadable) if unreadable else benchmark

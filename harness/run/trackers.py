@@ -1,0 +1,125 @@
+"""`--track`: what a cell logs also goes to an experiment tracker, through accelerate's classes. Never required.
+
+Each cell is a run of its own, in a project named like the suite. tensorboard writes to DIR/trackers/<cell>/, always
+what metrics.jsonl holds. wandb and trackio keep their own store, where a cell that goes on after it was stopped is the
+same run again: rows that are computed again, after the last snapshot, are there twice, with the same values.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import ConfigError
+from harness.records.log import Tell
+from harness.system import files
+
+Name = Literal["tensorboard", "wandb", "trackio"]
+RUN = "run.txt"
+"""What wandb and trackio call the run, in the cell's folder: the same cell in another output folder is another run."""
+
+
+class TrackerWarning(UserWarning):
+    """The tracker fails: the cell goes on without it."""
+
+
+def require(name: Name) -> None:
+    """ConfigError if its package is not installed: asked before the first cell."""
+    if find_spec(name) is None:
+        raise ConfigError(
+            f"--track {name}: expected the package {name}, it is not installed; pip install detmodes[{name}]"
+        )
+
+
+@contextmanager
+def tracking(name: Name | None, suite: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[Tell]:
+    """Where to tell the rows of a cell while the block runs; None: nobody is told.
+
+    folder: of the cell, among those of the trackers; settings: of the cell, JSON values.
+    """
+    if name is None:
+        yield lambda row, again: None
+        return
+    tracker = _Tracker(name)
+    tracker.attempt(lambda: tracker.start(suite, folder, flat(settings)))
+    try:
+        yield tracker.tell
+    finally:
+        tracker.attempt(tracker.finish)
+
+
+def flat(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}. Lists become JSON; what is undefined (None) is left out."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, separator, f"{prefix}{key}{separator}")
+        elif value is not None:
+            found[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return found
+
+
+class _Tracker:
+    """One run. After its first failure it does nothing any more."""
+
+    def __init__(self, name: Name) -> None:
+        self._name = name
+        self._works = True
+        self._run: Any = None
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        if not self._works:
+            return
+        try:
+            action()
+        except Exception as error:  # of any kind: a network, a server, a full disk
+            self._works = False
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(
+                f"--track {self._name} fails, the cell goes on without it: {text}", TrackerWarning, stacklevel=2
+            )
+
+    def start(self, suite: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # with it come the trackers that are installed
+
+        made = LOGGER_TYPE_TO_CLASS[self._name]
+        if self._name == "tensorboard":
+            files.remove(folder)
+            self._run = made(folder.name, folder.parent)
+        else:
+            run = _run(folder)
+            own = {"id": run.rpartition("-")[2], "dir": folder} if self._name == "wandb" else {"embed": False}
+            self._run = made(suite, name=run, resume="allow", **own)
+        self._run.start()
+        self._run.store_init_configuration(settings)
+        if self._name == "wandb":
+            self._run.tracker.define_metric("*", step_metric="step")
+
+    def tell(self, row: Mapping[str, Any], again: bool) -> None:
+        if not again or self._name == "tensorboard":
+            self.attempt(lambda: self._log(row))
+
+    def _log(self, row: Mapping[str, Any]) -> None:
+        values = flat({key: value for key, value in row.items() if key not in ("kind", "step")}, "/", f"{row['kind']}/")
+        if self._name == "wandb":  # its own steps only go up, and a row of a step that it has is thrown away
+            self._run.log({**values, "step": row["step"]})
+        else:
+            self._run.log(values, step=row["step"])
+
+    def finish(self) -> None:
+        self._run.finish()
+
+
+def _run(folder: Path) -> str:
+    """The name of the cell's run: the cell's, and 8 digits of its own."""
+    path = folder / RUN
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, f"{folder.name}-{uuid.uuid4().hex[:8]}")
+    return path.read_text()

@@ -1,0 +1,125 @@
+"""Which members of an image's equivalence set a model is trained on. Pure; the choice depends on a seed alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from harness.sequence import CaptionCodec, Codec
+from harness.types import Box, Example, Instance
+
+PATTERN = r"^(canonical|random|all\(([2-9]|[1-9][0-9]+)\))$"
+"""What `train.targets` may say, n being at least 2:
+
+canonical  reading order and first names, always the same
+random     a fresh random member in every epoch
+all(n)     n random members, the same in every epoch
+"""
+DRAWS_PER_MEMBER = 64
+"""Draws after which another member is taken not to exist: of 6 members, one stays unseen once in 1e28."""
+
+Sequence = tuple[int, ...]
+
+
+def members_per_image(targets: str) -> int:
+    """How many sequences an image has in an epoch: n for all(n), else 1."""
+    found = re.fullmatch(r"all\((\d+)\)", targets)
+    return int(found[1]) if found else 1
+
+
+def members(example: Example, codec: Codec, targets: str, seed: int, epoch: int, count: int) -> list[Sequence]:
+    """`count` target sequences of an image; they depend on (seed, epoch, image) alone, for all(n) on (seed, image), and
+    on what is asked about the image.
+
+    They differ as far as the equivalence set has that many members, and repeat from the first after that.
+    Canonical ones are all the same.
+    """
+    if targets == "canonical":
+        return [target(example, codec, "canonical")] * count
+    rng = np.random.default_rng([seed, epoch if targets == "random" else 0, *example.key])
+    enough = min(count, _at_most(example, codec))
+    found: dict[Sequence, None] = {}
+    for _ in range(DRAWS_PER_MEMBER * enough):
+        found[target(example, codec, "random", rng)] = None
+        if len(found) == enough:
+            break
+    distinct = list(found)
+    return [distinct[index % len(distinct)] for index in range(count)]
+
+
+def _at_most(example: Example, codec: Codec) -> int:
+    """Orders times names, and sentences for captions: the size of the equivalence set, unless two instances have the
+    same category and box. Where captions are given there are these."""
+    if given := _given(example, codec):
+        return len(set(given))
+    names = math.prod(len(codec.names_of[instance.category_id]) for instance in example.instances)
+    sentences = codec.writing.templates if isinstance(codec, CaptionCodec) else 1
+    return math.factorial(len(example.instances)) * names * sentences
+
+
+def _given(example: Example, codec: Codec) -> tuple[str, ...]:
+    """The captions that the image comes with, where the model is to write some and can."""
+    return example.captions if isinstance(codec, CaptionCodec) and codec.writes_text else ()
+
+
+def target(
+    example: Example,
+    codec: Codec,
+    targets: Literal["canonical", "random"],
+    rng: np.random.Generator | None = None,
+) -> Sequence:
+    """Target tokens of one member of the equivalence set, see `objects`.
+
+    A caption is one that the image comes with, if there is any: the first, or one drawn from `rng`. Else it is a
+    sentence about all objects: the first of the templates, or one drawn from `rng`.
+    """
+    if given := _given(example, codec):
+        assert isinstance(codec, CaptionCodec)
+        caption = given[0 if rng is None or targets == "canonical" else int(rng.integers(len(given)))]
+        return codec.encode_given(caption, _mentioned(example, codec, caption), example.width, example.height)
+    chosen = objects(example, codec, targets, rng)
+    if isinstance(codec, CaptionCodec) and targets == "random" and rng is not None:
+        template = int(rng.integers(codec.writing.templates))
+        return codec.encode(chosen, example.width, example.height, template)
+    return codec.encode(chosen, example.width, example.height)
+
+
+def _mentioned(example: Example, codec: CaptionCodec, caption: str) -> list[tuple[str, Box]]:
+    """The objects of the categories that a given caption mentions, in its order and by the names that it has for them;
+    those of one category in reading order."""
+    names = {codec.category_of[name]: name for name in reversed(codec.names_in(caption))}  # the first of each
+    in_order = dict.fromkeys(codec.category_of[name] for name in codec.names_in(caption))
+    instances = in_reading_order(example.instances)
+    return [(names[c], item.box) for c in in_order for item in instances if item.category_id == c]
+
+
+def in_reading_order(instances: Iterable[Instance]) -> list[Instance]:
+    """By the upper edge, then the left edge."""
+    return sorted(instances, key=lambda instance: (instance.box.y, instance.box.x, instance.id))
+
+
+def objects(
+    example: Example,
+    codec: Codec,
+    targets: Literal["canonical", "random"],
+    rng: np.random.Generator | None = None,
+) -> list[tuple[str, Box]]:
+    """The names and boxes of one member of the equivalence set.
+
+    canonical: reading order (upper edge, then left edge) and every category's first name; always the same. Where the
+    task has no boxes, the instances are in that order already (see harness.run.task).
+    random: an order and, for each object, a name drawn uniformly from `rng`.
+    """
+    instances = in_reading_order(example.instances) if codec.boxed else list(example.instances)
+    if targets == "canonical":
+        return [(codec.names_of[instance.category_id][0], instance.box) for instance in instances]
+    assert rng is not None, "random targets need a generator"
+    order = rng.permutation(len(instances))
+    names = [codec.names_of[instances[index].category_id] for index in order]
+    return [
+        (choice[rng.integers(len(choice))], instances[index].box) for choice, index in zip(names, order, strict=True)
+    ]

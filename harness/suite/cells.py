@@ -1,0 +1,113 @@
+"""The expansion of a suite into cells and rows, and the cells that an output folder lists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.errors import DataError
+from harness.records.layout import DIGESTS, SUITE
+from harness.suite.schema import NamedModel, NamedObjective, Suite
+from harness.types import Role
+
+BASE = "base"
+ORACLES = ("oracle-uniform", "oracle-collapsed")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One (model, objective, seed) of a suite: the unit of work, caching and resume."""
+
+    role: Role
+    model: NamedModel
+    objective: NamedObjective | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The row it belongs to."""
+        if self.role == "oracle":
+            return self.model.name
+        return BASE if self.objective is None else self.objective.label
+
+    @property
+    def id(self) -> str:
+        return (
+            f"{self.model.label}-{self.label}-s{self.seed}" if self.role != "oracle" else f"{self.label}-s{self.seed}"
+        )
+
+
+def cells(suite: Suite) -> Iterator[Cell]:
+    """Base, then the objectives, then the oracles (with the first model's number of bins), for every seed."""
+    for model in suite.models:
+        for seed in suite.seeds:
+            yield Cell("base", model, None, seed)
+        for objective in suite.objectives:
+            for seed in suite.seeds:
+                yield Cell("trained", model, objective, seed)
+    bins = {key: value for key, value in suite.models[0].settings.items() if key == "bins"}
+    for oracle in ORACLES:
+        for seed in suite.seeds:
+            yield Cell("oracle", NamedModel(name=oracle, label=oracle, **bins), None, seed)
+
+
+def after_sft(objective: NamedObjective) -> str:
+    """The row that shows a chain as it is before its last stage."""
+    return f"{objective.label} after sft"
+
+
+def chains(suite: Suite) -> list[NamedObjective]:
+    """The objectives that a further stage follows."""
+    return [objective for objective in suite.objectives if objective.then is not None]
+
+
+def rows(suite: Suite) -> list[str]:
+    """Labels of the table's rows, in order."""
+    objectives_ = [objective.label for objective in suite.objectives]
+    early = [stop.label for stop in suite.early_stops]
+    return [
+        BASE,
+        *objectives_,
+        *map(after_sft, chains(suite)),
+        *early,
+        *(row.label for row in suite.resampled),
+        *ORACLES,
+    ]
+
+
+def listed(folder: Path) -> tuple[Suite, list[tuple[Cell, str]]]:
+    """The suite of an output folder, and its cells with their digests, in order. DataError if it holds no run."""
+    suite = _suite(folder / SUITE)
+    planned = list(cells(suite))
+    return suite, list(zip(planned, _digests(folder / DIGESTS, len(planned)), strict=True))
+
+
+def _suite(path: Path) -> Suite:
+    try:
+        return Suite.model_validate_json(path.read_text())
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{path}: not found; expected the output folder of a run") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "(file)"
+        raise DataError(f"{path}: field {where}: {first['msg']}") from None
+
+
+def _digests(path: Path, expected: int) -> list[str]:
+    try:
+        digests = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise DataError(f"{path}: expected a JSON list of digests; run the suite again") from None
+    if not isinstance(digests, list) or len(digests) != expected or not all(map(_is_digest, digests)):
+        raise DataError(f"{path}: expected the digests of the suite's {expected} cells; run the suite again")
+    return digests
+
+
+def _is_digest(value: object) -> bool:
+    """It becomes part of a folder's name, so nothing else will do."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None

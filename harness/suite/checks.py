@@ -1,0 +1,209 @@
+"""What is wrong with a suite beyond its schema, each problem as one line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from harness import registry
+from harness.errors import unknown
+from harness.metrics.catalogue import about_boxes, figure_names, gain_names
+from harness.suite.cells import chains, rows
+from harness.suite.schema import (
+    EarlyStop,
+    Hypothesis,
+    NamedObjective,
+    Probe,
+    Prompt,
+    Resampled,
+    Resources,
+    SampleSettings,
+    Suite,
+    Train,
+)
+from harness.suite.stage_settings import STAGES, Sft, StageSettings
+
+
+def follows_from_another(item: Any) -> bool:
+    """pydantic calls a list too short whose items are all wrong."""
+    return item["type"] == "too_short" and len(item["input"]) > 0
+
+
+def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
+    """One mistake in words; `prefix`: where the part that was validated stands in the suite."""
+    location, stage = _without_tag((*prefix, *item["loc"]))
+    where = ".".join(str(part) for part in location)
+    if item["type"] == "extra_forbidden":
+        *parent, key = location
+        parts: dict[str, type[BaseModel]] = {
+            "train": Train,
+            "probe": Probe,
+            "prompt": Prompt,
+            "sample": SampleSettings,
+            "resources": Resources,
+            "hypotheses": Hypothesis,
+            "early_stops": EarlyStop,
+            "resampled": Resampled,
+            "then": stage,
+        }
+        nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
+        return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if item["type"] == "missing" else f", got {item['input']!r}"
+    return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
+
+
+def _without_tag(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], type[StageSettings]]:
+    """pydantic puts the name of a stage between `then` and its keys: without it, and the settings that it names."""
+    for index, part in enumerate(location[1:], 1):
+        if location[index - 1] == "then" and part in STAGES:
+            return (*location[:index], *location[index + 1 :]), STAGES[str(part)]
+    return location, StageSettings
+
+
+def content_problems(content: Mapping[str, Any]) -> list[str]:
+    """Unknown names and wrong settings, as far as the content has the right shape."""
+    from harness import objectives  # it imports torch, which reading a suite does without
+
+    problems = []
+    for kind, key in (("benchmark", "benchmark"), ("model", "models")):
+        for name, settings in _named(content.get(key)):
+            problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
+    for name, settings in _named(content.get("objectives"), "train", "then"):
+        problems += objectives.problems(name, settings)
+    return problems
+
+
+def _named(value: object, *own: str) -> list[tuple[str, dict[str, Any]]]:
+    """(name, settings) of everything that can be read as such; the schema reports the rest. `own`: keys that are
+    no settings, beside name and label."""
+    items = value if isinstance(value, list | tuple) else [value]
+    pairs = [{"name": item} if isinstance(item, str) else item for item in items]
+    return [
+        (
+            pair["name"],
+            {key: setting for key, setting in pair.items() if key not in ("name", "label", *own, *_odd(pair))},
+        )
+        for pair in pairs
+        if isinstance(pair, Mapping) and isinstance(pair.get("name"), str)
+    ]
+
+
+def _odd(pair: Mapping[Any, Any]) -> list[Any]:
+    """Keys that are no strings (YAML reads `on:` as true)."""
+    return [key for key in pair if not isinstance(key, str)]
+
+
+def reference_problems(suite: Suite) -> list[str]:
+    """Labels that clash, and hypotheses that name a row which the suite does not make."""
+    labels = rows(suite)
+    problems = [f"label {label!r}: used twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
+    models = [model.label for model in suite.models]
+    problems += [f"model label {label!r}: used twice" for label in sorted({x for x in models if models.count(x) > 1})]
+    trained = [objective.label for objective in suite.objectives]
+    for stop in suite.early_stops:
+        for label in (stop.objective, stop.at_ap_of):
+            if label not in trained:
+                problems.append(f"early_stops.{stop.label}: {unknown('objective label', label, trained)}")
+    for row in suite.resampled:
+        if row.objective not in trained:
+            problems.append(f"resampled.{row.label}: {unknown('objective label', row.objective, trained)}")
+        if row.temperature not in suite.sample.curve:
+            expected = f"one of sample.temperatures {list(suite.sample.curve)}"
+            problems.append(f"resampled.{row.label}.temperature: expected {expected}, got {row.temperature:g}")
+    for hypothesis in suite.hypotheses:
+        for label in (hypothesis.a, hypothesis.b):
+            if label not in labels:
+                problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
+        chained = {objective.label for objective in chains(suite)}
+        metrics = figure_names(suite.sample.samples)
+        if {hypothesis.a, hypothesis.b} <= chained:
+            metrics += gain_names(suite.sample.samples)
+        elif hypothesis.metric in gain_names(suite.sample.samples):
+            both = f"{hypothesis.a}, {hypothesis.b}"
+            problems.append(f"hypothesis {hypothesis.id}: {hypothesis.metric}: expected two rows with then, got {both}")
+            continue
+        if hypothesis.metric not in metrics:
+            problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
+    return problems + _caption_problems(suite) + _train_problems(suite)
+
+
+def _caption_problems(suite: Suite) -> list[str]:
+    """What a task with captions does not have."""
+    problems = []
+    if suite.task != "boxes" and suite.sample.grammar:
+        problems.append(f"sample.grammar: task: {suite.task} has no decoding grammar; set grammar: false")
+    if suite.task != "boxes" and suite.prompt.kind != "open":
+        problems.append(f"prompt.kind: task: {suite.task} has the open prompt only, got {suite.prompt.kind}")
+    problems += [
+        f"objectives.{objective.label}.then: nsft corrects lists of boxes, not task: {suite.task}; use another stage"
+        for objective in chains(suite)
+        if suite.task != "boxes" and objective.then is not None and objective.then.name == "nsft"
+    ]
+    if suite.task != "caption":
+        return problems
+    if suite.early_stops:
+        problems.append("early_stops: task: caption has no AP to stop at")
+    return problems + [
+        f"hypothesis {stated.id}: task: caption has no boxes, so {stated.metric} is undefined; use recall, precision "
+        "or a figure of diversity"
+        for stated in suite.hypotheses
+        if about_boxes(stated.metric)
+    ]
+
+
+def _train_problems(suite: Suite) -> list[str]:
+    """Training that cannot be done as the suite and its rows say."""
+    problems = _micro_problems("train", suite.train)
+    for objective in suite.objectives:
+        where = f"objectives.{objective.label}.train"
+        try:
+            plan = suite.train_of(objective)
+        except ValidationError as error:
+            problems += [schema_problem(item, ("objectives", objective.label, "train")) for item in error.errors()]
+            continue
+        if objective.train:
+            problems += _micro_problems(where, plan)
+        problems += _supply_problems(objective.label, objective.name, objective.settings, plan)
+        problems += _stage_problems(suite, objective)
+    return problems
+
+
+def _stage_problems(suite: Suite, objective: NamedObjective) -> list[str]:
+    """A further stage whose batches cannot be made, or do not supply what its objective needs."""
+    try:
+        *_, plan = suite.plans_of(objective)
+    except ValidationError as error:
+        return [schema_problem(item, ("objectives", objective.label, "then")) for item in error.errors()]
+    if not isinstance(objective.then, Sft):
+        return []
+    return _supply_problems(f"{objective.label}: then", *objective.then.of, plan)
+
+
+def _micro_problems(where: str, plan: Train) -> list[str]:
+    micro = plan.micro_batch
+    if micro is None or plan.batch_size % micro == 0:
+        return []
+    return [f"{where}.micro_batch: expected a divisor of batch_size {plan.batch_size}, got {micro}"]
+
+
+def _supply_problems(label: str, name: str, settings: Mapping[str, Any], plan: Train) -> list[str]:
+    """An objective that needs sets of targets, which the training data conditions do not supply."""
+    from harness import objectives
+
+    if objectives.problems(name, settings):  # told already
+        return []
+    if "sets" not in objectives.needs(name, settings):
+        return []
+    size, micro = plan.set_size, plan.micro_batch
+    if size == 1:
+        return [
+            f"objective {label}: {name} needs several targets of an image in a batch, but "
+            f"train has targets: {plan.targets}, batching: {plan.batching}; use targets: all(n) with "
+            "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
+        ]
+    if micro is not None and micro < size:
+        return [f"train.micro_batch: expected at least the {size} targets of a set ({name}), got {micro}"]
+    return []

@@ -1,0 +1,154 @@
+"""Files and folders that are whole or not there, also when several processes, or machines with a shared folder, write
+them or are killed; JSON that shows damage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, DataError
+
+PARTIAL = ".partial"
+"""Ends the name of what is being written."""
+PLAIN_NAME = r"^[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$"
+"""A name that cannot lead out of its folder (nor hide in it): no separator, no control character, no dot in front."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically: written beside under its own name, flushed to disk, renamed. The last of several writers wins."""
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, to be written; it takes the place of `path` when the block has ended well, and is
+    removed otherwise. What a killed process leaves is one of `partials`."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Has what was written to a file, or the names in a folder, reach the disk before it returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    # Some network file systems refuse this for folders, whose names they write at once.
+    refusal = suppress(OSError) if path.is_dir() else nullcontext()
+    try:
+        with refusal:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def give_usual_permissions(path: Path) -> None:
+    """Gives a file or folder the permissions that any other one made in its place would have.
+
+    Some libraries (safetensors, tempfile) make theirs for the user alone: others could not read a shared result.
+    They are seen on a probe: a process cannot ask for its umask without changing it for all of its threads, and a
+    folder may have rules of its own.
+    """
+    probe = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        if path.is_dir():
+            probe.mkdir()
+        else:
+            probe.touch()
+        path.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        remove(probe)
+
+
+def remove(path: Path) -> None:
+    """A file, a link (not what it points to), or a folder with all that is in it; nothing if it is gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def partials(folder: Path) -> list[Path]:
+    """What writers into a folder have not finished: leftovers, unless they are still at it."""
+    return sorted(folder.glob(f".*{PARTIAL}"))
+
+
+def clock(folder: Path) -> float:
+    """Now, in seconds, by the clock that gives the files in this folder their times (on a shared folder the server's:
+    times of files are compared with nothing else)."""
+    probe = folder / f".{uuid.uuid4().hex}{PARTIAL}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def check_place(path: Path) -> None:
+    """ConfigError if there is no folder to write this file into: asked before the work whose result it will hold."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: expected a place in an existing folder")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Atomically, with its own digest. Keys must be strings; floats come back exactly, nan and infinities included."""
+    text = json.dumps(content)
+    write_text(path, f'{{"sha256": "{_digest(text)}", "content": {text}}}\n')
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. Raises DataError if it is not there or not what was written."""
+    try:
+        whole = json.loads(path.read_bytes())
+        content, expected = whole["content"], whole["sha256"]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected JSON with its digest, got: {error}") from None
+    if _digest(json.dumps(content)) != expected:
+        raise DataError(f"{path}: is not what was written: expected sha256 {expected}")
+    return content
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder`, to be filled with files; once all of them have reached the disk it takes the
+    place of `folder`. Nothing of it stays if the block raises."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            sync(path)
+        shutil.rmtree(folder, ignore_errors=True)  # there is one only where it was damaged
+        partial.rename(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def cache_root() -> Path:
+    """What can be made or fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detmodes"
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

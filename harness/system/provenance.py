@@ -1,0 +1,86 @@
+"""What a record says of where its figures come from: code, packages, device, memory."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import __version__
+from harness.system.timing import peak_rss, reset_peak_rss
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "open_flamingo",
+    "open_clip_torch",
+    "hotcoco",
+    "lvis",
+    "numpy",
+    "accelerate",
+)
+
+
+def code_version() -> dict[str, Any]:
+    """Version, and commit and whether tracked files differ from it, where the code is a git checkout."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD") if (root / ".git").exists() else None
+    dirty = None if commit is None else bool(git("status", "--porcelain", "--untracked-files=no"))
+    return {"version": __version__, "commit": commit, "dirty": dirty}
+
+
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+# The versions are asked for by commands that have no use for torch, which takes seconds and half a GiB to import.
+
+
+def describe_device(device: torch.device, processes: int) -> dict[str, Any]:
+    """Of one process, and how many of them made the cell together. batch_invariant: whether what is generated for an
+    image is the same in any batch, to the last bit: on a CPU in float32 (tested); a GPU's kernels do not promise it."""
+    import torch
+
+    on_gpu = device.type == "cuda"
+    own: dict[str, Any] = {"type": "cuda" if on_gpu else "cpu", "processes": processes, "batch_invariant": not on_gpu}
+    if on_gpu:
+        return {**own, "name": torch.cuda.get_device_name(device), "precision": "bf16 autocast"}
+    return {**own, "name": platform.machine(), "threads": torch.get_num_threads(), "precision": "float32"}
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        reset_peak_rss()
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB since the last reset: allocated on the GPU; on a CPU resident, with what the process held before."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return peak_rss()

@@ -1,0 +1,150 @@
+"""Several processes that compute one cell together: the ranks that torchrun or `accelerate launch` starts.
+
+Every rank runs the same program on its share; rank 0 alone decides, reads and writes. They wait for each other in the
+functions here, through a channel of their own (gloo, whatever carries the tensors): whoever waits there notices when
+another rank has failed or died. So nothing hangs as long as the ranks `meet` before they exchange tensors, with nothing
+in between that may fail on one of them alone. One process waits for nobody, and none of this does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import cache
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor
+
+from harness.errors import ElsewhereError
+from harness.system import failures
+from harness.system.interrupts import Deserted
+
+T = TypeVar("T")
+
+FOREVER = timedelta(days=30)
+"""While rank 0 evaluates or waits for the cells of others, the other ranks wait. A dead one is noticed at once."""
+PATIENCE = timedelta(minutes=10)
+"""A rank that has failed waits so long for the others to come and learn of it."""
+
+
+def meet(accelerator: Accelerator, signal: int = 0) -> int:
+    """Waits for all ranks; returns the largest `signal` of any.
+
+    Raises ElsewhereError if another rank has failed, Deserted if one is gone.
+    """
+    if accelerator.num_processes == 1:
+        return signal
+    with _all_there("other processes were waited for"):
+        flags = torch.tensor([0, signal])
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=_channel())
+        failed, largest = flags.tolist()
+        if not failed:
+            return int(largest)
+        messages = _said(None)
+    raise ElsewhereError("; ".join(messages))
+
+
+def together(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """make(), once it is done on every rank.
+
+    If it raises an Exception on some ranks, they raise it, and all others ElsewhereError where they meet next: in make
+    itself, or at its end. So it is not called inside another `together` that goes on after such an error.
+    """
+    if accelerator.num_processes == 1:
+        return make()
+    try:
+        made = make()
+    except ElsewhereError:  # all know
+        raise
+    except Exception as error:
+        _tell(error)
+        raise
+    meet(accelerator)
+    return made
+
+
+def same(accelerator: Accelerator, value: T) -> T:
+    """Rank 0's value, on every rank. It is pickled on the way, from one process of this run to another."""
+    if accelerator.num_processes == 1:
+        return value
+    meet(accelerator)
+    box = [value]
+    with _all_there("a value was passed on"):
+        dist.broadcast_object_list(box, src=0, group=_channel())
+    return box[0]
+
+
+def same_tensor(accelerator: Accelerator, own: Tensor | None) -> Tensor:
+    """Rank 0's tensor on the CPU, on every rank; the others give None."""
+    shape = same(accelerator, None if own is None else (own.shape, own.dtype))
+    if own is None:
+        assert shape is not None
+        own = torch.empty(shape[0], dtype=shape[1])
+    if accelerator.num_processes > 1 and own.numel():
+        with _all_there("a tensor was passed on"):
+            dist.broadcast(own.view(-1).view(torch.uint8), src=0, group=_channel())
+    return own
+
+
+def gathered(accelerator: Accelerator, value: T) -> list[T]:
+    """The values of all ranks in order, on rank 0; nothing on the others."""
+    if accelerator.num_processes == 1:
+        return [value]
+    meet(accelerator)
+    values: list[T] | None = [value] * accelerator.num_processes if accelerator.is_main_process else None
+    with _all_there("values were gathered"):
+        dist.gather_object(value, values, dst=0, group=_channel())
+    return values or []
+
+
+def leave(accelerator: Accelerator) -> None:
+    """The end, when all is well: nobody is waited for any more."""
+    if accelerator.num_processes > 1:
+        dist.destroy_process_group()
+
+
+# ---- the channel ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def _channel() -> dist.ProcessGroup:
+    """Opened by all ranks at once, when they meet for the first time."""
+    group = dist.new_group(backend="gloo", timeout=FOREVER)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def _tell(error: Exception) -> None:
+    """Makes every other rank raise ElsewhereError where it meets this one."""
+    explained = failures.explain(error)
+    with _all_there(explained):
+        work = dist.all_reduce(torch.tensor([1, 0]), dist.ReduceOp.MAX, group=_channel(), async_op=True)
+        work.wait(PATIENCE)
+        _said(explained)
+
+
+def _said(own: str | None) -> list[str]:
+    """What the ranks that failed say."""
+    messages: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, own, group=_channel())
+    return [f"process {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
+
+
+@contextmanager
+def _all_there(what: str) -> Iterator[None]:
+    """The error of a connection that is gone means that whoever was at its other end is."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Deserted(f"{what}: {failures.one_line(error)}"[:300] if _first() else None) from error
+
+
+def _first() -> bool:
+    """Whether this is the first rank here to ask: one of those that are left speaks for all."""
+    with suppress(Exception):  # the store may be gone too
+        return bool(dist.distributed_c10d._get_default_store().add("detmodes/deserted", 1) == 1)
+    return True

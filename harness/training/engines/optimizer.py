@@ -1,0 +1,56 @@
+"""The optimizer of a training plan: AdamW, over groups of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from harness.errors import ConfigError
+from harness.suite.schema import Group, Train
+
+SHOWN = 4
+"""How many names of parameters an error shows."""
+
+
+def optimizer_of(model: nn.Module, plan: Train) -> torch.optim.AdamW:
+    """AdamW over the model's trained parameters. Each is in the first of `plan.groups` that its name matches, or takes
+    the plan's own settings. ConfigError if a group stays empty."""
+    parameters = {name: own for name, own in model.named_parameters() if own.requires_grad}
+    own = Group(match="*", lr=plan.lr, weight_decay=plan.weight_decay)
+    groups = [(group, found) for group, found in split(parameters, (*plan.groups, own)) if found]
+    return torch.optim.AdamW([_settings(group, plan) | {"params": found} for group, found in groups], fused=True)
+
+
+def split(parameters: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> list[tuple[Group, list[nn.Parameter]]]:
+    """Each group with what it takes; the last one may be empty."""
+    left = dict(parameters)
+    found = []
+    for group in groups:
+        taken = [name for name in left if fnmatchcase(name, group.match)]
+        if not taken and group is not groups[-1]:
+            raise ConfigError(
+                f"train.groups: {group.match!r} matches no trained parameter that an earlier pattern has left; "
+                f"there are e.g. {', '.join(_spread(list(parameters)))}"
+            )
+        found.append((group, [left.pop(name) for name in taken]))
+    return found
+
+
+def warm_up(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Sets every learning rate to this share of its group's own."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * share
+
+
+def _settings(group: Group, plan: Train) -> dict[str, float]:
+    rate = plan.lr if group.lr is None else group.lr
+    decay = plan.weight_decay if group.weight_decay is None else group.weight_decay
+    return {"lr": rate, "initial_lr": rate, "weight_decay": decay}
+
+
+def _spread(names: Sequence[str]) -> Sequence[str]:
+    """A few, from all over the model."""
+    return names[:: max(1, len(names) // SHOWN)][:SHOWN]

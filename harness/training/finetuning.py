@@ -1,0 +1,118 @@
+"""Fine-tuning on ground truth as a stage: which targets make up which batch, read ahead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice, tee
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from harness.errors import ConfigError
+from harness.protocols import Adapter
+from harness.sequence.noise_objects import with_noise
+from harness.sequence.targets import members
+from harness.suite.schema import Train
+from harness.system.profiler import Phases
+from harness.training.engines.data_parallel import DataParallel
+from harness.training.objective import Objective
+from harness.training.prefetch import Loader, Pixels, loading
+from harness.training.rows import Row
+from harness.training.schedule import Draw, draws
+from harness.training.snapshots import State
+from harness.training.stage import Feed, Todo, Work, sampled_tokens, sampling_seed, stage_seed
+from harness.training.step import with_samples
+from harness.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """An objective on target sequences: the stage that every cell begins with."""
+
+    objective: Objective
+    plan: Train
+    reference: Adapter | None = None
+
+    @contextmanager
+    def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> Iterator[Feed]:
+        """See harness.training.stage.Stage."""
+        plan, seed, examples, adapter = self.plan, stage_seed(work.seed, start), work.examples, work.adapter
+        samples = self.objective.settings["samples"] if "samples" in self.objective.needs else 0
+        longest = sampled_tokens(work) if samples else 0
+        steps, coming = tee(islice(batches(len(examples), plan, seed), state.step - start, None))
+        pictures = (examples[draw.image] for drawn in coming for draw in _share(drawn, plan, work.accelerator))
+        with loading(adapter.pixels, pictures, work.workers, _ahead(plan, work.accelerator)) as loader:
+            pixels = _awaited(loader, state, work.phases)
+
+            def todo(step: int) -> Todo:
+                with _waiting(state, work.phases):
+                    rows = rows_of(adapter, examples, _share(next(steps), plan, work.accelerator), plan.targets, seed)
+                if samples:
+                    with work.phases("sampling"), engine.whole():
+                        rows = with_samples(adapter, rows, samples, longest, sampling_seed(seed, step))
+                return Todo([rows], pixels=pixels)
+
+            yield todo
+
+
+def batches(examples: int, plan: Train, seed: int) -> Iterator[list[Draw]]:
+    """What each step of the plan trains on."""
+    rate = plan.collision_rate or 0.0
+    return draws(examples, plan.members, plan.batch_size, plan.steps, seed, plan.batching, rate)
+
+
+def rows_of(adapter: Adapter, examples: Sequence[Example], drawn: Sequence[Draw], targets: str, seed: int) -> list[Row]:
+    """The sequences of a batch."""
+    needed: dict[tuple[int, int], int] = {}  # by epoch and image: the members of an image are drawn once
+    for draw in drawn:
+        key = draw.epoch, draw.image
+        needed[key] = max(needed.get(key, 0), draw.member + 1)
+    own = {
+        (epoch, image): [
+            with_noise(tokens, examples[image], adapter.codec, seed, epoch)
+            for tokens in members(examples[image], adapter.codec, targets, seed, epoch, count)
+        ]
+        for (epoch, image), count in needed.items()
+    }
+    return [Row(examples[draw.image], own[draw.epoch, draw.image][draw.member]) for draw in drawn]
+
+
+def require_shares(plan: Train, processes: int) -> None:
+    """ConfigError if a batch cannot be shared evenly by so many."""
+    if plan.batch_size % (processes * plan.set_size):
+        expected = f"a multiple of {processes} processes x {plan.set_size} targets of a set"
+        raise ConfigError(f"train.batch_size: expected {expected}, got {plan.batch_size}")
+
+
+def _share(drawn: list[Draw], plan: Train, accelerator: Accelerator) -> list[Draw]:
+    """What this process trains on; sets stay whole."""
+    require_shares(plan, accelerator.num_processes)
+    size = plan.batch_size // accelerator.num_processes
+    return drawn[accelerator.process_index * size :][:size]
+
+
+@contextmanager
+def _waiting(state: State, phases: Phases) -> Iterator[None]:
+    """The block makes the model wait for what it trains on."""
+    started = time.perf_counter()
+    with phases("data"):
+        yield
+    state.waiting += time.perf_counter() - started
+
+
+def _awaited(loader: Loader, state: State, phases: Phases) -> Pixels:
+    def pixels(examples: Sequence[Example]) -> Tensor:
+        with _waiting(state, phases):
+            return loader(examples)
+
+    return pixels
+
+
+def _ahead(plan: Train, accelerator: Accelerator) -> int:
+    """Images of two micro-batches."""
+    processes: int = accelerator.num_processes
+    rows = min(plan.micro_batch or plan.batch_size, plan.batch_size // processes)
+    return max(1, 2 * rows // plan.set_size)

@@ -1,0 +1,120 @@
+"""Rows: the sequences of a step, and the tensors that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from harness.inference.padding import TargetBatch, target_batch
+from harness.protocols import Adapter
+from harness.sequence import KINDS, Codec
+from harness.training.prefetch import Pixels
+from harness.types import Example, Members, Rated, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence to train on. `sampled`: drawn from the model, no target; `cost`: 1 - F-score, where needed.
+    `context`: tokens that stand between the prompt and the sequence, read without loss. `correction`: it puts an error
+    of the model right (harness.training.stages.corrections) and is no target. `pair`: neighbours of one image with
+    different numbers are of different sets.
+
+    Of reinforcement learning, where all rows of a batch are rated and each image has equally many: its advantage, and
+    the log-probability of each token [L] before the step's updates and under a reference (harness.types.Rated)."""
+
+    example: Example
+    tokens: tuple[int, ...]
+    sampled: bool = False
+    cost: float = 0.0
+    context: tuple[int, ...] = ()
+    correction: bool = False
+    pair: int = 0
+    advantage: float | None = None
+    before: Tensor | None = None
+    reference: Tensor | None = None
+
+
+def counts_of(rows: Sequence[Row]) -> dict[Unit, int]:
+    """Target positions, sets of at least two targets, and positions of corrections."""
+    targets = [row for row in rows if not row.sampled and not row.correction]
+    return {
+        "tokens": sum(len(row.tokens) for row in targets),
+        "sets": sum(len(own) >= 2 for own in sets_of(targets)),
+        "corrections": sum(len(row.tokens) for row in rows if row.correction),
+    }
+
+
+def sets_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """Neighbours of one image, and of one question about it, or of one pair."""
+    return [list(own) for _, own in groupby(rows, key=lambda row: (row.example.key, row.pair))]
+
+
+def micro_batches(rows: Sequence[Row], size: int, whole_sets: bool) -> Iterator[list[Row]]:
+    """At most `size` rows each; more only where a set alone has more and must stay whole."""
+    part: list[Row] = []
+    for unit in sets_of(rows) if whole_sets else ([row] for row in rows):
+        if part and len(part) + len(unit) > size:
+            yield part
+            part = []
+        part = part + unit
+    if part:
+        yield part
+
+
+def images_of(rows: Sequence[Row], pixels: Pixels) -> Tensor:
+    """One for each row, or for each image where the rows are rated; read once for neighbours of one image."""
+    sets = sets_of(rows)
+    if rows[0].advantage is not None:
+        return pixels([own[0].example for own in sets])
+    sizes = torch.tensor([len(own) for own in sets])
+    return pixels([own[0].example for own in sets]).repeat_interleave(sizes, dim=0)
+
+
+def batch_of(rows: Sequence[Row], adapter: Adapter) -> TargetBatch:
+    prompts = [(*adapter.codec.prompt(row.example), *row.context) for row in rows]
+    return target_batch([row.tokens for row in rows], adapter.codec, prompts)
+
+
+def members_of(rows: Sequence[Row], device: torch.device) -> Members:
+    sets = [index for index, own in enumerate(sets_of(rows)) for _ in own]
+    return Members(
+        set=torch.tensor(sets, device=device),
+        sampled=torch.tensor([row.sampled for row in rows], device=device),
+        cost=torch.tensor([row.cost for row in rows], device=device),
+        correction=torch.tensor([row.correction for row in rows], device=device),
+    )
+
+
+def rated_of(rows: Sequence[Row], device: torch.device) -> Rated | None:
+    """At the target positions."""
+    if rows[0].advantage is None:
+        return None
+    advantage = torch.cat([torch.full((len(row.tokens),), row.advantage or 0.0) for row in rows])
+    before, reference = _joined([row.before for row in rows]), _joined([row.reference for row in rows])
+    return Rated(advantage.to(device), before, reference)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
+
+
+def weights_of(
+    by_kind: Mapping[str, float], kinds: Tensor, counted: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """Of each target position [N]: that of its kind, but 0 where it is not counted; None where all are 1."""
+    if not by_kind and counted is None:
+        return None
+    weights = torch.tensor([by_kind.get(kind, 1.0) for kind in KINDS])[kinds]
+    return (weights if counted is None else weights * counted).to(device)
+
+
+def counted(rows: Sequence[Row], codec: Codec) -> Tensor | None:
+    """Of each target position [N], bool; None where all are counted."""
+    if not codec.noise_objects:
+        return None
+    return torch.tensor([counts for row in rows for counts in codec.counted(row.tokens)])

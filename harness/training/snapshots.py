@@ -1,0 +1,310 @@
+"""Training as it stands after a step, on disk: everything that the steps to come depend on.
+
+    FOLDER/step-00000050/tensors.safetensors   what training changes: parameters, buffers, optimizer, random numbers
+                         state.json            everything else, and a digest of each tensor
+
+Nothing here is code: no pickle is written or read. The two newest snapshots are kept; the older of them goes only after
+a newer one has been read back.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from harness.errors import DataError
+from harness.system import files, ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+FORMAT = 1
+"""Raise when the meaning of a snapshot changes: older ones are then of no use."""
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+@dataclass
+class State:
+    """What training changes. The learning rate and the data are functions of the step.
+
+    selections: what the frozen base selected, by image and sequence (harness.training.objective.Objective); seconds: of
+    training so far; waiting: those of them in which the model waited for its data; last: `step`, `loss` and `grad_norm`
+    of the newest step.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    selections: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
+    step: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+    last: dict[str, float] | None = None
+    resumes: bool = True
+    """Whether it can be saved and put back (harness.training.engines.data_parallel)."""
+    reference: nn.Module | None = None
+    """The model as it was when this stage began, where the stage needs it: the same, and not trained."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+class Snapshot(NamedTuple):
+    """content: what state.json holds; `extra` in it is the caller's."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """Digest of the model's tensors."""
+        own = sorted(item for item in self.content["tensors"].items() if item[0].startswith("model/"))
+        return sha256(repr(own).encode()).hexdigest()
+
+
+def write(folder: Path, state: State, settings: str, extra: Mapping[str, Any]) -> Snapshot:
+    """A snapshot in `folder`, verified by reading it back; then all but the two newest are removed.
+
+    settings: names what is trained: a snapshot of something else is never taken for one of this. DataError if it does
+    not read back; an error of the file system leaves the earlier snapshots as they are.
+    """
+    tensors = _tensors(state)
+    content = {
+        "format": FORMAT,
+        "settings": settings,
+        "step": state.step,
+        "seconds": state.seconds,
+        "waiting": state.waiting,
+        "last": state.last,
+        "random": {"python": random.getstate(), "numpy": _numpy_state()},
+        "selections": [[image, tokens, len(found)] for (image, tokens), found in state.selections.items()],
+        "tensors": {name: digest(tensor) for name, tensor in tensors.items()},
+        "extra": extra,
+    }
+    place = folder / f"step-{state.step:08}"
+    with files.whole_folder(place) as partial:
+        save_file(tensors, partial / TENSORS)
+        files.give_usual_permissions(partial / TENSORS)
+        files.write_json(partial / STATE, content)
+    written = read(place, settings)
+    _remove_all_but_one_before(place)
+    return written
+
+
+def _remove_all_but_one_before(place: Path) -> None:
+    earlier = [other for other in _folders(place.parent) if other.name < place.name]
+    for other in earlier[:-1]:
+        shutil.rmtree(other)
+
+
+def newest(
+    folder: Path, settings: str, usable: Callable[[Snapshot], object], warn: Callable[[str], None]
+) -> Snapshot | None:
+    """The newest snapshot that is whole, of these settings and `usable` (which raises DataError if not); None if there
+    is none. Each newer one is warned of and removed."""
+    for place in reversed(_folders(folder)):
+        try:
+            snapshot = read(place, settings)
+            usable(snapshot)
+        except DataError as error:
+            warn(f"snapshot {place.name} is of no use and was removed: {error}")
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            return snapshot
+    return None
+
+
+def read(place: Path, settings: str) -> Snapshot:
+    """Raises DataError (one line: file, expectation) if anything differs from what was written."""
+    content = files.read_json(place / STATE)
+    for key, expected in (("format", FORMAT), ("settings", settings)):
+        if content.get(key) != expected:
+            raise DataError(f"{place / STATE}: {key}: expected {expected}, got {content.get(key)}")
+    with _opened(place / TENSORS) as file:
+        found = {name: digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    wrong = sorted(set(found.items()) ^ set(content["tensors"].items()))
+    if wrong:
+        raise DataError(f"{place / TENSORS}: {wrong[0][0]}: missing, or not what was written")
+    return Snapshot(place, content)
+
+
+def restore(snapshot: Snapshot, state: State, accelerator: Accelerator) -> None:
+    """Puts everything back in place, the random numbers included. DataError, before anything is changed, if the model
+    is another one. Of several processes only rank 0 reads the file: all go on from the same state, with the same
+    random numbers."""
+    content = snapshot.content
+    parts = _trained(state.model)
+    with _shared(snapshot, accelerator) as tensor:
+        _require_fit(snapshot, parts)
+        with torch.no_grad():
+            for name, part in (parts | _of_reference(state)).items():
+                part.copy_(_placed(tensor(name), part))
+        _restore_optimizer(state.optimizer, {n: tensor(n) for n in content["tensors"] if _of_optimizer(n)})
+        _restore_random(state, content, tensor)
+        flat = tensor("selections").to(state.device)
+    found = torch.split(flat, [length for *_, length in content["selections"]])
+    keys = [(image, tuple(tokens)) for image, tokens, _ in content["selections"]]
+    state.selections.update(zip(keys, found, strict=True))
+    state.step, state.seconds, state.last = content["step"], content["seconds"], content["last"]
+    state.waiting = content.get("waiting", 0.0)  # not in what earlier code wrote
+
+
+def digest(tensor: Tensor) -> str:
+    """sha256 of type, shape and bytes."""
+    data = tensor.detach().cpu().contiguous()
+    own = sha256(f"{data.dtype} {tuple(data.shape)} ".encode())
+    own.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    return own.hexdigest()
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Ascending by step."""
+    return sorted(folder.glob("step-*"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: expected the tensors of a snapshot, got: {error}") from None
+
+
+@contextmanager
+def _shared(snapshot: Snapshot, accelerator: Accelerator) -> Iterator[Callable[[str], Tensor]]:
+    """The tensors by name; all ranks ask for the same ones in the same order."""
+    if not accelerator.is_main_process:
+        yield lambda name: ranks.same_tensor(accelerator, None)
+        return
+    with _opened(snapshot.folder / TENSORS) as file:
+        yield lambda name: ranks.same_tensor(accelerator, file.get_tensor(name))
+
+
+# ---- what there is to save -----------------------------------------------------------------------------------------
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """On the CPU, in memory of their own where safetensors asks for it."""
+    found = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _of_reference(state)
+    found["random/torch"] = torch.get_rng_state()
+    if state.device.type == "cuda":
+        found["random/cuda"] = torch.cuda.get_rng_state(state.device)
+    empty = torch.zeros(0, dtype=torch.bool)
+    found["selections"] = torch.cat([empty.to(state.device), *state.selections.values()])
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+
+
+def _changed(state: State) -> dict[str, Tensor]:
+    """What a step changes; of split ones (harness.training.engines.sharding) each rank has a part."""
+    return _trained(state.model) | {
+        f"optimizer/{index}/{name}": value
+        for index, own in state.optimizer.state_dict()["state"].items()
+        for name, value in own.items()
+    }
+
+
+def take_part(state: State) -> None:
+    """What the other ranks do while rank 0 writes a snapshot: tensors that are split are put together by all."""
+    for tensor in _changed(state).values():
+        _whole(tensor)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if _is_split(tensor) else tensor
+
+
+def _placed(whole: Tensor, like: Tensor) -> Tensor:
+    """The part of it that this rank has of `like`."""
+    if not _is_split(like):
+        return whole
+    from torch.distributed.tensor import distribute_tensor  # only then: it takes seconds
+
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _is_split(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether each rank has a part of it only."""
+    return hasattr(tensor, "full_tensor")
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters with a gradient and all buffers, aliases left out. Frozen parameters stay those of the base."""
+    parameters = {name: own for name, own in model.named_parameters() if own.requires_grad}
+    return {f"model/{name}": tensor for name, tensor in {**parameters, **dict(model.named_buffers())}.items()}
+
+
+def _of_reference(state: State) -> dict[str, Tensor]:
+    """What sets the reference apart from the base: the parts that training changes."""
+    if state.reference is None:
+        return {}
+    own = dict(state.reference.named_parameters()) | dict(state.reference.named_buffers())
+    names = (name.removeprefix("model/") for name in _trained(state.model))
+    return {f"reference/{name}": own[name] for name in names}
+
+
+def _require_fit(snapshot: Snapshot, parts: Mapping[str, Tensor]) -> None:
+    stored = {name for name in snapshot.content["tensors"] if name.startswith("model/")}
+    if wrong := sorted(stored ^ parts.keys()):
+        raise DataError(
+            f"{snapshot.folder / TENSORS}: expected the parts of this model; {wrong[0]} is of one side only"
+        )
+
+
+def _of_optimizer(name: str) -> bool:
+    return name.startswith("optimizer/")
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own: dict[int, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        _, index, name = path.split("/")
+        like = parameters[int(index)]
+        own.setdefault(int(index), {})[name] = _placed(tensor, like) if tensor.shape == like.shape else tensor
+    optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+# ---- random numbers ------------------------------------------------------------------------------------------------
+
+
+def _numpy_state() -> dict[str, Any]:
+    """Of NumPy's global generator, as JSON has it."""
+    state: dict[str, Any] = dict(np.random.get_state(legacy=False))
+    inner = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in state["state"].items()}
+    return state | {"state": inner}
+
+
+def _restore_random(state: State, content: Mapping[str, Any], tensor: Callable[[str], Tensor]) -> None:
+    stored = content["random"]
+    version, inner, gauss = stored["python"]
+    random.setstate((version, tuple(inner), gauss))
+    numpy = stored["numpy"]
+    np.random.set_state(numpy | {"state": numpy["state"] | {"key": np.array(numpy["state"]["key"], dtype=np.uint32)}})
+    torch.set_rng_state(tensor("random/torch"))
+    if state.device.type == "cuda" and "random/cuda" in content["tensors"]:  # not where it was trained on a CPU before
+        torch.cuda.set_rng_state(tensor("random/cuda"), state.device)
+
+
+@contextmanager
+def random_numbers_kept(device: torch.device) -> Iterator[None]:
+    """Whatever the block draws from the global generators, they go on as if it had not been there: looking at a model
+    changes nothing, and need not be repeated where its result is known."""
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)

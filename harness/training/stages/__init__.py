@@ -1,0 +1,1 @@
+"""The stages that may follow fine-tuning."""

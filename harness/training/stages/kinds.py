@@ -1,0 +1,61 @@
+"""The stages after fine-tuning: from what a suite says of one (harness.suite.stage_settings) to what trains
+(harness.training.stage.Stage)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+
+from harness.errors import ConfigError
+from harness.suite.schema import Train
+from harness.suite.stage_settings import Sampling, StageSettings
+from harness.training.engines.data_parallel import wants_sharding
+from harness.training.stage import Parts, Stage
+from harness.training.stages import grpo, nsft, preference, sft
+from harness.types import Example
+
+
+def _nothing(settings: Any, examples: Sequence[Example]) -> list[str]:
+    del settings, examples
+    return []
+
+
+class Kind(NamedTuple):
+    """make: the stage, from its settings, its plan and what else there is. problems: why it cannot run with these
+    training images, beyond what is asked of every stage; called before the first stage of any cell begins."""
+
+    make: Callable[[Any, Train, Parts], Stage]
+    problems: Callable[[Any, Sequence[Example]], list[str]] = _nothing
+
+
+KINDS: dict[str, Kind] = {
+    "grpo": Kind(grpo.stage),
+    "dpo": Kind(preference.stage, preference.problems),
+    "divpo": Kind(preference.stage, preference.problems),
+    "nsft": Kind(nsft.stage, nsft.problems),
+    "sft": Kind(sft.stage),
+}
+
+
+def stage(settings: StageSettings, plan: Train, parts: Parts) -> Stage:
+    """The stage that these settings mean. ConfigError if it cannot be made."""
+    return KINDS[settings.name].make(settings, plan, parts)
+
+
+def require_possible(settings: StageSettings, examples: Sequence[Example], accelerator: Accelerator) -> None:
+    """ConfigError if the stage cannot run with these training images, or on these processes: told before the first
+    stage begins."""
+    if wants_sharding(accelerator):
+        raise ConfigError("then: a chain of stages runs where every process has the whole model; not with FSDP, ZeRO")
+    problems = []
+    processes = accelerator.num_processes
+    if isinstance(settings, Sampling) and settings.amount.drawn and settings.images > len(examples):
+        problems += [f"then.images: expected at most the {len(examples)} training images, got {settings.images}"]
+    if settings.batch % processes:
+        expected = f"expected a multiple of {processes} processes"
+        problems += [f"then.{settings.per_step}: {expected}, got {settings.batch}"]
+    problems += KINDS[settings.name].problems(settings, examples)
+    if problems:
+        raise ConfigError(*problems)

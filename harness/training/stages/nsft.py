@@ -1,0 +1,178 @@
+"""nSFT as a stage of training: fine-tuning goes on, on targets and on corrections of the model's own errors
+(Zhu et al., CVPR 2025; arXiv 2411.14797)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness import registry
+from harness.errors import ConfigError, StageError
+from harness.metrics.diagnosis.codebook import SampleErrors, sample_errors
+from harness.objectives.policy import nsft
+from harness.protocols import Adapter, Correction, Corrector, Targets, Tokens
+from harness.sequence import Codec
+from harness.suite.schema import Train
+from harness.suite.stage_settings import Nsft
+from harness.training.engines.data_parallel import DataParallel
+from harness.training.finetuning import FineTuning
+from harness.training.objective import Objective
+from harness.training.rows import Row
+from harness.training.snapshots import State
+from harness.training.stage import Feed, Parts, Todo, Work, stage_seed
+from harness.training.stages.rollout import Key, Rollout, keys, of_all_processes, own_samples, sampled
+from harness.types import Example, Parsed
+
+CORRECTIONS = "corrections"
+"""The cell's table of them, a row each: image_id, and what it was asked about where that is not everything; the fields
+of a Correction."""
+
+Answers = Mapping[Key, Sequence[tuple[Tokens, Tokens]]]
+"""(context, answer) of the corrections, each of them once, by the key of their example."""
+
+
+@dataclass(frozen=True, slots=True)
+class NsftStage:
+    """A harness.training.stage.Stage. reference: needed with `kl` only."""
+
+    settings: Nsft
+    plan: Train
+    reference: Adapter | None = None
+
+    @property
+    def objective(self) -> Objective:
+        own = self.settings
+        return Objective(
+            own.name,
+            own.model_dump(mode="json"),
+            partial(nsft, negative=own.negative, kl=own.kl),
+            self.reference,
+            frozenset({"reference_logits"} if own.kl else ()),
+            loss_weights=self.plan.loss_weights,
+        )
+
+    @contextmanager
+    def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> Iterator[Feed]:
+        """See harness.training.stage.Stage. Steps are those of continued fine-tuning on the images that were sampled,
+        each with some of its corrections."""
+        started = time.perf_counter()
+        table = work.table(CORRECTIONS, lambda: self._corrections(work, engine, start))
+        state.seconds += time.perf_counter() - started
+        if table.empty:
+            raise StageError("then: nsft: expected errors in the model's samples to correct, found none")
+        corrections, seed = answers_of(table), stage_seed(work.seed, start)
+        images = replace(work, examples=sampled(work, self.settings))
+        with FineTuning(self.objective, self.plan).feed(images, state, engine, start) as targets:
+
+            def todo(step: int) -> Todo:
+                made = targets(step)
+                rows = [_with(own, corrections, self.settings.corrections, seed, step) for own in made.updates]
+                return replace(made, updates=rows)
+
+            yield todo
+
+    def _corrections(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
+        said, seed = own_samples(work, engine, self.settings, start), stage_seed(work.seed, start)
+        targets: Targets = "canonical" if self.plan.targets == "canonical" else "random"
+        corrector = registry.corrector(self.settings.corrector, work.adapter.codec, targets)
+        rejected = self.settings.rejected_per_image
+        return of_all_processes(work, corrections_of(said, work.adapter.codec, corrector, rejected, seed))
+
+
+def stage(settings: Nsft, plan: Train, parts: Parts) -> NsftStage:
+    """As harness.training.stages.kinds makes it."""
+    return NsftStage(settings, plan, parts.fresh() if settings.kl else None)
+
+
+def problems(settings: Nsft, examples: Sequence[Example]) -> list[str]:
+    """As harness.training.stages.kinds asks."""
+    del examples
+    try:
+        registry.find("corrector", settings.corrector)
+    except ConfigError as error:
+        return [f"then.corrector: {problem}" for problem in error.problems]
+    return []
+
+
+# ---- what was said -> corrections ------------------------------------------------------------------------------------
+
+
+def corrections_of(
+    said: Sequence[Rollout], codec: Codec, corrector: Corrector, rejected: int, seed: int
+) -> pd.DataFrame:
+    """The table CORRECTIONS: of each image the corrections of its `rejected` worst samples, each of them once.
+
+    What an image gets depends on the seed and the image alone.
+    """
+    found = [
+        _line(example, correction)
+        for batch in said
+        for example, sequences, rewards in zip(batch.examples, batch.samples, batch.rewards.tolist(), strict=True)
+        for correction in _of_image(example, [s.tokens for s in sequences], rewards, codec, corrector, rejected, seed)
+    ]
+    return pd.DataFrame(found, columns=["image_id", "asked", *Correction.__dataclass_fields__])
+
+
+def _of_image(
+    example: Example,
+    sequences: Sequence[tuple[int, ...]],
+    rewards: Sequence[float],
+    codec: Codec,
+    corrector: Corrector,
+    rejected: int,
+    seed: int,
+) -> list[Correction]:
+    parsed = [codec.decode(tokens, example.width, example.height) for tokens in sequences]
+    (errors,) = sample_errors([example], [parsed])
+    rng = np.random.default_rng([seed, *example.key])
+    worst = _worst(sequences, rewards, parsed, errors)[:rejected]
+    return list(dict.fromkeys(made for own in worst for made in corrector(example, *own, rng)))
+
+
+def _worst(
+    sequences: Sequence[tuple[int, ...]],
+    rewards: Sequence[float],
+    parsed: Sequence[Parsed],
+    errors: Sequence[SampleErrors],
+) -> list[tuple[Parsed, SampleErrors]]:
+    """The different samples with an error, by reward; of equal ones the first."""
+    first = {tokens: index for index, tokens in reversed([*enumerate(sequences)])}
+    wrong = sorted((index for index in first.values() if errors[index].kinds), key=lambda i: (rewards[i], i))
+    return [(parsed[index], errors[index]) for index in wrong]
+
+
+def _line(example: Example, correction: Correction) -> dict[str, Any]:
+    own = {name: getattr(correction, name) for name in Correction.__dataclass_fields__}
+    return {"image_id": example.image_id, "asked": example.asked, **own}
+
+
+# ---- corrections -> rows ---------------------------------------------------------------------------------------------
+
+
+def answers_of(table: pd.DataFrame) -> Answers:
+    """From the table CORRECTIONS."""
+    found: dict[Key, dict[tuple[Tokens, Tokens], None]] = {}
+    for key, *both in zip(keys(table), table["context"], table["answer"], strict=True):
+        context, answer = (tuple(map(int, tokens)) for tokens in both)
+        found.setdefault(key, {})[context, answer] = None  # other questions may have the same one
+    return {key: list(own) for key, own in found.items()}
+
+
+def _with(rows: Sequence[Row], corrections: Answers, count: int, seed: int, step: int) -> list[Row]:
+    """The rows, and after those of each image up to `count` of its corrections, drawn from (seed, step, image)."""
+    result: list[Row] = []
+    for key, own in groupby(rows, key=lambda row: row.example.key):
+        result += own
+        known = corrections.get(key, ())
+        drawn = np.random.default_rng([seed, step, *key]).permutation(len(known))[:count]
+        example = result[-1].example
+        result += [Row(example, known[i][1], context=known[i][0], correction=True) for i in sorted(drawn)]
+    return result

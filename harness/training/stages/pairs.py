@@ -1,0 +1,198 @@
+"""Pairs of sequences about an image, of which the chosen one is to become likelier than the rejected one: made from
+what a model says, and kept as data.
+
+pairs.parquet, a row each; what there is of both sequences begins with chosen_ or rejected_:
+
+    image_id, asked      the image, and the categories that it was asked about (null: everything)
+    samples              K: how many sequences the model drew for the image
+    *_tokens             token ids, the end token included if it was reached
+    *_text               the same as a person reads it
+    *_names, *_boxes     its mentions in order: names, and `x, y, w, h` of each in pixels, one after the other
+    *_reward             what the sequence is worth (harness.metrics.samples.reward)
+    *_samples            how many of the K samples list the same names in the same order
+    *_reference          log-probability of each token under the model that the stage began with, in nats
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from harness.errors import ConfigError, DataError
+from harness.metrics.samples.reward import rewards
+from harness.sequence import Codec
+from harness.sequence.targets import members
+from harness.suite.stage_settings import Divpo, Dpo
+from harness.training.stages.rollout import Rollout, keys
+from harness.types import Example, Parsed
+
+PAIRS = "pairs"
+"""The name of the table."""
+SIDES = ("chosen", "rejected")
+OF_BOTH = ("tokens", "text", "names", "boxes", "reward", "samples")
+REFERENCES = tuple(f"{side}_reference" for side in SIDES)
+COLUMNS = ("image_id", "asked", "samples", *(f"{side}_{name}" for side in SIDES for name in OF_BOTH))
+"""Those that are the pair's own; the REFERENCES are the stage's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A sequence about an image, read. samples: how many of the image's samples list its names in its order."""
+
+    tokens: tuple[int, ...]
+    parsed: Parsed
+    reward: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """samples: K of its image."""
+
+    example: Example
+    chosen: Said
+    rejected: Said
+    samples: int
+
+
+# ---- what a model says -> pairs --------------------------------------------------------------------------------------
+
+
+def pairs_of(said: Rollout, codec: Codec, settings: Dpo | Divpo, targets: str, seed: int) -> list[Pair]:
+    """What the stage learns from of these images; an image without two sequences that fit the roles has none.
+
+    `dpo`: members of the equivalence set, as `targets` says (see harness.sequence.targets), over the worst samples.
+    `divpo`: the rarest good sample over the most common bad one.
+    """
+    found = []
+    for example, samples, rated in zip(said.examples, said.samples, said.rewards.tolist(), strict=True):
+        own = _read(example, [sample.tokens for sample in samples], rated, codec)
+        if isinstance(settings, Divpo):
+            both = rare_over_common(own, settings.good, settings.bad)
+        else:
+            chosen = members(example, codec, targets, seed, 0, settings.pairs_per_image)
+            worth = [_reward(example, tokens, settings.reward, codec) for tokens in chosen]
+            both = chosen_over_worst(_read(example, chosen, worth, codec, own), own)
+        found += [Pair(example, *pair, len(samples)) for pair in both]
+    return found
+
+
+def chosen_over_worst(chosen: Sequence[Said], own: Sequence[Said]) -> list[tuple[Said, Said]]:
+    """Each with one of the samples, different ones: the lowest reward first, of equal ones the first; as far as there
+    are samples that are worth less than it."""
+    different = {said.tokens: said for said in own}
+    worst = sorted(different.values(), key=lambda said: said.reward)
+    return [(best, poor) for best, poor in zip(chosen, worst, strict=False) if poor.reward < best.reward]
+
+
+def rare_over_common(own: Sequence[Said], good: float, bad: float) -> list[tuple[Said, Said]]:
+    """The rarest of the samples with a reward of at least `good` over the most common of those with at most `bad`, one
+    pair; none where either is missing. Of equally rare ones the better, of equally common ones the worse, then the
+    first."""
+    right = [said for said in own if said.reward >= good]
+    wrong = [said for said in own if said.reward <= bad]
+    if not right or not wrong:
+        return []
+    rarest = min(right, key=lambda said: (said.samples, -said.reward))
+    return [(rarest, max(wrong, key=lambda said: (said.samples, -said.reward)))]
+
+
+def _reward(example: Example, tokens: Sequence[int], name: str, codec: Codec) -> float:
+    """Of any sequence about an image. A target may be worth less than 1: its boxes are quantised."""
+    return float(rewards(name, [example], [[codec.decode(tokens, example.width, example.height)]])[0, 0])
+
+
+def _read(
+    example: Example,
+    sequences: Sequence[tuple[int, ...]],
+    worth: Sequence[float],
+    codec: Codec,
+    among: Sequence[Said] | None = None,
+) -> list[Said]:
+    """among: the samples that are counted; the sequences themselves by default."""
+    parsed = [codec.decode(tokens, example.width, example.height) for tokens in sequences]
+    times = Counter(map(_names, parsed if among is None else (said.parsed for said in among)))
+    both = zip(sequences, parsed, worth, strict=True)
+    return [Said(tokens, read, reward, times[_names(read)]) for tokens, read, reward in both]
+
+
+def _names(parsed: Parsed) -> tuple[str, ...]:
+    """What makes two sequences the same answer, wherever their boxes are: the names in order."""
+    return tuple(mention.name for mention in parsed.mentions)
+
+
+# ---- pairs <-> the table ---------------------------------------------------------------------------------------------
+
+
+def frame(pairs: Sequence[Pair], codec: Codec) -> pd.DataFrame:
+    """The table, without the REFERENCES."""
+    rows = [
+        (
+            pair.example.image_id,
+            pair.example.asked,
+            pair.samples,
+            *_values(pair.chosen, codec),
+            *_values(pair.rejected, codec),
+        )
+        for pair in pairs
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _values(said: Said, codec: Codec) -> tuple[object, ...]:
+    """In the order of OF_BOTH."""
+    boxes = [side for mention in said.parsed.mentions for side in astuple(mention.box)]
+    return said.tokens, codec.text(said.tokens), _names(said.parsed), boxes, said.reward, said.samples
+
+
+def sequences(table: pd.DataFrame) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The chosen and the rejected tokens of each pair."""
+    both = zip(table["chosen_tokens"], table["rejected_tokens"], strict=True)
+    return [(tuple(map(int, chosen)), tuple(map(int, rejected))) for chosen, rejected in both]
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The table in a file. DataError (one line) if it is not one, or is empty."""
+    expected = f"expected the {PAIRS}.parquet of a cell"
+    try:
+        table = pd.read_parquet(path)
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise DataError(f"{path}: {expected}, got: {' '.join(str(error).split())[:200]}") from None
+    if absent := [name for name in COLUMNS if name not in table]:
+        raise DataError(f"{path}: {expected}; {', '.join(absent)} missing")
+    if table.empty:
+        raise DataError(f"{path}: {expected}, got one without a pair")
+    return table
+
+
+def problems(path: Path, examples: Sequence[Example]) -> list[str]:
+    """Why a stage cannot learn from this file with these training images."""
+    try:
+        table = read(path)
+    except DataError as error:
+        return [str(error)]
+    strange = set(keys(table)) - {example.key for example in examples}
+    if not strange:
+        return []
+    one = min(strange)[0]
+    return [f"{path}: expected pairs about training images, got {len(strange)} others, image {one} among them"]
+
+
+def require_vocabulary(table: pd.DataFrame, codec: Codec, path: Path) -> None:
+    """ConfigError if these token ids mean something else here."""
+    texts = (text for both in zip(table["chosen_text"], table["rejected_text"], strict=True) for text in both)
+    for tokens, text in zip((tokens for both in sequences(table) for tokens in both), texts, strict=True):
+        if (here := _text(codec, tokens)) != text:
+            expected = "expected pairs of a model with this vocabulary"
+            raise ConfigError(f"then.pairs: {path}: {expected}, got {text!r}, which is {here!r} here")
+
+
+def _text(codec: Codec, tokens: tuple[int, ...]) -> str | None:
+    try:
+        return codec.text(tokens)
+    except (LookupError, ValueError, OverflowError, TypeError):  # ids that there are not
+        return None

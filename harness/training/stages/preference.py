@@ -1,0 +1,164 @@
+"""DPO and DivPO as stages of training: pairs of sequences that are made once, when the stage begins
+(harness.training.stages.pairs), and what each step learns from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from harness.errors import StageError
+from harness.objectives.policy import preference
+from harness.suite.schema import Train
+from harness.suite.stage_settings import Divpo, Dpo
+from harness.system import ranks
+from harness.training.engines.data_parallel import DataParallel
+from harness.training.objective import Objective
+from harness.training.rows import Row
+from harness.training.schedule import draws
+from harness.training.snapshots import State
+from harness.training.stage import Feed, Parts, Todo, Work, stage_seed
+from harness.training.stages.pairs import (
+    COLUMNS,
+    PAIRS,
+    REFERENCES,
+    frame,
+    pairs_of,
+    read,
+    require_vocabulary,
+    sequences,
+)
+from harness.training.stages.pairs import problems as pairs_problems
+from harness.training.stages.rollout import keys, of_all_processes, own_samples
+from harness.training.step import log_probabilities
+from harness.types import Example
+
+Rows = tuple[Row, Row]
+"""The chosen and the rejected sequence of a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceStage:
+    """A harness.training.stage.Stage. given: pairs of another cell, instead of those that the model's own samples
+    make."""
+
+    settings: Dpo | Divpo
+    plan: Train
+    given: pd.DataFrame | None = None
+    reference: None = None
+
+    @property
+    def objective(self) -> Objective:
+        own = self.settings
+        loss = partial(preference, beta=own.beta, normalise=own.normalise, sft_weight=own.sft_weight)
+        return Objective(own.name, own.model_dump(mode="json"), loss, needs=frozenset({"sets"}))
+
+    @contextmanager
+    def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> Iterator[Feed]:
+        """See harness.training.stage.Stage."""
+        started = time.perf_counter()
+        table = work.table(PAIRS, lambda: self._table(work, engine, start))
+        state.seconds += time.perf_counter() - started
+        known = rows_of(table, work)
+        drawn = draws(len(known), 1, self.plan.batch_size, self.plan.steps, stage_seed(work.seed, start))
+        coming = islice(drawn, state.step - start, None)
+        size = self.plan.batch_size // work.accelerator.num_processes
+
+        def todo(step: int) -> Todo:
+            del step
+            own = next(coming)[work.accelerator.process_index * size :][:size]
+            return Todo([[row for index, draw in enumerate(own) for row in _numbered(known[draw.image], index)]])
+
+        yield todo
+
+    def _table(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
+        """The cell's own: with what the model as it is now thinks of both sequences. StageError without a pair."""
+        own = self._made(work, engine, start) if self.given is None else _share(self.given, work)
+        flat = [row for index, both in enumerate(rows_of(own, work)) for row in _numbered(both, index)]
+        size = self.plan.micro_batch or 2 * self.plan.batch_size
+        model = work.adapter.model
+        with work.phases("forward"), engine.whole():
+            model.eval()
+            found = log_probabilities(work.adapter, flat, size, work.accelerator, engine, temperature=1.0)
+            model.train()
+        known = own.reset_index(drop=True)
+        for side, name in enumerate(REFERENCES):
+            known[name] = pd.Series([log_probs.tolist() for log_probs in found[side::2]], dtype=object)
+        return of_all_processes(work, known)
+
+    def _made(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
+        """Of this process's share of the images."""
+        settings, codec = self.settings, work.adapter.codec
+        said = own_samples(work, engine, settings, start)
+        made = [pair for own in said for pair in pairs_of(own, codec, settings, self.plan.targets, work.seed)]
+        worth = np.concatenate([np.zeros((0, settings.samples)), *(own.rewards.numpy() for own in said)])
+        all_made, all_worth = ranks.gathered(work.accelerator, len(made)), ranks.gathered(work.accelerator, worth)
+        if work.accelerator.is_main_process and not any(all_made):
+            raise StageError(_none_found(settings, np.concatenate(all_worth)))
+        return frame(made, codec)
+
+
+def stage(settings: Dpo | Divpo, plan: Train, parts: Parts) -> PreferenceStage:
+    """As harness.training.stages.kinds makes it."""
+    if settings.pairs is None:
+        return PreferenceStage(settings, plan)
+    given = read(settings.pairs)
+    require_vocabulary(given, parts.codec, settings.pairs)
+    return PreferenceStage(settings, plan, given)
+
+
+def problems(settings: Dpo | Divpo, examples: Sequence[Example]) -> list[str]:
+    """As harness.training.stages.kinds asks."""
+    if settings.pairs is None:
+        return []
+    return [f"then.pairs: {problem}" for problem in pairs_problems(settings.pairs, examples)]
+
+
+def rows_of(table: pd.DataFrame, work: Work) -> list[Rows]:
+    """Of each pair what is trained on: rated rows, the chosen one with an advantage of 1, the rejected one with -1."""
+    by_key = {example.key: example for example in work.examples}
+    columns = (table[name] if name in table else [None] * len(table) for name in REFERENCES)
+    found = []
+    for key, both, *references in zip(keys(table), sequences(table), *columns, strict=True):
+        known = (None if own is None else torch.tensor(own, device=work.accelerator.device) for own in references)
+        chosen, rejected = zip(both, (1.0, -1.0), known, strict=True)
+        found.append((_row(by_key[key], *chosen), _row(by_key[key], *rejected)))
+    return found
+
+
+def _row(example: Example, tokens: tuple[int, ...], advantage: float, reference: torch.Tensor | None) -> Row:
+    return Row(example, tokens, advantage=advantage, reference=reference)
+
+
+def _numbered(both: Rows, number: int) -> Rows:
+    """As one pair among those of a batch, in which the same two may stand again."""
+    chosen, rejected = (replace(row, pair=number) for row in both)
+    return chosen, rejected
+
+
+def _share(table: pd.DataFrame, work: Work) -> pd.DataFrame:
+    """This process's, without what another model thought of them."""
+    return table[[*COLUMNS]].iloc[work.accelerator.process_index :: work.accelerator.num_processes]
+
+
+def _none_found(settings: Dpo | Divpo, worth: NDArray[np.float64]) -> str:
+    """worth [I, K]: the rewards of the samples."""
+    found = (
+        f"of {settings.samples} samples of each of {len(worth)} images (rewards {worth.min():.3g} to {worth.max():.3g})"
+    )
+    if isinstance(settings, Dpo):
+        return f"then: dpo: expected samples worth less than the image's target, got none {found}"
+    good, bad = (worth >= settings.good).any(axis=1), (worth <= settings.bad).any(axis=1)
+    expected = (
+        f"expected images with a good sample ({settings.good:g} or more) and a bad one ({settings.bad:g} or less)"
+    )
+    got = f"good ones of {good.sum()} images, bad ones of {bad.sum()}, both of none"
+    return f"then: divpo: {expected}, got {got} {found}"

@@ -1,0 +1,120 @@
+"""What a model says about a batch of images while it is trained on it, and what that is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from harness.metrics.samples.reward import REWARDS, judged
+from harness.objectives.policy import advantages, has_spread
+from harness.protocols import Predictor
+from harness.suite.stage_settings import Sampling
+from harness.system import ranks
+from harness.training.engines.data_parallel import DataParallel
+from harness.training.schedule import draws
+from harness.training.snapshots import random_numbers_kept
+from harness.training.stage import Work, sampled_tokens, sampling_seed
+from harness.types import Example, Sample
+
+AT_A_TIME = 16
+"""Images whose samples are drawn together when a stage begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """K samples of each of I images.
+
+    samples: by image and sample. rewards, advantages [I, K]; advantages are 0 in a group without spread. figures: what
+    is watched: mean reward; share of groups without spread; objects, duplicates and malformed entries per sequence;
+    share without an end; and nats per token, an estimate of the entropy where the temperature is 1.
+    """
+
+    examples: tuple[Example, ...]
+    samples: tuple[tuple[Sample, ...], ...]
+    rewards: Tensor
+    advantages: Tensor
+    figures: Mapping[str, float]
+
+    @property
+    def telling(self) -> list[int]:
+        """The images whose samples differ in reward: the others have nothing to teach."""
+        return [index for index, spread in enumerate(has_spread(self.rewards).tolist()) if spread]
+
+
+def rollout(
+    predictor: Predictor,
+    examples: Sequence[Example],
+    reward: str,
+    samples: int,
+    temperature: float,
+    max_tokens: int,
+    seed: int,
+) -> Rollout:
+    """Each image once, `samples` times at `temperature`. What an image gets depends on the seed and the image."""
+    drawn = predictor.generate(examples, [temperature] * samples, seed, max_tokens)
+    parsed = [
+        [predictor.codec.decode(sample.tokens, example.width, example.height) for sample in own]
+        for example, own in zip(examples, drawn, strict=True)
+    ]
+    truth, answers, found = judged(examples, parsed)
+    worth = torch.from_numpy(REWARDS[reward](truth, answers, found))
+    sequences = answers.malformed.size
+    log_probs = [value for own in drawn for sample in own for value in sample.log_probs]
+    figures = {
+        "reward": float(worth.mean()),
+        "filtered": 1.0 - float(has_spread(worth).double().mean()),
+        "objects": len(found.instance) / sequences,
+        "duplicates": float(found.duplicate.sum()) / sequences,
+        "malformed": float(answers.malformed.mean()),
+        "truncated": float(answers.truncated.mean()),
+        "entropy": -float(np.mean(log_probs)),
+    }
+    return Rollout(tuple(examples), tuple(map(tuple, drawn)), worth, advantages(worth), figures)
+
+
+Key = tuple[int, ...]
+"""harness.types.Example.key"""
+
+
+def keys(table: pd.DataFrame) -> list[Key]:
+    """Of the example that each row of a table is about: by its columns image_id and asked (null: everything)."""
+    both = zip(table["image_id"], table["asked"], strict=True)
+    return [(int(image), *(() if asked is None else map(int, asked))) for image, asked in both]
+
+
+def sampled(work: Work, settings: Sampling) -> list[Example]:
+    """The training images that `own_samples` are of, of all processes."""
+    drawn = next(draws(len(work.examples), 1, settings.images, 1, work.seed, "collision"))
+    return [work.examples[draw.image] for draw in drawn]
+
+
+def own_samples(work: Work, engine: DataParallel, settings: Sampling, start: int) -> list[Rollout]:
+    """What the model says, as the stage begins after step `start`, of as many training images as the settings have,
+    in batches; of several processes each has its share.
+
+    The images are different ones and depend on the cell's seed, what is said of them on the seed and the step. The
+    model is left as training needs it, and the global random generators as they were.
+    """
+    examples = sampled(work, settings)[work.accelerator.process_index :: work.accelerator.num_processes]
+    asked = sampled_tokens(work), sampling_seed(work.seed, start)
+    model = work.adapter.model
+    with engine.whole(), work.phases("sampling"), random_numbers_kept(work.accelerator.device):
+        model.eval()
+        said = [
+            rollout(work.adapter, batch, settings.reward, settings.samples, settings.temperature, *asked)
+            for batch in (examples[first : first + AT_A_TIME] for first in range(0, len(examples), AT_A_TIME))
+        ]
+        model.train()
+    return said
+
+
+def of_all_processes(work: Work, own: pd.DataFrame) -> pd.DataFrame:
+    """On rank 0 the rows of all processes, by image_id, those of an image in their order; elsewhere its own rows."""
+    frames = ranks.gathered(work.accelerator, own) or [own]
+    filled = [frame for frame in frames if len(frame)] or frames[:1]  # an empty one has no types of its own
+    return pd.concat(filled).sort_values("image_id", kind="stable", ignore_index=True)

@@ -1,0 +1,255 @@
+"""One optimisation step's gradient, for any objective: forward, loss, backward, split over micro-batches and ranks.
+
+Sums and counts of each loss term are kept apart until every micro-batch of every process has been counted, so the
+gradient does not depend on how a batch is split. An objective that cannot be honoured raises; nothing falls back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from harness import objectives
+from harness.errors import ObjectiveError
+from harness.metrics.samples.matching import f_score
+from harness.objectives.policy import log_probability
+from harness.protocols import Adapter, HiddenStates
+from harness.sequence import KINDS
+from harness.system import ranks
+from harness.system.profiler import Phases, unmeasured
+from harness.training.engines.data_parallel import DataParallel, Logits
+from harness.training.objective import Objective
+from harness.training.prefetch import Pixels
+from harness.training.rows import (
+    Row,
+    batch_of,
+    counted,
+    counts_of,
+    images_of,
+    members_of,
+    micro_batches,
+    rated_of,
+    sets_of,
+    weights_of,
+)
+from harness.types import IGNORED_LABEL, LossOutput, TokenBatch, Unit
+
+
+def accumulate(
+    adapter: Adapter,
+    rows: Sequence[Row],
+    objective: Objective,
+    micro_batch: int,
+    accelerator: Accelerator,
+    logged: bool = True,
+    pixels: Pixels | None = None,
+    phases: Phases = unmeasured,
+    engine: DataParallel | None = None,
+) -> LossOutput:
+    """Adds the gradient of the whole batch's mean loss to the parameters; returns the detached total.
+
+    rows: this process's share; rows of one image stand together, and for an objective over sets all of them are in
+    one micro-batch. Statistics are computed only where they are `logged`. A term's count must be known before the
+    model is asked: target positions, or sets. Any other count raises. pixels: asked once for neighbouring rows of one
+    image, micro-batch by micro-batch; the adapter's own by default. engine: that of the adapter's model; DataParallel
+    by default.
+    """
+    engine = engine or DataParallel(adapter.model, accelerator)
+    counts = counts_of(rows)
+    with phases("reduction"):
+        totals = _reduced(accelerator, counts)
+    total: LossOutput | None = None
+    parts = list(micro_batches(rows, micro_batch, whole_sets="sets" in objective.needs))
+    rounds = engine.rounds(len(parts))
+    for number in range(1, rounds + 1):
+        idle = number > len(parts)  # others have more: the last part goes along once more, and counts for nothing
+        if not idle:
+            part = parts[number - 1]
+            images = images_of(part, pixels or adapter.pixels).to(accelerator.device)
+        with phases("forward"):
+            output = _forward(adapter, part, images, objective, engine, logged)
+        terms = [term.weight * term.sum / max(totals[term.unit], 1) for term in output.terms.values()]
+        with phases("backward"):
+            engine.backward(torch.stack(terms).sum() * (0.0 if idle else 1.0), last=number == rounds)
+        if not idle:
+            total = added(total, output)
+    assert total is not None
+    for name, term in total.terms.items():
+        if int(term.count) != counts[term.unit]:
+            raise ObjectiveError(
+                f"objective {objective.name}: term {name} counts {int(term.count)} {term.unit}, expected the batch's "
+                f"{counts[term.unit]}; this training loop cannot honour it"
+            )
+    with phases("reduction"):
+        return _across_processes(engine, total, accelerator)
+
+
+def _forward(
+    adapter: Adapter,
+    rows: Sequence[Row],
+    pixels: Tensor,
+    objective: Objective,
+    engine: DataParallel,
+    logged: bool,
+) -> LossOutput:
+    device = pixels.device
+    batch = batch_of(rows, adapter)
+    kept = batch.labels != IGNORED_LABEL
+    ties = "reference_logits" in objective.needs
+    selected, reference = None, None
+    if objective.reference is not None and not ties:
+        selected = reference_selection(objective, rows, pixels)
+    with engine.autocast():
+        if ties:
+            reference = _reference_logits(objective, pixels, batch.inputs.to(device), kept.to(device))
+        logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), kept.to(device)))
+        group = torch.arange(len(rows))[:, None].expand_as(kept)[kept].to(device)
+        labels = batch.labels[kept].to(device)
+        weight = weights_of(objective.loss_weights, batch.kinds[kept], counted(rows, adapter.codec), device)
+        members, rated = members_of(rows, device), rated_of(rows, device)
+        known = TokenBatch(logits, labels, group, members, selected, weight, rated, reference)
+        output = objective.loss(known, logged)
+    if output.selected is None or not logged:
+        return output
+    return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[kept].to(device))})
+
+
+def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, kept: Tensor) -> Logits:
+    """At the target positions; as hidden states where the adapter has them."""
+    if isinstance(adapter, HiddenStates):
+        return adapter.hidden(pixels, tokens).take(kept)
+    return adapter.logits(pixels, tokens)[kept]
+
+
+@torch.no_grad()
+def _reference_logits(objective: Objective, pixels: Tensor, tokens: Tensor, kept: Tensor) -> Logits:
+    assert objective.reference is not None
+    return _logits(objective.reference, pixels, tokens, kept)
+
+
+def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """The selected share by token kind."""
+    sums, counts = objectives.by_kind(selected.float(), kinds, len(KINDS))
+    return {f"selected/{kind}": (sums[index], counts[index]) for index, kind in enumerate(KINDS)}
+
+
+def added(total: LossOutput | None, output: LossOutput) -> LossOutput:
+    """Sums and counts, detached: nothing of a micro-batch's graph is kept."""
+    terms = {name: replace(term, sum=term.sum.detach()) for name, term in output.terms.items()}
+    if total is None:
+        return LossOutput(terms, output.stats)
+    for name, term in total.terms.items():
+        terms[name] = replace(term, sum=term.sum + terms[name].sum, count=term.count + terms[name].count)
+    stats = {
+        name: (total.stats[name][0] + sums, total.stats[name][1] + counts)
+        for name, (sums, counts) in output.stats.items()
+    }
+    return LossOutput(terms, stats)
+
+
+def means(output: LossOutput) -> dict[str, float | None]:
+    """Every logged statistic as a number; None where nothing was counted."""
+    return {name: float(sums / counts) if counts > 0 else None for name, (sums, counts) in output.stats.items()}
+
+
+# ---- several processes ---------------------------------------------------------------------------------------------
+
+
+def _reduced(accelerator: Accelerator, counts: Mapping[Unit, int]) -> dict[Unit, int]:
+    """Counts over all processes."""
+    if accelerator.num_processes == 1:
+        return dict(counts)
+    ranks.meet(accelerator)
+    totals = accelerator.reduce(torch.tensor(list(counts.values()), device=accelerator.device), "sum")
+    return dict(zip(counts, totals.tolist(), strict=True))
+
+
+def _across_processes(engine: DataParallel, output: LossOutput, accelerator: Accelerator) -> LossOutput:
+    """Gradients, sums and counts added over the processes: each was already divided by the global count."""
+    if accelerator.num_processes == 1:
+        return output
+    ranks.meet(accelerator)
+    engine.reduce()
+    terms = {
+        name: replace(term, sum=accelerator.reduce(term.sum, "sum"), count=accelerator.reduce(term.count, "sum"))
+        for name, term in output.terms.items()
+    }
+    stats = {
+        name: (accelerator.reduce(sums, "sum"), accelerator.reduce(counts, "sum"))
+        for name, (sums, counts) in output.stats.items()
+    }
+    return LossOutput(terms, stats)
+
+
+# ---- what some objectives need --------------------------------------------------------------------------------------
+
+
+def with_samples(adapter: Adapter, rows: Sequence[Row], samples: int, max_tokens: int, seed: int) -> list[Row]:
+    """The rows with up to `samples` sequences per image that the model itself draws at temperature 1, and the cost of
+    every row. What the model draws twice, or draws although it is a target, is there once."""
+    sets = sets_of(rows)
+    training = adapter.model.training
+    adapter.model.eval()
+    drawn = adapter.generate([own[0].example for own in sets], [1.0] * samples, seed, max_tokens)
+    adapter.model.train(training)
+    result = []
+    for own, sequences in zip(sets, drawn, strict=True):
+        known = {row.tokens for row in own}
+        new = [tokens for tokens in dict.fromkeys(sample.tokens for sample in sequences) if tokens not in known]
+        own = own + [Row(own[0].example, tokens, sampled=True) for tokens in new]
+        result += [replace(row, cost=_cost(adapter, row)) for row in own]
+    return result
+
+
+def _cost(adapter: Adapter, row: Row) -> float:
+    return 1.0 - f_score(row.example, adapter.codec.decode(row.tokens, row.example.width, row.example.height))
+
+
+@torch.no_grad()
+def log_probabilities(
+    adapter: Adapter, rows: Sequence[Row], size: int, accelerator: Accelerator, engine: DataParallel, temperature: float
+) -> list[Tensor]:
+    """Of each token of each (rated) row, [L], by a forward pass as in training: micro-batches of up to `size` rows."""
+    found: list[Tensor] = []
+    device = accelerator.device
+    for part in micro_batches(rows, size, whole_sets=True):
+        batch = batch_of(part, adapter)
+        kept = batch.labels != IGNORED_LABEL
+        with engine.autocast():
+            images = images_of(part, adapter.pixels).to(device)
+            logits = _logits(adapter, images, batch.inputs.to(device), kept.to(device))
+            flat = log_probability(logits, batch.labels[kept].to(device), temperature)
+        found += torch.split(flat, [len(row.tokens) for row in part])
+    return found
+
+
+@torch.no_grad()
+def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tensor) -> Tensor:
+    """What the frozen base selects at the batch's target positions, bool [N].
+
+    Kept per (image, sequence and what stands before it): with canonical targets the base runs once per image, with
+    random ones in nearly every step.
+    """
+    reference = objective.reference
+    assert reference is not None
+    keys = [_selection_key(row) for row in rows]
+    missing = [index for index, key in enumerate(keys) if key not in objective.selections]
+    if missing:
+        batch = batch_of([rows[index] for index in missing], reference)
+        logits = reference.logits(pixels[missing], batch.inputs.to(pixels.device))
+        for position, index in enumerate(missing):
+            kept = (batch.labels[position] != IGNORED_LABEL).to(pixels.device)
+            own = objectives.reference_selection(logits[position, kept], objective.settings)
+            objective.selections[keys[index]] = own
+    return torch.cat([objective.selections[key] for key in keys])
+
+
+def _selection_key(row: Row) -> tuple[int, tuple[int, ...]]:
+    """The image, and the sequence after what is asked and after its context, where there are any: -1 ends each."""
+    asked = () if row.example.asked is None else (*row.example.asked, -1)
+    context = (*row.context, -1) if row.context else ()
+    return row.example.image_id, (*asked, *context, *row.tokens)

@@ -1,0 +1,1 @@
+"""OpenFlamingo: a toy with shipped weights, and the published sizes."""

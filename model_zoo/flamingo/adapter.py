@@ -1,0 +1,96 @@
+"""What every OpenFlamingo adapter does alike, whatever its vision tower, language model and vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as checkpoint_call
+
+from harness.errors import DataError
+from harness.inference.decoding import Steps, sample_all
+from harness.sequence import Codec
+from harness.types import Example, Projection, Sample
+from model_zoo import checkpoint
+from model_zoo.flamingo.network import Decoding, TrainableFlamingo
+
+
+class FlamingoAdapter:
+    """The methods of the Adapter protocol that need no more than a model, a codec and the vocabulary's entries.
+
+    A subclass makes these three, and has the rest: `problems`, `pixels` and `describe`.
+    """
+
+    def __init__(
+        self, model: TrainableFlamingo, codec: Codec, entries: Sequence[str], saved: Collection[str] | None = None
+    ) -> None:
+        """saved: the names of what `save` writes, where the rest is read from elsewhere; None for everything."""
+        self.model, self.codec, self.entries, self.saved = model, codec, tuple(entries), saved
+
+    def pixels(self, examples: Sequence[Example]) -> Tensor:
+        """Images as the vision tower expects them [B, 3, S, S]."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        """[B, L, V]. One image may serve several rows: B of tokens must be a multiple of B of pixels."""
+        return self.model.read(self._latents(pixels, tokens), tokens)
+
+    def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
+        """[B, L, D] and [V, D]: what `logits` multiplies."""
+        hidden = self.model.read_hidden(self._latents(pixels, tokens), tokens)
+        return Projection(hidden, self.model.lang_encoder.get_output_embeddings().weight)
+
+    def _latents(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        return self.model.latents(pixels[:, None, None]).repeat_interleave(len(tokens) // len(pixels), dim=0)
+
+    def generate(
+        self,
+        examples: Sequence[Example],
+        temperatures: Sequence[float],
+        seed: int,
+        max_tokens: int,
+        grammar: bool = False,
+    ) -> list[list[Sample]]:
+        return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
+
+    def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
+        decoding = Decoding(self.model, self._encoded(self.pixels(examples).to(self.device)), samples)
+        return Steps(decoding.step, decoding.keep, decoding.close)
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """Latents [B, 1, n, D] of images [B, 3, S, S]. On a CPU one image after the other: several at once are rounded
+        otherwise than one, and what is generated must not depend on the batch, to the last bit."""
+        parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
+        return torch.cat([self.model.latents(part[:, None, None]) for part in parts])
+
+    def checkpoint_gradients(self) -> None:
+        for block in self.model.blocks():
+            block.forward = _computed_twice(block.forward)
+
+    def save(self, path: Path) -> None:
+        checkpoint.save(self.model, self.entries, path, self.saved)
+
+    def load(self, path: Path) -> None:
+        tensors, entries = checkpoint.read(path)
+        if entries != self.entries:
+            raise DataError(f"{path}: made for another vocabulary ({len(entries)} entries, not {len(self.entries)})")
+        checkpoint.load(self.model, tensors, self.saved)
+
+
+def _computed_twice(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but with gradient only the arguments are kept for the backward pass, which computes it again."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint_call(forward, *args, use_reentrant=False, **kwargs)
+
+    return run

@@ -1,0 +1,218 @@
+"""OpenFlamingo (Awadalla et al., 2023; arXiv 2308.01390) as it was published: over a language model of transformers
+with its tokenizer, which gets location tokens, and a vision tower of open_clip or timm.
+
+Upstream's factory is not used: it passes `trust_remote_code=True`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from harness.errors import ConfigError, unknown
+from harness.sequence import NAMES, Codec, CoordinateSpace, TokenizerTokens, vocabulary_names
+from harness.types import Category, Example
+from model_zoo import checkpoint, timm_tower
+from model_zoo.flamingo import released_checkpoints, vision
+from model_zoo.flamingo.adapter import FlamingoAdapter
+from model_zoo.flamingo.language import END, FAMILIES, HUB, IMAGE, PAD, TOY, Language, load
+from model_zoo.flamingo.network import Reading, TrainableFlamingo, assemble, resize
+from model_zoo.flamingo.new_embeddings import Rows, grow
+
+VIT = "ViT-L-14-quickgelu"
+"""OpenAI's CLIP, as it was published: its activation is QuickGELU, which open_clip's plain ViT-L-14 has not."""
+CARDS: list[dict[str, object]] = [
+    {
+        "settings": {},
+        "parameters": 317_000,
+        "coordinates": "65 bins, y x y x",
+        "licence": "MIT (OpenFlamingo), Apache-2.0 (transformers)",
+        "weights": "random; published: a released checkpoint.pt, by path or hub",
+    },
+]
+TOY_READING = Reading(depth=1, latents=16, heads=4, width=16, gate=1.0)
+PROMPT = f"{IMAGE}Output:"
+"""As upstream asks for a caption."""
+ASKING = f"{IMAGE}Detect {NAMES}. Output:"
+DEFAULTS: dict[str, Any] = {
+    "language": "toy-gpt_neox",
+    "vision": VIT,
+    "vision_weights": "random",
+    "image_size": None,
+    "every": 1,
+    "weights": "random",
+    "bins": 1000,
+    "trains": "flamingo",
+    "trust_remote_code": False,
+}
+TOY_DEFAULTS = {"vision": vision.TOY, "bins": 65, "trains": "all"}
+"""With a toy as language model."""
+TRAINS = ("all", "flamingo", "frozen_embeddings", "lora")
+MAX_BINS = 10_000
+IMAGE_SIZES = (32, 4096)
+LORA_RANK = 16
+
+
+class OpenFlamingoHf(FlamingoAdapter):
+    """The Adapter protocol over open_flamingo's Flamingo with a tokenizer.
+
+    Settings:
+    language        a folder or GGUF file of transformers, hub:OWNER/NAME@REVISION, or toy-FAMILY (random weights)
+    vision          a ViT of open_clip, timm:NAME, or "toy"; `vision_weights`: "random", a safetensors file, or
+                    hub:OWNER/NAME@REVISION; `image_size` in pixels for timm (224)
+    every           cross-attention before every so-manyth layer; published: 1 for 3B, 2 for 4B, 4 for 9B
+    weights         "random", a released checkpoint.pt, or hub:OWNER/NAME@REVISION of one
+    bins            location tokens
+    trains          "all"; "flamingo" as upstream (perceiver, gated cross-attention, input embeddings);
+                    "frozen_embeddings" (only the new tokens' rows of them); "lora" (that, and low-rank changes of the
+                    language model's attention; needs peft). New tokens' rows of an output embedding always train:
+                    they could not be told apart otherwise.
+    trust_remote_code  run the code that comes with the language model
+    """
+
+    def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
+        if problems := self.problems(settings):
+            raise ConfigError(*problems)
+        self.settings = full = _with_defaults(settings)
+        names = vocabulary_names(categories)
+        language = load(full["language"], names, full["trust_remote_code"])
+        original, released = _add_upstream(language.tokenizer)
+        tokens = _tokens(language.tokenizer, full["bins"])
+        grow(language.model, original, tokens.size)
+        if full["trains"] == "lora":
+            _add_lora(language)
+        self.vision = vision.build(full["vision"], full["vision_weights"], full["image_size"] or 224)
+        model = self._assemble(language, tokens)
+        weights = timm_tower.weights_file(full["weights"], released_checkpoints.FILE)
+        if weights is not None:
+            released_checkpoints.load(model, language.family, weights, released)
+        self.digests = _digests(language.files, self.vision.file, weights)
+        _freeze(model, full["trains"])
+        read = language.files and self.vision.file
+        saved = {name for name, own in model.named_parameters() if own.requires_grad} if read else None
+        codec = Codec(categories, tokens, CoordinateSpace(full["bins"]))
+        super().__init__(model, codec, _added(tokens, original), saved)
+
+    @staticmethod
+    def problems(settings: Mapping[str, Any]) -> list[str]:
+        found = [unknown("setting of open_flamingo_hf", key, DEFAULTS) for key in settings if key not in DEFAULTS]
+        full = _with_defaults(settings)
+        found += _language_problems(full["language"])
+        found += vision.problems(full["vision"], full["vision_weights"], full["image_size"])
+        for key, (least, most) in {"every": (1, 64), "bins": (2, MAX_BINS), "image_size": IMAGE_SIZES}.items():
+            value = full[key]
+            whole = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+            if not whole and not (key == "image_size" and value is None):
+                found.append(f"{key}: expected an integer from {least} to {most}, got {value!r}")
+        if full["trains"] not in TRAINS:
+            found.append(unknown("trains", str(full["trains"]), TRAINS))
+        elif full["trains"] == "lora" and importlib.util.find_spec("peft") is None:
+            found.append("trains: lora needs the package peft; install detmodes[lora]")
+        if not isinstance(full["trust_remote_code"], bool):
+            found.append(f"trust_remote_code: expected true or false, got {full['trust_remote_code']!r}")
+        return found + _source_problems("weights", full["weights"])
+
+    def _assemble(self, language: Language, tokens: TokenizerTokens) -> TrainableFlamingo:
+        image = language.tokenizer.convert_tokens_to_ids(IMAGE)
+        layers, every = language.family.layers, self.settings["every"]
+        depth = language.model.config.num_hidden_layers
+        if every > depth:
+            raise ConfigError(f"every: the language model has {depth} layers, got {every}: it would see no image")
+        model = assemble(
+            self.vision.tower, self.vision.width, language.model, layers, every, image=image, end=tokens.end
+        )
+        if self.settings["language"].startswith(TOY):
+            resize(model, TOY_READING)
+        return model
+
+    def pixels(self, examples: Sequence[Example]) -> Tensor:
+        return self.vision.pixels(examples)
+
+    def describe(self) -> dict[str, object]:
+        sizes = {"parameters": sum(p.numel() for p in self.model.parameters()), "image_size": self.vision.side}
+        return {"name": "open_flamingo_hf", **self.settings, "sizes": sizes, "weights_digest": self.digests}
+
+
+def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    full = {**DEFAULTS, **settings}
+    return {**DEFAULTS, **(TOY_DEFAULTS if str(full["language"]).startswith(TOY) else {}), **settings}
+
+
+def _language_problems(language: object) -> list[str]:
+    if isinstance(language, str) and language.startswith(TOY):
+        family = language.removeprefix(TOY)
+        return [] if family in FAMILIES else [unknown("language", language, [TOY + name for name in FAMILIES])]
+    return _source_problems("language", language)
+
+
+def _source_problems(key: str, source: object) -> list[str]:
+    if not isinstance(source, str):
+        return [f"{key}: expected a path or {HUB}OWNER/NAME@REVISION, got {source!r}"]
+    if source.startswith(HUB) and not all(source.removeprefix(HUB).partition("@")):
+        return [f"{key}: expected {HUB}OWNER/NAME@REVISION (a tag or commit), got {source!r}"]
+    return []
+
+
+# ---- tokens --------------------------------------------------------------------------------------------------------
+
+
+def _add_upstream(tokenizer: Any) -> tuple[int, int]:
+    """Adds the tokens that upstream adds, in its order; how many entries there were, and how many there are now."""
+    before = _entries(tokenizer)
+    tokenizer.add_tokens([END, IMAGE], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return before, _entries(tokenizer)
+
+
+def _tokens(tokenizer: Any, bins: int) -> TokenizerTokens:
+    locations = [f"<loc{bin}>" for bin in range(bins)]
+    first = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False))[0]
+    spaced = first.startswith("\u2581")  # it puts a space before any text itself, as SentencePiece does
+    return TokenizerTokens(tokenizer, locations, prompt=PROMPT, end=END, before="" if spaced else " ", asking=ASKING)
+
+
+def _entries(tokenizer: Any) -> int:
+    return 1 + max(map(int, tokenizer.get_vocab().values()))
+
+
+def _added(tokens: TokenizerTokens, original: int) -> list[str]:
+    """What identifies the vocabulary of saved weights."""
+    return [f"{original} entries", *(tokens.decode_text([index]) for index in range(original, tokens.size))]
+
+
+# ---- what trains ---------------------------------------------------------------------------------------------------
+
+
+def _freeze(model: TrainableFlamingo, trains: str) -> None:
+    model.requires_grad_(trains == "all")
+    if trains == "all":
+        return
+    language = model.lang_encoder
+    for part in (model.perceiver, language.gated_cross_attn_layers):
+        part.requires_grad_(True)
+    for module in language.modules():
+        if isinstance(module, Rows):
+            module.added.requires_grad_(True)
+    if trains == "flamingo":
+        language.get_input_embeddings().requires_grad_(True)
+    for name, parameter in language.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(True)
+
+
+def _add_lora(language: Language) -> None:
+    import peft
+
+    config = peft.LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=list(language.family.attention))
+    peft.inject_adapter_in_model(config, language.model)
+
+
+def _digests(language: Sequence[Path], vision: Path | None, weights: Path | None) -> dict[str, list[str]]:
+    """Of every file that weights were read from."""
+    files = {"language": language, "vision": [vision], "weights": [weights]}
+    return {part: [checkpoint.sha256(file) for file in own if file is not None] for part, own in files.items()}

@@ -1,0 +1,1 @@
+"""The vision-language models of transformers behind one adapter."""

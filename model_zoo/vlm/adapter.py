@@ -1,0 +1,244 @@
+"""The vision-language models of transformers behind one adapter; what a family needs is declared in
+model_zoo.vlm.families.
+
+A toy of every family is made from its configuration class, with random weights and a tokenizer trained on the names:
+nothing is downloaded. Real weights come from a local folder or from a pinned revision (see vlm_loading).
+
+Every picture is squeezed to a square, and logits are those of all places, the image's among them.
+
+Shape legend: B images   K samples   R rows   L tokens   S image side   V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from harness import images
+from harness.errors import ConfigError, DataError, unknown
+from harness.inference.decoding import Steps, sample_all
+from harness.sequence import Codec, vocabulary_names
+from harness.types import Category, Example, Sample
+from model_zoo import checkpoint
+from model_zoo.cache_name import CACHE, cache_of
+from model_zoo.vlm import loading
+from model_zoo.vlm.families import FAMILIES
+from model_zoo.vlm.loading import HUB
+
+DEFAULTS: dict[str, Any] = {
+    "family": "paligemma",
+    "weights": "random",
+    "trains": "all",
+    "image_size": None,
+    "question": None,
+}
+TRAINS = ("all", "decoder", "lora")
+CARDS: list[dict[str, object]] = [
+    {
+        "settings": {},
+        "parameters": 860_000,
+        "coordinates": "1,024 bins, y x y x",
+        "licence": "Apache-2.0 (transformers); weights: Gemma",
+        "weights": "random (a toy); a folder; hub:google/paligemma-*",
+    },
+    {
+        "settings": {"family": "paligemma2"},
+        "parameters": 860_000,
+        "coordinates": "1,024 bins, y x y x",
+        "licence": "Apache-2.0 (transformers); weights: Gemma",
+        "weights": "random (a toy); a folder; hub:google/paligemma2-*",
+    },
+    {
+        "settings": {"family": "kosmos2"},
+        "parameters": 910_000,
+        "coordinates": "32 x 32 patches, two a box",
+        "licence": "Apache-2.0 (transformers); weights: MIT",
+        "weights": "random (a toy); a folder; hub:microsoft/kosmos-2-patch14-224",
+    },
+    {
+        "settings": {"family": "florence2"},
+        "parameters": 1_730_000,
+        "coordinates": "1,000 bins, x y x y",
+        "licence": "Apache-2.0 (transformers); weights: MIT",
+        "weights": "random (a toy); a folder; hub:florence-community/Florence-2-*",
+    },
+    {
+        "settings": {"family": "idefics"},
+        "parameters": 1_410_000,
+        "coordinates": "1,000 bins, y x y x",
+        "licence": "Apache-2.0 (transformers); weights: LLaMA (non-commercial)",
+        "weights": "random (a toy); a folder; hub:HuggingFaceM4/idefics-*",
+    },
+    {
+        "settings": {"family": "qwen2_5_vl"},
+        "parameters": 1_070_000,
+        "coordinates": "pixels as resized, x y x y",
+        "licence": "Apache-2.0 (transformers); weights: Apache-2.0 or Qwen, by size",
+        "weights": "random (a toy); a folder; hub:Qwen/Qwen2.5-VL-*",
+    },
+    {
+        "settings": {"family": "qwen3_vl"},
+        "parameters": 1_340_000,
+        "coordinates": "0 to 1,000, x y x y",
+        "licence": "Apache-2.0 (transformers); weights: Apache-2.0",
+        "weights": "random (a toy); a folder; hub:Qwen/Qwen3-VL-*",
+    },
+]
+
+
+class Vlm:
+    """The Adapter protocol over an image-text-to-text model of transformers.
+
+    Settings: `family` (a name in FAMILIES), `weights` ("random" for a toy, a folder that `from_pretrained` reads, or
+    hub:OWNER/NAME@REVISION), `trains` ("all"; "decoder": everything but the image encoder; "lora": low-rank changes of
+    its attention, and the token embeddings where no pretraining has seen them), `image_size` (pixels of a side; the
+    family's by default, and open to some alone), `question` (what the prompt asks; the family's by default; with
+    {names} in it, it asks about categories).
+    """
+
+    def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
+        if problems := self.problems(settings):
+            raise ConfigError(*problems)
+        self.settings = {**DEFAULTS, **settings}
+        self.family = FAMILIES[self.settings["family"]]
+        folder = loading.weights_folder(self.settings["weights"])
+        tokenizer = loading.tokenizer(folder, vocabulary_names(categories))
+        config = loading.config(folder, self.family, tokenizer)
+        self.side = loading.image_side(config, self.family, self.settings["image_size"], toy=folder is None)
+        question = self.settings["question"]
+        self.tokens, self.prompt = loading.prompt(tokenizer, self.family, config, self.side, question)
+        self.codec = Codec(categories, self.tokens, self.family.space(self.side), self.family.form(self.tokens))
+        self.model: Any = loading.build(config, folder, self.family, self.tokens.size)
+        self.weights_digest = None if folder is None else loading.digest(folder)
+        new = folder is None or not self.family.native
+        loading.choose_trained(self.model, self.family, self.settings["trains"], new)
+        self._image = tokenizer.convert_tokens_to_ids(self.family.image)
+
+    @staticmethod
+    def problems(settings: Mapping[str, Any]) -> list[str]:
+        found = [unknown("setting of vlm", key, DEFAULTS) for key in settings if key not in DEFAULTS]
+        full = {**DEFAULTS, **settings}
+        for key, allowed in (("family", tuple(FAMILIES)), ("trains", TRAINS)):
+            if full[key] not in allowed:
+                found.append(unknown(f"vlm.{key}", str(full[key]), allowed))
+        weights, side = full["weights"], full["image_size"]
+        if not isinstance(weights, str) or (
+            weights.startswith(HUB) and not all(weights.removeprefix(HUB).partition("@"))
+        ):
+            expected = f"'random', a folder or {HUB}OWNER/NAME@REVISION (a tag or commit)"
+            found.append(f"vlm.weights: expected {expected}, got {weights!r}")
+        if side is not None and (not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= 4096):
+            found.append(f"vlm.image_size: expected an integer from 1 to 4096, got {side!r}")
+        if full["question"] is not None and not isinstance(full["question"], str):
+            found.append(f"vlm.question: expected text, got {full['question']!r}")
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    def pixels(self, examples: Sequence[Example]) -> Tensor:
+        """[B, 3, S, S] float32 on the CPU, normalised as the family's own processor does; the image is squeezed to a
+        square."""
+        sides = (self.side, self.side)
+        squares = [images.read(example).resize(sides, Image.Resampling.BICUBIC) for example in examples]
+        raw = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))  # [B, S, S, 3] uint8
+        mean, std = torch.tensor(self.family.mean), torch.tensor(self.family.std)
+        return ((raw.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+    def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        """[R, L, V]. One image may serve several rows: R must be a multiple of B. transformers wants one for each."""
+        pixels = pixels.repeat_interleave(len(tokens) // len(pixels), dim=0)
+        after = len(self.tokens.prompt) if self.family.answer is not None else self.prompt.start + self.prompt.images
+        inputs = self.family.first(self.model, self.prompt, pixels, self._quiet(tokens, after))
+        logits: Tensor = self.model(**inputs, use_cache=False).logits
+        return logits
+
+    def generate(
+        self,
+        examples: Sequence[Example],
+        temperatures: Sequence[float],
+        seed: int,
+        max_tokens: int,
+        grammar: bool = False,
+    ) -> list[list[Sample]]:
+        return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
+
+    def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
+        decoding = Decoding(self, self.pixels(examples).to(self.device), samples)
+        return Steps(decoding.step, decoding.keep)
+
+    def _quiet(self, tokens: Tensor, start: int) -> Tensor:
+        """An image token that a model emits holds no image: it is read as padding, as transformers refuses a text with
+        more of them than the images have. start: from here on there is no image in a row."""
+        emitted = torch.arange(tokens.shape[1], device=tokens.device) >= start
+        return tokens.masked_fill((tokens == self._image) & emitted, self.tokens.pad)
+
+    def checkpoint_gradients(self) -> None:
+        name = "activation_checkpointing_enable"  # older versions of transformers have the other name alone
+        enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+    def describe(self) -> dict[str, object]:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        sizes = {"image_side": self.side, "prompt_tokens": len(self.prompt.ids), "parameters": parameters}
+        return {"name": "vlm", **self.settings, "sizes": sizes, "weights_digest": self.weights_digest}
+
+    def save(self, path: Path) -> None:
+        checkpoint.save(self.model, self._entries(), path, self._saved())
+
+    def load(self, path: Path) -> None:
+        tensors, entries = checkpoint.read(path)
+        if entries != self._entries():
+            raise DataError(f"{path}: made for another vocabulary than that of {self.settings['family']}")
+        checkpoint.load(self.model, tensors, self._saved())
+
+    def _saved(self) -> set[str] | None:
+        """What training may change: the rest is read from `weights` again. All of a toy, whose rest is random."""
+        if self.weights_digest is None:
+            return None
+        return {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def _entries(self) -> tuple[str, ...]:
+        """What identifies the vocabulary: its size, and the tokens of every name."""
+        own = (f"{name} {' '.join(map(str, ids))}" for name, ids in self.codec.name_ids.items())
+        return (str(self.tokens.size), *own)
+
+
+class Decoding:
+    """Token by token with the model's own key-value cache. The prompt and its image are read once for each image of
+    pixels [B, 3, S, S], not once for each of `samples` rows."""
+
+    def __init__(self, adapter: Vlm, pixels: Tensor, samples: int) -> None:
+        self._adapter, self._pixels, self._samples = adapter, pixels, samples
+        self._cache: Any = None
+        self._kept: dict[str, Tensor] = {}
+
+    def step(self, tokens: Tensor) -> Tensor:
+        if self._cache is None:
+            return self._begin(tokens[:: self._samples])
+        own, model = self._adapter, self._adapter.model
+        past = self._cache.get_seq_length()
+        inputs = own.family.next(model, own.prompt, self._kept, own._quiet(tokens, 0), past)
+        logits: Tensor = model(**inputs, **{CACHE: self._cache}, use_cache=True).logits
+        return logits[:, -1]
+
+    def _begin(self, prompts: Tensor) -> Tensor:
+        own, model = self._adapter, self._adapter.model
+        output = model(**own.family.first(model, own.prompt, self._pixels, prompts), use_cache=True)
+        self._cache = cache_of(output)
+        self._cache.batch_repeat_interleave(self._samples)
+        kept = own.family.kept(output).items()
+        self._kept = {name: tensor.repeat_interleave(self._samples, dim=0) for name, tensor in kept}
+        return output.logits[:, -1].repeat_interleave(self._samples, dim=0)  # type: ignore[no-any-return]
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        self._kept = {name: tensor[rows] for name, tensor in self._kept.items()}

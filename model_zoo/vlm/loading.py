@@ -1,0 +1,197 @@
+"""What a vision-language model is made of: weights and tokenizer from a folder or a pinned revision, or a toy of both.
+
+Weights are read from safetensors files alone, and no code that comes with them is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from harness.errors import ConfigError, DataError
+from harness.sequence import TokenizerTokens
+from model_zoo import checkpoint
+from model_zoo.vlm.families import FAMILIES
+from model_zoo.vlm.family import TOY_SIDE, Family, Prompt
+
+HUB = "hub:"
+DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""What is fetched from a repository: no file of it is unpickled or run."""
+TOY_ENTRIES = 1200
+"""Of a toy's tokenizer, before the family's own tokens: 256 bytes, and what the names are merged into."""
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
+LORA_RANK = 16
+
+
+def weights_folder(weights: str) -> Path | None:
+    """Where the weights lie on this machine, downloaded if need be; None for a toy. DataError if there are none."""
+    if weights == "random":
+        return None
+    if not weights.startswith(HUB):
+        if not (Path(weights) / "config.json").is_file():
+            raise DataError(f"{weights}: expected a folder with config.json, safetensors and a tokenizer")
+        return Path(weights)
+    name, _, revision = weights.removeprefix(HUB).partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(f"{weights}: cannot be downloaded ({_first_line(error)}); give a folder instead") from None
+
+
+def _from(folder: Path, maker: Any, **more: Any) -> Any:
+    try:
+        return maker.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **more)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"{folder}: transformers cannot read it: {_first_line(error)}") from None
+
+
+def tokenizer(folder: Path | None, names: Iterable[str]) -> Any:
+    """The folder's, or a toy that knows these names."""
+    return toy_tokenizer(names) if folder is None else _from(folder, AutoTokenizer)
+
+
+def config(folder: Path | None, family: Family, tokenizer: Any) -> PreTrainedConfig:
+    """The folder's, or a toy's. ConfigError where the folder holds another family."""
+    if folder is None:
+        return family.toy(_tokens(tokenizer, family, ""), tokenizer.convert_tokens_to_ids)
+    read: PreTrainedConfig = _from(folder, AutoConfig)
+    if read.model_type != family.model_type:
+        raise ConfigError(f"vlm.weights: expected a {family.model_type} model in {folder}, got {read.model_type}")
+    return read
+
+
+def build(config: PreTrainedConfig, folder: Path | None, family: Family, entries: int) -> PreTrainedModel:
+    """The model in float32, with room for so many vocabulary entries; random weights from torch's generator."""
+    if folder is None:
+        made: PreTrainedModel = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
+        return made
+    made = _from(folder, AutoModelForImageTextToText, use_safetensors=True, dtype=torch.float32)
+    if entries > _rows(made):
+        family.grow(made, entries)
+    return made
+
+
+def _rows(model: PreTrainedModel) -> int:
+    """Vocabulary entries that the model has room for."""
+    table: Any = model.get_input_embeddings()
+    return len(table.weight) + getattr(table, "num_additional_embeddings", 0)
+
+
+def choose_trained(model: PreTrainedModel, family: Family, trains: str, new: bool) -> None:
+    """Lets the gradient into what `trains` says. ConfigError where peft is needed and missing.
+
+    new: the model has not learnt what its tokens mean; beside low-rank changes their embeddings are trained then.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    if trains == "lora":
+        _add_lora(model, family)
+    for name, parameter in model.named_parameters():
+        adapted = "lora_" in name or (parameter is embeddings.weight and new)
+        decoder = not name.startswith(family.vision)
+        parameter.requires_grad_({"all": True, "decoder": decoder, "lora": adapted}[trains])
+
+
+def _add_lora(model: PreTrainedModel, family: Family) -> None:
+    """Low-rank changes of the attention outside the image encoder (Hu et al., ICLR 2022; arXiv 2106.09685)."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ConfigError("vlm.trains: lora needs peft; install it with: pip install 'detmodes[lora]'") from None
+    targets = [
+        name
+        for name, _ in model.named_modules()
+        if name.rpartition(".")[2] in ATTENTION and not name.startswith(family.vision)
+    ]
+    inject_adapter_in_model(LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=targets), model)
+
+
+def digest(folder: Path) -> str:
+    """Of the folder's configuration and weights."""
+    parts = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return " ".join(checkpoint.sha256(part) for part in parts)
+
+
+def image_side(config: Any, family: Family, asked: int | None, toy: bool) -> int:
+    """S. ConfigError where the model has another size, or a family needs a multiple of another number."""
+    fixed = getattr(config.vision_config, "image_size", None)
+    if fixed is not None and asked not in (None, fixed):
+        raise ConfigError(f"vlm.image_size: this model reads {fixed} pixels a side, got {asked}; leave it out")
+    side: int = fixed or asked or (TOY_SIDE if toy else family.side)
+    if side % family.step(config):
+        raise ConfigError(f"vlm.image_size: expected a multiple of {family.step(config)}, got {side}")
+    return side
+
+
+def _tokens(tokenizer: Any, family: Family, prompt: str, asking: str = "") -> TokenizerTokens:
+    added = (family.image, *family.tokens)
+    return TokenizerTokens(
+        tokenizer,
+        family.locations,
+        added=added,
+        prompt=prompt,
+        end=family.end,
+        before=family.before,
+        asking=asking,
+        between=family.between,
+    )
+
+
+def prompt(
+    tokenizer: Any, family: Family, config: Any, side: int, question: str | None
+) -> tuple[TokenizerTokens, Prompt]:
+    """The family's tokens, whose prompt is what a decoder is given, and the prompt that holds the image."""
+    count = family.image_tokens(config, side)
+    if question is not None and family.image in question:
+        raise ConfigError(f"vlm.question: expected text without {family.image}, got {question!r}")
+    text, asking = (
+        family.prompt.format(image=family.image * count, question=question or own)
+        for own in (family.question, family.asking)
+    )
+    if family.answer is None:
+        tokens = _tokens(tokenizer, family, text, asking)
+    else:  # the encoder reads the same for every row
+        tokens = _tokens(tokenizer, family, family.answer)
+    ids = tokens.encode_text(text)
+    image = tokenizer.convert_tokens_to_ids(family.image)
+    # Where the token also opens the image, as in Kosmos-2, the image's own are the last.
+    start = [place for place, token in enumerate(ids) if token == image][-count]
+    return tokens, Prompt(ids, start, count)
+
+
+def toy_tokenizer(names: Iterable[str]) -> PreTrainedTokenizerBase:
+    """BPE over bytes, trained on the names."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TOY_ENTRIES, initial_alphabet=alphabet, special_tokens=["<pad>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(_toy_texts(names), trainer)
+    made: PreTrainedTokenizerBase = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")  # type: ignore[no-untyped-call]
+    return made
+
+
+def _toy_texts(names: Iterable[str]) -> list[str]:
+    spaced = [name.replace("_", " ") for name in names]
+    asked = [family.prompt.format(image="", question=family.question) for family in FAMILIES.values()]
+    return [*spaced, *(f" {name} ; " for name in spaced), *asked]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

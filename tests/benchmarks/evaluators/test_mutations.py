@@ -1,0 +1,342 @@
+"""Valid files, damaged at random: each ends in figures or in one line that names the file, never in a traceback.
+
+A mutation is a function of its seed, so that a failure names the seed and `mutation(seed)` gives the files again.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.evaluators import evaluator
+from benchmarks.readers import annotations as annotation_files
+from benchmarks.readers import detections
+from benchmarks.readers.annotations import Style
+from harness.errors import DataError
+from harness.types import Evaluation
+from tests.benchmarks.documents import annotation, category, coco_category, coco_image, document, image, result
+
+IMAGES, CATEGORIES, OBJECTS, DETECTIONS = 6, 4, 20, 60
+PROTOCOLS: dict[Style, tuple[evaluator.Protocol, ...]] = {"lvis": ("lvis", "lvis-fixed"), "coco": ("coco",)}
+
+
+# ---- valid files -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Files:
+    """The bytes of an annotation file and of a results file, and the results file's suffix."""
+
+    style: Style
+    protocol: evaluator.Protocol
+    truth: bytes
+    results: bytes
+    suffix: str
+
+
+def box(rng: random.Random) -> list[float]:
+    return [round(rng.uniform(0, 300), 1), round(rng.uniform(0, 200), 1), *(rng.choice([20, 90, 250]) for _ in "wh")]
+
+
+def truth(style: Style) -> Any:
+    """Small, medium and large objects, federated fields, crowds; the same for every mutation."""
+    rng = random.Random(0)
+    ids, known = range(1, IMAGES + 1), range(1, CATEGORIES + 1)
+    objects = [annotation(k, rng.choice(ids), rng.choice(known), *box(rng)) for k in range(1, OBJECTS + 1)]
+    if style == "coco":
+        crowded = [{**a, "iscrowd": int(rng.random() < 0.2)} for a in objects]
+        return document([coco_image(i) for i in ids], crowded, [coco_category(c, f"c{c}") for c in known])
+    federated = [{"neg_category_ids": rng.sample(known, 2), "not_exhaustive_category_ids": [4]} for _ in ids]
+    images = [image(i, **fields) for i, fields in zip(ids, federated, strict=True)]
+    names = [category(c, f"c{c}", f"also c{c}", frequency=rng.choice("rcf")) for c in known]
+    return document(images, objects, names)
+
+
+def results(style: Style) -> Any:
+    """Shifted objects and stray boxes."""
+    rng = random.Random(1)
+    objects = truth(style)["annotations"]
+    found = [
+        result(a["image_id"], a["category_id"], round(rng.random(), 3), *(v + rng.choice([0, 3, 9]) for v in a["bbox"]))
+        for a in objects
+    ]
+    ids = ((rng.randint(1, IMAGES), rng.randint(1, CATEGORIES)) for _ in range(DETECTIONS - len(found)))
+    return found + [result(i, c, round(rng.random(), 3), *box(rng)) for i, c in ids]
+
+
+def columns(rows: list[Any]) -> dict[str, Any]:
+    boxes = np.array([row["bbox"] for row in rows])
+    rest = {key: np.array([row[key] for row in rows]) for key in ("image_id", "category_id", "score")}
+    return {**rest, **{key: boxes[:, k].copy() for k, key in enumerate("xywh")}}
+
+
+def binary(suffix: str, content: dict[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    if suffix == ".npz":
+        np.savez(stream, **content)
+    else:
+        pq.write_table(pa.table({key: pa.array(values) for key, values in content.items()}), stream)
+    return stream.getvalue()
+
+
+# ---- mutations of a document -------------------------------------------------------------------------------------
+
+VALUES: tuple[Any, ...] = (
+    *(math.nan, math.inf, -math.inf, 1e308, -1e308, 5e-324, -0.0, 0, 1, 2, -1, 3.0, 0.5, 2**53, 2**63, 10**400),
+    *("", " ", "text", "two\nlines", "\ud800", "\u2028", "x" * 5000, "../..", "nul\0", "1", None, True, False),
+    *([], {}, [[]], [{}], [0] * 5, {"id": 1}),
+)
+
+
+def containers(value: Any) -> Iterator[Any]:
+    """Every non-empty list and object of a document, the document first."""
+    if isinstance(value, dict | list) and value:
+        yield value
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from containers(child)
+
+
+def keys(container: Any) -> list[Any]:
+    return list(container) if isinstance(container, dict) else list(range(len(container)))
+
+
+def replace(place: Any, key: Any, rng: random.Random) -> None:
+    place[key] = copy.deepcopy(rng.choice(VALUES))
+
+
+def perturb(place: Any, key: Any, rng: random.Random) -> None:
+    """A number near by; anything else is replaced."""
+    value = place[key]
+    if type(value) is int:
+        place[key] = value + rng.choice([-1, 1, 2])
+    elif type(value) is float:
+        place[key] = value * rng.choice([-1, 0, 1e-9, 0.5, 1.1, 1e9])
+    else:
+        replace(place, key, rng)
+
+
+def delete(place: Any, key: Any, _: random.Random) -> None:
+    del place[key]
+
+
+def duplicate(place: Any, key: Any, rng: random.Random) -> None:
+    """An element again; of an object, under another key of its."""
+    if isinstance(place, list):
+        place.insert(rng.randint(0, len(place)), copy.deepcopy(place[key]))
+    else:
+        place[rng.choice(keys(place))] = copy.deepcopy(place[key])
+
+
+def swap(place: Any, key: Any, rng: random.Random) -> None:
+    other = rng.choice(keys(place))
+    place[key], place[other] = place[other], place[key]
+
+
+def insert(place: Any, key: Any, rng: random.Random) -> None:
+    value = copy.deepcopy(rng.choice(VALUES))
+    if isinstance(place, list):
+        place.insert(key, value)
+    else:
+        place[f"{key}_"] = value
+
+
+def rename(place: Any, key: Any, rng: random.Random) -> None:
+    if isinstance(place, dict):
+        place[rng.choice([key.upper(), f"{key}s", "", "neg_category_ids", "iscrowd", "ignore"])] = place.pop(key)
+    else:
+        place[key] = {"value": place[key]}
+
+
+def empty(place: Any, key: Any, _: random.Random) -> None:
+    place[key] = {} if isinstance(place[key], dict) else []
+
+
+EDITS: tuple[Callable[[Any, Any, random.Random], None], ...] = (
+    *(replace, replace, delete, duplicate, swap, insert, rename, empty),
+    *(perturb,) * 8,  # the only one whose documents are valid as a rule
+)
+
+
+def edited(content: Any, rng: random.Random) -> bytes:
+    """One or two edits at random places; every depth of the document is as likely."""
+    content = copy.deepcopy(content)
+    for _ in range(rng.choice([1, 1, 2])):
+        place = content
+        while isinstance(place, dict | list) and place:
+            key = rng.choice(keys(place))
+            inner = place[key]
+            if not isinstance(inner, dict | list) or not inner or rng.random() < 0.25:
+                rng.choice(EDITS)(place, key, rng)
+                break
+            place = inner
+    return json.dumps(content).encode()
+
+
+# ---- mutations of bytes ------------------------------------------------------------------------------------------
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Truncated, a flipped bit, a changed, doubled or missing slice."""
+    a, b = sorted(rng.randrange(len(content)) for _ in "ab")
+    b = min(b, a + 40)
+    kind = rng.randrange(6)
+    if kind == 0:
+        return content[: rng.choice([0, 1, a, len(content) - 1])]
+    if kind <= 2:
+        return content[:a] + bytes([content[a] ^ 1 << rng.randrange(8)]) + content[a + 1 :]
+    middle = (rng.randbytes(rng.randint(1, 8)), content[a:b] * 2, b"")[kind - 3]
+    return content[:a] + middle + content[b:]
+
+
+# ---- mutations that mean nothing ---------------------------------------------------------------------------------
+
+
+def rewritten(content: Any, rng: random.Random) -> bytes:
+    """The same document: keys in another order, unknown fields, other white space, other escapes."""
+    content = copy.deepcopy(content)
+    unknown = (1e308, "}, {", [{"a": [1]}, {"b": None}], {"id": 0, "bbox": []}, "\ud83d\ude00")
+    for place in list(containers(content)):
+        if isinstance(place, dict):
+            items = list(place.items())
+            rng.shuffle(items)
+            place.clear()
+            place.update(items)
+            if rng.random() < 0.5:
+                place["unknown"] = copy.deepcopy(rng.choice(unknown))
+    separators = rng.choice([(",", ":"), (" , ", "\t:\n")])
+    return json.dumps(content, indent=rng.choice([None, 0, 3]), separators=separators).encode()
+
+
+# ---- the property ------------------------------------------------------------------------------------------------
+
+
+def originals(style: Style, protocol: evaluator.Protocol, suffix: str = ".json") -> Files:
+    rows = results(style)
+    table = json.dumps(rows).encode() if suffix == ".json" else binary(suffix, columns(rows))
+    return Files(style, protocol, json.dumps(truth(style)).encode(), table, suffix)
+
+
+def mutation(seed: int) -> tuple[Files, bool]:
+    """The files of a mutation, and whether it means nothing: the figures must stay as they are."""
+    rng = random.Random(seed)
+    style = rng.choice(get_args(Style))
+    suffix = rng.choice([".json"] * 8 + [".npz", ".parquet"])
+    files = originals(style, rng.choice(PROTOCOLS[style]), suffix)
+    if suffix != ".json":
+        return Files(style, files.protocol, files.truth, damaged_table(suffix, style, rng), suffix), False
+    kind = rng.choices(["edited", "damaged", "rewritten"], [6, 3, 1])[0]
+    new, old = files.truth, files.results
+    if rng.random() < 0.6:
+        new = change(kind, truth(style), rng)
+    else:
+        old = change(kind, results(style), rng)
+    return Files(style, files.protocol, new, old, suffix), kind == "rewritten"
+
+
+def change(kind: str, content: Any, rng: random.Random) -> bytes:
+    if kind == "damaged":
+        return damaged(json.dumps(content).encode(), rng)
+    return (edited if kind == "edited" else rewritten)(content, rng)
+
+
+def damaged_table(suffix: str, style: Style, rng: random.Random) -> bytes:
+    """Half of the mutations change the file's bytes, half a value or a column."""
+    content = columns(results(style))
+    if rng.random() < 0.5:
+        return damaged(binary(suffix, content), rng)
+    key = rng.choice(list(content))
+    if rng.random() < 0.3:
+        del content[key]
+    elif rng.random() < 0.3:
+        content[key] = content[key].astype(rng.choice([np.float32, np.int16, bool, str]))
+    else:
+        content[key][rng.randrange(DETECTIONS)] = rng.choice([-1, 0, 2**31] + [math.nan, math.inf] * (key > "j"))
+    return binary(suffix, content)
+
+
+def run(files: Files, folder: Path, engine: str) -> Evaluation:
+    """From the files to the figures, as the command goes."""
+    annotated, detected = folder / "truth.json", folder / f"results{files.suffix}"
+    annotated.write_bytes(files.truth)
+    detected.write_bytes(files.results)
+    loaded = annotation_files.load(annotated, folder, files.style)
+    rows = detections.load(detected)
+    detections.check(rows, loaded, where=f"{detected}: detections")
+    return evaluator.evaluate(loaded, rows, files.protocol, engine)
+
+
+def outcome(files: Files, folder: Path) -> Evaluation | str:
+    """Figures, on which both engines agree, or a good error's text. AssertionError for anything else."""
+    try:
+        fast, reference = (run(files, folder, engine) for engine in evaluator.engines(files.protocol))
+    except DataError as error:
+        text = str(error)
+        assert text.startswith((f"{folder}/truth.json: ", f"{folder}/results{files.suffix}: ")), text
+        assert text.isprintable(), repr(text)
+        assert len(text) < len(str(folder)) + 400, text
+        return text
+    assert all(value is None or 0 <= value <= 1 for value in fast.metrics.values()), fast
+    assert all(value is None or 0 <= value <= 1 for value in fast.per_category.values()), fast
+    assert close(fast, reference), (fast, reference)
+    return fast
+
+
+def close(a: Evaluation, b: Evaluation) -> bool:
+    pairs = [(a.metrics[k], b.metrics[k]) for k in a.metrics] + [
+        (a.per_category[k], v) for k, v in b.per_category.items()
+    ]
+    return all(x == y or (x is not None and y is not None and abs(x - y) < 1e-9) for x, y in pairs)
+
+
+def failures(seeds: range, folder: Path) -> Iterator[str]:
+    """What went wrong, by seed."""
+    plain: dict[str, Evaluation | str] = {}
+    for seed in seeds:
+        files, same = mutation(seed)
+        try:
+            found = outcome(files, folder)
+            if same:
+                if files.protocol not in plain:
+                    plain[files.protocol] = outcome(originals(files.style, files.protocol), folder)
+                assert found == plain[files.protocol], found
+        except Exception as error:  # whatever it is: that is what is tested
+            yield f"mutation {seed}: {type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("protocol", get_args(evaluator.Protocol))
+def test_the_unchanged_files_have_figures_worth_comparing(tmp_path: Path, protocol: evaluator.Protocol) -> None:
+    style: Style = "coco" if protocol == "coco" else "lvis"
+    by_suffix = [outcome(originals(style, protocol, suffix), tmp_path) for suffix in (".json", ".npz", ".parquet")]
+    assert isinstance(by_suffix[0], Evaluation)
+    assert 0.1 < (by_suffix[0].metrics["AP"] or 0) < 0.9
+    assert by_suffix[0] == by_suffix[1] == by_suffix[2]
+
+
+def test_mutations_are_of_every_kind(tmp_path: Path) -> None:
+    """Else the property would hold for want of trying: many are refused, many are not, many ways of each."""
+    found = [outcome(mutation(seed)[0], tmp_path) for seed in range(2000, 2200)]
+    texts = {text.split("expected")[0] for text in found if isinstance(text, str)}
+    figures = {str(evaluation.metrics) for evaluation in found if isinstance(evaluation, Evaluation)}
+    assert len(texts) > 20
+    assert len(figures) > 10
+
+
+def test_50_mutations_end_in_figures_or_in_one_line(tmp_path: Path) -> None:
+    assert list(failures(range(50), tmp_path)) == []
+
+
+@pytest.mark.slow
+def test_1000_mutations_end_in_figures_or_in_one_line(tmp_path: Path) -> None:
+    assert list(failures(range(50, 1050), tmp_path)) == []

@@ -1,0 +1,196 @@
+"""A new adapter, from an empty folder: what is written, how it becomes known, and the page that walks through it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from torch import nn
+
+from harness import conformance, registry
+from harness.commands.models import new_adapter
+from harness.conformance import CHECKS
+from harness.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "adding-a-model.md"
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A skeleton, imported."""
+    new_adapter.write("brand_new", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("brand_new")
+    del sys.modules["brand_new"]
+
+
+def messages(module: ModuleType) -> dict[str, str]:
+    outcomes = conformance.check(module.BrandNew)
+    return {outcome.check: outcome.message for outcome in outcomes if outcome.state == "failed"}
+
+
+def test_a_skeleton_says_what_to_write_step_by_step(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = messages(module)
+    assert list(found) == ["protocol"]
+    assert found["protocol"].startswith("build: return the torch.nn.Module, with this many entries in its vocabulary (")
+
+    monkeypatch.setattr(module, "build", lambda vocabulary: nn.Linear(2, vocabulary))
+    monkeypatch.setattr(registry, "lvis_categories", lambda: ())
+    found = messages(module)
+    assert found.pop("card").startswith("CARDS: expected parameters within 10% of ")
+    assert not found.keys() & {"protocol", "settings", "describe", "mask", "parsing", "bad_weights", "offline"}
+    assert found["pixels"].startswith("pixels: return float32 images [B, 3, H, W] on the CPU")
+    assert found["generate"].startswith("generate: return for each example one Sample for each temperature")
+
+    monkeypatch.setattr(
+        module.BrandNew, "pixels", lambda self, examples: sys.modules["torch"].zeros(len(examples), 3, 2, 2)
+    )
+    assert messages(module)["logits"].startswith("logits: return logits [B, L, V] for tokens [B, L]")
+
+
+def test_nothing_is_replaced(tmp_path: Path) -> None:
+    written = new_adapter.write("mine", tmp_path / "new")
+    assert [path.name for path in written] == ["mine.py", "test_mine.py", "pyproject.toml"]
+    written[0].write_text("work of weeks")
+    written[1].unlink()
+    with pytest.raises(ConfigError) as caught:
+        new_adapter.write("mine", tmp_path / "new")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [str(written[0]), str(written[2])]
+    assert written[0].read_text() == "work of weeks"
+    assert not written[1].exists()
+
+
+@pytest.mark.parametrize("name", ["my-model", "2fast", "", "../up", "class", "_", "_1", "a b"])
+def test_a_name_must_be_one_that_python_can_import(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a Python identifier such as my_detector, got"):
+        new_adapter.write(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_must_not_be_taken(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is a model 'open_flamingo' already"):
+        new_adapter.write("open_flamingo", tmp_path)
+
+
+# ---- how an installed package becomes known ----------------------------------------------------------------------
+
+
+def install(package: Path, site: Path) -> None:
+    """What `pip install --editable` leaves behind that matters: a dist-info with the package's entry points."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    info = site / f"{project['name']}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = project["entry-points"].items()
+    lines = [line for group, points in groups for line in (f"[{group}]", *(f"{k} = {v}" for k, v in points.items()))]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+def detmodes(*arguments: str, path: tuple[Path, ...], cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *path))), "COLUMNS": "250"}
+    command = [sys.executable, "-P", "-m", "detmodes", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_installed_package_is_known_and_listing_imports_none_of_it(tmp_path: Path) -> None:
+    package = tmp_path / "theirs"
+    new_adapter.write("theirs", package)
+    install(package, tmp_path / "site")
+    module = package / "theirs.py"
+    module.write_text("raise SystemExit('imported')\n" + module.read_text())
+    done = detmodes("list", "models", path=(tmp_path / "site", package), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = [line for line in done.stdout.splitlines() if "theirs" in line]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        *("theirs", "", "1.0 M", "65 bins, y x y x"),
+        *("say which: of the code, and of the weights", "say where they come from"),
+    ]
+    (row,) = [line for line in done.stdout.splitlines() if "open_flamingo " in line]
+    assert "2.1 M" in row
+
+
+def test_a_package_that_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "needs_more.py").write_text("import no_such_library\n")
+    monkeypatch.setattr(registry, "names", lambda kind: {"lacking": "needs_more:Model", "wrong": "harness.types:Model"})
+    with pytest.raises(ConfigError, match=r"model lacking: it needs no_such_library, which is not installed here"):
+        registry.find("model", "lacking")
+    with pytest.raises(ConfigError, match=r"model wrong: expected the class harness\.types:Model, got: "):
+        registry.find("model", "wrong")
+
+
+@pytest.mark.parametrize(
+    ("cards", "complaint"),
+    [
+        ("[{'settings': {}}]", "missing 4 required"),
+        ("[1]", "must be a mapping"),
+        ("make_cards()", "malformed node"),
+        ("[{'settings': {}, 'parameters': 1, 'coordinates': '', 'licence': '', 'weights': '', 'x': 1}]", "'x'"),
+    ],
+)
+def test_cards_are_literals(cards: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "carded.py").write_text(f"import no_such_library\nCARDS = {cards}\n")
+    importlib.invalidate_caches()
+    with pytest.raises(DataError, match=r"carded\.py: CARDS: expected a list of literals") as caught:
+        registry.cards("carded:Model")
+    assert complaint in str(caught.value)
+
+
+# ---- the page ----------------------------------------------------------------------------------------------------
+
+
+def blocks() -> list[tuple[str, str, str]]:
+    """Language, what stands behind it, and content of every code block, in order."""
+    return re.findall(r"^```(\w+) ?(.*)\n((?:.*\n)*?)```$", PAGE.read_text(), flags=re.MULTILINE)
+
+
+def test_the_page_has_the_adapter_that_is_tested() -> None:
+    (code,) = [content for language, _, content in blocks() if language == "python"]
+    assert code == (ROOT / "tests" / "gru_adapter.py").read_text()
+
+
+def test_the_page_lists_every_check() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.read_text().partition("## 3.")[2], flags=re.MULTILINE)
+    assert rows == [(name, " ".join((check.__doc__ or "").split())) for name, check in CHECKS.items()]
+
+
+@pytest.mark.slow
+def test_the_page_works_as_written(tmp_path: Path) -> None:
+    """Every block in order, in an empty folder; pip's work is done by `install`."""
+    folder, programs, site = tmp_path / "work", tmp_path / "bin", tmp_path / "site"
+    for made in (folder, programs, site):
+        made.mkdir()
+    (programs / "detmodes").write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m detmodes "$@"\n')
+    (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, site, folder / "detmodes-gru_detector"))),
+    }
+    shown = ""
+    for language, behind, content in blocks():
+        if language in ("python", "yaml"):
+            (folder / behind).write_text(content)
+        elif language == "text":
+            assert set(content.split()) <= set(shown.split()), content
+        elif "pip install" in content:
+            install(folder / content.split()[-1], site)
+        else:
+            done = subprocess.run(
+                ["sh", "-c", content], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == (behind == "fails"), (content, done.stdout, done.stderr)
+            shown = done.stdout
+    assert (folder / "runs" / "gru" / "cells").is_dir()

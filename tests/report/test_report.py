@@ -1,0 +1,582 @@
+"""Rows, verdicts and texts of runs that never ran (see fake_cells)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from harness.errors import ConfigError, DataError
+from harness.metrics.catalogue import CATEGORY_COLUMNS, MEANINGS, diversity_columns, figure_names
+from harness.metrics.samples.aggregate import REPORTABLE
+from harness.metrics.stats import Interval, bootstrap_weights, interval
+from harness.records import RECORD
+from harness.report import figures, grids, rows
+from harness.report.renderers import text as report
+from harness.report.results import Key, Results
+from tests.support import fake_cells
+
+SED_1 = ("sed", 1)
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_cells.write_run(tmp_path_factory.mktemp("complete"), fake_cells.suite())
+
+
+@pytest.fixture(scope="module")
+def results(complete: Path) -> Results:
+    return report.load(complete)
+
+
+def one(results: Results, label: str) -> rows.Row:
+    return next(row for row in report.table(results) if row.label == label)
+
+
+def only_cell(folder: Path, pattern: str) -> Path:
+    (cell,) = (folder / "cells").glob(pattern)
+    return cell
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_in_the_order_of_the_suite(results: Results) -> None:
+    made = report.table(results)
+    assert [row.label for row in made] == ["base", "ce", "sed", "ce_early", "oracle-uniform", "oracle-collapsed"]
+    assert [row.seeds for row in made] == [(0, 1)] * 6
+    assert [row.step for row in made if row.label != "ce_early"] == [0, 240, 240, 0, 0]
+
+
+def test_every_row_has_every_figure(results: Results) -> None:
+    for row in report.table(results):
+        assert list(row.figures) == figure_names(samples=4)
+
+
+def test_oracles_bound_the_figures(results: Results) -> None:
+    """The simulated boxes are exact, so AP is 1; one name only is diversity 0, a uniform choice is 1."""
+    uniform, collapsed = one(results, "oracle-uniform").figures, one(results, "oracle-collapsed").figures
+    assert uniform["AP"] == collapsed["AP"] == Interval(1.0, 1.0, 1.0, 2)
+    assert collapsed["name_diversity"] == Interval(0.0, 0.0, 0.0, 2)
+    assert collapsed["distinct_names"].estimate == 1
+    assert uniform["name_diversity"].low < 1 < uniform["name_diversity"].high
+
+
+def test_recall_and_its_interval_from_the_raw_table(results: Results) -> None:
+    """Recall and its bootstrap computed afresh from images.parquet, category by category."""
+    weights = bootstrap_weights(30)
+    points, replicates = [], []
+    for key in results.keys("toy", "ce"):
+        frame = pd.read_parquet(results.folders[key] / "images.parquet")
+        frame = frame[(frame["step"] == 240) & (frame["temperature"] == 1) & frame["category_id"].notna()]
+        columns = []
+        for _, own in frame.groupby("category_id"):
+            hits, pairs = np.zeros(30), np.zeros(30)
+            for _, row in own.iterrows():
+                hits[row["image_id"] - 100] += sum(row["verified"])
+                pairs[row["image_id"] - 100] += 4 * row["instances"]
+            with np.errstate(invalid="ignore"):
+                columns.append(np.array([hits.sum() / pairs.sum(), *((weights @ hits) / (weights @ pairs))]))
+        means = np.nanmean(columns, axis=0)
+        points.append(means[0])
+        replicates.append(means[1:])
+    expected = interval(np.array(points), np.array(replicates))
+    actual = one(results, "ce").figures["recall"]
+    assert (actual.estimate, actual.low, actual.high) == pytest.approx((expected.estimate, expected.low, expected.high))
+
+
+def test_columns_by_frequency_average_to_the_total(results: Results) -> None:
+    """Of the five categories 2 are frequent, 2 common, 1 rare: the total is their weighted mean."""
+    found = one(results, "ce").figures
+    r, c, f = (found[f"recall/{group}"].estimate for group in "rcf")
+    assert found["recall"].estimate == pytest.approx((r + 2 * c + 2 * f) / 5)
+
+
+# ---- early stops -------------------------------------------------------------------------------------------------
+
+
+def mean_ap(results: Results, label: str, step: int) -> float:
+    evaluated = [results.records[Key("toy", label, seed)].evaluation(step) for seed in (0, 1)]
+    return float(np.mean([item.metrics["AP"] for item in evaluated]))
+
+
+def test_early_stop_is_the_step_nearest_in_ap(results: Results) -> None:
+    target = mean_ap(results, "sed", 240)
+    nearest = min((60, 120), key=lambda step: abs(mean_ap(results, "ce", step) - target))
+    row = one(results, "ce_early")
+    assert (row.step, row.title) == (nearest, f"ce_early (step {nearest})")
+    assert row.figures["AP"].estimate == pytest.approx(mean_ap(results, "ce", nearest), abs=1e-12)
+    assert row.figures["AP"].estimate != pytest.approx(mean_ap(results, "ce", 240))
+
+
+def test_early_stop_is_before_the_last_step(tmp_path: Path) -> None:
+    """CE's own final AP is nearest to itself, but the last step is not an early one."""
+    stop = {"label": "early", "objective": "ce", "at_ap_of": "ce"}
+    suite = fake_cells.suite(early_stops=[stop], hypotheses=[])
+    assert one(report.load(fake_cells.write_run(tmp_path, suite)), "early").step == 120
+
+
+def test_ties_go_to_the_earlier_step(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.3 - 0.2 and 0.4 - 0.3 differ in the last bit."""
+    aps = {("ce", 60): 0.4, ("ce", 120): 0.2, ("sed", 240): 0.3}
+    monkeypatch.setattr(rows, "seed_mean", lambda results, model, label, step, name: aps[label, step])
+    assert rows.early_step(results, "toy", results.suite.early_stops[0]) == 60
+
+
+def test_without_early_steps_there_is_no_early_row(tmp_path: Path) -> None:
+    suite = fake_cells.suite(train={"steps": 240})
+    skills = {label: given[-1:] for label, given in fake_cells.DETECTORS.items()}
+    made = report.load(fake_cells.write_run(tmp_path, suite, images=8, detectors=skills))
+    row = one(made, "ce_early")
+    assert (row.step, row.title, row.figures) == (None, "ce_early (no step)", {})
+    assert report.verdicts(made)[2].missing == ("ce_early: no step to stop at",)
+
+
+# ---- differences and verdicts ------------------------------------------------------------------------------------
+
+
+def test_differences_to_the_base_are_paired(results: Results) -> None:
+    changes = {row.label: row.figures for row in rows.differences(results)}
+    assert list(changes) == ["ce", "sed", "ce_early"]
+    a = [results.replicates(key, 240)["distinct_names"] for key in results.keys("toy", "ce")]
+    b = [results.replicates(key, 0)["distinct_names"] for key in results.keys("toy", "base")]
+    points = [results.points(key, 240)["distinct_names"] for key in results.keys("toy", "ce")]
+    base = [results.points(key, 0)["distinct_names"] for key in results.keys("toy", "base")]
+    expected = interval(np.array(points) - np.array(base), np.stack(a) - np.stack(b))
+    assert changes["ce"]["distinct_names"] == expected
+
+
+def test_verdicts_of_the_suite(tmp_path: Path) -> None:
+    """Four seeds tell a diversity of 0.05 from one of 0.55; a margin of 0.9 is out of reach."""
+    claim = {"claim": "-", "metric": "name_diversity", "a": "sed", "b": "ce"}
+    far = {**claim, "id": "far", "margin": 0.9}
+    wrong = {**claim, "id": "wrong", "direction": "less"}
+    suite = fake_cells.suite(seeds=[0, 1, 2, 3], hypotheses=[{**claim, "id": "right"}, far, wrong])
+    made = report.verdicts(report.load(fake_cells.write_run(tmp_path, suite, images=100)))
+    outcomes = {item.hypothesis.id: item.verdict.outcome for item in made if item.verdict is not None}
+    assert outcomes == {"right": "supported", "far": "refuted", "wrong": "refuted"}
+    # Holm: the least extreme of the three p-values, that of the margin, is judged at 5%, the first at 5% / 3
+    assert sorted(round(item.verdict.level, 4) for item in made if item.verdict) == [0.95, 0.975, 0.9833]
+
+
+def test_unknown_metric(tmp_path: Path) -> None:
+    hypothesis = {"id": "H1", "claim": "-", "metric": "name_diversty", "a": "sed", "b": "ce"}
+    made = report.load(fake_cells.write_run(tmp_path, fake_cells.suite(hypotheses=[hypothesis])))
+    with pytest.raises(
+        ConfigError, match="hypothesis H1: unknown metric 'name_diversty', did you mean 'name_diversity"
+    ):
+        report.verdicts(made)
+
+
+# ---- incomplete runs ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def incomplete(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("incomplete")
+    return report.load(fake_cells.write_run(folder, fake_cells.suite(), failed=[SED_1], missing=[("base", 0)]))
+
+
+def test_incomplete_rows_show_it(incomplete: Results) -> None:
+    base, sed = one(incomplete, "base"), one(incomplete, "sed")
+    assert (base.seeds, base.missing, base.failed) == ((1,), (0,), ())
+    assert (sed.seeds, sed.missing, sed.failed) == ((0,), (), (1,))
+    assert sed.figures["AP"].seeds == 1
+    text = report.to_markdown(incomplete)
+    assert "| base | 1 of 2 (missing: 0) |" in text
+    assert "| sed | 1 of 2 (failed: 1) |" in text
+    assert "- Failed: toy sed seed 1: ValueError: no luck" in text
+    assert "- Missing: toy base seed 0." in text
+
+
+def test_differences_use_the_seeds_that_both_have(incomplete: Results) -> None:
+    changes = {row.label: row for row in rows.differences(incomplete)}
+    assert (changes["ce"].seeds, changes["ce"].missing) == ((1,), (0,))
+    assert (changes["sed"].seeds, changes["sed"].figures) == ((), {})
+
+
+def test_no_early_stop_at_an_ap_that_is_not_complete(incomplete: Results) -> None:
+    assert one(incomplete, "ce_early").step is None
+
+
+def test_hypotheses_without_their_cells_are_not_tested(incomplete: Results) -> None:
+    assert [item.verdict for item in report.verdicts(incomplete)] == [None, None, None]
+    assert "not tested (missing: toy sed seed 1 (failed))" in report.to_markdown(incomplete)
+
+
+def test_untested_hypotheses_count_in_holms_family(tmp_path: Path, results: Results) -> None:
+    hypotheses = [item.model_dump() for item in results.suite.hypotheses]
+    hypotheses.append({"id": "H4", "claim": "-", "metric": "AP", "a": "ce", "b": "base"})
+    partial = report.load(fake_cells.write_run(tmp_path, fake_cells.suite(hypotheses=hypotheses), failed=[SED_1]))
+    tested = report.verdicts(partial)[3].verdict
+    assert tested is not None
+    assert tested.level == pytest.approx(1 - 0.05 / 4)
+
+
+def test_a_run_without_any_cell(tmp_path: Path) -> None:
+    everything = [(label, seed) for label in fake_cells.DETECTORS for seed in (0, 1)]
+    empty = report.load(fake_cells.write_run(tmp_path, fake_cells.suite(), missing=everything))
+    assert all(not row.figures for row in report.table(empty))
+    assert "| base | 0 of 2 (missing: 0, 1) | – | – |" in report.to_markdown(empty)  # noqa: RUF001
+    assert figures.available(empty) == []
+
+
+# ---- what does not belong ----------------------------------------------------------------------------------------
+
+
+def test_cells_of_older_settings_are_not_looked_at(tmp_path: Path, results: Results) -> None:
+    fake_cells.write_run(tmp_path, fake_cells.suite(train={"steps": 480, "eval_at": [60, 120]}))
+    fake_cells.write_run(tmp_path, fake_cells.suite())
+    assert len(list((tmp_path / "cells").iterdir())) == 14  # four trained cells came twice
+    assert report.to_csv(report.load(tmp_path)) == report.to_csv(results)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_cells.write_run(tmp_path_factory.mktemp("small"), fake_cells.suite(), images=8)
+
+
+@pytest.fixture
+def fresh(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "run"))
+
+
+def test_tables_must_be_those_of_the_record(fresh: Path) -> None:
+    cell = only_cell(fresh, "toy-ce-s0-*")
+    other = only_cell(fresh, "toy-ce-s1-*")
+    (cell / "detections.parquet").write_bytes((other / "detections.parquet").read_bytes())
+    with pytest.raises(DataError, match=r"toy-ce-s0.*detections.parquet: missing, or not the file"):
+        report.load(fresh)
+
+
+def test_the_ap_must_follow_from_the_tables(fresh: Path) -> None:
+    cell = only_cell(fresh, "toy-ce-s0-*")
+    evaluations = json.loads((cell / RECORD).read_text())["evaluations"]
+    evaluations[-1]["metrics"]["AP"] += 1e-6
+    fake_cells.rewrite(cell, evaluations=evaluations)
+    with pytest.raises(DataError, match=r"the tables give AP .* at step 240, record\.json says"):
+        report.table(report.load(fresh))
+
+
+@pytest.mark.parametrize("change", [{"label": "sed"}, {"suite": "other"}, {"model_label": "x"}, {"digest": "0" * 64}])
+def test_a_record_of_another_cell(fresh: Path, change: dict[str, str]) -> None:
+    fake_cells.rewrite(only_cell(fresh, "toy-ce-s0-*"), **change)
+    with pytest.raises(DataError, match=r"record\.json: expected the cell"):
+        report.load(fresh)
+
+
+def test_settings_that_do_not_give_the_digest(fresh: Path) -> None:
+    cell = only_cell(fresh, "toy-ce-s0-*")
+    info = json.loads((cell / RECORD).read_text())["cell"]
+    fake_cells.rewrite(cell, cell={**info, "score": "constant"})
+    with pytest.raises(DataError, match=r"record\.json: expected the cell"):
+        report.load(fresh)
+
+
+def test_other_images_are_not_paired(fresh: Path) -> None:
+    fake_cells.rewrite(only_cell(fresh, "toy-ce-s0-*"), image_ids=list(range(8)))
+    with pytest.raises(DataError, match="evaluated on other images"):
+        report.load(fresh)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("suite.json", None, "not found; expected the output folder of a run"),
+        ("suite.json", '{"suite": "x"}', "suite.json: field benchmark"),
+        ("cells.json", "[]", "expected the digests of the suite's 10 cells"),
+        ("cells.json", "{", "expected a JSON list of digests"),
+        ("cells.json", None, "expected a JSON list of digests"),
+    ],
+)
+def test_a_folder_that_is_no_run(fresh: Path, name: str, text: str | None, message: str) -> None:
+    (fresh / name).unlink()
+    if text is not None:
+        (fresh / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        report.load(fresh)
+
+
+# ---- text --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("figure", "signed", "expected"),
+    [
+        (Interval(0.4123, 0.3913, 0.4333, 3), False, "0.412 ±0.021"),
+        (Interval(-0.0001, -0.0101, 0.0099, 3), False, "0.000 ±0.010"),
+        (Interval(0.05, 0.0, 0.1, 3), True, "+0.050 ±0.050"),
+        (Interval(0.5, math.nan, math.nan, 1), False, "0.500"),
+        (Interval(math.nan, math.nan, math.nan, 3), False, report.UNDEFINED),
+        (Interval(1234.5678, 1200.0, 1269.0, 3), False, "1,235 ±34"),
+    ],
+)
+def test_format_interval(figure: Interval, signed: bool, expected: str) -> None:
+    assert report.format_interval(figure, signed) == expected
+
+
+def test_csv_holds_every_figure(results: Results) -> None:
+    lines = list(csv.DictReader(io.StringIO(report.to_csv(results))))
+    assert len(lines) == 6 * len(figure_names(4))
+    (line,) = (item for item in lines if (item["row"], item["figure"]) == ("sed", "AP50"))
+    figure = one(results, "sed").figures["AP50"]
+    assert (line["model"], line["step"], line["seeds"]) == ("toy", "240", "2")
+    assert [float(line[name]) for name in ("estimate", "low", "high")] == pytest.approx(
+        [figure.estimate, figure.low, figure.high], abs=1e-6
+    )
+
+
+def test_undefined_is_empty_in_csv_and_a_dash_in_tables(tmp_path: Path) -> None:
+    """A detector that finds nothing verifies nothing: no names to be diverse; its AP is 0, not undefined."""
+    blind = fake_cells.DETECTORS | {"base": (fake_cells.Skill(0.0, 1.0),)}
+    made = report.load(fake_cells.write_run(tmp_path, fake_cells.suite(), detectors=blind))
+    lines = report.to_csv(made).splitlines()
+    assert "toy,base,0,name_diversity,,,,2" in lines
+    assert "toy,base,0,AP,0.000000,0.000000,0.000000,2" in lines
+    shown = [[cell.text for cell in grid.rows[0]] for grid in report.grids(made)]
+    assert shown[0] == ["base", "2", *["0.000 ±0.000"] * 5]
+    assert shown[1] == ["base", "2", *["0.000 ±0.000"] * 2, report.UNDEFINED, report.UNDEFINED, "0.250 ±0.000"]
+
+
+# ---- bold: what is best ------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_each_model_is_bold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rows.best` counts within the rows that it is given: those of one model."""
+    suite = fake_cells.suite(models=["toy", {"name": "toy", "label": "big"}])
+    made = report.load(fake_cells.write_run(tmp_path, suite, images=8))
+
+    def second(_: Results, given: list[rows.Row], names: list[str]) -> dict[str, int]:
+        assert len({row.model for row in given}) == 1
+        return {name: 2 for name in names if name == "AP50"}
+
+    monkeypatch.setattr(grids, "best", second)
+    grid = grids.figure_grid(made, "Detection", report.table(made), ("AP", "AP50"))
+    best = [(row[0].text, index) for row in grid.rows for index, cell in enumerate(row) if cell.best]
+    assert best == [("toy: sed", 3), ("big: sed", 3)]
+
+
+def test_what_is_bold_is_what_the_rows_say(results: Results) -> None:
+    made = report.table(results)
+    own = [row for row in made if row.model == "toy"]
+    names = diversity_columns(4)
+    expected = rows.best(results, own, names)
+    assert "distinct_names" in expected  # 0.55 against 0.05 in evenness: no tie
+    grid = next(grid for grid in report.grids(results) if grid.title.startswith("Diversity"))
+    bold = {(names[index - 2], place) for place, row in enumerate(grid.rows) for index, c in enumerate(row) if c.best}
+    assert bold == set(expected.items())
+
+
+def test_bold_in_markdown_and_on_the_screen(results: Results) -> None:
+    best = [cell.text for grid in report.grids(results) for row in grid.rows for cell in row if cell.best]
+    assert best
+    text, screen = report.to_markdown(results), rendered(results, styles=True)
+    assert re.findall(r"\| \*\*(.*?)\*\* (?=\|)", text) == best
+    assert all(f"\x1b[1m{cell}\x1b[0m" in screen for cell in best)
+    assert "exclude a tie" in " ".join(report.caption(results))
+
+
+def test_differences_have_signs_and_no_best(results: Results) -> None:
+    (grid,) = (grid for grid in report.grids(results) if grid.title.startswith("Difference"))
+    cells = [cell for row in grid.rows for cell in row[2:]]
+    assert all(cell.text[0] in "+-" for cell in cells)
+    assert not any(cell.best for cell in cells)
+
+
+# ---- which tables there are --------------------------------------------------------------------------------------
+
+OF_NEW_RECORDS = ("self_bleu", "consensus_AP", "consensus_AP50", "consensus_gain", "step_seconds", "peak_memory_mib")
+
+
+def titles(results: Results) -> list[str]:
+    return [grid.title.partition(" (")[0] for grid in report.grids(results)]
+
+
+def test_tables_in_order(results: Results) -> None:
+    assert titles(results) == [
+        "Detection",
+        "Diversity",
+        "By frequency",
+        "Faults",
+        "Text and clusters",
+        "Consensus of the K = 4 samples beside the greedy answer",
+        "Temperature",
+        "Cost of training",
+        "Difference to base, paired",
+        "Hypotheses",
+    ]
+
+
+def test_figures_that_no_row_has_are_left_out(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of older code: no self-BLEU, no consensus, no cost."""
+    nothing = dict.fromkeys(OF_NEW_RECORDS, grids.NOTHING)
+    old = [replace(row, figures=row.figures | nothing) for row in report.table(results)]
+    monkeypatch.setattr(grids, "table", lambda _: old)
+    assert not {"Consensus of the K = 4 samples beside the greedy answer", "Cost of training"} & set(titles(results))
+    (text,) = (grid for grid in report.grids(results) if grid.title.startswith("Text"))
+    assert "self-BLEU" not in text.headings
+    assert "order distance" in text.headings
+    assert not text.note
+
+
+def test_what_depends_on_the_number_of_samples_says_so(results: Results) -> None:
+    assert "| self-BLEU | distinct-1 | distinct-2 | Vendi score |" in report.to_markdown(results)
+    assert "Self-BLEU, Vendi score and cluster coverage grow with K" in report.to_markdown(results)
+
+
+def test_the_gain_of_the_consensus_has_a_sign(results: Results) -> None:
+    (grid,) = (grid for grid in report.grids(results) if grid.title.startswith("Consensus"))
+    assert grid.headings[2:] == ("AP", "AP50", "consensus AP", "consensus AP50", "consensus gain")
+    ce = next(row for row in grid.rows if row[0].text == "ce")
+    assert ce[6].text[0] in "+-"
+    assert ce[6].value == pytest.approx(ce[4].value - ce[2].value)
+
+
+def test_one_line_per_row_and_temperature(results: Results) -> None:
+    (grid,) = (grid for grid in report.grids(results) if grid.title == "Temperature")
+    assert [(row[0].text, row[1].text) for row in grid.rows] == [
+        (label, heat) for label in ("base", "ce", "sed") for heat in ("0.5", "1", "2")
+    ]
+    place = grid.headings.index("recall")
+    own = next(row for row in grid.rows if (row[0].text, row[1].text) == ("ce", "1"))
+    assert own[place].text == report.format_interval(one(results, "ce").figures["recall"])
+
+
+def test_categories_on_few_images_are_left_out_of_text(results: Results) -> None:
+    """Of the five categories the cross is rare: too few of the 30 images show one."""
+    truth = fake_cells.make_examples(30)
+    images = [sum(any(i.category_id == c.id for i in e.instances) for e in truth) for c in fake_cells.CATEGORIES]
+    assert [count >= REPORTABLE for count in images] == [True, True, True, True, False]
+    shown = {grid.title: grid for grid in report.category_grids(results)}
+    assert list(shown) == ["Per category: AP", "Per category: recall", "Per category: name diversity"]
+    grid = shown["Per category: recall"]
+    assert [row[0].text for row in grid.rows] == ["disc", "box", "star", "ring"]
+    assert [row[2].value for row in grid.rows] == images[:4]
+    assert grid.headings[3:] == ("base", "ce", "sed", "oracle-uniform", "oracle-collapsed")
+    everything = {grid.title: grid for grid in report.category_grids(results, everything=True)}
+    assert [row[0].text for row in everything["Per category: recall"].rows][-1] == "cross"
+    named = [row[0].text for row in everything["Per category: name diversity"].rows]
+    assert named == ["disc", "box", "ring", "cross"]  # a star has one name
+    assert "Per category" not in report.to_markdown(results)
+    assert "### Per category: recall" in report.to_markdown(results, per_category=True)
+
+
+def test_category_csv_holds_every_category(results: Results) -> None:
+    lines = list(csv.DictReader(io.StringIO(report.to_category_csv(results))))
+    assert len(lines) == 5 * 5 * len(CATEGORY_COLUMNS)  # rows with cells of their own, categories, figures
+    (line,) = (item for item in lines if (item["row"], item["category"], item["figure"]) == ("ce", "cross", "recall"))
+    assert (line["frequency"], line["reportable"], line["seeds"]) == ("r", "0", "2")
+    points = []
+    for key in results.keys("toy", "ce"):
+        frame = results.tables(key).images
+        own = frame[(frame["step"] == 240) & (frame["temperature"] == 1.0) & (frame["category_id"] == 5)]
+        assert int(line["images"]) == len(own)
+        points.append(sum(map(sum, own["verified"])) / (4 * own["instances"].sum()))
+    assert float(line["estimate"]) == pytest.approx(np.mean(points), abs=1e-6)
+
+
+def test_every_figure_has_a_definition_and_every_definition_a_figure() -> None:
+    named = {re.sub(r"@\d+$", "@k", name.partition("/")[0]) for name in figure_names(4)}
+    assert set(MEANINGS) == named
+
+
+@given(numbers=st.integers(1, 40), words=st.integers(1, 4), columns=st.integers(1, 12))
+def test_splitting_a_table_keeps_every_column_once(numbers: int, words: int, columns: int) -> None:
+    headings = tuple(map(str, range(words + numbers)))
+    grid = grids.Grid("t", headings, (tuple(map(grids.Cell, headings)),), words)
+    parts = list(grids.split(grid, columns))
+    assert all(part.headings[:words] == headings[:words] for part in parts)
+    assert sum((part.headings[words:] for part in parts), ()) == headings[words:]
+    assert all(tuple(cell.text for cell in part.rows[0]) == part.headings for part in parts)
+    widths = [len(part.headings) - words for part in parts]
+    assert max(widths) <= columns
+    assert max(widths) - min(widths) <= 1
+    assert len(parts) == math.ceil(numbers / columns)
+    assert [part.title for part in parts] == ["t", *["t (continued)"] * (len(parts) - 1)]
+
+
+# ---- captions and labels -----------------------------------------------------------------------------------------
+
+
+def test_caption_says_what_was_measured(results: Results) -> None:
+    text = " ".join(report.caption(results))
+    for part in (
+        "30 validation images; K = 4 samples at temperature 1; seeds 0, 1.",
+        "Scores: category (oracles: constant); evaluator hotcoco 1.3.1.",
+        "1,000 bootstrap replicates",
+        "commit 0123456789ab;",
+    ):
+        assert part in text
+    assert "With one seed" not in text
+    assert "dirty" not in text
+
+
+def test_caption_of_one_seed_and_dirty_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fake_cells.CODE, "dirty", True)
+    text = " ".join(report.caption(report.load(fake_cells.write_run(tmp_path, fake_cells.suite(seeds=[3]), images=8))))
+    assert "With one seed an interval covers the choice of images only" in text
+    assert "commit 0123456789ab (dirty: tracked files differ from it)" in text
+
+
+def test_labels_are_shown_as_they_are(tmp_path: Path) -> None:
+    label = "<script>|*x*"
+    suite = fake_cells.suite(
+        objectives=[{"name": "ce", "label": label}],
+        early_stops=[],
+        hypotheses=[],
+        models=[{"name": "m", "label": "[b]m"}],
+    )
+    made = report.load(
+        fake_cells.write_run(
+            tmp_path, suite, images=8, detectors=fake_cells.DETECTORS | {label: fake_cells.DETECTORS["ce"]}
+        )
+    )
+    assert r"| \<script\>\|\*x\* |" in report.to_markdown(made)
+    assert label in rendered(made)
+
+
+def rendered(results: Results, per_category: bool = False, styles: bool = False) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(report.to_console(results, per_category))
+    return console.export_text(styles=styles)
+
+
+def test_console_fits_120_columns(results: Results) -> None:
+    text = rendered(results, per_category=True)
+    assert max(map(len, text.splitlines())) <= 120
+    assert "…" not in text
+    shown = text.split()
+    for grid in report.grids(results) + report.category_grids(results):
+        for row in grid.rows:
+            assert all(part in shown for cell in row for part in cell.text.split())
+
+
+def test_several_models_have_their_own_rows_and_share_the_oracles(tmp_path: Path) -> None:
+    suite = fake_cells.suite(models=["toy", {"name": "toy", "label": "big"}])
+    made = report.load(fake_cells.write_run(tmp_path, suite, images=8))
+    assert [(row.model, row.label) for row in report.table(made)] == [
+        *((model, label) for model in ("toy", "big") for label in ("base", "ce", "sed", "ce_early")),
+        ("oracle-uniform", "oracle-uniform"),
+        ("oracle-collapsed", "oracle-collapsed"),
+    ]
+    assert [(item.hypothesis.id, item.model) for item in report.verdicts(made)[:2]] == [("H1", "toy"), ("H1", "big")]
+    assert "| big: ce | 2 |" in report.to_markdown(made)
+
+
+def test_a_suite_that_trains_nothing_has_no_differences(tmp_path: Path) -> None:
+    suite = fake_cells.suite(objectives=[], early_stops=[], hypotheses=[], seeds=[0])
+    text = report.to_markdown(report.load(fake_cells.write_run(tmp_path, suite, images=8)))
+    assert "Difference to base" not in text
+    assert "Bold" not in text

@@ -1,0 +1,483 @@
+"""A run that is killed, at any moment, ends in the record that it would have ended in."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from harness.run import runner
+from harness.run.context import Context, open_context
+from harness.run.resume import ResumeWarning
+from harness.suite.schema import Suite
+from harness.system import files
+from harness.training import snapshots
+from tests.support import small
+
+ROOT = Path(__file__).parents[2]
+CHANGES: dict[str, Any] = {
+    "benchmark": {"name": "shapes", **small.SETTINGS, "val_images": 6, "calibration_images": 8},
+    "models": ["open_flamingo"],
+    "objectives": [{"name": "sed_sft", "label": "sed", "top_k": 5, "quantile": 0.5, "weight": 5.0, "mask": "base"}],
+    "train": {
+        "steps": 6,
+        "batch_size": 4,
+        "eval_at": [2, 4],
+        "log_every": 1,
+        "targets": "random",
+        "probe": {"every": 3, "images": 2},
+    },
+    "sample": {"samples": 2, "max_tokens": 12, "batch_images": 2},
+    "keep": "all",
+}
+"""The smallest suite that has everything: an objective with a reference that is remembered, evaluations of several
+batches on the way, probes, and weights kept at each evaluation."""
+SUITE = small.mini_suite(**CHANGES)
+BATCHES = 3
+"""Of the 6 validation images; evaluations are three, and one of the base."""
+
+
+class Attempt(NamedTuple):
+    """status: exit code, or minus the signal that ended the process."""
+
+    status: int
+    seconds: float
+    printed: str
+
+
+class Server:
+    """`detmodes run` on a suite, in a new process each time (see tests.support.kill_server)."""
+
+    def __init__(self, folder: Path, suite: Suite = SUITE, only: str = "open_flamingo-*") -> None:
+        self._log, self._suite, self._only = folder / "printed.txt", suite_file(folder, suite), only
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.kill_server"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self, output: Path, after: float | None = None, at: tuple[str, str, int, str] | None = None, every: int = 1
+    ) -> Attempt:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        command = arguments(self._suite, output, every, self._only)
+        request = {"arguments": command, "log": str(self._log), "after": after, "at": at}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        return Attempt(answer["status"], answer["seconds"], self._log.read_text())
+
+    def close(self) -> None:
+        self._process.communicate()
+        assert self._process.returncode == 0
+
+
+def suite_file(folder: Path, suite: Suite = SUITE) -> Path:
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump(suite.model_dump(mode="json", exclude_defaults=True)))
+    return path
+
+
+def arguments(suite: Path, output: Path, every: int, matching: str = "open_flamingo-*") -> list[str]:
+    only = ["--only", matching, "--snapshot-every", str(every)]
+    return ["run", str(suite), "--output", str(output), "--device", "cpu", "--quiet", *only]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"))
+    yield started
+    started.close()
+
+
+class Reference(NamedTuple):
+    """What an uninterrupted run leaves, and how long it took."""
+
+    outcome: dict[str, Any]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def reference(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    output = tmp_path_factory.mktemp("reference")
+    done = server.run(output)
+    assert (done.status, done.printed) == (0, "")
+    return Reference(outcome(output), done.seconds)
+
+
+def outcome(output: Path) -> dict[str, Any]:
+    """Every file of every cell: digests, the record without what differs between two runs, and the log without
+    its times. Hidden folders count too: there must be none."""
+    return {folder.name: cell_outcome(folder) for folder in sorted((output / "cells").iterdir())}
+
+
+def cell_outcome(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        path.name: files.sha256(path) if path.is_file() else "a folder" for path in sorted(folder.iterdir())
+    }
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found["metrics.jsonl"] = [timeless(json.loads(line)) for line in lines]
+    record = json.loads((folder / "record.json").read_text())
+    assert record["files"].pop("metrics.jsonl") == files.sha256(folder / "metrics.jsonl")
+    record["curve"] = [timeless(row) for row in record["curve"]]
+    found["record.json"] = {key: value for key, value in record.items() if key not in ("timings", "peak_memory_mib")}
+    return found
+
+
+def unkilled(server: Server, output: Path) -> dict[str, Any]:
+    """What the only cell of a run leaves that nobody kills."""
+    done = server.run(output)
+    assert (done.status, done.printed) == (0, "")
+    return outcome_of(output)
+
+
+def outcome_of(output: Path) -> dict[str, Any]:
+    """Of a run's only cell."""
+    (folder,) = (output / "cells").iterdir()
+    return cell_outcome(folder)
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("seconds", "waiting")}
+
+
+def assert_ends_like(server: Server, output: Path, reference: Reference, every: int = 1) -> None:
+    """The same command goes on, says nothing, and leaves what the uninterrupted run left."""
+    done = server.run(output, every=every)
+    assert (done.status, done.printed) == (0, "")
+    found = outcome(output)
+    assert found.keys() == reference.outcome.keys()
+    for name, cell in found.items():
+        assert cell == reference.outcome[name]
+
+
+def test_the_uninterrupted_run_has_everything(reference: Reference) -> None:
+    """Else the comparisons below would prove less than they say."""
+    base, sed = reference.outcome.values()
+    assert {name for name in sed if name.endswith("safetensors")} == {
+        "model.safetensors",
+        *(f"model-step{step}.safetensors" for step in (2, 4, 6)),
+    }
+    assert [row["step"] for row in sed["record.json"]["curve"]] == [1, 2, 3, 4, 5, 6]
+    kinds = [(row["kind"], row["step"]) for row in sed["metrics.jsonl"]]
+    assert kinds == [
+        *(("probe", 0), ("train", 1), ("train", 2), ("evaluation", 2), ("train", 3), ("probe", 3)),
+        *(("train", 4), ("evaluation", 4), ("train", 5), ("train", 6), ("probe", 6), ("evaluation", 6)),
+    ]
+    assert [row["kind"] for row in base["metrics.jsonl"]] == ["evaluation"]
+    assert {"resume", ".resume"} & (base.keys() | sed.keys()) == set()
+
+
+# ---- killed at random --------------------------------------------------------------------------------------------
+
+
+def killed_at_random(server: Server, reference: Reference, output: Path, seed: int) -> None:
+    """One run, killed once and gone on with."""
+    moments = random.Random(seed)
+    killed = server.run(output, after=moments.uniform(0, reference.seconds))
+    assert killed.status in (-signal.SIGKILL, 0)  # 0: it was faster than its model
+    assert_ends_like(server, output, reference)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_a_random_moment(server: Server, reference: Reference, tmp_path: Path, seed: int) -> None:
+    killed_at_random(server, reference, tmp_path, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5, 55))
+def test_killed_at_fifty_random_moments(server: Server, reference: Reference, tmp_path: Path, seed: int) -> None:
+    killed_at_random(server, reference, tmp_path, seed)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(server: Server, reference: Reference, tmp_path: Path) -> None:
+    """Every attempt is killed, until one is faster than its killer, who grows slower. Snapshots are rare."""
+    moments = random.Random(0)
+    for attempt in range(60):
+        last = server.run(tmp_path, after=moments.uniform(0, reference.seconds * (0.3 + attempt / 40)), every=4)
+        if last.status == 0:
+            break
+        assert last.status == -signal.SIGKILL
+    assert attempt > 2
+    assert_ends_like(server, tmp_path, reference, every=4)
+
+
+# ---- killed at a chosen place --------------------------------------------------------------------------------------
+
+PLACES = {
+    "in training": ("harness.training.loop", "accumulate", 4, "kill"),
+    "in generation": ("harness.evaluation.evaluate", "emit", 2 * BATCHES + 2, "kill"),
+    "in scoring": ("harness.evaluation.evaluate", "_scores", BATCHES + 2, "kill"),
+    "as a snapshot is written": ("harness.training.snapshots", "save_file", 3, "kill-after"),
+    "as a snapshot is renamed": ("harness.training.snapshots", "read", 3, "kill"),
+    "as the older snapshot is removed": ("harness.training.snapshots", "_remove_all_but_one_before", 3, "kill"),
+    "as a part of an evaluation is stored": ("harness.system.files", "write_text", 10, "kill"),
+    "as an evaluation is stored": ("harness.run.resume", "Resume._content", 3, "kill"),
+    "after an evaluation is stored": ("harness.run.resume", "Resume._made", 2, "kill-after"),
+    "as the log is written": ("harness.records.log", "Log.add", 6, "kill-after"),
+    "as the tables are written": ("harness.run.cell", "gallery_frame", 2, "kill"),
+    "before the record is written": ("harness.records.record", "write_text", 2, "kill"),
+    "after the record is written": ("harness.records.record", "write_text", 2, "kill-after"),
+    "before the cell gets its name": ("harness.run.runner", "_keep_only", 2, "kill-after"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_at_a_chosen_place(server: Server, reference: Reference, tmp_path: Path, place: str) -> None:
+    assert server.run(tmp_path, at=PLACES[place]).status == -signal.SIGKILL
+    assert_ends_like(server, tmp_path, reference)
+
+
+CHAIN = (
+    ("harness.evaluation.evaluate", "emit", 2, "kill"),  # of the base
+    ("harness.records.record", "write_text", 1, "kill-after"),
+    ("harness.training.snapshots", "save_file", 1, "kill-after"),  # before step 2
+    ("harness.training.loop", "accumulate", 3, "kill"),
+    ("harness.run.resume", "Resume._content", 1, "kill"),  # after step 4
+    ("harness.run.resume", "Resume._made", 1, "kill-after"),
+    ("harness.training.snapshots", "_remove_all_but_one_before", 1, "kill"),  # after step 5
+    ("harness.training.snapshots", "read", 2, "kill"),  # the second one is that of the new snapshot, after step 6
+    ("harness.evaluation.evaluate", "emit", 2, "kill"),
+    ("harness.evaluation.evaluate", "_scores", 1, "kill"),
+    ("harness.run.cell", "gallery_frame", 1, "kill"),
+    ("harness.records.record", "write_text", 1, "kill"),
+    ("harness.run.runner", "_keep_only", 1, "kill-after"),
+)
+"""Calls are counted anew in each attempt, which begins where the one before it was killed."""
+
+
+def test_killed_at_one_chosen_place_after_the_other(server: Server, reference: Reference, tmp_path: Path) -> None:
+    for place in CHAIN:
+        assert server.run(tmp_path, at=place).status == -signal.SIGKILL, place
+    assert_ends_like(server, tmp_path, reference)
+
+
+# ---- signals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "place", "code", "kept"),
+    [
+        pytest.param(
+            "terminate", ("harness.training.loop", "accumulate", 5), 143, "step-00000005", marks=pytest.mark.slow
+        ),
+        ("interrupt", ("harness.training.loop", "accumulate", 3), 130, "step-00000003"),
+        ("terminate", ("harness.evaluation.evaluate", "emit", BATCHES + 2), 143, "*.parts/said-1.0-*.json"),
+    ],
+)
+def test_a_signal_is_obeyed_when_everything_is_saved(
+    server: Server, reference: Reference, tmp_path: Path, action: str, place: tuple[str, str, int], code: int, kept: str
+) -> None:
+    """Snapshots are otherwise rarer than the steps at which the signal comes."""
+    stopped = server.run(tmp_path, at=(*place, action), every=50)
+    name = {143: "SIGTERM", 130: "SIGINT"}[code]
+    said = f"detmodes: stopped by {name}; what was computed is saved: run the same command to go on\n"
+    assert (stopped.status, stopped.printed) == (code, said)
+    assert list(tmp_path.glob(f"cells/.open_flamingo-sed-*/resume/{kept}"))
+    assert_ends_like(server, tmp_path, reference, every=50)
+
+
+def test_the_program_itself(reference: Reference, server: Server, tmp_path: Path) -> None:
+    """`python -m harness run`, terminated from outside as the second cell begins."""
+    command = [sys.executable, "-P", "-m", "detmodes", *arguments(suite_file(tmp_path), tmp_path / "out", 1)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out/cells/.open_flamingo-sed-*/resume")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert said.startswith("detmodes: stopped by SIGTERM; ")
+    assert_ends_like(server, tmp_path / "out", reference)
+
+
+# ---- the disk ------------------------------------------------------------------------------------------------------
+
+
+FULL = {
+    "a snapshot": ("harness.training.snapshots", "save_file", 4),
+    "an evaluation": ("harness.run.resume", "Resume._made", 3),
+    "the tables": ("harness.run.cell", "_Run.write_tables", 2),
+}
+OFTEN = ("a snapshot",)
+
+
+@pytest.mark.parametrize("what", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in FULL])
+def test_a_full_disk(server: Server, reference: Reference, tmp_path: Path, what: str) -> None:
+    full = server.run(tmp_path, at=(*FULL[what], "full"))
+    assert full.status == 2
+    (line,) = full.printed.splitlines()
+    assert re.match(r"detmodes: .* limit on the size of files .*make room, then run the same command again", line)
+    (work,) = tmp_path.glob("cells/.open_flamingo-sed-*")
+    assert [path.name for path in work.glob("resume/step-*")]
+    assert not list(work.glob("resume/.*.partial"))
+    assert_ends_like(server, tmp_path, reference)
+
+
+# ---- in this process -------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Ends a cell as a kill would: nothing is written after it."""
+
+
+def context(**changes: Any) -> Context:
+    made = open_context(small.mini_suite(**{**CHANGES, **changes}), None, "cpu")
+    made.snapshot_every = 1
+    return made
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, output: Path, target: str, call: int, **changes: Any) -> None:
+    """Runs the trained cell up to this call of `module.function`."""
+    module, _, name = target.rpartition(".")
+    original: Callable[..., Any] = getattr(sys.modules[module], name)
+    calls = iter(range(1, 1000))
+
+    def killed(*arguments: Any, **settings: Any) -> Any:
+        if next(calls) == call:
+            raise Killed
+        return original(*arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, killed)
+        with pytest.raises(Killed):
+            runner.run(context(**changes), output, "*-sed-*")
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, target: str) -> list[int]:
+    """Grows by one with each call of `module.function`."""
+    module, _, name = target.rpartition(".")
+    original, calls = getattr(sys.modules[module], name), []
+
+    def counting(*arguments: Any, **settings: Any) -> Any:
+        calls.append(1)
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(target, counting)
+    return calls
+
+
+def test_nothing_that_was_kept_is_computed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Killed in the second batch of the second evaluation, after step 4 of 6: what is left is 2 batches of it, 2 steps
+    and the 3 batches of the third evaluation."""
+    killed_at(monkeypatch, tmp_path, "harness.evaluation.generation.emit", 3 + 2)
+    steps, batches = (
+        counted(monkeypatch, name)
+        for name in ("harness.training.step.accumulate", "harness.evaluation.generation.emit")
+    )
+    (record,) = runner.run(context(), tmp_path, "*-sed-*")
+    assert (len(steps), len(batches)) == (2, 2 + 3)
+    assert record.steps == (2, 4, 6)
+    for name in ("seconds", "waiting"):
+        total = [row[name] for row in record.curve]
+        assert total == sorted(total)  # the clock goes on
+    assert record.timings["waiting"] == record.curve[-1]["waiting"] < record.curve[-1]["seconds"]
+    assert record.timings["evaluate"] > 0
+
+
+@pytest.fixture(scope="module")
+def _killed_in_step_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Snapshots of steps 2 and 3, an evaluation of step 2."""
+    output = tmp_path_factory.mktemp("killed")
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(patch, output, "harness.training.step.accumulate", 4)
+    return output
+
+
+@pytest.fixture
+def killed(_killed_in_step_4: Path, tmp_path: Path) -> Path:
+    """A copy of that output folder, to be damaged."""
+    return Path(shutil.copytree(_killed_in_step_4, tmp_path / "killed"))
+
+
+def resume_folder(output: Path) -> Path:
+    (found,) = output.glob("cells/.open_flamingo-sed-*/resume")
+    return found
+
+
+def finished_after_damage(output: Path, reference: Reference, *warnings: str) -> None:
+    """The run goes on with these warnings and ends as ever."""
+    with pytest.warns(ResumeWarning) as seen:
+        runner.run(context(), output, "*-sed-*")
+    assert len(seen) == len(warnings)
+    for warning, expected in zip(seen, warnings, strict=True):
+        assert re.search(expected, str(warning.message))
+    (cell,) = outcome(output).values()
+    assert cell == list(reference.outcome.values())[1]
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_newest_snapshot(killed: Path, reference: Reference) -> None:
+    places = sorted(path.name for path in resume_folder(killed).glob("step-*"))
+    assert places == ["step-00000002", "step-00000003"]
+    flip_last_byte(resume_folder(killed) / "step-00000003" / snapshots.TENSORS)
+    finished_after_damage(killed, reference, r"snapshot step-00000003 is of no use.*not what was written")
+
+
+def test_no_usable_snapshot(killed: Path, reference: Reference) -> None:
+    """The evaluation of step 2 is still good, once there is a model of that step again."""
+    for place in resume_folder(killed).glob("step-*"):
+        (place / snapshots.STATE).write_text("{")
+    expected = "snapshot step-00000003 is of no use", "snapshot step-00000002 is of no use"
+    finished_after_damage(killed, reference, *expected)
+
+
+def test_a_damaged_evaluation_takes_its_later_snapshots_with_it(killed: Path, reference: Reference) -> None:
+    """The model that was evaluated after step 2 is gone; the snapshot of that step still has it."""
+    (evaluation,) = resume_folder(killed).glob("evaluation-00000002-*")
+    (evaluation / "mentions.parquet").unlink()
+    finished_after_damage(
+        killed,
+        reference,
+        r"snapshot step-00000003 is of no use.*mentions\.parquet: missing",
+        r"evaluation at step 2 is made again: .*mentions\.parquet: missing",
+    )
+
+
+def test_a_damaged_part_is_made_again(monkeypatch: pytest.MonkeyPatch, reference: Reference, tmp_path: Path) -> None:
+    killed_at(monkeypatch, tmp_path, "harness.evaluation.generation.emit", 3)
+    parts = sorted(resume_folder(tmp_path).glob("*.parts/said-*"))
+    assert len(parts) == 2
+    parts[0].write_text(parts[0].read_text().replace("-0.", "-1.", 1))
+    finished_after_damage(tmp_path, reference, r"a part of an evaluation is made again: .*said-1\.0-")
+
+
+def test_what_is_kept_is_of_these_settings(killed: Path) -> None:
+    """`keep` changes no result, so it is not in the cell's name; but it says which weights an evaluation keeps."""
+    with pytest.warns(ResumeWarning, match="settings: expected .* keep: none, got .* keep: all"):
+        (record,) = runner.run(context(keep="none"), killed, "*-sed-*")
+    assert not {name for name in record.files if name.endswith(".safetensors")}
+
+
+def test_a_failed_cell_starts_anew(monkeypatch: pytest.MonkeyPatch, killed: Path) -> None:
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("no such luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.training.step.accumulate", failing)
+        (record,) = runner.run(context(), killed, "*-sed-*")
+    assert (record.status, record.error) == ("failed", "RuntimeError: no such luck")
+    assert not list(killed.glob("cells/*/resume"))
+    steps = counted(monkeypatch, "harness.training.step.accumulate")
+    (record,) = runner.run(context(), killed, "*-sed-*")
+    assert (record.status, len(steps)) == ("finished", 6)

@@ -1,0 +1,326 @@
+"""Suite files: every mistake at once, nothing but data, and cells in a fixed order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import registry
+from harness.errors import ConfigError
+from harness.suite.cells import cells, rows
+from harness.suite.load import load, parse, with_seeds
+from harness.suite.schema import Suite, Train
+from tests.support import small
+
+GOOD: dict[str, Any] = {
+    "suite": "s",
+    "benchmark": {"name": "shapes"},
+    "models": ["open_flamingo"],
+    "objectives": ["ce", {"name": "sed_sft", "label": "sed", "mask": "none"}],
+    "seeds": [0, 1],
+}
+
+
+def problems(changes: dict[Any, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        parse({**GOOD, **changes}, "file.yaml")
+    assert all(problem.startswith("file.yaml: ") and "\n" not in problem for problem in error.value.problems)
+    return tuple(problem.removeprefix("file.yaml: ") for problem in error.value.problems)
+
+
+@pytest.mark.parametrize("name", sorted(registry.shipped_suites()))
+def test_shipped_suites_load_and_expand(name: str) -> None:
+    suite = load(name)
+    made = list(cells(suite))
+    assert suite.suite == name
+    ids = [cell.id for cell in made]
+    assert len(set(ids)) == len(ids)
+    trained = len(suite.models) * len(suite.objectives) * len(suite.seeds)
+    assert sum(cell.role == "trained" for cell in made) == trained
+    derived = {stop.label for stop in suite.early_stops} | {row.label for row in suite.resampled}
+    derived |= {f"{objective.label} after sft" for objective in suite.objectives if objective.then}
+    assert {cell.label for cell in made} | derived == set(rows(suite))
+
+
+def test_quickstart_has_the_rows_that_the_readme_explains() -> None:
+    suite = load("quickstart")
+    assert len(suite.seeds) >= 2
+    assert suite.benchmark.settings["val_images"] >= 300
+    assert suite.benchmark.settings["domain"] == "cluttered"
+    settings = {objective.label: (objective.name, objective.settings) for objective in suite.objectives}
+    assert settings["ce"] == ("ce", {})
+    assert (settings["sed_sft"][1]["weight"], settings["sed_sft"][1]["mask"]) == (1.0, "live")
+    assert (settings["sed_sft_w5_base"][1]["weight"], settings["sed_sft_w5_base"][1]["mask"]) == (5.0, "base")
+    assert {(stop.objective, stop.at_ap_of) for stop in suite.early_stops} >= {("ce", "sed_sft")}
+    assert len(suite.hypotheses) > 0
+
+
+def test_cells_and_rows_are_in_order() -> None:
+    suite = parse(GOOD, "file.yaml")
+    assert [cell.id for cell in cells(suite)] == [
+        *("open_flamingo-base-s0", "open_flamingo-base-s1"),
+        *("open_flamingo-ce-s0", "open_flamingo-ce-s1", "open_flamingo-sed-s0", "open_flamingo-sed-s1"),
+        *("oracle-uniform-s0", "oracle-uniform-s1", "oracle-collapsed-s0", "oracle-collapsed-s1"),
+    ]
+    early = [{"label": "ce_early", "objective": "ce", "at_ap_of": "sed"}]
+    suite = parse({**GOOD, "early_stops": early}, "file.yaml")
+    assert rows(suite) == ["base", "ce", "sed", "ce_early", "oracle-uniform", "oracle-collapsed"]
+
+
+def test_oracles_get_the_models_bins() -> None:
+    suite = parse({**GOOD, "models": [{"name": "open_flamingo", "bins": 33}]}, "file.yaml")
+    assert [cell.model.settings for cell in cells(suite) if cell.role == "oracle"] == [{"bins": 33}] * 4
+
+
+def test_bare_names_and_labels() -> None:
+    suite = parse(GOOD, "file.yaml")
+    assert [(o.name, o.label, o.settings) for o in suite.objectives] == [
+        ("ce", "ce", {}),
+        ("sed_sft", "sed", {"mask": "none"}),
+    ]
+    assert suite.models[0].label == "open_flamingo"
+
+
+def test_several_mistakes_are_reported_at_once() -> None:
+    changes: dict[str, Any] = {
+        "sede": "7",
+        "benchmark": {"name": "shapes", "domain": "dark", "train_image": 3},
+        "models": ["open_flamingoo"],
+        "objectives": ["cee", {"name": "sed_sft", "mask": "live"}],
+        "train": {"lr": -1.0, "step": 3},
+        "hypotheses": [{"id": "H1", "claim": "?", "metric": "AP", "a": "ce", "b": "base", "directoin": "less"}],
+        "keep": "some",
+    }
+    found = problems(changes)
+    text = "\n".join(found)
+    for expected in (
+        "unknown key 'sede', did you mean 'seeds'",
+        "shapes.domain: expected plain or cluttered, got 'dark'",
+        "shapes: unknown setting 'train_image', did you mean 'train_images'",
+        "unknown model 'open_flamingoo', did you mean 'open_flamingo'",
+        "unknown objective 'cee', did you mean 'ce'",
+        "sed_sft: mask 'live' requires top_k",
+        "sed_sft: mask 'live' requires threshold or quantile",
+        "train.lr: Input should be greater than 0, got -1.0",
+        "unknown key train.step: 'step', did you mean 'steps'",
+        "unknown key hypotheses.0.directoin: 'directoin', did you mean 'direction'",
+        "keep: Input should be 'all', 'last' or 'none', got 'some'",
+    ):
+        assert expected in text
+    assert len(found) == 11
+
+
+def test_a_row_may_be_trained_otherwise() -> None:
+    changes: dict[str, Any] = {
+        "objectives": ["ce", {"name": "ce", "label": "sets", "train": {"targets": "all(4)", "batching": "grouped"}}]
+    }
+    suite = parse({**GOOD, **changes}, "file.yaml")
+    plain, sets = (suite.train_of(objective) for objective in suite.objectives)
+    assert plain == suite.train
+    assert sets == suite.train.model_copy(update={"targets": "all(4)", "batching": "grouped"})
+    assert "train" not in suite.objectives[1].settings
+
+
+def test_mistakes_in_a_rows_training_are_reported_where_they_are() -> None:
+    own = [
+        {"name": "ce", "label": "a", "train": {"target": "random"}},
+        {"name": "ce", "label": "b", "train": {"lr": -1}},
+        {"name": "ce", "label": "c", "train": {"micro_batch": 5}},
+        {"name": "eco", "label": "d", "weight": 0.1, "train": {"targets": "random"}},
+        {"name": "ce", "label": "e", "train": {"batching": "grouped"}},
+    ]
+    text = "\n".join(problems({"objectives": own}))
+    for expected in (
+        "unknown key objectives.a.train.target: 'target', did you mean 'targets'",
+        "objectives.b.train.lr: Input should be greater than 0, got -1",
+        "objectives.c.train.micro_batch: expected a divisor of batch_size",
+        "objective d: eco needs several targets of an image in a batch, but train has targets: random",
+        "objectives.e.train: batching: grouped needs targets: all(n), got canonical",
+    ):
+        assert expected in text
+
+
+def test_temperatures_and_the_rows_made_of_them() -> None:
+    sample = {"samples": 2, "temperature": 1.0, "temperatures": [2.0, 0.5]}
+    hot = [{"label": "hot", "objective": "ce", "temperature": 2.0}]
+    suite = parse({**GOOD, "sample": sample, "resampled": hot}, "file.yaml")
+    assert suite.sample.curve == (0.5, 1.0, 2.0)
+    assert rows(suite) == ["base", "ce", "sed", "hot", "oracle-uniform", "oracle-collapsed"]
+    wrong = [
+        {"label": "warm", "objective": "ce", "temperature": 1.5},
+        {"label": "sed", "objective": "cee", "temperature": 2.0},
+    ]
+    text = "\n".join(problems({"sample": sample, "resampled": wrong}))
+    assert "resampled.warm.temperature: expected one of sample.temperatures [0.5, 1.0, 2.0], got 1.5" in text
+    assert "resampled.sed: unknown objective label 'cee', did you mean 'ce'" in text
+    assert "label 'sed': used twice" in text
+
+
+def test_when_the_probe_is_looked_at() -> None:
+    assert Train(steps=50).probes == ()
+    assert Train.model_validate({"steps": 50, "probe": {"every": 20}}).probes == (0, 20, 40, 50)
+
+
+def test_references_between_parts_are_checked() -> None:
+    changes: dict[str, Any] = {
+        "objectives": ["ce", "ce", {"name": "ce", "label": "base"}],
+        "models": ["open_flamingo", "open_flamingo"],
+        "early_stops": [{"label": "early", "objective": "sed", "at_ap_of": "ce"}],
+        "hypotheses": [{"id": "H1", "claim": "?", "metric": "AP", "a": "ce_erly", "b": "early"}],
+        "train": {"batch_size": 16, "micro_batch": 5},
+    }
+    found = problems(changes)
+    text = "\n".join(found)
+    for expected in (
+        "label 'base': used twice",
+        "label 'ce': used twice",
+        "model label 'open_flamingo': used twice",
+        "early_stops.early: unknown objective label 'sed'",
+        "hypothesis H1: unknown row 'ce_erly'",
+        "train.micro_batch: expected a divisor of batch_size 16, got 5",
+    ):
+        assert expected in text
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"seeds": []}, "seeds: "),
+        ({"seeds": [0, 0]}, "seeds: expected distinct seeds, got [0, 0]"),
+        ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, got -1"),
+        ({"models": [3]}, "models.0: "),
+        ({"benchmark": {"name": "shapes", True: 3}}, "benchmark.1: Keys should be strings, got True"),
+        ({True: 3}, "1: Keys should be strings, got True"),
+        ({"models": []}, "models: "),
+        ({"suite": "../escape"}, "suite: "),
+        ({"suite": None}, "suite: "),
+        ({"objectives": [{"name": "ce", "label": "../../escape"}]}, "objectives.0.label: "),
+        ({"models": [{"name": "open_flamingo", "label": "a/b"}]}, "models.0.label: "),
+        ({"early_stops": [{"label": "../x", "objective": "ce", "at_ap_of": "ce"}]}, "early_stops.0.label: "),
+        ({"benchmark": "shape"}, "unknown benchmark 'shape', did you mean 'shapes'"),
+        ({"benchmark": 3}, "benchmark: "),
+        ({"objectives": "ce"}, "objectives: "),
+        ({"train": {"steps": 5, "eval_at": [2, 9]}}, "train: eval_at: expected steps up to 5, got [9]"),
+        ({"sample": {"samples": 1}}, "sample.samples: "),
+        ({"sample": {"temperature": 0}}, "sample.temperature: "),
+        ({"score": "consensus"}, "score: "),
+    ],
+)
+def test_single_mistakes(change: dict[Any, Any], expected: str) -> None:
+    (found,) = problems(change)
+    assert found.startswith(expected)
+
+
+COLLISION = {"targets": "random", "batching": "collision", "collision_rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ({"targets": "all"}, "train.targets: "),
+        ({"targets": "all(1)"}, "train.targets: "),
+        ({"batching": "paired"}, "train.batching: "),
+        ({"batching": "collision"}, "train: collision_rate: expected with batching: collision, and only there"),
+        ({"collision_rate": 0.5}, "train: collision_rate: expected with batching: collision, and only there"),
+        ({**COLLISION, "collision_rate": 1.5}, "train.collision_rate: "),
+        ({"batching": "grouped"}, "train: batching: grouped needs targets: all(n), got canonical"),
+        ({"targets": "all(3)", "batching": "grouped"}, "train: batch_size: expected a multiple of all(3)'s n, got 16"),
+    ],
+)
+def test_mistakes_in_the_training_data_conditions(train: dict[str, Any], expected: str) -> None:
+    (found,) = problems({"train": train})
+    assert found.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("train", "size"),
+    [
+        ({}, 1),
+        ({"targets": "random"}, 1),
+        ({"targets": "all(4)"}, 1),  # two targets of an image may meet by chance only
+        ({"targets": "all(4)", "batching": "grouped"}, 4),
+        (COLLISION, 2),
+        ({**COLLISION, "targets": "all(4)"}, 2),
+        ({**COLLISION, "targets": "canonical"}, 1),  # the same target twice
+        ({**COLLISION, "collision_rate": 0.0}, 1),
+    ],
+)
+@pytest.mark.parametrize("objective", ["eco", "kl_uniform", "mrt"])
+def test_what_objectives_need_must_be_supplied(train: dict[str, Any], size: int, objective: str) -> None:
+    assert Train(**train).set_size == size
+    change = {"objectives": ["ce", objective], "train": {"eval_at": [], **train}}
+    if size > 1:
+        assert parse({**GOOD, **change}, "").train.set_size == size
+        (found,) = problems({**change, "train": {**train, "micro_batch": 1}})
+        assert found == f"train.micro_batch: expected at least the {size} targets of a set ({objective}), got 1"
+    else:
+        (found,) = problems(change)
+        assert found.startswith(
+            f"objective {objective}: {objective} needs several targets of an image in a batch, but "
+        )
+
+
+def test_evaluations_end_with_the_last_step() -> None:
+    assert Train(steps=9, eval_at=(4, 2, 4)).evaluations == (2, 4, 9)
+    assert Train(steps=9, eval_at=(9,)).evaluations == (9,)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    assert load(str(path)) == parse(GOOD, "")
+
+
+def test_unknown_suites_and_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown suite 'quikstart', did you mean 'quickstart'"):
+        load("quikstart")
+    for missing in (str(tmp_path / "none"), "none.yaml"):
+        with pytest.raises(ConfigError, match="no such suite file"):
+            load(missing)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("suite: [unclosed", "expected YAML: "),
+        ("- suite\n- benchmark\n", "expected a mapping with the keys suite, benchmark"),
+        ("", "expected a mapping"),
+        (
+            "suite: !!python/object/apply:os.system ['touch owned']\n",
+            "expected YAML: could not determine a constructor",
+        ),
+    ],
+)
+def test_files_that_are_no_suite(content: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load("bad.yaml")
+    (problem,) = error.value.problems
+    assert problem.startswith(f"bad.yaml: {expected}")
+    assert "\n" not in problem
+    assert not Path("owned").exists()
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: expected YAML"):
+        load(str(path))
+
+
+def test_seeds_from_the_command_line() -> None:
+    suite = small.mini_suite()
+    changed = with_seeds(suite, "3,1")
+    assert changed.seeds == (3, 1)
+    assert Suite.model_validate({**changed.model_dump(mode="json"), "seeds": [0]}) == suite
+    for bad in ("", "a", "1,1", "-1", "1,"):
+        with pytest.raises(ConfigError, match="--seeds: expected distinct integers from 0"):
+            with_seeds(suite, bad)

@@ -1,0 +1,384 @@
+"""A chain of stages: fine-tuning, then GRPO on the model's own samples."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.errors import ConfigError
+from harness.inference.padding import target_batch
+from harness.metrics.samples.matching import Verification
+from harness.metrics.samples.mentions import Answers, Floats, Truth
+from harness.metrics.samples.reward import REWARDS, rewards
+from harness.objectives.policy import advantages
+from harness.records.log import Log
+from harness.run import runner
+from harness.run.context import open_context
+from harness.run.resume import Resume
+from harness.suite.schema import NamedObjective, Suite
+from harness.suite.stage_settings import Grpo
+from harness.system.interrupts import Interrupted, Interrupts
+from harness.system.profiler import unmeasured
+from harness.training.engines.data_parallel import DataParallel
+from harness.training.loop import Keeper, train
+from harness.training.objective import prepare
+from harness.training.rows import Row
+from harness.training.snapshots import State
+from harness.training.stage import Todo, Work
+from harness.training.stages.grpo import GrpoStage, split
+from harness.training.stages.rollout import Rollout, rollout
+from harness.training.step import accumulate
+from harness.types import IGNORED_LABEL, Example, Sample
+from model_zoo.flamingo.network import TrainableFlamingo
+from model_zoo.flamingo.toy import OpenFlamingo
+from tests.run.test_resume import Server, outcome_of, unkilled
+from tests.support import small
+
+GRPO: dict[str, Any] = {"name": "grpo", "steps": 3, "images": 4, "samples": 4, "lr": 1e-4, "warm_up": 0, "log_every": 1}
+
+
+def suite(train: Mapping[str, Any] = {}, **then: Any) -> Suite:
+    """One row: two steps of cross-entropy, then GRPO."""
+    own = {"steps": 2, "batch_size": 4, "lr": 1e-5, "log_every": 1, **train}
+    return small.mini_suite(objectives=[{"name": "ce", "label": "chain", "then": {**GRPO, **then}}], train=own)
+
+
+def stage_of(**then: Any) -> GrpoStage:
+    chain = suite(**then)
+    (objective,) = chain.objectives
+    assert isinstance(objective.then, Grpo)
+    reference = small.fresh() if objective.then.kl else None
+    return GrpoStage(objective.then, chain.plans_of(objective)[1], reference)
+
+
+def work_on(adapter: OpenFlamingo, examples: Sequence[Example]) -> Work:
+    return Work(adapter, examples, 0, small.accelerator(), 0, unmeasured)
+
+
+def todo_of(stage: GrpoStage, adapter: OpenFlamingo, examples: Sequence[Example]) -> Todo:
+    """The first step's."""
+    work = work_on(adapter, examples)
+    engine = DataParallel(adapter.model, work.accelerator)
+    state = State(adapter.model, torch.optim.SGD(adapter.model.parameters()))
+    with stage.feed(work, state, engine, 0) as feed:
+        return feed(1)
+
+
+def chained(
+    adapter: OpenFlamingo, chain: Suite, keeper: Keeper | None = None, stop: int | None = None, caught: Any = None
+) -> list[dict[str, Any]]:
+    """The curve of all stages, without times."""
+    (objective,) = chain.objectives
+    assert isinstance(objective.then, Grpo)
+    first, second = chain.plans_of(objective)
+    stage = GrpoStage(objective.then, second, small.fresh() if objective.then.kl else None)
+    ready = prepare("ce", {}, small.fresh(), (), first, 0)
+
+    def progress(step: int, _: float) -> None:
+        if step == stop:
+            caught.pending = signal.SIGTERM
+
+    curve = train(
+        adapter,
+        *(small.fitted_examples(), ready, first, 3, small.accelerator(), lambda step: None, progress),
+        keeper=keeper,
+        then=[stage],
+    )
+    return [{name: value for name, value in row.items() if name not in ("seconds", "waiting")} for row in curve]
+
+
+def rl(curve: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in curve if "reward" in row]
+
+
+def parameters(adapter: OpenFlamingo) -> list[Tensor]:
+    return list(adapter.model.parameters())
+
+
+# ---- one step --------------------------------------------------------------------------------------------------------
+
+
+def log_probs(adapter: OpenFlamingo, row: Row) -> Tensor:
+    """Of each token, from one forward pass of the row alone."""
+    batch = target_batch([row.tokens], adapter.codec)
+    logits = adapter.logits(adapter.pixels([row.example]), batch.inputs)[0]
+    kept = batch.labels[0] != IGNORED_LABEL
+    return logits[kept].log_softmax(-1).gather(1, batch.labels[0][kept][:, None])[:, 0]
+
+
+def gradient(adapter: OpenFlamingo) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in parameters(adapter) if p.grad is not None])
+
+
+@pytest.mark.parametrize("micro_batch", [4, 100])
+def test_the_first_update_is_the_policy_gradient(micro_batch: int) -> None:
+    """The ratio is exactly 1: the loss is - mean of A over all tokens of the batch, to the last digits of a sum in
+    float32, and its gradient that of - mean of A * log p, whatever the micro-batch."""
+    adapter, stage = small.fitted(), stage_of()
+    (rows,) = todo_of(stage, adapter, small.fitted_examples()).updates
+    adapter.model.zero_grad()
+    output = accumulate(adapter, rows, stage.objective, micro_batch, small.accelerator())
+    found = gradient(adapter)
+    weights = [row.advantage or 0.0 for row in rows]
+    tokens = sum(len(row.tokens) for row in rows)
+    assert int(output.terms["policy"].count) == tokens
+    assert float(output.terms["policy"].sum) == pytest.approx(
+        -sum(a * len(row.tokens) for a, row in zip(weights, rows, strict=True)), abs=1e-4
+    )
+    assert float(output.stats["clipped"][0]) == 0
+    adapter.model.zero_grad()
+    for weight, row in zip(weights, rows, strict=True):
+        torch.autograd.backward(-weight * log_probs(adapter, row).sum() / tokens)
+    assert found.norm() > 1e-3
+    assert (found - gradient(adapter)).norm() < 1e-4 * found.norm()
+
+
+def test_samples_have_the_advantage_of_their_reward() -> None:
+    adapter, examples = small.fitted(), small.fitted_examples()
+    (rows,) = todo_of(stage_of(), adapter, examples).updates
+    groups = [rows[start : start + 4] for start in range(0, len(rows), 4)]
+    assert groups
+    for group in groups:
+        example = group[0].example
+        assert {row.example.image_id for row in group} == {example.image_id}
+        said = [adapter.codec.decode(row.tokens, example.width, example.height) for row in group]
+        worth = torch.from_numpy(rewards("detection", [example], [said]))
+        assert [row.advantage for row in group] == pytest.approx(advantages(worth)[0].tolist())
+
+
+def test_images_are_encoded_once_in_the_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, stage = small.fitted(), stage_of()
+    (rows,) = todo_of(stage, adapter, small.fitted_examples()).updates
+    encoded: list[int] = []
+    original = TrainableFlamingo.latents
+
+    def latents(model: TrainableFlamingo, vision_x: Tensor) -> Tensor:
+        encoded.append(len(vision_x))
+        return original(model, vision_x)
+
+    monkeypatch.setattr(TrainableFlamingo, "latents", latents)
+    accumulate(adapter, rows, stage.objective, len(rows), small.accelerator())
+    assert encoded == [len(rows) / 4]
+
+
+def said_of(worth: Sequence[Sequence[float]]) -> Rollout:
+    """Samples of one token; the image's id is its place."""
+    examples = tuple(Example(index, Path(), 8, 8, ()) for index in range(len(worth)))
+    samples = tuple(tuple(Sample((index,), (0.0,)) for index, _ in enumerate(own)) for own in worth)
+    return Rollout(examples, samples, torch.tensor(worth), advantages(torch.tensor(worth)), {})
+
+
+def test_groups_without_spread_are_left_out() -> None:
+    """Images 1 and 3 have nothing to teach. Three images are split into updates of one and two, whole."""
+    said = said_of([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [0.2, 0.4]])
+    work = work_on(small.fresh(), ())
+
+    def images(updates: int) -> list[list[int]]:
+        return [[row.example.image_id for row in rows] for rows in split(said, updates, work)]
+
+    assert images(1) == [[0, 0, 2, 2, 4, 4]]
+    assert images(2) == [[0, 0], [2, 2, 4, 4]]
+    assert images(5) == [[0, 0], [2, 2], [4, 4]]
+    assert [row.advantage for row in split(said, 1, work)[0]] == pytest.approx([-1, 1, 1, -1, -1, 1])
+    assert split(said_of([[0.5, 0.5]]), 1, work) == []
+
+
+def test_a_step_without_anything_to_learn_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def equal(*arguments: Any) -> Rollout:
+        said = rollout(*arguments)
+        return Rollout(said.examples, said.samples, torch.ones(4, 4), torch.zeros(4, 4), said.figures)
+
+    monkeypatch.setattr("harness.training.stages.rollout.rollout", equal)
+    adapter = small.fitted()
+    curve = rl(chained(adapter, suite(steps=2)))
+    assert [(row["loss"], row["grad_norm"]) for row in curve] == [(0.0, 0.0)] * 2
+    tuned = small.fitted()
+    chained(tuned, suite(steps=1))
+    assert all(torch.equal(a, b) for a, b in zip(parameters(adapter), parameters(tuned), strict=True))
+
+
+# ---- settings --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def outcome(**then: Any) -> tuple[list[Mapping[str, Any]], Tensor]:
+    """The curve of GRPO, and all weights afterwards."""
+    adapter = small.fitted()
+    curve = rl(chained(adapter, suite(**then)))
+    return curve, torch.cat([p.detach().flatten() for p in parameters(adapter)])
+
+
+def test_the_bounds_act_where_a_step_has_several_updates() -> None:
+    """And nowhere else: the ratio of a single update is 1."""
+    assert torch.equal(outcome()[1], outcome(low=0.01, high=0.01)[1])
+    plain, _ = outcome(updates=2)
+    low, high = outcome(updates=2, low=0.001), outcome(updates=2, high=0.001)
+    assert all(row["clipped"] == 0 for row in outcome()[0])
+    assert low[0][-1]["clipped"] > plain[-1]["clipped"]
+    weights = [outcome()[1], outcome(updates=2)[1], low[1], high[1]]  # all different
+    assert all(not torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"images": 2}, {"samples": 3}, {"temperature": 0.7}, {"reward": "f_score"}, {"kl": 0.5}, {"lr": 1e-5}),
+        *({"weight_decay": 0.5}, {"warm_up": 3}, {"clip": 1e-3}),
+    ],
+)
+def test_every_setting_has_an_effect(change: dict[str, Any]) -> None:
+    assert not torch.equal(outcome()[1], outcome(**change)[1])
+
+
+def test_kl_is_to_the_fine_tuned_model() -> None:
+    """0 to the last digits before the first update, positive afterwards; a larger weight holds the model back."""
+    curves = {weight: [row["kl"] for row in outcome(kl=weight)[0]] for weight in (0.01, 10.0)}
+    for divergence in curves.values():
+        assert divergence[0] == pytest.approx(0, abs=1e-6)
+        assert min(divergence[1:]) > 1e-5
+    assert curves[10.0][-1] < curves[0.01][-1]
+    assert "kl" not in outcome()[0][0]
+
+
+def brevity(truth: Truth, answers: Answers, found: Verification) -> Floats:
+    """1 for a sample that says nothing, less for each entry."""
+    del found
+    said = np.zeros((len(truth.image_ids), answers.malformed.shape[1]))
+    np.add.at(said, (answers.mentions.image, answers.mentions.sample), 1.0)
+    return np.asarray(1.0 / (1.0 + said + answers.malformed))
+
+
+def test_a_reward_is_a_function_and_a_line_and_rises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REWARDS, "brevity", brevity)
+    curve = rl(chained(small.fitted(), suite(steps=12, samples=8, reward="brevity")))
+    worth = [float(row["reward"]) for row in curve]
+    assert min(worth[-4:]) > max(worth[:4])
+
+
+# ---- the axis of steps, and going on --------------------------------------------------------------------------------
+
+
+def test_steps_go_on_counting() -> None:
+    seen: dict[str, list[int]] = {"evaluate": [], "probe": []}
+    chain = suite(train={"steps": 4, "eval_at": [2], "probe": {"every": 2}}, steps=5, eval_at=[1, 3], log_every=2)
+    (objective,) = chain.objectives
+    first, second = chain.plans_of(objective)
+    later = GrpoStage(Grpo.model_validate(objective.then), second)
+    ready = prepare("ce", {}, small.fresh(), (), first, 0)
+    looks = seen["evaluate"].append, lambda step, loss: None, seen["probe"].append
+    adapter, examples = small.fitted(), small.train_examples(8)
+    curve = train(adapter, examples, ready, first, 0, small.accelerator(), *looks, then=[later])
+    assert seen == {"evaluate": [2, 4, 5, 7, 9], "probe": [0, 2, 4, 6, 8, 9]}
+    assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6, 8, 9]
+    assert [row["step"] for row in rl(curve)] == [5, 6, 8, 9]
+
+
+@pytest.mark.parametrize("then", [{}, {"kl": 0.1, "updates": 2}], ids=["plain", "with a reference"])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(1, marks=pytest.mark.slow), 2, 3, pytest.param(4, marks=pytest.mark.slow)]
+)
+def test_a_stopped_chain_goes_on_to_the_last_bit(then: dict[str, Any], stop: int, tmp_path: Path) -> None:
+    """In the first stage, at its end, and in the second one."""
+    whole, chain = small.fitted(), suite(**then)
+    curve = chained(whole, chain)
+    caught = Interrupts()
+    with pytest.raises(Interrupted):
+        chained(small.fitted(), chain, Resume(tmp_path, Log(), "cell", 50, caught, small.accelerator()), stop, caught)
+    adapter = small.fresh(seed=5)  # whatever it was: all comes from the snapshot, where there is one
+    again = chained(adapter, chain, Resume(tmp_path, Log(), "cell", 50, Interrupts(), small.accelerator()))
+    assert again == curve
+    assert all(torch.equal(a, b) for a, b in zip(parameters(adapter), parameters(whole), strict=True))
+
+
+CHANGES: dict[str, Any] = {
+    "benchmark": {"name": "shapes", **small.SETTINGS, "val_images": 4, "calibration_images": 4},
+    "models": ["open_flamingo"],
+    "objectives": [{"name": "ce", "label": "chain", "then": {**GRPO, "updates": 2, "kl": 0.1, "eval_at": [1]}}],
+    "train": {"steps": 2, "batch_size": 4, "log_every": 1},
+    "sample": {"samples": 2, "max_tokens": 12, "batch_images": 2},
+    "keep": "all",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"), small.mini_suite(**CHANGES), "*-chain-*")
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return unkilled(server, tmp_path_factory.mktemp("whole"))
+
+
+def test_the_record_has_every_stage(whole: dict[str, Any]) -> None:
+    record = whole["record.json"]
+    assert [item["step"] for item in record["evaluations"]] == [2, 3, 5]
+    assert all(item["diversity"]["recall"] is not None for item in record["evaluations"])
+    assert [row["step"] for row in record["curve"] if "reward" in row] == [3, 4, 5]
+    assert record["cell"]["train"]["then"]["reward"] == "detection"
+    assert {f"model-step{step}.safetensors" for step in (2, 3, 5)} < whole.keys()
+
+
+KILLS = (
+    ("harness.training.loop", "accumulate", 2, "kill"),  # in the first stage
+    ("harness.training.snapshots", "save_file", 1, "kill-after"),  # at its end, before its evaluation
+    ("harness.run.resume", "Resume._made", 1, "kill-after"),  # after it
+    ("harness.training.stages.grpo", "rollout", 1, "kill-after"),  # in the first step of the second stage
+    ("harness.training.loop", "accumulate", 4, "kill"),  # between the updates of its second
+    ("harness.evaluation.evaluate", "emit", 2, "kill"),
+)
+"""Calls are counted anew in each attempt, which begins where the one before it was killed."""
+
+
+def test_a_killed_chain_leaves_the_record_of_one_that_was_not(
+    server: Server, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    for place in KILLS:
+        assert server.run(tmp_path, at=place).status == -signal.SIGKILL, place
+    done = server.run(tmp_path)
+    assert (done.status, done.printed) == (0, "")
+    assert outcome_of(tmp_path) == whole
+
+
+# ---- what cannot run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        ("dppo", "objectives.0.then: unknown stage 'dppo', did you mean 'dpo'?"),
+        ({"name": "grpo", "reward": "detektion"}, "unknown reward 'detektion', did you mean 'detection'?"),
+        ({"name": "grpo", "stepz": 3}, "unknown key objectives.0.then.stepz: 'stepz', did you mean 'steps'?"),
+        ({"name": "grpo", "steps": 3, "eval_at": [4]}, "eval_at: expected steps up to 3 of this stage, got [4]"),
+        ({"name": "grpo", "images": 2, "updates": 3}, "updates: expected at most the 2 images of a step, got 3"),
+    ],
+)
+def test_a_wrong_stage_is_one_line_of_the_suite(then: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        small.mini_suite(objectives=[{"name": "ce", "then": then}])
+    (problem,) = caught.value.problems
+    assert message in problem
+
+
+def test_a_stage_that_cannot_run_says_so_before_the_first_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"then\.images: expected at most the 24 training images, got 25"):
+        runner.run(open_context(suite(images=25), None, "cpu"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_row_without_a_chain_is_described_as_ever() -> None:
+    """Cells that earlier code made are found again."""
+    alone, chain = NamedObjective(name="ce", label="ce"), suite().objectives[0]
+    assert suite().described(alone) == suite().train.described
+    assert "then" not in suite().described(alone)
+    assert suite().described(chain)["then"]["steps"] == 3
