@@ -28,7 +28,7 @@ FILES = ("train", "val", "images")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class DataSetSettings:
     """split: a name of LAYOUTS; train, val, images: names relative to the data folder, instead of that layout's.
 
     train_images, val_images: use that many images (None: all); calibration_images: that many images are taken
@@ -46,7 +46,7 @@ class Settings:
     captions: bool = False
 
     @classmethod
-    def read(cls, name: str, settings: Mapping[str, object], splits: Sequence[str]) -> Settings:
+    def read(cls, name: str, settings: Mapping[str, object], splits: Sequence[str]) -> DataSetSettings:
         """Settings of a suite file, every mistake reported at once. `splits`: those allowed, the default first."""
         known = [field.name for field in fields(cls)]
         problems = [f"{name}: {unknown('setting', key, known)}" for key in settings if key not in known]
@@ -95,7 +95,7 @@ class OnDisk:
     protocol: Protocol
 
     def __init__(self, settings: Mapping[str, object], data: Path | None = None) -> None:
-        self.settings = Settings.read(self.name, settings, self.splits)
+        self.settings = DataSetSettings.read(self.name, settings, self.splits)
         chosen = self.settings.layout()
         train, val = self._load(chosen, data)
         self._digests = {"train": train.digest, "val": val.digest}
@@ -109,7 +109,7 @@ class OnDisk:
     @classmethod
     def problems(cls, settings: Mapping[str, object]) -> list[str]:
         try:
-            Settings.read(cls.name, settings, cls.splits)
+            DataSetSettings.read(cls.name, settings, cls.splits)
         except ConfigError as error:
             return list(error.problems)
         return []
@@ -123,8 +123,8 @@ class OnDisk:
         return evaluator.evaluate(self._split(split), Detections.of(detections), self.protocol, engine)
 
     def match(self, split: str, detections: Sequence[Detection]) -> Matches:
-        """What the figures are sums of, see `evaluator.matches`."""
-        return evaluator.matches(self._split(split), Detections.of(detections), self.protocol)
+        """What the figures are sums of, see `evaluator.match_detections`."""
+        return evaluator.match_detections(self._split(split), Detections.of(detections), self.protocol)
 
     def without(self, image_ids: Mapping[str, Collection[int]]) -> Self:
         """See harness.protocols.LeavesOut."""
@@ -133,7 +133,7 @@ class OnDisk:
         return rest
 
     def describe(self) -> dict[str, object]:
-        """Settings, digests of both annotation files, and how many images and instances each split has."""
+        """DataSetSettings, digests of both annotation files, and how many images and instances each split has."""
         counts = {
             name: {"images": len(split.examples), "instances": sum(len(e.instances) for e in split.examples)}
             for name, split in self._splits.items()
@@ -188,7 +188,7 @@ def hash_order(image_ids: Iterable[int]) -> list[int]:
     return sorted(image_ids, key=lambda image_id: hashlib.sha256(str(image_id).encode()).digest())
 
 
-def divide(name: str, settings: Settings, train: Annotations, val: Annotations) -> dict[str, Annotations]:
+def divide(name: str, settings: DataSetSettings, train: Annotations, val: Annotations) -> dict[str, Annotations]:
     """ "train", "val" and "calibration" as the settings ask. ConfigError where there are too few images."""
     train_ids = hash_order(example.image_id for example in train.examples)
     val_ids = hash_order(example.image_id for example in val.examples)

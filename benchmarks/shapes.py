@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.evaluators import evaluator
 from benchmarks.readers.annotations import left_out, load, without
-from benchmarks.shapes_pictures import FORMAT, SPLITS, Placed, Settings, frequency_of, image_rng, looks, render
+from benchmarks.shapes_pictures import FORMAT, SPLITS, Placed, ShapesSettings, frequency_of, image_rng, looks, render
 from harness.errors import ConfigError
 from harness.metrics.detection.accumulate import Matches
 from harness.system.files import cache_root, give_usual_permissions
@@ -37,7 +37,7 @@ class Shapes:
 
     def __init__(self, settings: Mapping[str, object], data: Path | None = None) -> None:
         del data  # nothing to find: the set is rendered
-        self.settings = Settings.read(settings)
+        self.settings = ShapesSettings.read(settings)
         self.folder = render_set(self.settings)
         self._splits = {name: load(self.folder / f"{name}.json", self.folder / name) for name in SPLITS}
         self.categories: tuple[Category, ...] = self._splits["train"].categories
@@ -45,7 +45,7 @@ class Shapes:
     @staticmethod
     def problems(settings: Mapping[str, object]) -> list[str]:
         try:
-            Settings.read(settings)
+            ShapesSettings.read(settings)
         except ConfigError as error:
             return list(error.problems)
         return []
@@ -57,7 +57,7 @@ class Shapes:
         return evaluator.evaluate(self._splits[split], Detections.of(detections), engine=engine)
 
     def match(self, split: str, detections: Sequence[Detection]) -> Matches:
-        return evaluator.matches(self._splits[split], Detections.of(detections))
+        return evaluator.match_detections(self._splits[split], Detections.of(detections))
 
     def without(self, image_ids: Mapping[str, Collection[int]]) -> Self:
         """See harness.protocols.LeavesOut."""
@@ -72,7 +72,7 @@ class Shapes:
         return own | {"pictures_may_be_published": True}  # they are rendered, nobody else's
 
 
-def render_set(settings: Settings, root: Path | None = None) -> Path:
+def render_set(settings: ShapesSettings, root: Path | None = None) -> Path:
     """Folder with `<split>.json` and `<split>/*.png`, rendered unless it is there and its digest still fits.
 
     Written beside its place and renamed, so that two processes can render at once: the last rename that
@@ -107,7 +107,7 @@ def _install(fresh: Path, folder: Path) -> None:
     raise ConfigError(f"{folder}: cannot be replaced; remove this folder and try again")
 
 
-def _write_set(settings: Settings, folder: Path) -> None:
+def _write_set(settings: ShapesSettings, folder: Path) -> None:
     rendered: dict[str, list[list[Placed]]] = {}
     for split in SPLITS:
         (folder / split).mkdir()
@@ -137,7 +137,7 @@ def _intact(folder: Path) -> bool:
     return recorded.is_file() and recorded.read_bytes() == _digest(folder).encode()
 
 
-def _category_records(settings: Settings, train: Sequence[Sequence[Placed]]) -> list[dict[str, Any]]:
+def _category_records(settings: ShapesSettings, train: Sequence[Sequence[Placed]]) -> list[dict[str, Any]]:
     """LVIS category records; counts and frequency come from the training images, in every split's file."""
     images = [sum(any(rank == k for rank, _ in objects) for objects in train) for k in range(settings.categories)]
     instances = [sum(rank == k for objects in train for rank, _ in objects) for k in range(settings.categories)]
@@ -157,7 +157,7 @@ def _category_records(settings: Settings, train: Sequence[Sequence[Placed]]) -> 
 
 
 def _annotation_file(
-    settings: Settings, split: str, rendered: Sequence[Sequence[Placed]], categories: list[dict[str, Any]]
+    settings: ShapesSettings, split: str, rendered: Sequence[Sequence[Placed]], categories: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """LVIS v1 JSON. Everything is annotated here, so each absent category is a verified negative."""
     images: list[dict[str, Any]] = []

@@ -43,7 +43,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ShapesSettings:
     """What determines every byte of the set."""
 
     domain: Domain = "cluttered"
@@ -57,7 +57,7 @@ class Settings:
     seed: int = 0
 
     @classmethod
-    def read(cls, settings: Mapping[str, object]) -> Settings:
+    def read(cls, settings: Mapping[str, object]) -> ShapesSettings:
         """Settings of a suite file, every mistake reported at once."""
         known = {field.name: field for field in fields(cls)}
         problems = [f"shapes: {unknown('setting', key, known)}" for key in settings if key not in known]
@@ -98,7 +98,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Appearance:
     """What a category looks like and is called."""
 
     kind: str
@@ -106,14 +106,16 @@ class Look:
     names: tuple[str, ...]
 
 
-def looks(count: int) -> tuple[Look, ...]:
+def looks(count: int) -> tuple[Appearance, ...]:
     """Categories by rank, most frequent first. Neighbouring ranks differ in kind and in colour.
 
     The category of rank k has 2 + k % 3 names, so that every number of names occurs along the tail.
     """
     kinds, colours = list(KINDS), list(COLOURS)
     pairs = [(kinds[k % len(kinds)], colours[(k + k // len(kinds)) % len(colours)]) for k in range(count)]
-    return tuple(Look(kind, colour, _names(kind, colour, 2 + rank % 3)) for rank, (kind, colour) in enumerate(pairs))
+    return tuple(
+        Appearance(kind, colour, _names(kind, colour, 2 + rank % 3)) for rank, (kind, colour) in enumerate(pairs)
+    )
 
 
 def _names(kind: str, colour: str, count: int) -> tuple[str, ...]:
@@ -134,7 +136,7 @@ Placed = tuple[int, tuple[int, int, int, int]]
 """Rank of the category, and the integer box x, y, w, h."""
 
 
-def render(settings: Settings, rng: np.random.Generator) -> tuple[Pixels, list[Placed]]:
+def render(settings: ShapesSettings, rng: np.random.Generator) -> tuple[Pixels, list[Placed]]:
     """One image [H, W, 3] and its objects, drawn back to front."""
     cluttered = settings.domain == "cluttered"
     objects = _place(settings, rng, cluttered)
@@ -169,7 +171,7 @@ def silhouette(kind: str, w: int, h: int) -> Image.Image:
     return mask
 
 
-def _place(settings: Settings, rng: np.random.Generator, cluttered: bool) -> list[Placed]:
+def _place(settings: ShapesSettings, rng: np.random.Generator, cluttered: bool) -> list[Placed]:
     """Random boxes that hide at most a small part of one another (more of it in the cluttered domain)."""
     wanted = int(rng.integers(settings.min_objects, settings.max_objects + 1))
     low, high = (0.15, 0.5) if cluttered else (0.1875, 0.4375)
@@ -214,7 +216,7 @@ def _degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.asarray(np.clip(np.rint(noisy), 0, 255)).astype(np.uint8)
 
 
-def image_rng(settings: Settings, split: str, index: int) -> np.random.Generator:
+def image_rng(settings: ShapesSettings, split: str, index: int) -> np.random.Generator:
     """Each image has its own stream, so that a larger set begins with the smaller one's images."""
     domain = ("plain", "cluttered").index(settings.domain)
     return np.random.default_rng([settings.seed, domain, SPLITS.index(split), index])

@@ -136,7 +136,7 @@ class Pix2Seq:
         return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
 
     def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
-        decoding = Decoding(self.model.decoder, self._encoded(self.pixels(examples).to(self.device)), samples)
+        decoding = MemoryDecoding(self.model.decoder, self._encoded(self.pixels(examples).to(self.device)), samples)
         return Steps(decoding.step, decoding.keep)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
@@ -260,7 +260,7 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-class Decoding:
+class MemoryDecoding:
     """Token by token over memory [B, n, D], each image serving `samples` rows, with key-value caches."""
 
     def __init__(self, decoder: Decoder, memory: Tensor, samples: int) -> None:

@@ -41,14 +41,17 @@ MOST_LINES = 350
 TORCH_FREE = (
     *("harness.types", "harness.errors", "harness.protocols", "harness.registry", "harness.images", "harness.system"),
     *("harness.metrics", "harness.sequence", "harness.records", "harness.suite", "harness.report", "benchmarks"),
-    *("harness.objectives.spec", "harness.training.stages.corrections", "harness.commands.app"),
+    *(
+        "harness.objectives.spec",
+        "harness.objectives.names",
+        "harness.objectives.ready",
+        "harness.training.stages.corrections",
+        "harness.commands.app",
+    ),
 )
 """Folders and modules that are imported without torch: reading suites and results, scoring files, drawing reports."""
 WITH_TORCH = frozenset({"harness.system.ranks"})
 """Not these of them: they are about processes that compute together."""
-STILL_WITH_TORCH = frozenset({"harness.objectives.spec"})
-"""Nor these of them yet. This list only gets shorter."""
-
 PURE = (
     *("harness.metrics", "harness.objectives", "harness.errors", "harness.sequence", "harness.training.schedule"),
     *("harness.inference.padding", "harness.inference.decoding", "harness.training.stages.corrections"),
@@ -349,12 +352,6 @@ def test_help_and_listings_load_nothing_heavy(code: str) -> None:
 
 
 def test_what_is_free_of_torch_loads_none() -> None:
-    free = [name for name in SOURCES if within(name, TORCH_FREE) and name not in WITH_TORCH | STILL_WITH_TORCH]
+    free = [name for name in SOURCES if within(name, TORCH_FREE) and name not in WITH_TORCH]
     assert len(free) > 80
     assert loaded("\n".join(f"import {name}" for name in free), frozenset({"torch"})) == []
-
-
-@pytest.mark.parametrize("module", sorted(STILL_WITH_TORCH))
-def test_what_is_still_listed_loads_torch(module: str) -> None:
-    """Otherwise it has become free of torch: take it off the list."""
-    assert loaded(f"import {module}", frozenset({"torch"})) == ["torch"]

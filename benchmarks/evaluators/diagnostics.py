@@ -54,7 +54,7 @@ class Counted:
 
     @classmethod
     def of(cls, matches: Matches) -> Counted:
-        decided = ~tide.undecided(matches)
+        decided = ~tide.find_undecided(matches)
         return cls(matches.detection[decided], (matches.true_positive[decided] & 1).astype(np.bool_))
 
 
@@ -70,17 +70,17 @@ def diagnose(
     examples, categories = annotations.examples, annotations.categories
     say("matching at IoU 0.5")
     matches = match(examples, detections, categories, protocol, annotations.areas, annotations.crowds)
-    truth = objects(annotations, protocol)
+    truth = collect_objects(annotations, protocol)
     found = Counted.of(matches)
-    made, calibrated = calibration(detections, found)
+    made, calibrated = measure_calibration(detections, found)
     say("breaking down errors")
-    errors = tide.errors(matches, detections, truth, examples, categories)
+    errors = tide.break_down_errors(matches, detections, truth, examples, categories)
     say(f"{TIE_ORDERS} tie orders, repeats")
     generative = {
-        "never_predicted": never_predicted(evaluation, predicted),
-        "constant_score_AP": constant_score_ap(annotations, detections, protocol),
-        "duplicates": duplicates(detections, truth, found),
-        "nms": nms(annotations, detections, protocol),
+        "never_predicted": count_never_predicted(evaluation, predicted),
+        "constant_score_AP": evaluate_random_rankings(annotations, detections, protocol),
+        "duplicates": count_duplicates(detections, truth, found),
+        "nms": evaluate_after_nms(annotations, detections, protocol),
         "calibration": calibrated,
     }
     named: Json = {kind: {"count": item.count, "dAP50": item.gain} for kind, item in errors.items()}
@@ -90,14 +90,14 @@ def diagnose(
 # ---- counts ------------------------------------------------------------------------------------------------------
 
 
-def objects(annotations: Annotations, protocol: Protocol) -> GroundTruth:
+def collect_objects(annotations: Annotations, protocol: Protocol) -> GroundTruth:
     """What the protocol asks for, and crowd regions."""
     return ground_truth(annotations.examples, protocol, annotations.areas, annotations.crowds)
 
 
-def annotated(annotations: Annotations, protocol: Protocol) -> tuple[Counter[int], Counter[int]]:
+def count_annotated(annotations: Annotations, protocol: Protocol) -> tuple[Counter[int], Counter[int]]:
     """Objects, and images with at least one, by category id; crowd regions are no objects."""
-    truth = objects(annotations, protocol)
+    truth = collect_objects(annotations, protocol)
     pairs = Counter(zip(truth.category_id[~truth.crowd].tolist(), truth.image_id[~truth.crowd].tolist(), strict=True))
     instances: Counter[int] = Counter()
     for (category_id, _), count in pairs.items():
@@ -105,9 +105,9 @@ def annotated(annotations: Annotations, protocol: Protocol) -> tuple[Counter[int
     return instances, Counter(category_id for category_id, _ in pairs)
 
 
-def predicted(annotations: Annotations, detections: Detections, protocol: Protocol) -> Counter[int]:
+def count_predicted(annotations: Annotations, detections: Detections, protocol: Protocol) -> Counter[int]:
     """Detections by category id, after the official rules of cap and area."""
-    rows = evaluator.kept(annotations, detections, protocol)
+    rows = evaluator.select_rows(annotations, detections, protocol)
     ids, counts = np.unique(detections.category_id[rows], return_counts=True)
     return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
 
@@ -115,14 +115,14 @@ def predicted(annotations: Annotations, detections: Detections, protocol: Protoc
 # ---- what generative detectors suffer from -----------------------------------------------------------------------
 
 
-def never_predicted(evaluation: Evaluation, predicted: Counter[int]) -> Json:
+def count_never_predicted(evaluation: Evaluation, predicted: Counter[int]) -> Json:
     """Share of the categories with ground truth that have no detection at all; None where none has ground truth."""
     present = [category_id for category_id, ap in evaluation.per_category.items() if ap is not None]
     never = sum(not predicted[category_id] for category_id in present)
     return {"share": never / len(present) if present else None, "count": never, "categories": len(present)}
 
 
-def constant_score_ap(
+def evaluate_random_rankings(
     annotations: Annotations, detections: Detections, protocol: Protocol, orders: int = TIE_ORDERS, seed: int = 0
 ) -> Json:
     """AP if all scores were equal: it then depends on the order that ties happen to be ranked in.
@@ -142,7 +142,7 @@ def constant_score_ap(
     return {**{name: float(value) for name, value in figures.items()}, "orders": orders}
 
 
-def duplicates(detections: Detections, truth: GroundTruth, found: Counted) -> Json:
+def count_duplicates(detections: Detections, truth: GroundTruth, found: Counted) -> Json:
     """Share of the detections that count which find again what another one has found.
 
     Such a detection is unmatched at IoU 0.5 though its IoU with an object of its category is at least that:
@@ -155,14 +155,14 @@ def duplicates(detections: Detections, truth: GroundTruth, found: Counted) -> Js
     return {"share": count / total if total else None, "count": count, "detections": total}
 
 
-def nms(annotations: Annotations, detections: Detections, protocol: Protocol) -> Json:
+def evaluate_after_nms(annotations: Annotations, detections: Detections, protocol: Protocol) -> Json:
     """AP after class-wise non-maximum suppression of everything in the file, before the cap."""
     rows = non_maximum_suppression(detections)
     ap = evaluator.evaluate(annotations, detections.take(rows), protocol).metrics["AP"]
     return {"AP": ap, "iou": NMS_IOU, "removed": len(detections) - len(rows)}
 
 
-def calibration(detections: Detections, found: Counted) -> tuple[Reliability | None, Json]:
+def measure_calibration(detections: Detections, found: Counted) -> tuple[Reliability | None, Json]:
     """Does a score say how likely a detection is to be right at IoU 0.5? Over the detections that count.
 
     ECE and the largest gap of a bin (`harness.metrics.diagnosis.calibration`). None, with the reason, where scores are

@@ -1,7 +1,7 @@
 """The evaluators behind `benchmarks.evaluators.evaluator`: hotcoco (fast), and the official `lvis` and `pycocotools`.
 
-They get what the rules of the protocol have left (`harness.metrics.detection.evaluated_pairs.counted`), so none of them
-caps or drops.
+They get what the rules of the protocol have left (`harness.metrics.detection.evaluated_pairs.select_evaluated`), so
+none of them caps or drops.
 
 Shape legend: D detections, T IoU thresholds, R recall thresholds, C categories.
     table      [D, 7]     float64, columns as below
@@ -23,7 +23,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.detection.rules import RULES, GroundTruth, Protocol, regular
+from harness.metrics.detection.rules import RULES, GroundTruth, Protocol, make_regular
 from harness.types import Category, Detections, Evaluation, Example
 
 IMAGE, X, Y, W, H, SCORE, CATEGORY = range(7)
@@ -60,7 +60,7 @@ class Task:
         table = np.empty((len(self.rows), 7))
         table[:, IMAGE] = self.detections.image_id[self.rows]
         table[:, CATEGORY] = self.detections.category_id[self.rows]
-        table[:, X : H + 1] = regular(self.detections.boxes[self.rows])
+        table[:, X : H + 1] = make_regular(self.detections.boxes[self.rows])
         table[:, SCORE] = self.detections.scores[self.rows]
         return table
 

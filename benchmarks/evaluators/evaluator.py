@@ -16,32 +16,32 @@ from benchmarks.readers.annotations import Annotations
 from benchmarks.readers.detections import check
 from harness.errors import ConfigError, DataError, unknown
 from harness.metrics.detection import ap, rules
-from harness.metrics.detection.evaluated_pairs import Pairs, counted
+from harness.metrics.detection.evaluated_pairs import Pairs, select_evaluated
 from harness.metrics.detection.rules import Protocol
 from harness.types import Detections, Evaluation
 
-__all__ = ["Protocol", "engines", "evaluate", "figures", "kept", "matches", "task"]
+__all__ = ["Protocol", "evaluate", "list_engines", "list_figures", "make_task", "match_detections", "select_rows"]
 
 
-def engines(protocol: Protocol) -> tuple[str, ...]:
+def list_engines(protocol: Protocol) -> tuple[str, ...]:
     """Names of the protocol's engines: "fast", then the reference implementation."""
     if protocol not in ENGINES:
         raise ConfigError(unknown("protocol", protocol, get_args(Protocol)))
     return tuple(ENGINES[protocol])
 
 
-def figures(protocol: Protocol) -> tuple[str, ...]:
+def list_figures(protocol: Protocol) -> tuple[str, ...]:
     """Names of the protocol's figures in their official order."""
     return METRICS[protocol]
 
 
-def kept(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> NDArray[np.int64]:
-    """Rows that count after the protocol's cap and its rule on empty boxes, ascending (see `rules.kept`)."""
+def select_rows(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> NDArray[np.int64]:
+    """Rows that count after the protocol's cap and its rule on empty boxes, ascending (see `rules.select_rows`)."""
     check(detections, annotations)
-    return rules.kept(detections, protocol)
+    return rules.select_rows(detections, protocol)
 
 
-def matches(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> ap.Matches:
+def match_detections(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> ap.Matches:
     """Which detections count and which of them are right, for objects of all sizes (see `ap.match`)."""
     check(detections, annotations)
     examples, categories = annotations.examples, annotations.categories
@@ -65,19 +65,19 @@ def evaluate(
     Raises ConfigError for an engine that the protocol does not have, DataError for annotations without images or
     categories and, naming the row, for an invalid detection.
     """
-    available = engines(protocol)
+    available = list_engines(protocol)
     if engine not in available:
         raise ConfigError(unknown(f"engine of protocol {protocol}", engine, available))
     for kind, records in (("image", annotations.examples), ("category", annotations.categories)):
         if not records:
             raise DataError(f"{annotations.path}: expected at least one {kind} to evaluate on, got none")
-    return ENGINES[protocol][engine](task(annotations, detections, protocol))
+    return ENGINES[protocol][engine](make_task(annotations, detections, protocol))
 
 
-def task(annotations: Annotations, detections: Detections, protocol: Protocol) -> Task:
+def make_task(annotations: Annotations, detections: Detections, protocol: Protocol) -> Task:
     """What an engine gets: the objects and the rows that count. DataError naming the row of an invalid detection."""
     check(detections, annotations)
     truth = rules.ground_truth(annotations.examples, protocol, annotations.areas, annotations.crowds)
     pairs = Pairs.of(annotations.examples, annotations.categories)
-    rows, _ = counted(detections, annotations.examples, truth, pairs, protocol)
+    rows, _ = select_evaluated(detections, annotations.examples, truth, pairs, protocol)
     return Task(protocol, annotations.examples, annotations.categories, truth, detections, rows)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evaluators.evaluator import figures
+from benchmarks.evaluators.evaluator import list_figures
 from benchmarks.readers.annotations import Annotations
 from benchmarks.readers.detections import check
 from harness.metrics.detection.accumulate import Matches
@@ -75,4 +75,4 @@ def _figures(
     for size, own in matches.items():
         means = summarise(average_precision(own, len(frequency), weights), frequency)
         values |= means if size == "all" else {f"AP{size}": means["AP"]}
-    return {name: values[name] for name in figures(protocol) if name in values}
+    return {name: values[name] for name in list_figures(protocol) if name in values}

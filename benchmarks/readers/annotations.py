@@ -133,7 +133,7 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: int | bool | None = None
 
 
-class _File(msgspec.Struct):
+class _AnnotationFile(msgspec.Struct):
     images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category]
@@ -163,10 +163,10 @@ EXPECTED = {
 """What to say of a value of a wrong type, see `typed_json.decode`."""
 
 
-def _read(path: Path) -> tuple[str, _File]:
+def _read(path: Path) -> tuple[str, _AnnotationFile]:
     """The digest and the content."""
     content = typed_json.read(path, "an annotation file")
-    return hashlib.sha256(content).hexdigest(), typed_json.decode(content, _File, EXPECTED)
+    return hashlib.sha256(content).hexdigest(), typed_json.decode(content, _AnnotationFile, EXPECTED)
 
 
 # ---- what it means -----------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def _category(record: _Category, where: str) -> Category:
     return Category(record.id, tuple(names), record.frequency)
 
 
-def _objects(file: _File, style: Style) -> tuple[Objects, Objects, dict[int, float]]:
+def _objects(file: _AnnotationFile, style: Style) -> tuple[Objects, Objects, dict[int, float]]:
     """Instances, crowd regions, and the areas of both by annotation id."""
     images, categories = {image.id for image in file.images}, {category.id for category in file.categories}
     instances: dict[int, list[Instance]] = defaultdict(list)
@@ -235,7 +235,9 @@ def _instance(record: _Annotation, where: str) -> Instance:
     return Instance(record.id, record.category_id, Box(x, y, w, h))
 
 
-def _examples(file: _File, style: Style, instances: Objects, crowds: Objects, images: Path) -> tuple[Example, ...]:
+def _examples(
+    file: _AnnotationFile, style: Style, instances: Objects, crowds: Objects, images: Path
+) -> tuple[Example, ...]:
     known = frozenset(category.id for category in file.categories)
     absent: dict[frozenset[int], frozenset[int]] = {}  # images with the same categories share one set
     examples = []

@@ -22,7 +22,7 @@ class _Caption(msgspec.Struct, gc=False):
     caption: str
 
 
-class _File(msgspec.Struct):
+class _CaptionFile(msgspec.Struct):
     annotations: list[_Caption]
 
 
@@ -39,7 +39,7 @@ def load(path: Path) -> tuple[str, Captions]:
     """SHA-256 of the file, hexadecimal, and its captions, each on one line. Raises DataError, one line."""
     try:
         content = typed_json.read(path, "a captions file")
-        file = typed_json.decode(content, _File, EXPECTED)
+        file = typed_json.decode(content, _CaptionFile, EXPECTED)
         found: dict[int, tuple[str, ...]] = {}
         for k, record in enumerate(file.annotations):
             caption = " ".join(record.caption.split())

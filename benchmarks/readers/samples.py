@@ -64,7 +64,7 @@ def load(
     _check_samples(columns)
     temperatures = _temperatures(path, columns, temperature)
     category, name = _names(columns, annotations, categories)
-    file = _File(columns, image, category, name, _unreadable(columns))
+    file = _ResolvedColumns(columns, image, category, name, _unreadable(columns))
     ids = np.array([example.image_id for example in annotations.examples], dtype=np.int64)
     counts = {t: np.bincount(image[columns.temperature == t], minlength=len(ids)) for t in temperatures}
     expected = _expected(path, {t: own for t, own in counts.items() if t != GREEDY}, ids)
@@ -87,7 +87,7 @@ def _read(path: Path, step: int | None) -> Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _ResolvedColumns:
     """A file's columns, and what they mean: image [s], category [M], name [M] (codes), malformed [M]."""
 
     columns: Columns
@@ -233,7 +233,7 @@ def _codes(names: Sequence[str], code_of: Mapping[str, int], size: int) -> Itera
 # ---- together ----------------------------------------------------------------------------------------------------
 
 
-def _answers(file: _File, temperature: float, count: int, images: int) -> Answers:
+def _answers(file: _ResolvedColumns, temperature: float, count: int, images: int) -> Answers:
     """The samples of one temperature: `count` of each image, numbered 0 .. count - 1 by ascending `sample`."""
     columns = file.columns
     rows = np.flatnonzero(columns.temperature == temperature)

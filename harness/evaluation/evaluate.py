@@ -5,7 +5,6 @@ AP comes from the greedy answer, diversity from K samples, and at the last step 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from harness.metrics.samples import aggregate
 from harness.metrics.samples.consensus import consensus
 from harness.metrics.samples.diversity import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.samples.mentions import Truth, name_counts, truth_of
+from harness.metrics.stats import nan_to_none
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import GREEDY, EvaluationInfo, Figures
 from harness.records.tables import detection_frame, image_frame
@@ -175,13 +175,11 @@ def measure(
     tables = {read.temperature: figure_tables(truth, read, categories) for read in sampled}
     if not boxed:
         tables = {heat: (_without_boxes(table), images) for heat, (table, images) in tables.items()}
-    diversity, per_category = _figures(*tables[settings.temperature], categories, official[GREEDY])
     info = EvaluationInfo(
         step=step,
         metrics=dict(official[GREEDY].metrics),
         consensus=dict(official[settings.temperature].metrics) if last and boxed else {},
-        diversity=diversity,
-        per_category=per_category,
+        diversity=_means(*tables[settings.temperature], categories),
         heldout_nll=heldout_nll,
     )
     ids = [category.id for category in categories]
@@ -253,24 +251,7 @@ def _consensus(truth: Truth, categories: Sequence[Category], own: Read, source: 
     ]
 
 
-def _figures(
-    table: CategoryTable, per_image: ImageTable, categories: Sequence[Category], evaluation: Evaluation
-) -> tuple[Figures, dict[int, Figures]]:
-    """Point estimates over all categories and by frequency, and the per-category table."""
-    by_category = {name: values[0] for name, values in aggregate.category_figures(table).items()}  # each [C]
-    frequency = [category.frequency for category in categories]
-    means = aggregate.mean_figures(table, per_image, frequency)
-    overall = {name: defined(values[0]) for name, values in means.items()}
-    support = aggregate.support(table)["recall"]
-    rows: dict[int, Figures] = {}
-    for index, category in enumerate(categories):
-        own = {name: defined(values[index]) for name, values in by_category.items()}
-        reportable = float(support[index] >= aggregate.REPORTABLE)
-        own_ap = evaluation.per_category.get(category.id)
-        rows[category.id] = {"AP": own_ap, **own, "support": float(support[index]), "reportable": reportable}
-    return overall, rows
-
-
-def defined(value: float) -> float | None:
-    """nan (undefined) -> None, as records hold it."""
-    return None if math.isnan(value) else float(value)
+def _means(table: CategoryTable, per_image: ImageTable, categories: Sequence[Category]) -> Figures:
+    """Point estimates over all categories, and over those of each frequency."""
+    means = aggregate.mean_figures(table, per_image, [category.frequency for category in categories])
+    return {name: nan_to_none(values[0]) for name, values in means.items()}

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from harness.evaluation.answers import read
-from harness.evaluation.evaluate import defined, figure_tables
+from harness.evaluation.evaluate import figure_tables
 from harness.evaluation.generation import generate
 from harness.inference.teacher_forcing import teacher_forced
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.mentions import truth_of
+from harness.metrics.stats import nan_to_none
 from harness.protocols import Adapter
 from harness.sequence import KINDS
 from harness.sequence.targets import target
@@ -49,7 +50,7 @@ def probe(
     table, _ = figure_tables(truth, own, categories, text=False)
     figures = aggregate.category_figures(table)
     means = {name: aggregate.mean_defined(figures[source])[0] for name, source in _SAMPLED.items()}
-    return _teacher_forced(adapter, questions) | {name: defined(value) for name, value in means.items()}
+    return _teacher_forced(adapter, questions) | {name: nan_to_none(value) for name, value in means.items()}
 
 
 _SAMPLED = {"name_diversity": "normalised_name_diversity", "recall": "recall"}
@@ -68,6 +69,6 @@ def _teacher_forced(adapter: Adapter, examples: Sequence[Example]) -> dict[str, 
     return {
         "entropy": float(entropy.mean()),
         "p_y": float(label.mean()),
-        "name_entropy": defined(float(entropy[names].mean())),
-        "name_p_y": defined(float(label[names].mean())),
+        "name_entropy": nan_to_none(float(entropy[names].mean())),
+        "name_p_y": nan_to_none(float(label[names].mean())),
     }

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from harness import objectives
 from harness.inference.padding import target_batch
+from harness.objectives.calibration import top_k_mass
 from harness.protocols import Adapter
 from harness.sequence.targets import members, target
 from harness.types import IGNORED_LABEL, Example
@@ -44,7 +44,7 @@ def teacher_forced(
 def top_k_masses(base: Adapter, heldout: Sequence[Example], targets: str, seed: int, top_k: int) -> Tensor:
     """Top-k mass at every target position of one target of each held-out example, [N]."""
     sequences = [members(example, base.codec, targets, seed, epoch=0, count=1)[0] for example in heldout]
-    parts = [objectives.top_k_mass(logits, top_k) for logits, *_ in teacher_forced(base, heldout, sequences)]
+    parts = [top_k_mass(logits, top_k) for logits, *_ in teacher_forced(base, heldout, sequences)]
     return torch.cat(parts).cpu()
 
 

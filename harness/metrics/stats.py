@@ -22,6 +22,11 @@ LEVEL = 0.95
 REPLICATES = 1000
 
 
+def nan_to_none(value: float) -> float | None:
+    """Turns nan, which is how arrays say that a figure is undefined, into None, which is how files say it."""
+    return None if math.isnan(value) else float(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A mean over seeds with its confidence interval; all nan where the figure is undefined for a seed.

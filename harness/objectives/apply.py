@@ -200,6 +200,21 @@ def _over(values: Tensor, where: Tensor) -> Stat:
     return torch.where(where, values, 0.0).sum(), where.sum()
 
 
+@torch.no_grad()
+def sums_by_kind(values: Tensor, kinds: Tensor, n_kinds: int) -> tuple[Tensor, Tensor]:
+    """Adds up and counts [n_kinds] the values [N] of each kind in 0..n_kinds-1; a negative kind is left out.
+
+    A kind that does not occur has sum and count 0: its mean is undefined.
+    """
+    kept = kinds >= 0
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    sums = torch.zeros(n_kinds, dtype=dtype, device=values.device)
+    counts = torch.zeros(n_kinds, dtype=torch.int64, device=values.device)
+    sums.index_add_(0, kinds[kept], values[kept].to(dtype))
+    counts.index_add_(0, kinds[kept], torch.ones_like(kinds[kept], dtype=torch.int64))
+    return sums, counts
+
+
 # ---- chunk by chunk --------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,8 @@
-"""What there is to know about an objective: its function, its settings, and what it has to be given."""
+"""What a training objective says about itself, without torch: its equation, its settings, and what it has to be given.
+
+The values here are data; the functions that compute the losses are found by the objective's name (see
+harness.objectives.ready).
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from harness.objectives.token import PerToken
-from harness.types import Term
-
 Settings = Mapping[str, Any]
+Level = Literal["token", "set"]
+"""token: a sum over target positions (harness.objectives.token). set: cross-entropy plus a sum over equivalence sets
+(harness.objectives.sets)."""
 Need = Literal["reference", "reference_logits", "calibration", "sets", "samples"]
 """What an objective is given besides logits and labels:
 
 reference         TokenBatch.selected, from the base model
 reference_logits  TokenBatch.reference, from a frozen model
-calibration       `resolve` before training
+calibration       a threshold made of the base model's masses before training (ReadyObjective.calibrated)
 sets              TokenBatch.members, with sets of two or more targets of one image in the batch
 samples           sequences drawn from the model in training among the members, with their costs
 """
@@ -24,7 +28,7 @@ samples           sequences drawn from the model in training among the members, 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its type, its range in words and as a predicate. `default` None: absent unless given."""
+    """A setting has a type, and a range in words and as a predicate. `default` None: absent unless given."""
 
     kind: type[int] | type[float] | type[str]
     expected: str
@@ -32,65 +36,53 @@ class Setting:
     default: int | float | str | None = None
 
     def valid(self, value: object) -> bool:
-        """Whether the value has the type (an int is a number, a bool is not) and lies in the range."""
+        """Says whether the value has the type (an int is a number, a bool is not) and lies in the range."""
         kinds = (int, float) if self.kind is float else (self.kind,)
         return isinstance(value, kinds) and not isinstance(value, bool) and self.accepts(value)
 
 
 def at_least(low: float, default: float | None = None) -> Setting:
+    """Describes a finite number of at least `low`."""
     return Setting(float, f"a finite number >= {low:g}", lambda x: low <= x < math.inf, default)
 
 
 def above(low: float, default: float | None = None) -> Setting:
+    """Describes a finite number greater than `low`."""
     return Setting(float, f"a finite number > {low:g}", lambda x: low < x < math.inf, default)
 
 
 def fraction(default: float | None = None) -> Setting:
+    """Describes a number in [0, 1)."""
     return Setting(float, "a number in [0, 1)", lambda x: 0 <= x < 1, default)
 
 
 def count(default: int | None = None) -> Setting:
+    """Describes an integer of at least 1."""
     return Setting(int, "an integer >= 1", lambda k: k >= 1, default)
 
 
-def one_of(choices: tuple[str, ...], default: str) -> Setting:
+def one_of(choices: tuple[str, ...], default: str | None = None) -> Setting:
+    """Describes one of several words."""
     words = ", ".join(choices[:-1]) + f" or {choices[-1]}"
     return Setting(str, words, lambda value: value in choices, default)
 
 
-def _nothing_wrong(_: Settings) -> list[str]:
-    return []
-
-
-def _nothing_needed(_: Settings) -> frozenset[Need]:
-    return frozenset()
-
-
 @dataclass(frozen=True, slots=True)
-class TokenLevel:
-    """An objective that is a sum over target positions.
+class ObjectiveSpec:
+    """What is known of an objective before torch is imported.
 
-    `problems` checks the settings against each other; `needs` says what must be supplied.
+    Args:
+        level: whether its function stands in harness.objectives.token or in harness.objectives.sets, under its name.
+        equation: in one line; `sg` stops the gradient.
+        source: who published it.
+        settings: by name; each is one keyword argument of the function, but for those of the calibration and the loop.
+        problems: says what is wrong between the settings, defaults included.
+        needs: says what must be supplied under complete settings, beside what its level needs.
     """
 
-    function: Callable[..., PerToken]
+    level: Level
     equation: str
     source: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    problems: Callable[[Settings], list[str]] = _nothing_wrong
-    needs: Callable[[Settings], frozenset[Need]] = _nothing_needed
-
-
-@dataclass(frozen=True, slots=True)
-class SetLevel:
-    """Cross-entropy plus a sum over equivalence sets."""
-
-    function: Callable[..., Term]
-    equation: str
-    source: str
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    problems: Callable[[Settings], list[str]] = _nothing_wrong
-    needs: Callable[[Settings], frozenset[Need]] = lambda _: frozenset({"sets"})
-
-
-Spec = TokenLevel | SetLevel
+    problems: Callable[[Settings], list[str]] = lambda settings: []
+    needs: Callable[[Settings], frozenset[Need]] = lambda settings: frozenset()

@@ -13,14 +13,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from harness.errors import ObjectiveError
-from harness.objectives.calibration import mass_of
+from harness.objectives.calibration import log_probs, mass_of
 
 Mask = Literal["live", "none", "base"]
 Scaling = Literal["linear", "logsigmoid"]
@@ -174,11 +174,17 @@ def select(
     if top_k is None or threshold is None:
         raise ObjectiveError(
             f"sed_sft has no threshold yet (top_k {top_k}, quantile {quantile}): "
-            "call harness.objectives.resolve with the base model's top-k masses before training"
+            "calibrate it with the base model's top-k masses before training (ReadyObjective.calibrated)"
         )
     if mask == "base":
         return _reference_mask(at.selected)
     return mass_of(at.log_p, top_k) < threshold
+
+
+@torch.no_grad()
+def sed_sft_selection(logits: Tensor, *, top_k: int, threshold: float, **_: object) -> Tensor:
+    """Makes `TokenBatch.selected` for mask `base`: bool [N] from the base model's logits [N, V]."""
+    return mass_of(log_probs(logits), top_k) < threshold
 
 
 def entropy(log_p: Tensor) -> Tensor:
@@ -202,34 +208,6 @@ class _Entropy(torch.autograd.Function):
         (log_p,) = ctx.saved_tensors
         p: Tensor = log_p.exp()
         return p.addcmul_(p, log_p).mul_(-gradient[:, None])
-
-
-def sed_sft_problems(settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong between the settings (defaults included): the mask decides which ones have an effect."""
-    mask = settings["mask"]
-    given = [name for name in ("top_k", "threshold", "quantile") if name in settings]
-    if mask == "none":
-        return [f"{name} has no effect with mask 'none': remove it" for name in given]
-    found = []
-    if "threshold" in given and "quantile" in given:
-        found.append("give either threshold or quantile, not both")
-    if mask not in get_args(Mask):  # a problem of its own: what is required depends on what was meant
-        return found
-    if "top_k" not in given:
-        found.append(f"mask {mask!r} requires top_k")
-    if "threshold" not in given and "quantile" not in given:
-        found.append(f"mask {mask!r} requires threshold or quantile")
-    return found
-
-
-def sed_sft_needs(settings: Mapping[str, Any]) -> frozenset[Literal["reference", "calibration"]]:
-    """ "reference" for the mask of the base model, "calibration" for a quantile (see spec.Need)."""
-    found: set[Literal["reference", "calibration"]] = set()
-    if settings.get("mask") == "base":
-        found.add("reference")
-    if "quantile" in settings:
-        found.add("calibration")
-    return frozenset(found)
 
 
 def _reference_mask(selected: Tensor | None) -> Tensor:

@@ -16,11 +16,12 @@ from typing import Annotated
 
 import pandas as pd
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from harness.errors import DataError
 from harness.images import read_rgb
 from harness.system.files import replacing, write_text
+from harness.system.strict import StrictModel, first_problem
 from harness.types import Box, Category, Example
 
 FOLDER = "gallery"
@@ -35,11 +36,7 @@ COLUMNS = ("image_id", "sample", "position", "name", "category_id", "x", "y", "w
 Positive = Annotated[int, Field(ge=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Object(_Strict):
+class Object(StrictModel):
     """An instance of the ground truth: its category's own name and its box, in pixels of the original."""
 
     name: str
@@ -53,7 +50,7 @@ class Object(_Strict):
         return Box(self.x, self.y, self.w, self.h)
 
 
-class Picture(_Strict):
+class Picture(StrictModel):
     """width, height: of the original, which the boxes refer to."""
 
     image_id: int
@@ -63,7 +60,7 @@ class Picture(_Strict):
     instances: tuple[Object, ...]
 
 
-class Gallery(_Strict):
+class Gallery(StrictModel):
     """The index file."""
 
     pictures: tuple[Picture, ...]
@@ -151,9 +148,7 @@ def load(folder: Path) -> Gallery | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "(file)"
-        raise DataError(f"{path}: field {where}: {first['msg']}") from None
+        raise DataError(f"{path}: {first_problem(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     for picture in gallery.pictures:

@@ -25,17 +25,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from harness.errors import DataError
 from harness.system.files import PLAIN_NAME, sha256, write_text
+from harness.system.strict import StrictModel, first_problem
 from harness.types import Frequency, Role
 
 FORMAT = 1
@@ -51,11 +45,7 @@ FileName = Annotated[str, Field(pattern=PLAIN_NAME)]
 Figures = dict[str, float | None]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CategoryInfo(_Strict):
+class CategoryInfo(StrictModel):
     id: int
     names: tuple[str, ...]
     frequency: Frequency | None
@@ -63,7 +53,7 @@ class CategoryInfo(_Strict):
     """How many images of the training split have it; None in records of older code."""
 
 
-class CellInfo(_Strict):
+class CellInfo(StrictModel):
     """All settings, resolved; with the record's format they are what the digest is made of."""
 
     benchmark: dict[str, Any]
@@ -83,22 +73,30 @@ class CellInfo(_Strict):
         return {key: value for key, value in content.items() if (key, value) != ("prompt", None)}
 
 
-class EvaluationInfo(_Strict):
+class EvaluationInfo(StrictModel):
     """Figures at one training step: point estimates of this seed, undefined ones None."""
 
     step: int
     metrics: Figures
     """Official figures of the evaluator for the greedy answer; empty where the task has no boxes."""
-    consensus: Figures = {}
+    consensus: Figures = Field(default_factory=dict)
     """The same for the consensus of the K samples; empty where it was not made (all but the last step)."""
     diversity: Figures
-    """DESIGN 6.4, over all categories, and by frequency with the suffix /r, /c, /f."""
-    per_category: dict[int, Figures]
+    """Means over all categories, and over those of one frequency with the suffix /r, /c, /f (see
+    harness.metrics.samples.aggregate). Those of each category are made from the tables when they are wanted."""
     heldout_nll: float | None
     """Cross-entropy in nats per target token on the calibration split, canonical targets."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_the_tables_say(cls, content: Any) -> Any:
+        """Older code wrote the figures of each category here once more."""
+        if isinstance(content, dict) and "per_category" in content:
+            return {name: value for name, value in content.items() if name != "per_category"}
+        return content
 
-class Record(_Strict):
+
+class Record(StrictModel):
     format: int = FORMAT
     status: Literal["finished", "failed"]
     error: str | None = None
@@ -115,21 +113,21 @@ class Record(_Strict):
     """Share of the training sequences that shared their image with another one of their batch."""
     categories: tuple[CategoryInfo, ...] = ()
     image_ids: tuple[int, ...] = ()
-    data: dict[str, Any] = {}
-    model: dict[str, Any] = {}
+    data: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
     code: dict[str, Any]
     packages: dict[str, str]
     device: dict[str, Any]
-    evaluator: dict[str, str] = {}
+    evaluator: dict[str, str] = Field(default_factory=dict)
     score_source: str = ""
     evaluations: tuple[EvaluationInfo, ...] = ()
     curve: tuple[dict[str, Any], ...] = ()
     probe: tuple[dict[str, Any], ...] = ()
     """What harness.evaluation.probe saw along training, step 0 (the base) first; undefined values None."""
-    timings: dict[str, float] = {}
+    timings: dict[str, float] = Field(default_factory=dict)
     """Seconds; `waiting`, for data, is a part of `train`."""
     peak_memory_mib: float | None = None
-    files: dict[FileName, str] = {}
+    files: dict[FileName, str] = Field(default_factory=dict)
     """Name -> sha256 of every other file of the cell."""
 
     @property
@@ -147,7 +145,7 @@ class Record(_Strict):
 
 def write(record: Record, folder: Path) -> None:
     """Atomically, see `files.write_text`."""
-    write_text(folder / RECORD, record.model_dump_json(indent=1) + "\n")
+    write_text(folder / RECORD, record.model_dump_json() + "\n")
 
 
 def written(folder: Path) -> float:
@@ -165,9 +163,7 @@ def read(folder: Path) -> Record:
     except FileNotFoundError:
         raise DataError(f"{path}: no record here") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path}: field {where or '(file)'}: {first['msg']}") from None
+        raise DataError(f"{path}: {first_problem(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     if record.format != FORMAT:

@@ -199,7 +199,7 @@ class _Run:
             done = self.resume.evaluate(step, measured, adapter.save if adapter and kept_weights else None)
         if done is None:  # rank 0 has it
             return
-        self.resume.log.add("evaluation", done.info.model_dump(exclude={"per_category"}))
+        self.resume.log.add("evaluation", done.info.model_dump())
         self.resume.timings["evaluate"] += done.seconds
 
     def probe(self, step: int) -> None:

@@ -250,8 +250,8 @@ def _keep_only(record: Record, work: Path) -> None:
 def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
     objective = None
     if cell.objective is not None:
-        settings = objectives.complete(cell.objective.name, cell.objective.settings)
-        objective = {"name": cell.objective.name, **settings}
+        ready = objectives.ready(cell.objective.name, cell.objective.settings)
+        objective = {"name": ready.name, **ready.settings}
     return CellInfo(
         benchmark=context.benchmark.describe(),
         model=model,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from harness.errors import DataError
 from harness.records.layout import DIGESTS, SUITE
 from harness.suite.schema import NamedModel, NamedObjective, Suite
+from harness.system.strict import first_problem
 from harness.types import Role
 
 BASE = "base"
@@ -93,9 +94,7 @@ def _suite(path: Path) -> Suite:
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path}: not found; expected the output folder of a run") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "(file)"
-        raise DataError(f"{path}: field {where}: {first['msg']}") from None
+        raise DataError(f"{path}: {first_problem(error)}") from None
 
 
 def _digests(path: Path, expected: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness import registry
+from harness import objectives, registry
 from harness.errors import unknown
 from harness.metrics.catalogue import about_boxes, figure_names, gain_names
 from harness.suite.cells import chains, rows
@@ -65,8 +65,6 @@ def _without_tag(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...]
 
 def content_problems(content: Mapping[str, Any]) -> list[str]:
     """Unknown names and wrong settings, as far as the content has the right shape."""
-    from harness import objectives  # it imports torch, which reading a suite does without
-
     problems = []
     for kind, key in (("benchmark", "benchmark"), ("model", "models")):
         for name, settings in _named(content.get(key)):
@@ -191,11 +189,9 @@ def _micro_problems(where: str, plan: Train) -> list[str]:
 
 def _supply_problems(label: str, name: str, settings: Mapping[str, Any], plan: Train) -> list[str]:
     """An objective that needs sets of targets, which the training data conditions do not supply."""
-    from harness import objectives
-
     if objectives.problems(name, settings):  # told already
         return []
-    if "sets" not in objectives.needs(name, settings):
+    if "sets" not in objectives.ready(name, settings).needs:
         return []
     size, micro = plan.set_size, plan.micro_batch
     if size == 1:

@@ -12,6 +12,7 @@ from harness.sequence import KINDS, Task
 from harness.sequence.targets import PATTERN, members_per_image
 from harness.suite.stage_settings import Batching, Then
 from harness.system.files import PLAIN_NAME
+from harness.system.strict import StrictModel
 
 SCORES = ("category", "name", "sequence", "constant")
 
@@ -21,10 +22,6 @@ LATER = ("gradient_checkpointing", "groups", "loss_weights", "precision")
 Positive = Annotated[int, Field(ge=1)]
 Label = Annotated[str, Field(pattern=PLAIN_NAME)]
 """Becomes part of a folder's name: it must not lead out of the output folder. Tables escape whatever else it has."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Named(BaseModel):
@@ -72,7 +69,7 @@ class NamedObjective(_Labelled):
     then: Then | None = None
 
 
-class Probe(_Strict):
+class Probe(StrictModel):
     """What is watched in training: every `every` steps (and before the first), on the first `images` images of the
     calibration split. See harness.evaluation.probe."""
 
@@ -80,7 +77,7 @@ class Probe(_Strict):
     images: Positive = 32
 
 
-class Group(_Strict):
+class Group(StrictModel):
     """One of `train.groups`: parameters whose name matches the pattern (as in a shell) have a learning rate or a weight
     decay of their own; what is not given is that of `train`."""
 
@@ -89,7 +86,7 @@ class Group(_Strict):
     weight_decay: Annotated[float, Field(ge=0)] | None = None
 
 
-class Train(_Strict):
+class Train(StrictModel):
     """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
     `collision_rate`: see harness.sequence.targets and harness.training.schedule. `micro_batch`: sequences per forward
     pass (gradients accumulate up to batch_size); default all at once. `loss_weights`: what the loss at tokens of a kind
@@ -174,7 +171,7 @@ class Train(_Strict):
         return () if self.probe is None else tuple(sorted({*range(0, self.steps + 1, self.probe.every), self.steps}))
 
 
-class SampleSettings(_Strict):
+class SampleSettings(StrictModel):
     """K samples per image beside the greedy answer, at `temperature`. At each of `temperatures` the model of the last
     step is sampled too, with the same random numbers: curves of recall, precision and diversity."""
 
@@ -191,7 +188,7 @@ class SampleSettings(_Strict):
         return tuple(sorted({self.temperature, *self.temperatures}))
 
 
-class Prompt(_Strict):
+class Prompt(StrictModel):
     """`kind`: open asks for everything; categories asks about the categories of an image that were verified to be there
     or not, `chunk` at a time, by their first names, and an answer is what is said to all these questions (see
     harness.sequence.prompts). `negatives`: at most so many absent categories of an image are asked about in training,
@@ -218,7 +215,7 @@ class Prompt(_Strict):
         return None if self.kind == "open" else self.model_dump(mode="json")
 
 
-class Resources(_Strict):
+class Resources(StrictModel):
     """What a cell gets of a Ray cluster (see harness.run.executors.ray_cluster): whole CPUs, and whole GPUs or a share
     of one."""
 
@@ -233,7 +230,7 @@ class Resources(_Strict):
         return gpus
 
 
-class EarlyStop(_Strict):
+class EarlyStop(StrictModel):
     """A row made of `objective`'s cells at the evaluated step whose mean AP is nearest to the final mean AP of
     `at_ap_of`: what less training alone gives."""
 
@@ -242,7 +239,7 @@ class EarlyStop(_Strict):
     at_ap_of: str
 
 
-class Resampled(_Strict):
+class Resampled(StrictModel):
     """A row made of `objective`'s cells, sampled at another of `sample.temperatures`."""
 
     label: Label
@@ -250,7 +247,7 @@ class Resampled(_Strict):
     temperature: float
 
 
-class Hypothesis(_Strict):
+class Hypothesis(StrictModel):
     """What the suite expects before it runs: that metric(a) - metric(b) lies beyond `margin`."""
 
     id: str
@@ -262,7 +259,7 @@ class Hypothesis(_Strict):
     margin: float = 0.0
 
 
-class Suite(_Strict):
+class Suite(StrictModel):
     """Every cell is a (model, objective, seed). `keep`: the fine-tuned weights of the last step, of all evaluated
     steps, or none; it changes no result, so it is not part of a cell's digest. `images`: what becomes of a picture that
     cannot be read, or is not of the size that its annotations say: `fail` fails the cell that reads it, `skip` leaves

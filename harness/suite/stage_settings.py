@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from harness import objectives
 from harness.errors import DataError, unknown
 from harness.metrics.samples.reward import REWARDS
 from harness.sequence.targets import PATTERN
 from harness.system.files import sha256
+from harness.system.strict import StrictModel
 
 Batching = Literal["shuffled", "grouped", "collision"]
 
@@ -35,11 +37,10 @@ class Amount(NamedTuple):
     trained: int
 
 
-class StageSettings(BaseModel):
+class StageSettings(StrictModel):
     """What all stages have. Steps, those of `eval_at` too, are counted from the stage's start; its end is always
     evaluated. What is not said here is as in `train`, but for what ends with it: its batching and `train.groups`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     per_step: ClassVar[str] = "batch_size"
     """The setting that says what a step takes; several processes share it evenly."""
     name: str
@@ -225,11 +226,9 @@ class Sft(StageSettings):
     @field_validator("objective")
     @classmethod
     def _possible(cls, objective: Mapping[str, Any]) -> Mapping[str, Any]:
-        from harness import objectives  # it imports torch, which reading a suite does without
-
         name, settings = _split(objective)
         problems = objectives.problems(name, settings)
-        if not problems and "calibration" in objectives.needs(name, settings):
+        if not problems and "calibration" in objectives.ready(name, settings).needs:
             problems = [f"{name}: quantile: expected a threshold in a later stage, whose model is not known beforehand"]
         if problems:
             raise ValueError("; ".join(problems))
@@ -242,10 +241,8 @@ class Sft(StageSettings):
 
     @property
     def amount(self) -> Amount:
-        from harness import objectives
-
-        name, settings = self.of
-        return Amount(0, self.steps * self.batch_size * (1 + objectives.complete(name, settings).get("samples", 0)))
+        samples = objectives.ready(*self.of).settings.get("samples", 0)
+        return Amount(0, self.steps * self.batch_size * (1 + samples))
 
     @property
     def planned(self) -> dict[str, Any]:
@@ -254,10 +251,8 @@ class Sft(StageSettings):
 
     @property
     def described(self) -> dict[str, Any]:
-        from harness import objectives
-
-        name, settings = self.of
-        return super().described | {"objective": {"name": name, **objectives.complete(name, settings)}}
+        ready = objectives.ready(*self.of)
+        return super().described | {"objective": {"name": ready.name, **ready.settings}}
 
 
 def _by_name(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""An objective made ready to train with."""
+"""An objective with what it takes from the base model: a calibrated threshold, a frozen reference."""
 
 from __future__ import annotations
 
@@ -18,18 +18,25 @@ from harness.types import Example
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """An objective ready to train with: the callable, and whatever it needs from the base model."""
+    """A stage trains under this: the loss function, and whatever it needs from the base model.
+
+    Args:
+        settings: complete, as a record has them.
+        reference: the frozen model that TokenBatch.selected (or, where `needs` says so, TokenBatch.reference) has to
+            come from.
+        selection: what the reference selects by its logits.
+        selections: what it has selected so far, by image and sequence.
+        loss_weights: by kind of token, see harness.suite.schema.Train.
+    """
 
     name: str
     settings: Mapping[str, Any]
-    loss: objectives.Objective
+    loss: objectives.LossFunction
     reference: Adapter | None = None
-    """The frozen model that TokenBatch.selected (or, where `needs` says so, TokenBatch.reference) has to come from."""
     needs: frozenset[objectives.Need] = frozenset()
+    selection: objectives.Selection | None = None
     selections: dict[tuple[int, tuple[int, ...]], Tensor] = field(default_factory=dict)
-    """What the reference has selected so far, by image and sequence."""
     loss_weights: Mapping[str, float] = field(default_factory=dict)
-    """By kind of token, see harness.suite.schema.Train."""
 
     @property
     def threshold(self) -> float | None:
@@ -42,11 +49,13 @@ SUPPLIED: frozenset[objectives.Need] = frozenset({"reference", "calibration", "s
 def prepare(
     name: str, settings: Mapping[str, Any], base: Adapter, heldout: Sequence[Example], plan: Train, seed: int
 ) -> Objective:
-    """Resolves a quantile on the held-out examples and keeps the base as the reference, as far as needed.
+    """Calibrates a quantile on the held-out examples and keeps the base as the reference, as far as needed.
 
-    `base` must be a copy that is not trained: it is put into eval mode here.
+    Args:
+        base: a copy that is not trained; it is put into eval mode here.
     """
-    needs = objectives.needs(name, settings)
+    ready = objectives.ready(name, settings)
+    needs = ready.needs
     if needs - SUPPLIED:
         raise ObjectiveError(f"{name} needs {sorted(needs - SUPPLIED)}, which this training loop does not supply")
     if base.codec.noise_objects and "sets" in needs:
@@ -58,8 +67,14 @@ def prepare(
                 f"{name}: quantile needs a calibration split, and the benchmark has none; "
                 "give the benchmark calibration_images, or the objective a threshold"
             )
-        masses = top_k_masses(base, heldout, plan.targets, seed, settings["top_k"])
-        settings = objectives.resolve(name, settings, masses)
-    full = objectives.complete(name, settings)
-    reference = base if "reference" in needs else None
-    return Objective(name, full, objectives.build(name, **full), reference, needs, loss_weights=plan.loss_weights)
+        ready = ready.calibrated(top_k_masses(base, heldout, plan.targets, seed, ready.settings["top_k"]))
+    frozen = "reference" in needs
+    return Objective(
+        name,
+        ready.settings,
+        ready.loss,
+        reference=base if frozen else None,
+        needs=needs,
+        selection=ready.selection if frozen else None,
+        loss_weights=plan.loss_weights,
+    )

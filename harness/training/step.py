@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness import objectives
 from harness.errors import ObjectiveError
 from harness.metrics.samples.matching import f_score
+from harness.objectives.apply import sums_by_kind
 from harness.objectives.policy import log_probability
 from harness.protocols import Adapter, HiddenStates
 from harness.sequence import KINDS
@@ -133,7 +133,7 @@ def _reference_logits(objective: Objective, pixels: Tensor, tokens: Tensor, kept
 
 def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """The selected share by token kind."""
-    sums, counts = objectives.by_kind(selected.float(), kinds, len(KINDS))
+    sums, counts = sums_by_kind(selected.float(), kinds, len(KINDS))
     return {f"selected/{kind}": (sums[index], counts[index]) for index, kind in enumerate(KINDS)}
 
 
@@ -234,8 +234,9 @@ def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tenso
     Kept per (image, sequence and what stands before it): with canonical targets the base runs once per image, with
     random ones in nearly every step.
     """
-    reference = objective.reference
+    reference, selection = objective.reference, objective.selection
     assert reference is not None
+    assert selection is not None
     keys = [_selection_key(row) for row in rows]
     missing = [index for index, key in enumerate(keys) if key not in objective.selections]
     if missing:
@@ -243,8 +244,7 @@ def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tenso
         logits = reference.logits(pixels[missing], batch.inputs.to(pixels.device))
         for position, index in enumerate(missing):
             kept = (batch.labels[position] != IGNORED_LABEL).to(pixels.device)
-            own = objectives.reference_selection(logits[position, kept], objective.settings)
-            objective.selections[keys[index]] = own
+            objective.selections[keys[index]] = selection(logits[position, kept])
     return torch.cat([objective.selections[key] for key in keys])
 
 

@@ -15,7 +15,7 @@ from harness.inference.decoding import Steps, sample_all
 from harness.sequence import Codec
 from harness.types import Example, Projection, Sample
 from model_zoo import checkpoint
-from model_zoo.flamingo.network import Decoding, TrainableFlamingo
+from model_zoo.flamingo.network import LatentDecoding, TrainableFlamingo
 
 
 class FlamingoAdapter:
@@ -62,7 +62,7 @@ class FlamingoAdapter:
         return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
 
     def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
-        decoding = Decoding(self.model, self._encoded(self.pixels(examples).to(self.device)), samples)
+        decoding = LatentDecoding(self.model, self._encoded(self.pixels(examples).to(self.device)), samples)
         return Steps(decoding.step, decoding.keep, decoding.close)
 
     def _encoded(self, pixels: Tensor) -> Tensor:

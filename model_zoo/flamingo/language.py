@@ -38,7 +38,7 @@ FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.gguf")
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class Architecture:
     """layers: the decoder layers, as an attribute of the model. attention: the linear maps in them that LoRA changes.
     output: what released checkpoints call the output embedding, where it is not `lm_head`."""
 
@@ -47,11 +47,11 @@ class Family:
     output: str = "lm_head"
 
 
-FAMILIES: dict[str, Family] = {
-    "gpt_neox": Family("gpt_neox.layers", ("query_key_value",), "embed_out"),
-    "llama": Family("model.layers", ("q_proj", "v_proj")),
-    "mpt": Family("transformer.blocks", ("Wqkv",)),
-    "opt": Family("model.decoder.layers", ("q_proj", "v_proj")),
+FAMILIES: dict[str, Architecture] = {
+    "gpt_neox": Architecture("gpt_neox.layers", ("query_key_value",), "embed_out"),
+    "llama": Architecture("model.layers", ("q_proj", "v_proj")),
+    "mpt": Architecture("transformer.blocks", ("Wqkv",)),
+    "opt": Architecture("model.decoder.layers", ("q_proj", "v_proj")),
 }
 """By `model_type` in config.json."""
 
@@ -65,7 +65,7 @@ class Language:
 
     model: Any
     tokenizer: Any
-    family: Family
+    family: Architecture
     files: tuple[Path, ...]
 
 
@@ -176,7 +176,7 @@ def _normalises_queries(config: Mapping[str, Any]) -> bool:
     return bool(config.get("attn_qk_ln") or (isinstance(attention, Mapping) and attention.get("qk_ln")))
 
 
-def _family(kind: str, path: Path) -> Family:
+def _family(kind: str, path: Path) -> Architecture:
     kind = {"mosaic_gpt": "mpt"}.get(kind, kind)  # MPT-1B's own name for it
     if kind not in FAMILIES:
         raise ConfigError(f"language: {path.name} is a {kind!r}; available: {', '.join(FAMILIES)}")

@@ -91,7 +91,7 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
         self.lang_encoder.clear_conditioned_layers()
 
 
-class Decoding:
+class LatentDecoding:
     """Token by token over latents [B, T_img, n, D], each serving `samples` rows, with key-value caches.
 
     The keys and values of the image are computed once per image, not once per row and token.
@@ -138,7 +138,7 @@ class MemoLinear(nn.Linear):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReaderSizes:
     """Sizes of what reads the image: the perceiver and the gated cross-attention; `width` is one head's."""
 
     depth: int
@@ -172,7 +172,7 @@ def assemble(
     return model
 
 
-def resize(model: TrainableFlamingo, sizes: Reading) -> None:
+def resize(model: TrainableFlamingo, sizes: ReaderSizes) -> None:
     """Upstream's constructor has no arguments for these sizes: the modules are made again."""
     heads = {"dim_head": sizes.width, "heads": sizes.heads}
     model.perceiver = PerceiverResampler(dim=model.vis_dim, depth=sizes.depth, num_latents=sizes.latents, **heads)

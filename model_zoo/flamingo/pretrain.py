@@ -31,8 +31,9 @@ from model_zoo.flamingo.toy import CONFIGS, WEIGHTS, OpenFlamingo
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """`images` x `sequences` per step. `single`: only images of one object. `dense`: the vision tower alone."""
+class Lesson:
+    """One part of the curriculum (a "stage" in the log and in file names): `images` x `sequences` per step. `single`:
+    only images of one object. `dense`: the vision tower alone."""
 
     name: str
     steps: int
@@ -43,11 +44,11 @@ class Stage:
     dense: bool = False
 
 
-STAGES = (
-    Stage("A", steps=1_000, lr=2e-3, images=32, dense=True),
-    Stage("B", steps=900, lr=1e-3, images=48, single=True),
-    Stage("C", steps=1_000, lr=1e-3, images=16, sequences=2),
-    Stage("D", steps=13_000, lr=1e-3, images=16, sequences=2),
+LESSONS = (
+    Lesson("A", steps=1_000, lr=2e-3, images=32, dense=True),
+    Lesson("B", steps=900, lr=1e-3, images=48, single=True),
+    Lesson("C", steps=1_000, lr=1e-3, images=16, sequences=2),
+    Lesson("D", steps=13_000, lr=1e-3, images=16, sequences=2),
 )
 BENCHMARK: dict[str, object] = {
     "domain": "plain",
@@ -91,7 +92,7 @@ def install_weights(final: Path, log: Path, seed: int, folder: Path) -> Path:
 def summary(log: Sequence[str], weights: Path, digest: str, seed: int) -> str:
     """README of the shipped weights: what they are, how they were made, and how the loss fell."""
     rows = []
-    for stage in STAGES:
+    for stage in LESSONS:
         steps = [line for line in log if line.startswith(f"stage {stage.name} step")]
         shown = [steps[0], steps[len(steps) // 2], steps[-1]] if steps else []
         rows += ["| " + " | ".join(re.findall(LOG_PATTERN, line)[0]) + " |" for line in shown]
@@ -120,7 +121,9 @@ def summary(log: Sequence[str], weights: Path, digest: str, seed: int) -> str:
     )
 
 
-def pretrain(benchmark: Benchmark, folder: Path, seed: int, stages: Sequence[Stage] = STAGES, log: Log = print) -> Path:
+def pretrain(
+    benchmark: Benchmark, folder: Path, seed: int, stages: Sequence[Lesson] = LESSONS, log: Log = print
+) -> Path:
     """Runs the stages and writes the final weights to `folder`; a finished stage is never run again."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -139,14 +142,14 @@ def pretrain(benchmark: Benchmark, folder: Path, seed: int, stages: Sequence[Sta
     return path
 
 
-def learning_rate(step: int, stage: Stage) -> float:
+def learning_rate(step: int, stage: Lesson) -> float:
     """Linear warm-up, constant, then a cosine to zero over the last 40% of the stage."""
     warm = min((step + 1) / WARM_UP, 1.0)
     into_decay = max(0.0, (step / stage.steps - CONSTANT) / (1 - CONSTANT))
     return stage.lr * warm * 0.5 * (1 + math.cos(math.pi * into_decay))
 
 
-def _run_stage(stage: Stage, adapter: OpenFlamingo, data: _Images, rng: np.random.Generator, log: Log) -> None:
+def _run_stage(stage: Lesson, adapter: OpenFlamingo, data: _Images, rng: np.random.Generator, log: Log) -> None:
     loss_of = _DenseLoss(adapter, data.categories) if stage.dense else _SequenceLoss(adapter, stage.sequences)
     parameters = [*adapter.model.parameters(), *loss_of.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
@@ -177,7 +180,7 @@ class _Images:
         self._pixels = torch.cat([_to_bytes(adapter.pixels(part)) for part in chunks])
         self._single = np.array([i for i, example in enumerate(examples) if len(example.instances) == 1])
 
-    def batches(self, stage: Stage, rng: np.random.Generator) -> Iterator[tuple[Tensor, list[Example]]]:
+    def batches(self, stage: Lesson, rng: np.random.Generator) -> Iterator[tuple[Tensor, list[Example]]]:
         pool = self._single if stage.single else np.arange(len(self.examples))
         for _ in range(stage.steps):
             chosen = rng.choice(pool, stage.images, replace=False)

@@ -20,7 +20,7 @@ from model_zoo import checkpoint, timm_tower
 from model_zoo.flamingo import released_checkpoints, vision
 from model_zoo.flamingo.adapter import FlamingoAdapter
 from model_zoo.flamingo.language import END, FAMILIES, HUB, IMAGE, PAD, TOY, Language, load
-from model_zoo.flamingo.network import Reading, TrainableFlamingo, assemble, resize
+from model_zoo.flamingo.network import ReaderSizes, TrainableFlamingo, assemble, resize
 from model_zoo.flamingo.new_embeddings import Rows, grow
 
 VIT = "ViT-L-14-quickgelu"
@@ -34,7 +34,7 @@ CARDS: list[dict[str, object]] = [
         "weights": "random; published: a released checkpoint.pt, by path or hub",
     },
 ]
-TOY_READING = Reading(depth=1, latents=16, heads=4, width=16, gate=1.0)
+TOY_READING = ReaderSizes(depth=1, latents=16, heads=4, width=16, gate=1.0)
 PROMPT = f"{IMAGE}Output:"
 """As upstream asks for a caption."""
 ASKING = f"{IMAGE}Detect {NAMES}. Output:"

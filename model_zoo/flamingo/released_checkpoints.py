@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.errors import DataError
 from model_zoo import checkpoint
-from model_zoo.flamingo.language import Family, first_line
+from model_zoo.flamingo.language import Architecture, first_line
 from model_zoo.flamingo.network import TrainableFlamingo
 from model_zoo.flamingo.new_embeddings import Rows
 
@@ -23,7 +23,7 @@ FILE = "checkpoint.pt"
 READERS = ".gated_cross_attn_layer."
 
 
-def load(model: TrainableFlamingo, family: Family, path: Path, count: int) -> None:
+def load(model: TrainableFlamingo, family: Architecture, path: Path, count: int) -> None:
     """Reads a released checkpoint into a model of the same sizes.
 
     count: entries of the tokenizer with upstream's tokens, whose embedding rows the file has. An output embedding of
@@ -63,7 +63,7 @@ def read(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in inner.items()}
 
 
-def _places(model: TrainableFlamingo, family: Family) -> dict[str, Tensor]:
+def _places(model: TrainableFlamingo, family: Architecture) -> dict[str, Tensor]:
     """What a checkpoint must have besides embeddings, by its name there."""
     layers = f"lang_encoder.{family.layers}."
     return {
@@ -73,7 +73,7 @@ def _places(model: TrainableFlamingo, family: Family) -> dict[str, Tensor]:
     }
 
 
-def _rows(model: TrainableFlamingo, family: Family) -> dict[str, Rows]:
+def _rows(model: TrainableFlamingo, family: Architecture) -> dict[str, Rows]:
     """The embeddings by their names in a checkpoint: the input first, then the output if it has rows of its own."""
     language = model.lang_encoder
     source, target = language.get_input_embeddings(), language.get_output_embeddings()

@@ -24,7 +24,7 @@ from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_
 from harness.types import Category, Example
 from model_zoo import checkpoint
 from model_zoo.flamingo.adapter import FlamingoAdapter
-from model_zoo.flamingo.network import Reading, TrainableFlamingo, assemble, resize
+from model_zoo.flamingo.network import ReaderSizes, TrainableFlamingo, assemble, resize
 
 CARDS: list[dict[str, object]] = [
     {
@@ -181,7 +181,7 @@ def build(config: Config, tokens: NameVocabulary) -> TrainableFlamingo:
     language = _language_model(config, tokens)
     model = assemble(vision, config.vision_width, language, "model.layers", 1, tokens.image, tokens.end)
     reading = (config.perceiver_depth, config.perceiver_latents, config.attention_heads, config.attention_width)
-    resize(model, Reading(*reading, config.gate))
+    resize(model, ReaderSizes(*reading, config.gate))
     return model
 
 

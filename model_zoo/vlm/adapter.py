@@ -172,7 +172,7 @@ class Vlm:
         return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
 
     def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
-        decoding = Decoding(self, self.pixels(examples).to(self.device), samples)
+        decoding = PromptDecoding(self, self.pixels(examples).to(self.device), samples)
         return Steps(decoding.step, decoding.keep)
 
     def _quiet(self, tokens: Tensor, start: int) -> Tensor:
@@ -212,7 +212,7 @@ class Vlm:
         return (str(self.tokens.size), *own)
 
 
-class Decoding:
+class PromptDecoding:
     """Token by token with the model's own key-value cache. The prompt and its image are read once for each image of
     pixels [B, 3, S, S], not once for each of `samples` rows."""
 

@@ -20,8 +20,8 @@ from harness.sequence import Format, Space, TokenFormat, TokenizerTokens
 
 Inputs = dict[str, Any]
 """Keyword arguments of a model's forward pass."""
-Kept = Mapping[str, Tensor]
-"""What the first pass says of the images and later ones need, a row each."""
+ImageStates = Mapping[str, Tensor]
+"""What the first forward pass leaves of the images and later ones need, a row each."""
 Colours = tuple[float, float, float]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -30,7 +30,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class ImagePrompt:
     """The tokens that hold the image: before every answer, or what an encoder reads. `[start, start + images)` are the
     image's. A prompt that names categories is another one after them."""
 
@@ -44,17 +44,17 @@ class Prompt:
         return (places >= self.start) & (places < self.start + self.images)
 
 
-def plain_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) -> Inputs:
+def plain_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor) -> Inputs:
     del model, prompt
     return {"pixel_values": pixels, "input_ids": tokens}
 
 
-def plain_next(model: Any, prompt: Prompt, kept: Kept, tokens: Tensor, past: int) -> Inputs:
+def plain_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
     del model, prompt, kept, past
     return {"input_ids": tokens}
 
 
-def nothing_kept(output: Any) -> Kept:
+def nothing_kept(output: Any) -> ImageStates:
     del output
     return {}
 
@@ -111,9 +111,9 @@ class Family:
     answer: str | None = None
     side: int = 448
     step: Callable[[Any], int] = lambda config: 1
-    first: Callable[[Any, Prompt, Tensor, Tensor], Inputs] = plain_first
-    next: Callable[[Any, Prompt, Kept, Tensor, int], Inputs] = plain_next
-    kept: Callable[[Any], Kept] = nothing_kept
+    first: Callable[[Any, ImagePrompt, Tensor, Tensor], Inputs] = plain_first
+    next: Callable[[Any, ImagePrompt, ImageStates, Tensor, int], Inputs] = plain_next
+    kept: Callable[[Any], ImageStates] = nothing_kept
     native: bool = True
     grow: Callable[[Any, int], None] = grow_plainly
 

@@ -15,7 +15,17 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from harness.sequence import TokenFormat, TokenizerTokens
 from harness.types import Box
-from model_zoo.vlm.family import HEADS, IMAGENET_MEAN, IMAGENET_STD, LAYERS, WIDTH, Family, Inputs, Kept, Prompt
+from model_zoo.vlm.family import (
+    HEADS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LAYERS,
+    WIDTH,
+    Family,
+    ImagePrompt,
+    ImageStates,
+    Inputs,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +60,13 @@ class CentreSpace:
         return range(numbers[-2] + 1, self.bins) if len(numbers) >= 2 else range(self.bins - 1)
 
 
-def _florence_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) -> Inputs:
+def _florence_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor) -> Inputs:
     del model
     read = torch.tensor(prompt.ids, device=tokens.device).expand(len(tokens), -1)
     return {"pixel_values": pixels, "input_ids": read, "decoder_input_ids": tokens}
 
 
-def _florence_next(model: Any, prompt: Prompt, kept: Kept, tokens: Tensor, past: int) -> Inputs:
+def _florence_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
     del model, prompt, past
     return {"encoder_outputs": BaseModelOutput(last_hidden_state=kept["encoded"]), "decoder_input_ids": tokens}
 

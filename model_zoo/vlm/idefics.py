@@ -20,9 +20,9 @@ from model_zoo.vlm.family import (
     TOY_SIDE,
     WIDTH,
     Family,
+    ImagePrompt,
+    ImageStates,
     Inputs,
-    Kept,
-    Prompt,
 )
 
 
@@ -31,12 +31,12 @@ def _idefics_sees(tokens: Tensor) -> Tensor:
     return torch.ones(*tokens.shape, 1, dtype=torch.long, device=tokens.device)
 
 
-def _idefics_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) -> Inputs:
+def _idefics_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor) -> Inputs:
     del model, prompt
     return {"pixel_values": pixels[:, None], "input_ids": tokens, "image_attention_mask": _idefics_sees(tokens)}
 
 
-def _idefics_next(model: Any, prompt: Prompt, kept: Kept, tokens: Tensor, past: int) -> Inputs:
+def _idefics_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
     del prompt, past
     name = "perceiver_embeddings" if model.config.use_resampler else "image_encoder_embeddings"
     return {name: kept["image"], "input_ids": tokens, "image_attention_mask": _idefics_sees(tokens)}

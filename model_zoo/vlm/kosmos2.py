@@ -20,9 +20,9 @@ from model_zoo.vlm.family import (
     TOY_SIDE,
     WIDTH,
     Family,
+    ImagePrompt,
+    ImageStates,
     Inputs,
-    Kept,
-    Prompt,
     plain_first,
 )
 
@@ -33,7 +33,7 @@ def _kosmos_places(model: Any, tokens: Tensor, past: int) -> Tensor:
     return (torch.arange(tokens.shape[1], device=tokens.device) + before).repeat(len(tokens), 1)
 
 
-def _kosmos_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) -> Inputs:
+def _kosmos_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor) -> Inputs:
     return {
         **plain_first(model, prompt, pixels, tokens),
         "image_embeds_position_mask": prompt.is_image(tokens.shape[1], tokens.device).expand_as(tokens),
@@ -41,7 +41,7 @@ def _kosmos_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) ->
     }
 
 
-def _kosmos_next(model: Any, prompt: Prompt, kept: Kept, tokens: Tensor, past: int) -> Inputs:
+def _kosmos_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
     """The image is in the cache, but the model insists on it."""
     del prompt
     return {"input_ids": tokens, **kept, "position_ids": _kosmos_places(model, tokens, past)}

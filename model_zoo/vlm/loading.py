@@ -27,7 +27,7 @@ from harness.errors import ConfigError, DataError
 from harness.sequence import TokenizerTokens
 from model_zoo import checkpoint
 from model_zoo.vlm.families import FAMILIES
-from model_zoo.vlm.family import TOY_SIDE, Family, Prompt
+from model_zoo.vlm.family import TOY_SIDE, Family, ImagePrompt
 
 HUB = "hub:"
 DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -153,7 +153,7 @@ def _tokens(tokenizer: Any, family: Family, prompt: str, asking: str = "") -> To
 
 def prompt(
     tokenizer: Any, family: Family, config: Any, side: int, question: str | None
-) -> tuple[TokenizerTokens, Prompt]:
+) -> tuple[TokenizerTokens, ImagePrompt]:
     """The family's tokens, whose prompt is what a decoder is given, and the prompt that holds the image."""
     count = family.image_tokens(config, side)
     if question is not None and family.image in question:
@@ -170,7 +170,7 @@ def prompt(
     image = tokenizer.convert_tokens_to_ids(family.image)
     # Where the token also opens the image, as in Kosmos-2, the image's own are the last.
     start = [place for place, token in enumerate(ids) if token == image][-count]
-    return tokens, Prompt(ids, start, count)
+    return tokens, ImagePrompt(ids, start, count)
 
 
 def toy_tokenizer(names: Iterable[str]) -> PreTrainedTokenizerBase:

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import Gemma2Config, GemmaConfig, PaliGemmaConfig, PreTrainedConfig
 
 from harness.sequence import CoordinateSpace, Format, TokenFormat, TokenizerTokens
-from model_zoo.vlm.family import HALF, HEADS, SIZES, TOY_SIDE, WIDTH, Family, Inputs, Prompt, plain_first
+from model_zoo.vlm.family import HALF, HEADS, SIZES, TOY_SIDE, WIDTH, Family, ImagePrompt, Inputs, plain_first
 
 
-def _paligemma_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) -> Inputs:
+def _paligemma_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor) -> Inputs:
     """Everything in the prompt sees the whole prompt; the answer sees what stands before. A prompt ends with a line
     break, whatever it asks about."""
     last = tokens == prompt.ids[-1]

@@ -14,7 +14,19 @@ from torch import Tensor
 from transformers import PreTrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 
 from harness.sequence import CoordinateSpace, JsonFormat, PixelSpace, TokenizerTokens
-from model_zoo.vlm.family import CLIP_MEAN, CLIP_STD, HALF, HEADS, LAYERS, SIZES, WIDTH, Family, Inputs, Kept, Prompt
+from model_zoo.vlm.family import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    HEADS,
+    LAYERS,
+    SIZES,
+    WIDTH,
+    Family,
+    ImagePrompt,
+    ImageStates,
+    Inputs,
+)
 
 
 def patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
@@ -26,7 +38,7 @@ def patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
     return pieces.flatten(0, 4)[:, :, None].expand(-1, -1, frames, -1, -1).flatten(1)
 
 
-def rope_places(prompt: Prompt, length: int, device: torch.device) -> Tensor:
+def rope_places(prompt: ImagePrompt, length: int, device: torch.device) -> Tensor:
     """Places [3, length] in time, down and across. The image is a square at one time; after it, text goes on from its
     far corner."""
     side = math.isqrt(prompt.images)
@@ -37,7 +49,7 @@ def rope_places(prompt: Prompt, length: int, device: torch.device) -> Tensor:
     return torch.where(prompt.is_image(length, device), square, after)
 
 
-def _qwen_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) -> Inputs:
+def _qwen_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor) -> Inputs:
     vision = model.config.vision_config
     rows = patches(pixels, vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
     grid = [1, *(side // vision.patch_size for side in pixels.shape[2:])]
@@ -49,7 +61,7 @@ def _qwen_first(model: Any, prompt: Prompt, pixels: Tensor, tokens: Tensor) -> I
     }
 
 
-def _qwen_next(model: Any, prompt: Prompt, kept: Kept, tokens: Tensor, past: int) -> Inputs:
+def _qwen_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
     del model, kept
     place = past - prompt.images + math.isqrt(prompt.images)
     return {"input_ids": tokens, "position_ids": torch.full((3, *tokens.shape), place, device=tokens.device)}

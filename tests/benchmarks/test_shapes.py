@@ -13,11 +13,11 @@ import pytest
 
 from benchmarks import shapes, shapes_pictures
 from benchmarks.shapes import Shapes, render_set
-from benchmarks.shapes_pictures import SPLITS, Settings
+from benchmarks.shapes_pictures import SPLITS, ShapesSettings
 from harness.errors import ConfigError
 from harness.system import files
 
-TINY = Settings(domain="plain", train_images=6, val_images=4, calibration_images=2)
+TINY = ShapesSettings(domain="plain", train_images=6, val_images=4, calibration_images=2)
 both_domains = pytest.mark.parametrize("domain", ["plain", "cluttered"])
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_set_is_rendered_again(tmp_path: Path, damage: str) -> None:
 def test_a_set_that_another_process_finished_first_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, inodes = shapes._write_set, []
 
-    def overtaken(settings: Settings, folder: Path) -> None:
+    def overtaken(settings: ShapesSettings, folder: Path) -> None:
         monkeypatch.setattr(shapes, "_write_set", write)
         inodes.append(render_set(settings, tmp_path).stat().st_ino)  # the other process, from start to end
         write(settings, folder)

@@ -15,12 +15,12 @@ from PIL import Image
 
 from benchmarks import shapes_pictures
 from benchmarks.evaluators.engines import lvis_package
-from benchmarks.evaluators.evaluator import engines, figures
+from benchmarks.evaluators.evaluator import list_engines, list_figures
 from benchmarks.shapes import Shapes, render_set
-from benchmarks.shapes_pictures import COLOURS, KINDS, SPLITS, Settings, looks, render, silhouette
+from benchmarks.shapes_pictures import COLOURS, KINDS, SPLITS, ShapesSettings, looks, render, silhouette
 from harness.types import Detection, Example
 
-PLAIN = Settings(domain="plain", train_images=6, val_images=4, calibration_images=2)
+PLAIN = ShapesSettings(domain="plain", train_images=6, val_images=4, calibration_images=2)
 both_domains = pytest.mark.parametrize("domain", ["plain", "cluttered"])
 
 
@@ -167,12 +167,12 @@ def ground_truth(examples: tuple[Example, ...]) -> list[Detection]:
     return [Detection(e.image_id, i.category_id, i.box, 1.0) for e in examples for i in e.instances]
 
 
-@pytest.mark.parametrize("engine", engines("lvis"))
+@pytest.mark.parametrize("engine", list_engines("lvis"))
 def test_the_ground_truth_has_ap_1(default: Shapes, engine: str) -> None:
     evaluation = default.evaluate("val", ground_truth(default.split("val")), engine)
     for name in ("AP", "AP50", "AP75", "APr", "APc", "APf", "APs", "AR@300"):
         assert evaluation.metrics[name] == pytest.approx(1.0, abs=1e-12)
-    assert evaluation.metrics.keys() == set(figures("lvis"))
+    assert evaluation.metrics.keys() == set(list_figures("lvis"))
     annotated = {i.category_id for e in default.split("val") for i in e.instances}
     assert {c for c, ap in evaluation.per_category.items() if ap is not None} == annotated
 
@@ -180,7 +180,7 @@ def test_the_ground_truth_has_ap_1(default: Shapes, engine: str) -> None:
 def test_it_describes_what_identifies_it(default: Shapes) -> None:
     found = default.describe()
     assert found["name"] == "shapes"
-    assert asdict(Settings()).items() <= found.items()
+    assert asdict(ShapesSettings()).items() <= found.items()
     digests = found["digests"]
     assert isinstance(digests, dict)
     assert digests.keys() == set(SPLITS)

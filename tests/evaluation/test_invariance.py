@@ -96,7 +96,7 @@ def test_figures_and_tables_do_not_depend_on_the_batch_size(batch_images: int, c
     assert cut.info.metrics == whole.info.metrics
     assert cut.info.consensus == whole.info.consensus
     assert cut.info.diversity == whole.info.diversity
-    assert cut.info.per_category == whole.info.per_category
+    assert cut.evaluation.per_category == whole.evaluation.per_category
     assert cut.info.heldout_nll == pytest.approx(whole.info.heldout_nll, abs=1e-5)
     assert cut.tables.keys() == whole.tables.keys()
     for name, table in whole.tables.items():

@@ -17,12 +17,11 @@ from harness.inference.decoding import uniforms
 from harness.inference.padding import target_batch
 from harness.inference.teacher_forcing import teacher_forced
 from harness.metrics.samples.mentions import truth_of
-from harness.objectives import build
 from harness.protocols import Adapter
 from harness.sequence import prompts
 from harness.sequence.targets import members, target
-from harness.suite.schema import SampleSettings
-from harness.training.objective import Objective
+from harness.suite.schema import SampleSettings, Train
+from harness.training.objective import prepare
 from harness.training.rows import Row, batch_of, counts_of
 from harness.training.stages.rollout import rollout
 from harness.training.step import reference_selection
@@ -282,7 +281,7 @@ def test_questions_about_one_image_are_sets_of_their_own() -> None:
 
 def test_what_the_base_selects_is_kept_for_each_question() -> None:
     base, settings = small.fresh(), {"top_k": 5, "threshold": 0.9, "weight": 1.0, "mask": "base"}
-    objective = Objective("sed_sft", settings, build("sed_sft", **settings), base)
+    objective = prepare("sed_sft", settings, base, (), Train(), 0)
     example = small.train_examples(1)[0]
     end = (base.codec.tokens.end,)
     rows = [Row(replace(example, asked=own), end) for own in (None, (1, 2), (3,))]

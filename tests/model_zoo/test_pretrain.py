@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from harness.types import Box, Example, Instance
 from model_zoo import checkpoint
-from model_zoo.flamingo.pretrain import Stage, _DenseLoss, _Images, learning_rate, mirror, pretrain
+from model_zoo.flamingo.pretrain import Lesson, _DenseLoss, _Images, learning_rate, mirror, pretrain
 from tests.support import small
 
-STAGES = (
-    Stage("A", steps=2, lr=2e-3, images=4, dense=True),
-    Stage("B", steps=2, lr=1e-3, images=2, single=True),
-    Stage("C", steps=3, lr=1e-3, images=3, sequences=2),
+LESSONS = (
+    Lesson("A", steps=2, lr=2e-3, images=4, dense=True),
+    Lesson("B", steps=2, lr=1e-3, images=2, single=True),
+    Lesson("C", steps=3, lr=1e-3, images=3, sequences=2),
 )
 
 
@@ -32,7 +32,7 @@ def example(*boxes: Box) -> Example:
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one complete run with seed 5."""
     folder = tmp_path_factory.mktemp("pretrain")
-    assert pretrain(small.benchmark(), folder, 5, STAGES, log=lambda line: None) == folder / "stage-C.safetensors"
+    assert pretrain(small.benchmark(), folder, 5, LESSONS, log=lambda line: None) == folder / "stage-C.safetensors"
     return folder
 
 
@@ -47,7 +47,7 @@ def test_every_stage_writes_its_weights_and_changes_them(first: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(first: Path, tmp_path: Path) -> None:
     for seed, name in ((5, "again"), (6, "other")):
-        pretrain(small.benchmark(), tmp_path / name, seed, STAGES[:1], log=lambda line: None)
+        pretrain(small.benchmark(), tmp_path / name, seed, LESSONS[:1], log=lambda line: None)
     expected = digests(first)["stage-A.safetensors"]
     assert digests(tmp_path / "again")["stage-A.safetensors"] == expected
     assert digests(tmp_path / "other")["stage-A.safetensors"] != expected
@@ -59,7 +59,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(first: Path, tmp_path: Path
         (tmp_path / name).write_bytes((first / name).read_bytes())
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     lines: list[str] = []
-    pretrain(small.benchmark(), tmp_path, 5, STAGES, log=lines.append)
+    pretrain(small.benchmark(), tmp_path, 5, LESSONS, log=lines.append)
     assert digests(tmp_path) == digests(first)
     assert all((tmp_path / name).stat().st_mtime_ns == time for name, time in times.items())
     assert [line.split(":")[0] for line in lines] == ["stage A", "stage B", "stage C"]
@@ -68,7 +68,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(first: Path, tmp_path: Path
 
 def test_dense_stage_leaves_the_language_model_alone(first: Path, tmp_path: Path) -> None:
     """A stage of the vision tower alone, from the same start as a run without any step."""
-    pretrain(small.benchmark(), tmp_path, 5, (replace(STAGES[0], steps=0),), log=lambda line: None)
+    pretrain(small.benchmark(), tmp_path, 5, (replace(LESSONS[0], steps=0),), log=lambda line: None)
     start, trained = (checkpoint.read(folder / "stage-A.safetensors")[0] for folder in (tmp_path, first))
     moved = {name.split(".")[0] for name in start if not torch.equal(start[name], trained[name])}
     assert moved == {"vision_encoder"}
@@ -90,7 +90,7 @@ def test_pixels_are_mirrored_with_their_boxes() -> None:
     adapter = small.fresh()
     data = _Images(adapter, small.benchmark().split("train"), chunk=7)
     originals = {e.image_id: e for e in data.examples}
-    stage = replace(STAGES[2], steps=2, images=12)
+    stage = replace(LESSONS[2], steps=2, images=12)
     seen = {True: 0, False: 0}
     for pixels, examples in data.batches(stage, np.random.default_rng(0)):
         for image, given_ in zip(pixels, examples, strict=True):
@@ -104,7 +104,7 @@ def test_pixels_are_mirrored_with_their_boxes() -> None:
 
 def test_a_single_object_stage_sees_only_such_images() -> None:
     data = _Images(small.fresh(), small.benchmark().split("train"))
-    stage = replace(STAGES[1], steps=4)
+    stage = replace(LESSONS[1], steps=4)
     batches = list(data.batches(stage, np.random.default_rng(0)))
     assert len(batches) == 4
     assert all(len(e.instances) == 1 for _, examples in batches for e in examples)
@@ -125,7 +125,7 @@ def test_dense_labels_hand_case() -> None:
 
 def test_the_learning_rate_warms_up_stays_and_decays() -> None:
     """1,000 steps at 2: warm-up over 50, constant up to step 600, half-way down the cosine at 800."""
-    stage = Stage("X", steps=1_000, lr=2.0, images=1)
+    stage = Lesson("X", steps=1_000, lr=2.0, images=1)
     assert learning_rate(0, stage) == pytest.approx(2 / 50)
     assert learning_rate(24, stage) == pytest.approx(1.0)
     assert [learning_rate(step, stage) for step in (49, 300, 600)] == [2.0, 2.0, 2.0]

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.objectives import OBJECTIVES, TokenLevel, apply, build
+from harness.objectives import OBJECTIVES, apply, build
 from harness.types import IGNORED_LABEL, LossOutput, Members, Projection, TokenBatch
 
 Case = tuple[str, dict[str, Any]]
@@ -38,7 +38,7 @@ CASES: list[Case] = [
     ("kl_uniform", {"weight": 0.3}),
     ("mrt", {"weight": 2.0}),
 ]
-TOKEN_LEVEL = [case for case in CASES if isinstance(OBJECTIVES[case[0]], TokenLevel)]
+TOKEN_LEVEL = [case for case in CASES if OBJECTIVES[case[0]].level == "token"]
 SET_LEVEL = [case for case in CASES if case not in TOKEN_LEVEL]
 
 

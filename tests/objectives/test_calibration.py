@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from harness.errors import ObjectiveError
-from harness.objectives import resolve, top_k_mass
+from harness.objectives import ready
+from harness.objectives.calibration import top_k_mass
 from tests.objectives.cases import selection
 
 
@@ -56,11 +57,11 @@ def test_a_calibrated_threshold_selects_that_share_of_the_base_model(seed: int, 
     # 11 positions: quantile (rank + 1/2) / 10 lies midway between the masses number rank + 1 and rank + 2.
     logits = 2 * torch.randn(11, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     settings = {"top_k": 2, "quantile": rank / 10 + 0.05}
-    resolved = resolve("sed_sft", settings, top_k_mass(logits, 2))
+    resolved = ready("sed_sft", settings).calibrated(top_k_mass(logits, 2)).settings
     assert int(selection(logits, resolved).sum()) == rank + 1
 
 
 @pytest.mark.parametrize("masses", [torch.tensor([]), torch.tensor([[0.5, 0.6]]), torch.tensor([0.5, math.nan])])
 def test_calibration_without_masses_raises(masses: torch.Tensor) -> None:
     with pytest.raises(ObjectiveError, match="1-d tensor of finite top-k masses"):
-        resolve("sed_sft", {"top_k": 2, "quantile": 0.5}, masses)
+        ready("sed_sft", {"top_k": 2, "quantile": 0.5}).calibrated(masses)

@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.objectives import build, top_k_mass
+from harness.objectives import build
+from harness.objectives.calibration import top_k_mass
 from harness.types import IGNORED_LABEL, Projection, TokenBatch
 from tests.objectives.cases import (
     CASES,

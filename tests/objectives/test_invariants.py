@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.objectives import OBJECTIVES, build, by_kind, reference_selection, top_k_mass
+from harness.objectives import OBJECTIVES, build, ready
+from harness.objectives.apply import sums_by_kind
+from harness.objectives.calibration import top_k_mass
 from harness.types import IGNORED_LABEL, Members, TokenBatch
 from tests.objectives.cases import (
     CASES,
@@ -218,7 +220,7 @@ def test_eight_accumulated_batches_of_one_equal_a_batch_of_eight(name: str, sett
 def test_mask_base_with_the_live_mask_is_live() -> None:
     batch = random_batch(4)
     base = {**LIVE, "mask": "base"}
-    frozen = replace(batch, selected=reference_selection(plain(batch), base))
+    frozen = replace(batch, selected=ready("sed_sft", base).selection(plain(batch)))
     assert_same(build("sed_sft", **base)(frozen), build("sed_sft", **LIVE)(batch))
 
 
@@ -290,10 +292,10 @@ def test_half_precision_logits_are_computed_in_float32(name: str, settings: dict
         assert_same(objective(half), objective(single))
 
 
-def test_by_kind() -> None:
+def test_sums_by_kind() -> None:
     kinds = torch.tensor([0, 2, 0, -1, 2, 2])
-    sums, counts = by_kind(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), kinds, 4)
+    sums, counts = sums_by_kind(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), kinds, 4)
     assert sums.tolist() == [4, 0, 13, 0]
     assert counts.tolist() == [2, 0, 3, 0]
-    shares, _ = by_kind(torch.tensor([True, False, True, True, True, False]), kinds, 4)
+    shares, _ = sums_by_kind(torch.tensor([True, False, True, True, True, False]), kinds, 4)
     assert shares.tolist() == [2, 0, 1, 0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.errors import ConfigError, ObjectiveError
-from harness.objectives import OBJECTIVES, SetLevel, TokenLevel, build, complete, needs, problems, resolve
+from harness.objectives import OBJECTIVES, build, problems, ready, sets, token
 from harness.types import TokenBatch
 from tests.objectives.cases import loss_and_gradient, random_batch
 
@@ -94,10 +94,10 @@ def test_ce_has_no_settings() -> None:
 
 def test_complete_settings_name_equal_objectives_alike() -> None:
     expected = {"top_k": 2, "threshold": 1.0, "weight": 1.0, "mask": "live"}
-    full = complete("sed_sft", {"threshold": 1, "top_k": 2})
+    full = ready("sed_sft", {"threshold": 1, "top_k": 2}).settings
     assert list(full.items()) == list(expected.items())
     assert isinstance(full["threshold"], float)
-    assert complete("sed_sft", {**expected, "weight": 1}) == full
+    assert ready("sed_sft", {**expected, "weight": 1}).settings == full
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_complete_settings_name_equal_objectives_alike() -> None:
     ],
 )
 def test_needs(name: str, settings: dict[str, Any], expected: set[str]) -> None:
-    assert needs(name, settings) == expected
-    assert needs(name, complete(name, settings)) == expected
+    assert ready(name, settings).needs == expected
+    assert ready(name, ready(name, settings).settings).needs == expected
 
 
 def test_needs_of_every_objective_are_tested() -> None:
@@ -132,7 +132,7 @@ def test_needs_of_every_objective_are_tested() -> None:
 
 def test_needs_refuses_wrong_settings() -> None:
     with pytest.raises(ConfigError, match="mask must be"):
-        needs("sed_sft", {**LIVE, "mask": "bas"})
+        ready("sed_sft", {**LIVE, "mask": "bas"})
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -140,17 +140,18 @@ def test_every_objective_says_what_it_is_and_where_it_comes_from(name: str) -> N
     spec = OBJECTIVES[name]
     assert len(spec.equation) < 120
     assert "\n" not in spec.equation
-    if isinstance(spec, TokenLevel):
+    if spec.level == "token":
         assert "log p_y" in spec.equation
     else:
         assert spec.equation.startswith("ce + weight * ")
     assert spec.source
     for setting in spec.settings:
         assert setting in spec.equation or (name, setting) in NOT_IN_THE_EQUATION
-    # A published method is cited where it is computed, by the same id.
+    # Its function has its name. A published method is cited where it is computed, by the same id.
+    function = getattr(token if spec.level == "token" else sets, name)
     cited = re.findall(r"arXiv (\d{4}\.\d{5})", spec.source)
-    assert all(identifier in (spec.function.__doc__ or "") for identifier in cited)
-    assert spec.function.__doc__
+    assert all(identifier in (function.__doc__ or "") for identifier in cited)
+    assert function.__doc__
 
 
 NOT_IN_THE_EQUATION = {
@@ -243,16 +244,16 @@ def test_unknown_settings_are_refused_by_every_objective(name: str) -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_defaults_are_valid_and_complete(name: str) -> None:
     settings = LIVE if name == "sed_sft" else {}
-    full = complete(name, settings)
-    assert complete(name, full) == full
+    full = ready(name, settings).settings
+    assert ready(name, full).settings == full
     with_default = {key for key, setting in OBJECTIVES[name].settings.items() if setting.default is not None}
     assert full.keys() == with_default | settings.keys()
 
 
 def test_the_two_levels() -> None:
-    sets = {name for name, spec in OBJECTIVES.items() if isinstance(spec, SetLevel)}
+    sets = {name for name, spec in OBJECTIVES.items() if spec.level == "set"}
     assert sets == {"eco", "kl_uniform", "mrt"}
-    assert all("sets" in needs(name, {}) for name in sets)
+    assert all("sets" in ready(name, {}).needs for name in sets)
 
 
 @pytest.mark.parametrize("mask", ["live", "base"])
@@ -267,19 +268,19 @@ def test_an_uncalibrated_objective_raises_when_called(mask: str) -> None:
 def test_resolve_turns_the_quantile_into_a_threshold() -> None:
     # Linear interpolation: position 0.3 * (5 - 1) = 1.2 in 0.1 0.2 0.4 0.8 0.9, so 0.2 + 0.2 * (0.4 - 0.2).
     masses = torch.tensor([0.9, 0.1, 0.8, 0.4, 0.2], dtype=torch.float64)
-    resolved = resolve("sed_sft", CALIBRATED, masses)
+    resolved = ready("sed_sft", CALIBRATED).calibrated(masses).settings
     assert resolved == {"top_k": 2, "threshold": pytest.approx(0.24), "weight": 1.0, "mask": "live"}
-    assert needs("sed_sft", resolved) == set()
-    half = resolve("sed_sft", {**CALIBRATED, "quantile": 0.5}, masses)
+    assert ready("sed_sft", resolved).needs == set()
+    half = ready("sed_sft", {**CALIBRATED, "quantile": 0.5}).calibrated(masses).settings
     assert half["threshold"] == 0.4
 
 
 @pytest.mark.parametrize(("name", "settings"), [("ce", {}), ("sed_sft", LIVE), ("sed_sft", {"mask": "none"})])
 def test_resolve_without_a_quantile_raises(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ObjectiveError, match="no quantile to calibrate"):
-        resolve(name, settings, torch.tensor([0.5]))
+        ready(name, settings).calibrated(torch.tensor([0.5]))
 
 
 def test_resolve_reports_wrong_settings_first() -> None:
     with pytest.raises(ConfigError, match="top_k must be"):
-        resolve("sed_sft", {**CALIBRATED, "top_k": 0}, torch.tensor([0.5]))
+        ready("sed_sft", {**CALIBRATED, "top_k": 0}).calibrated(torch.tensor([0.5]))

@@ -93,7 +93,6 @@ def test_a_caption_has_no_ap(captions: Path, label: str) -> None:
     assert record.cell.benchmark["task"] == record.data["task"] == "caption"
     for evaluation in record.evaluations:
         assert (evaluation.metrics, evaluation.consensus) == ({}, {})
-        assert {row["AP"] for row in evaluation.per_category.values()} == {None}
         assert evaluation.diversity["recall"] is not None
     tables = {name: pd.read_parquet(folder_of(captions, label) / f"{name}.parquet") for name in records.TABLES}
     assert len(tables["detections"]) == 0

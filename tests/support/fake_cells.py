@@ -211,7 +211,6 @@ def _measure(
         metrics={"AP": official},
         consensus={"AP": consensus} if last else {},
         diversity={},
-        per_category={},
         heldout_nll=2.0 - skill.found - 0.001 * step,
     )
     return info, pd.concat(images), pd.concat(detections), gallery

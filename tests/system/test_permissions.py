@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.shapes import render_set
-from benchmarks.shapes_pictures import Settings
+from benchmarks.shapes_pictures import ShapesSettings
 from harness.system.files import give_usual_permissions
 from harness.training import snapshots
 from harness.training.snapshots import State
@@ -58,7 +58,7 @@ def test_snapshots(tmp_path: Path, umask: int) -> None:
 
 
 def test_a_rendered_set(tmp_path: Path, umask: int) -> None:
-    settings = Settings(train_images=1, val_images=1, calibration_images=1)
+    settings = ShapesSettings(train_images=1, val_images=1, calibration_images=1)
     folder = render_set(settings, tmp_path / "cache")
     assert {permissions(path) for path in (folder, folder / "val")} == {0o777 & ~umask}
     assert permissions(folder / "val.json") == 0o666 & ~umask

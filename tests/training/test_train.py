@@ -17,7 +17,7 @@ from torch import Tensor
 from harness import objectives
 from harness.errors import ConfigError, DetmodesError, ObjectiveError
 from harness.inference.teacher_forcing import heldout_nll, top_k_masses
-from harness.objectives import TokenLevel, token
+from harness.objectives import ObjectiveSpec
 from harness.records.log import Log
 from harness.run.resume import Resume
 from harness.sequence.targets import members, target
@@ -240,7 +240,7 @@ def test_a_term_that_does_not_count_target_positions_is_refused() -> None:
 
 
 def test_an_objective_with_other_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = TokenLevel(token.ce, "", "", needs=lambda settings: frozenset({"rewards"}))  # type: ignore[arg-type]
+    spec = ObjectiveSpec("token", "", "", needs=lambda settings: frozenset({"rewards"}))  # type: ignore[arg-type]
     monkeypatch.setitem(objectives.OBJECTIVES, "rl", spec)
     with pytest.raises(ObjectiveError, match=r"rl needs \['rewards'\]"):
         ready("rl", {})

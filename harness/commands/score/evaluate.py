@@ -5,13 +5,9 @@ Everything is computed before anything is written, and every file is written who
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +20,12 @@ from benchmarks.readers import annotations as annotation_files
 from benchmarks.readers import detections as detection_files
 from benchmarks.readers.annotations import Annotations
 from harness import __version__
+from harness.commands.score.documents import Json, describe_intervals, subtract, write_csv
 from harness.commands.score.evaluate_tables import tables
+from harness.commands.score.request import ScoreRequest, find_path_problems, is_writable
 from harness.errors import ConfigError, unknown
 from harness.metrics.diagnosis.calibration import Reliability
-from harness.metrics.stats import REPLICATES, Interval
+from harness.metrics.stats import REPLICATES
 from harness.system.files import write_text
 from harness.system.provenance import package_versions
 from harness.system.terminal import screen
@@ -37,39 +35,31 @@ PACKAGES = ("hotcoco", "lvis", "pycocotools", "numpy")
 COLUMNS = ("name", "frequency", "AP", "instances", "images", "detections")
 """Of the table by category, after the id."""
 
-Json = dict[str, Any]
 Say = Callable[[str], None]
 """Told what is going on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest(ScoreRequest):
+    """Name what `detmodes evaluate` was asked for; without `bootstrap`, REPLICATES serve the interval of a comparison.
 
-    annotations, detections  the two files
+    detections    the detections file
+    engine        the protocol's fast engine, or its reference
     compare       a second detections file for the same annotations
-    bootstrap     replicates for intervals; None: no intervals, and REPLICATES for the one of a comparison
     diagnose      whether to say more than the official figures
-    output        file for everything, as JSON
-    per_category  file for the table by category, as CSV
     plots         folder for the reliability diagram
     """
 
-    annotations: Path
     detections: Path
-    protocol: evaluator.Protocol = "lvis"
     engine: str = "fast"
     compare: Path | None = None
-    bootstrap: int | None = None
     diagnose: bool = True
-    output: Path | None = None
-    per_category: Path | None = None
     plots: Path | None = None
 
 
 def command(quiet: bool, **options: Any) -> None:
-    """The verb. Options are the fields of Request; `quiet`: no progress, only the tables."""
-    request = Request(**options)
+    """The verb. Options are the fields of EvaluationRequest; `quiet`: no progress, only the tables."""
+    request = EvaluationRequest(**options)
     check(request)
     with progress(quiet) as say:
         result, reliability = evaluate(request, say)
@@ -82,64 +72,48 @@ def command(quiet: bool, **options: Any) -> None:
 # ---- what was asked for ------------------------------------------------------------------------------------------
 
 
-def check(request: Request) -> None:
+def check(request: EvaluationRequest) -> None:
     """Raises ConfigError with every mistake that shows before a file is read: hours of work end in no bad path."""
     files = {"--output": request.output, "--per-category": request.per_category}
-    problems = [*_engine_problems(request), *path_problems(_inputs(request), files), *_folder_problems(request.plots)]
+    problems = [
+        *_find_engine_problems(request),
+        *find_path_problems(_inputs(request), files),
+        *_find_folder_problems(request.plots),
+    ]
     if request.plots is not None and not request.diagnose:
         problems.append("--plots draws the calibration, which --no-diagnostics leaves out")
     if problems:
         raise ConfigError(*problems)
 
 
-def _engine_problems(request: Request) -> Iterator[str]:
+def _find_engine_problems(request: EvaluationRequest) -> Iterator[str]:
     protocols = get_args(evaluator.Protocol)
     if request.protocol not in protocols:
         yield unknown("protocol", request.protocol, protocols)
-    elif request.engine not in (engines := evaluator.engines(request.protocol)):
+    elif request.engine not in (engines := evaluator.list_engines(request.protocol)):
         available = ", ".join(engines)
         yield f"engine {request.engine!r} does not know the protocol {request.protocol!r}; available: {available}"
 
 
-def path_problems(inputs: Iterable[Path], files: Mapping[str, Path | None]) -> Iterator[str]:
-    """What is wrong with the places that files, by option, are to be written to; None was not asked for."""
-    taken = {path.resolve(): "an input" for path in inputs}
-    for option, path in files.items():
-        if path is None:
-            continue
-        if path.resolve() in taken:
-            yield f"{option} {path}: is also {taken[path.resolve()]}"
-        elif path.is_dir():
-            yield f"{option} {path}: expected a file, this is a folder"
-        elif not _writable(path.parent):
-            yield f"{option} {path}: expected a file in a folder that exists and can be written"
-        taken[path.resolve()] = option
-
-
-def _folder_problems(folder: Path | None) -> Iterator[str]:
-    if folder is not None and not _writable(next(p for p in (folder, *folder.absolute().parents) if p.exists())):
+def _find_folder_problems(folder: Path | None) -> Iterator[str]:
+    if folder is not None and not is_writable(next(p for p in (folder, *folder.absolute().parents) if p.exists())):
         yield f"--plots {folder}: expected a folder that can be written"
 
 
-def _inputs(request: Request) -> list[Path]:
+def _inputs(request: EvaluationRequest) -> list[Path]:
     return [path for path in (request.annotations, request.detections, request.compare) if path is not None]
-
-
-def _writable(folder: Path) -> bool:
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 # ---- what comes of it --------------------------------------------------------------------------------------------
 
 
-def evaluate(request: Request, say: Say = lambda stage: None) -> tuple[Json, Reliability | None]:
+def evaluate(request: EvaluationRequest, say: Say = lambda stage: None) -> tuple[Json, Reliability | None]:
     """Everything that `--output` holds (JSON values only, None where undefined), and what `--plots` draws.
 
     Raises DataError for a file that is not what it must be.
     """
     say("reading annotations")
-    style: annotation_files.Style = "coco" if request.protocol == "coco" else "lvis"
-    truth = annotation_files.load(request.annotations, request.annotations.parent, style)
+    truth = annotation_files.load(request.annotations, request.annotations.parent, request.style)
     say("reading detections")
     detections = _read(request.detections, truth)
     other = None if request.compare is None else _read(request.compare, truth)
@@ -149,8 +123,8 @@ def evaluate(request: Request, say: Say = lambda stage: None) -> tuple[Json, Rel
     drawn: Json = {}
     if request.bootstrap is not None:
         say(f"intervals: {request.bootstrap} replicates")
-        drawn = bounds(intervals.bootstrap(truth, detections, request.protocol, request.bootstrap))
-    predicted = diagnostics.predicted(truth, detections, request.protocol)
+        drawn = describe_intervals(intervals.bootstrap(truth, detections, request.protocol, request.bootstrap))
+    predicted = diagnostics.count_predicted(truth, detections, request.protocol)
     diagnosis = diagnostics.NOTHING
     if request.diagnose:
         diagnosis = diagnostics.diagnose(truth, detections, request.protocol, evaluation, predicted, say)
@@ -175,7 +149,12 @@ def _read(path: Path, truth: Annotations) -> Detections:
 
 
 def _compare(
-    request: Request, truth: Annotations, detections: Detections, other: Detections, evaluation: Evaluation, say: Say
+    request: EvaluationRequest,
+    truth: Annotations,
+    detections: Detections,
+    other: Detections,
+    evaluation: Evaluation,
+    say: Say,
 ) -> Json:
     """The other's official figures; difference: ours minus theirs, and the interval of the paired difference."""
     say("evaluating the other detections")
@@ -185,31 +164,16 @@ def _compare(
     difference = intervals.compare(truth, detections, other, request.protocol, replicates)
     return {
         "metrics": dict(theirs),
-        "difference": {name: minus(ours, theirs[name]) for name, ours in evaluation.metrics.items()},
-        "intervals": bounds(difference),
+        "difference": {name: subtract(ours, theirs[name]) for name, ours in evaluation.metrics.items()},
+        "intervals": describe_intervals(difference),
     }
-
-
-def minus(a: float | None, b: float | None) -> float | None:
-    """a - b; undefined (None) where one of them is."""
-    return None if a is None or b is None else a - b
-
-
-def bounds(found: Mapping[str, Interval]) -> Json:
-    """Intervals as the JSON file has them."""
-    return {name: {"low": defined(item.low), "high": defined(item.high)} for name, item in found.items()}
-
-
-def defined(value: float) -> float | None:
-    """nan (undefined) -> None."""
-    return None if math.isnan(value) else value
 
 
 def _per_category(
     truth: Annotations, protocol: evaluator.Protocol, evaluation: Evaluation, predicted: Mapping[int, int]
 ) -> Json:
     """By category id: objects, images with one, and detections; all after the official rules of cap and area."""
-    instances, images = diagnostics.annotated(truth, protocol)
+    instances, images = diagnostics.count_annotated(truth, protocol)
     return {
         str(category.id): {
             "name": category.name,
@@ -226,11 +190,11 @@ def _per_category(
 # ---- files and progress ------------------------------------------------------------------------------------------
 
 
-def write(request: Request, result: Json, reliability: Reliability | None) -> None:
+def write(request: EvaluationRequest, result: Json, reliability: Reliability | None) -> None:
     """The files that were asked for. Their contents are made before the first is written."""
     files = {
         request.output: json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        request.per_category: as_csv(result["per_category"]),
+        request.per_category: write_csv(("id", *COLUMNS), _category_rows(result["per_category"])),
     }
     for path, text in files.items():
         if path is not None:
@@ -241,13 +205,9 @@ def write(request: Request, result: Json, reliability: Reliability | None) -> No
         reliability_plot.reliability_diagram(reliability, request.plots)
 
 
-def as_csv(per_category: Mapping[str, Json]) -> str:
-    """The table by category; an undefined AP, and a frequency that the annotations do not give, is an empty field."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id", *COLUMNS))
-    writer.writerows((category_id, *(row[column] for column in COLUMNS)) for category_id, row in per_category.items())
-    return text.getvalue()
+def _category_rows(per_category: Mapping[str, Json]) -> list[Json]:
+    """The table by category with the id as a column."""
+    return [{"id": category_id, **row} for category_id, row in per_category.items()]
 
 
 @contextmanager

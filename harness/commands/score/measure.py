@@ -7,13 +7,11 @@ Shape legend: I images, C categories, K samples per image, R bootstrap replicate
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,50 +21,42 @@ from benchmarks.readers import annotations as annotation_files
 from benchmarks.readers import samples
 from benchmarks.readers.annotations import Annotations
 from harness import __version__
-from harness.commands.score.evaluate import Json, Say, bounds, defined, minus, path_problems, progress
+from harness.commands.score.documents import Json, describe_intervals, subtract, write_csv
+from harness.commands.score.evaluate import Say, progress
 from harness.commands.score.measure_tables import tables
+from harness.commands.score.request import ScoreRequest, find_path_problems
 from harness.errors import ConfigError
+from harness.metrics.detection.rules import Protocol
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.aggregate import REPORTABLE, Weights
 from harness.metrics.samples.consensus import consensus
 from harness.metrics.samples.diversity import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.samples.matching import verify
 from harness.metrics.samples.mentions import Answers, Floats, Integers, Truth, name_counts, truth_of
-from harness.metrics.stats import bootstrap_weights, interval
+from harness.metrics.stats import bootstrap_weights, interval, nan_to_none
 from harness.system.files import write_text
 from harness.system.provenance import package_versions
 from harness.system.terminal import screen
 from harness.types import Category, Detections, Frequency
-
-Protocol = Literal["lvis", "coco"]
 
 PACKAGES = ("hotcoco", "numpy", "scipy", "msgspec", "pyarrow")
 TOGETHER = 100
 """Replicates that are computed at a time: on 20,000 images their weights take 16 MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiversityRequest(ScoreRequest):
+    """Name what `detmodes measure` was asked for. The annotation file has the sampled images, all of them.
 
     samples       a JSON Lines file, or the folder of a cell
-    annotations   the annotation file whose images were sampled, all of them
-    protocol      its style, and that of the AP
     step          of a cell with several: this one, not the last
     temperature   this one only; None: all, as a curve
-    bootstrap     replicates for intervals; None: no intervals
-    output        file for everything, as JSON
-    per_category, per_image  files for the tables by category and by image, as CSV
+    per_image     file for the table by image, as CSV
     """
 
     samples: Path
-    annotations: Path
-    protocol: Protocol = "lvis"
     step: int | None = None
     temperature: float | None = None
-    bootstrap: int | None = None
-    output: Path | None = None
-    per_category: Path | None = None
     per_image: Path | None = None
 
 
@@ -80,8 +70,8 @@ class Measured:
 
 
 def command(quiet: bool, **options: Any) -> None:
-    """The verb. Options are the fields of Request; `quiet`: no progress, only the tables."""
-    request = Request(**options)
+    """The verb. Options are the fields of DiversityRequest; `quiet`: no progress, only the tables."""
+    request = DiversityRequest(**options)
     check(request)
     with progress(quiet) as say:
         measured = measure(request, say)
@@ -89,48 +79,44 @@ def command(quiet: bool, **options: Any) -> None:
     screen().print(tables(measured.document))
 
 
-def check(request: Request) -> None:
+def check(request: DiversityRequest) -> None:
     """Raises ConfigError with every mistake that shows before a file is read."""
     inputs = [request.annotations, request.samples]
     options = {"--output": "output", "--per-category": "per_category", "--per-image": "per_image"}
-    problems = list(path_problems(inputs, {option: getattr(request, name) for option, name in options.items()}))
+    problems = list(find_path_problems(inputs, {option: getattr(request, name) for option, name in options.items()}))
     if problems:
         raise ConfigError(*problems)
 
 
-def write(request: Request, measured: Measured) -> None:
+def write(request: DiversityRequest, measured: Measured) -> None:
     """The files that were asked for. Their contents are made before the first is written."""
     texts = {
         request.output: json.dumps(measured.document, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        request.per_category: as_csv(measured.categories),
-        request.per_image: as_csv(measured.images),
+        request.per_category: _write_rows(measured.categories),
+        request.per_image: _write_rows(measured.images),
     }
     for path, text in texts.items():
         if path is not None:
             write_text(path, text)
 
 
-def as_csv(rows: Sequence[Json]) -> str:
-    """The rows, all with the keys of the first; None is an empty field."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def _write_rows(rows: Sequence[Json]) -> str:
+    """The rows as CSV, all with the keys of the first."""
+    return write_csv(list(rows[0]) if rows else [], rows)
 
 
 # ---- what comes of it --------------------------------------------------------------------------------------------
 
 
-def measure(request: Request, say: Say = lambda stage: None) -> Measured:
+def measure(request: DiversityRequest, say: Say = lambda stage: None) -> Measured:
     """All figures of the K samples at every temperature. Raises DataError for a file that is not what it must be."""
     say("reading annotations")
-    annotations = annotation_files.load(request.annotations, request.annotations.parent, request.protocol)
-    subject = Subject.of(annotations, request.protocol)
+    annotations = annotation_files.load(request.annotations, request.annotations.parent, request.style)
+    subject = SampledSet.of(annotations, request.protocol)
     say("reading samples")
     found = samples.load(request.samples, annotations, subject.categories, request.step, request.temperature)
     say("evaluating the greedy answer")
-    greedy = greedy_answer(subject, found.greedy)
+    greedy = rank_greedy(subject, found.greedy)
     base = average_precision(subject, greedy, request.bootstrap)
     tables, rows = {}, []
     for temperature, answers in found.answers.items():
@@ -162,7 +148,7 @@ def measure(request: Request, say: Say = lambda stage: None) -> Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class SampledSet:
     """What samples are measured against. `categories` are those of the annotations, with all their names."""
 
     annotations: Annotations
@@ -171,7 +157,7 @@ class Subject:
     protocol: Protocol
 
     @classmethod
-    def of(cls, annotations: Annotations, protocol: Protocol) -> Subject:
+    def of(cls, annotations: Annotations, protocol: Protocol) -> SampledSet:
         """COCO's categories get the names that LVIS has for them."""
         categories = annotations.categories
         if protocol == "coco":
@@ -206,7 +192,7 @@ def _described(annotations: Annotations) -> Json:
 # ---- diversity ---------------------------------------------------------------------------------------------------
 
 
-def diversity_tables(subject: Subject, answers: Answers, text: bool = True) -> tuple[CategoryTable, ImageTable]:
+def diversity_tables(subject: SampledSet, answers: Answers, text: bool = True) -> tuple[CategoryTable, ImageTable]:
     """What every diversity figure is made of; `text`: with those of harness.metrics.samples.text, which take
     longest."""
     verification = verify(subject.truth, answers.mentions)
@@ -217,26 +203,26 @@ def diversity_tables(subject: Subject, answers: Answers, text: bool = True) -> t
 
 
 def figures(
-    subject: Subject, table: CategoryTable, per_image: ImageTable, weights: Weights | None = None
+    subject: SampledSet, table: CategoryTable, per_image: ImageTable, weights: Weights | None = None
 ) -> dict[str, Floats]:
     """`aggregate.mean_figures` of the subject's categories."""
     return aggregate.mean_figures(table, per_image, subject.frequency, weights)
 
 
-def _diversity(subject: Subject, table: CategoryTable, per_image: ImageTable, replicates: int | None) -> Json:
+def _diversity(subject: SampledSet, table: CategoryTable, per_image: ImageTable, replicates: int | None) -> Json:
     """`defined_for`: over how many categories a figure's mean goes."""
     points = figures(subject, table, per_image)
     by_category = aggregate.category_figures(table)
     drawn = {} if replicates is None else _replicates(subject, table, per_image, replicates)
     return {
-        "figures": {name: defined(values[0]) for name, values in points.items()},
-        "intervals": bounds({name: interval(points[name], values[None]) for name, values in drawn.items()}),
+        "figures": {name: nan_to_none(values[0]) for name, values in points.items()},
+        "intervals": describe_intervals({name: interval(points[name], values[None]) for name, values in drawn.items()}),
         "defined_for": {name: int((~np.isnan(values)).sum()) for name, values in by_category.items()},
         "per_category": {str(row["id"]): row for row in _category_rows(subject, table)},
     }
 
 
-def _replicates(subject: Subject, table: CategoryTable, per_image: ImageTable, count: int) -> dict[str, Floats]:
+def _replicates(subject: SampledSet, table: CategoryTable, per_image: ImageTable, count: int) -> dict[str, Floats]:
     """Every figure in each of `count` bootstrap replicates over images, [count]."""
     weights = bootstrap_weights(table.n_images, count)
     parts = [
@@ -245,7 +231,7 @@ def _replicates(subject: Subject, table: CategoryTable, per_image: ImageTable, c
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _category_rows(subject: Subject, table: CategoryTable) -> list[Json]:
+def _category_rows(subject: SampledSet, table: CategoryTable) -> list[Json]:
     """All C categories. Support: images with the category, and those of them that define its name diversity."""
     by_category = {name: values[0] for name, values in aggregate.category_figures(table).items()}
     support = aggregate.support(table)
@@ -260,13 +246,13 @@ def _category_rows(subject: Subject, table: CategoryTable) -> list[Json]:
             "support": int(support["recall"][index]),
             "name_diversity_support": int(support["name_diversity"][index]),
             "reportable": int(support["recall"][index] >= REPORTABLE),
-            **{name: defined(values[index]) for name, values in by_category.items()},
+            **{name: nan_to_none(values[index]) for name, values in by_category.items()},
         }
         for index, category in enumerate(subject.categories)
     ]
 
 
-def _image_rows(subject: Subject, table: ImageTable) -> list[Json]:
+def _image_rows(subject: SampledSet, table: ImageTable) -> list[Json]:
     """All I images: counts over the K samples, and the figures of a single image."""
     names = [field.name for field in fields(table)]
     columns = [[_cell(name, value) for value in getattr(table, name).tolist()] for name in names]
@@ -275,7 +261,7 @@ def _image_rows(subject: Subject, table: ImageTable) -> list[Json]:
 
 
 def _cell(name: str, value: float) -> float | None:
-    return defined(value) if name in aggregate.MEANS else int(value)
+    return nan_to_none(value) if name in aggregate.MEANS else int(value)
 
 
 # ---- AP ----------------------------------------------------------------------------------------------------------
@@ -289,7 +275,7 @@ class Ranked:
     reason: str | None = None
 
 
-def greedy_answer(subject: Subject, answers: Answers | None) -> Ranked:
+def rank_greedy(subject: SampledSet, answers: Answers | None) -> Ranked:
     """Every mention of a known name, by its score."""
     if answers is None:
         return Ranked(None, "no sample of temperature 0")
@@ -302,7 +288,7 @@ def greedy_answer(subject: Subject, answers: Answers | None) -> Ranked:
     return Ranked(subject.detections(*columns))
 
 
-def agreed(subject: Subject, answers: Answers) -> Ranked:
+def rank_consensus(subject: SampledSet, answers: Answers) -> Ranked:
     """The consensus of K samples."""
     reason = _unranked(answers)
     if reason:
@@ -318,26 +304,28 @@ def _unranked(answers: Answers) -> str | None:
     return f"{missing:,} of {int(known.sum()):,} mentions have no score" if missing else None
 
 
-def average_precision(subject: Subject, ranked: Ranked, replicates: int | None) -> Json:
+def average_precision(subject: SampledSet, ranked: Ranked, replicates: int | None) -> Json:
     """The official figures with their intervals; without figures the reason says why."""
     if ranked.detections is None:
         return {"metrics": None, "intervals": {}, "reason": ranked.reason}
     found = evaluator.evaluate(subject.annotations, ranked.detections, subject.protocol)
     drawn = {}
     if replicates is not None:
-        drawn = bounds(intervals.bootstrap(subject.annotations, ranked.detections, subject.protocol, replicates))
+        drawn = describe_intervals(
+            intervals.bootstrap(subject.annotations, ranked.detections, subject.protocol, replicates)
+        )
     return {"metrics": dict(found.metrics), "intervals": drawn, "reason": None}
 
 
-def _consensus(subject: Subject, answers: Answers, greedy: Ranked, base: Json, replicates: int | None) -> Json:
+def _consensus(subject: SampledSet, answers: Answers, greedy: Ranked, base: Json, replicates: int | None) -> Json:
     """AP of the consensus, and what it gains over the greedy answer (paired: the same images are drawn for both)."""
-    own = agreed(subject, answers)
+    own = rank_consensus(subject, answers)
     found = average_precision(subject, own, replicates)
     if own.detections is None or greedy.detections is None:
         return {"consensus": found, "gain": None}
-    gain = {name: minus(value, base["metrics"][name]) for name, value in found["metrics"].items()}
+    gain = {name: subtract(value, base["metrics"][name]) for name, value in found["metrics"].items()}
     drawn = {}
     if replicates is not None:
         pair = (own.detections, greedy.detections)
-        drawn = bounds(intervals.compare(subject.annotations, *pair, subject.protocol, replicates))
+        drawn = describe_intervals(intervals.compare(subject.annotations, *pair, subject.protocol, replicates))
     return {"consensus": found, "gain": {"metrics": gain, "intervals": drawn}}

@@ -47,7 +47,7 @@ GOALS = {"figures": "20 s, 2,000 MiB", "figures and text": "60 s"}
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class SampleSetSize:
     """Size of a generated set; `mentions` of each sample."""
 
     images: int
@@ -59,7 +59,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class DiversityTiming:
     """One row. stages: seconds of each step."""
 
     task: str
@@ -79,7 +79,7 @@ def command(images: int, samples_per_image: int, mentions: int, seed: int, outpu
         check_place(output)
     from harness.system.provenance import package_versions
 
-    shape = Shape(images, samples_per_image, mentions)
+    shape = SampleSetSize(images, samples_per_image, mentions)
     with tempfile.TemporaryDirectory(prefix="detmodes-speed-") as folder:
         files = generate(Path(folder), shape, seed)
         rows = list(_measurements(files))
@@ -104,14 +104,14 @@ def command(images: int, samples_per_image: int, mentions: int, seed: int, outpu
 # ---- the set -----------------------------------------------------------------------------------------------------
 
 
-def generate(folder: Path, shape: Shape, seed: int) -> dict[str, Path]:
+def generate(folder: Path, shape: SampleSetSize, seed: int) -> dict[str, Path]:
     """An annotation file, and samples of it by kind of input. The same arguments give the same samples."""
     _note(f"generating {shape}")
     rng = np.random.default_rng(seed)
-    objects = synthetic.truth(shape.images, CATEGORIES, rng)
+    objects = synthetic.generate_objects(shape.images, CATEGORIES, rng)
     files = {"annotations": folder / "lvis.json", "JSON Lines": folder / "samples.jsonl", "Parquet": folder / "cell"}
     synthetic.write_annotations(files["annotations"], objects, "lvis", rng)
-    found = synthetic.detections(objects, shape.samples * shape.mentions, rng)
+    found = synthetic.generate_detections(objects, shape.samples * shape.mentions, rng)
     sample = np.tile(np.repeat(np.arange(shape.samples), shape.mentions), shape.images)
     names = _names(found, rng)
     with files["JSON Lines"].open("w") as stream:
@@ -130,7 +130,7 @@ def _names(found: Detections, rng: np.random.Generator) -> list[str]:
     return chosen
 
 
-def _lines(shape: Shape, found: Detections, names: list[str]) -> Iterator[str]:
+def _lines(shape: SampleSetSize, found: Detections, names: list[str]) -> Iterator[str]:
     mention = '{"name": "%s", "bbox": [%.2f, %.2f, %.2f, %.2f], "score": %.6f}'
     for row in range(shape.images * shape.samples):
         part = slice(row * shape.mentions, (row + 1) * shape.mentions)
@@ -140,7 +140,7 @@ def _lines(shape: Shape, found: Detections, names: list[str]) -> Iterator[str]:
         yield f'{{"image_id": {image + 1}, "sample": {sample}, "mentions": [{mentions}]}}\n'
 
 
-def _write_cell(folder: Path, shape: Shape, found: Detections, sample: Integers, names: list[str]) -> None:
+def _write_cell(folder: Path, shape: SampleSetSize, found: Detections, sample: Integers, names: list[str]) -> None:
     folder.mkdir()
     image = np.repeat(np.arange(1, shape.images + 1), shape.samples)
     number = np.tile(np.arange(shape.samples), shape.images)
@@ -159,7 +159,7 @@ def _note(text: str) -> None:
 # ---- what is measured --------------------------------------------------------------------------------------------
 
 
-def _measurements(files: Mapping[str, Path]) -> Iterator[Measurement]:
+def _measurements(files: Mapping[str, Path]) -> Iterator[DiversityTiming]:
     for task, function, kind in (
         ("figures", "run_figures", "JSON Lines"),
         ("figures", "run_figures", "Parquet"),
@@ -169,13 +169,13 @@ def _measurements(files: Mapping[str, Path]) -> Iterator[Measurement]:
         _note(f"{task}, from {kind}")
         arguments = (str(files["annotations"]), str(files[kind]))
         result = timing.isolated(f"harness.commands.speed.diversity:{function}", *arguments)
-        yield Measurement(task, kind, result.seconds, result.cpu_seconds, result.peak_rss_mib, result.value)
+        yield DiversityTiming(task, kind, result.seconds, result.cpu_seconds, result.peak_rss_mib, result.value)
 
 
 def run_figures(annotations: str, found: str, text: bool = False) -> dict[str, float]:
     """Reads, validates and measures everything but self-BLEU, distinct-n and the Vendi score; seconds of each step."""
     start = time.perf_counter()
-    subject = measure.Subject.of(load(Path(annotations), Path(annotations).parent), "lvis")
+    subject = measure.SampledSet.of(load(Path(annotations), Path(annotations).parent), "lvis")
     read = time.perf_counter()
     ((_, answers),) = samples.load(Path(found), subject.annotations, subject.categories).answers.items()
     ready = time.perf_counter()
@@ -191,7 +191,7 @@ def run_with_text(annotations: str, found: str) -> dict[str, float]:
 def run_consensus(annotations: str, found: str) -> dict[str, float]:
     """Reads and validates, then clusters the mentions into detections; seconds of each step."""
     start = time.perf_counter()
-    subject = measure.Subject.of(load(Path(annotations), Path(annotations).parent), "lvis")
+    subject = measure.SampledSet.of(load(Path(annotations), Path(annotations).parent), "lvis")
     ((_, answers),) = samples.load(Path(found), subject.annotations, subject.categories).answers.items()
     ready = time.perf_counter()
     consensus(answers.mentions, answers.samples)
@@ -202,7 +202,7 @@ def compare_self_bleu(files: Mapping[str, Path], images: int) -> dict[str, float
     """Seconds of ours and of sacrebleu's self-BLEU on the first images, and the largest difference; None without it."""
     if find_spec("sacrebleu") is None:
         return None
-    subject = measure.Subject.of(load(files["annotations"], files["annotations"].parent), "lvis")
+    subject = measure.SampledSet.of(load(files["annotations"], files["annotations"].parent), "lvis")
     ((_, answers),) = samples.load(files["Parquet"], subject.annotations, subject.categories).answers.items()
     own = answers.mentions.image < images
     image, sample, name = (getattr(answers.mentions, column)[own] for column in ("image", "sample", "name"))
@@ -241,22 +241,22 @@ def _mean_bleu(bleu: Any, texts: list[str]) -> float:
 
 def from_document(document: Mapping[str, Any]) -> str:
     """The tables of what `--output` wrote."""
-    machine, shape = document["machine"], Shape(**document["shape"])
+    machine, shape = document["machine"], SampleSetSize(**document["shape"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"load {machine['load']}; {versions}",
         "",
-        f"{shape}; goals for {Shape(20_000, 8, 10)} on two cores",
+        f"{shape}; goals for {SampleSetSize(20_000, 8, 10)} on two cores",
         "",
         "| measured | input | seconds | of which reading | CPU seconds | peak memory, MiB | goal |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
-    rows = [Measurement(**row) for row in document["measurements"]]
+    rows = [DiversityTiming(**row) for row in document["measurements"]]
     return "\n".join([*lines, *map(_line, rows), "", _reference_line(document["self_bleu"])])
 
 
-def _line(row: Measurement) -> str:
+def _line(row: DiversityTiming) -> str:
     reading = sum(seconds for stage, seconds in row.stages.items() if stage in ("annotations", "samples", "read"))
     return (
         f"| {row.task} | {row.input} | {row.seconds:.1f} | {reading:.1f} | {row.cpu_seconds:.1f} "

@@ -37,7 +37,7 @@ TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class DetectionSetSize:
     """Size of a generated set."""
 
     images: int
@@ -50,7 +50,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class EvaluationTiming:
     """One row. stages: seconds of each step; figures: what was computed, for the check that all agree."""
 
     task: str
@@ -77,16 +77,18 @@ def command(
     from harness.system.provenance import package_versions  # late: torch, which the measured processes do not need
 
     machine = {**timing.machine(), "packages": package_versions(PACKAGES)}
-    full = Shape(images, detections_per_image, categories)
+    full = DetectionSetSize(images, detections_per_image, categories)
     with tempfile.TemporaryDirectory(prefix="detmodes-speed-") as folder:
         groups = [_inputs(Path(folder), full, seed)]
         if references:
             small = min(images, REFERENCE_IMAGES)
-            coco = Shape(small, min(detections_per_image, COCO_DETECTIONS), COCO_CATEGORIES)
-            groups.append(_side_by_side(Path(folder), Shape(small, detections_per_image, categories), "lvis", seed))
+            coco = DetectionSetSize(small, min(detections_per_image, COCO_DETECTIONS), COCO_CATEGORIES)
+            groups.append(
+                _side_by_side(Path(folder), DetectionSetSize(small, detections_per_image, categories), "lvis", seed)
+            )
             groups.append(_side_by_side(Path(folder), coco, "coco", seed))
         sparse = (min(images, BOOTSTRAP_IMAGES), min(detections_per_image, BOOTSTRAP_DETECTIONS))
-        groups.append([_bootstrap(Path(folder), Shape(*sparse, categories), seed)])
+        groups.append([_bootstrap(Path(folder), DetectionSetSize(*sparse, categories), seed)])
     rows = [row for group in groups for row in group]
     differences = [difference for group in groups for difference in _differences(group)]
     print(to_markdown(rows, machine))
@@ -101,13 +103,13 @@ def command(
 
 def from_document(document: Mapping[str, Any]) -> str:
     """The tables of what `--output` wrote."""
-    return to_markdown([Measurement(**row) for row in document["measurements"]], document["machine"])
+    return to_markdown([EvaluationTiming(**row) for row in document["measurements"]], document["machine"])
 
 
 # ---- what is measured --------------------------------------------------------------------------------------------
 
 
-def _inputs(folder: Path, shape: Shape, seed: int) -> list[Measurement]:
+def _inputs(folder: Path, shape: DetectionSetSize, seed: int) -> list[EvaluationTiming]:
     """The fast engine at the full size, once from each kind of file. The files are removed afterwards."""
     files = generate(folder, shape, "lvis", seed, INPUTS)
     rows = [_evaluation("evaluate", files, shape, "lvis", "fast", kind) for kind in INPUTS]
@@ -116,15 +118,15 @@ def _inputs(folder: Path, shape: Shape, seed: int) -> list[Measurement]:
     return rows
 
 
-def _side_by_side(folder: Path, shape: Shape, protocol: Protocol, seed: int) -> list[Measurement]:
+def _side_by_side(folder: Path, shape: DetectionSetSize, protocol: Protocol, seed: int) -> list[EvaluationTiming]:
     """Both engines on one set; the fast one before and after the reference, so that both see the same machine."""
     files = generate(folder, shape, "coco" if protocol == "coco" else "lvis", seed, ("json",))
-    fast, reference = evaluator.engines(protocol)
+    fast, reference = evaluator.list_engines(protocol)
     turns = (fast, reference, fast)
     return [_evaluation("compare", files, shape, protocol, engine, "json") for engine in turns]
 
 
-def _bootstrap(folder: Path, shape: Shape, seed: int) -> Measurement:
+def _bootstrap(folder: Path, shape: DetectionSetSize, seed: int) -> EvaluationTiming:
     files = generate(folder, shape, "lvis", seed, ("parquet",))
     _note(f"bootstrap, {REPLICATES:,} replicates: {shape}")
     arguments = (str(files["annotations"]), str(files["parquet"]), REPLICATES)
@@ -134,25 +136,27 @@ def _bootstrap(folder: Path, shape: Shape, seed: int) -> Measurement:
 
 
 def _evaluation(
-    task: str, files: Mapping[str, Path], shape: Shape, protocol: Protocol, engine: str, kind: str
-) -> Measurement:
+    task: str, files: Mapping[str, Path], shape: DetectionSetSize, protocol: Protocol, engine: str, kind: str
+) -> EvaluationTiming:
     _note(f"{protocol}, engine {engine}, from {kind}: {shape}")
     arguments = (str(files["annotations"]), str(files[kind]), protocol, engine)
     result = timing.isolated("harness.commands.speed.evaluation:run_evaluation", *arguments)
     return _row(task, protocol, engine, kind, shape, result)
 
 
-def _row(task: str, protocol: str, engine: str, kind: str, shape: Shape, result: timing.Result) -> Measurement:
+def _row(
+    task: str, protocol: str, engine: str, kind: str, shape: DetectionSetSize, result: timing.Result
+) -> EvaluationTiming:
     cost = (result.seconds, result.cpu_seconds, result.peak_rss_mib)
-    return Measurement(task, protocol, engine, kind, str(shape), *cost, **result.value)
+    return EvaluationTiming(task, protocol, engine, kind, str(shape), *cost, **result.value)
 
 
-def generate(folder: Path, shape: Shape, style: Style, seed: int, kinds: tuple[str, ...]) -> dict[str, Path]:
+def generate(folder: Path, shape: DetectionSetSize, style: Style, seed: int, kinds: tuple[str, ...]) -> dict[str, Path]:
     """Files of a set, by kind, and its "annotations". The same arguments give the same bytes (but in .npz)."""
     _note(f"generating {style}: {shape}")
     rng = np.random.default_rng(seed)
-    objects = synthetic.truth(shape.images, shape.categories, rng)
-    found = synthetic.detections(objects, shape.detections_per_image, rng)
+    objects = synthetic.generate_objects(shape.images, shape.categories, rng)
+    found = synthetic.generate_detections(objects, shape.detections_per_image, rng)
     files = {"annotations": folder / f"{style}.json", **{kind: folder / f"detections.{kind}" for kind in kinds}}
     synthetic.write_annotations(files["annotations"], objects, style, rng)
     for kind in kinds:
@@ -195,7 +199,7 @@ def run_bootstrap(truth: str, found: str, replicates: int) -> dict[str, dict[str
 # ---- what is reported --------------------------------------------------------------------------------------------
 
 
-def _differences(group: list[Measurement]) -> list[str]:
+def _differences(group: list[EvaluationTiming]) -> list[str]:
     """Figures in which a row of the group differs from its first row, which evaluated the same set."""
     first = group[0]
     return [
@@ -211,7 +215,7 @@ def _same(a: float | None, b: float | None) -> bool:
     return a is b if a is None or b is None else abs(a - b) <= TOLERANCE
 
 
-def to_markdown(rows: list[Measurement], machine: Mapping[str, Any]) -> str:
+def to_markdown(rows: list[EvaluationTiming], machine: Mapping[str, Any]) -> str:
     """The machine, one table of all measurements, and the ratios of those that were compared."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     lines = [
@@ -237,7 +241,7 @@ def to_markdown(rows: list[Measurement], machine: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def ratios(rows: list[Measurement]) -> list[tuple[str, str, float, float]]:
+def ratios(rows: list[EvaluationTiming]) -> list[tuple[str, str, float, float]]:
     """(protocol, reference, time ratio, memory ratio) of the compared rows, over the mean of the fast engine's."""
     compared = [row for row in rows if row.task == "compare"]
     found = []

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from harness import objectives, registry
 from harness.inference.device import accelerator_on
-from harness.objectives import TokenLevel
 from harness.protocols import Adapter
 from harness.suite.schema import Train
 from harness.system import timing
@@ -149,7 +148,7 @@ def losses_alone(positions: int, vocabulary: int, width: int, repeats: int) -> d
 
 
 def _from_hidden(name: str, settings: Mapping[str, Any]) -> bool:
-    return isinstance(objectives.OBJECTIVES[name], TokenLevel) and settings.get("mask") != "base"
+    return objectives.OBJECTIVES[name].level == "token" and settings.get("mask") != "base"
 
 
 def peak_of_loss(name: str, positions: int, vocabulary: int, width: int) -> float:

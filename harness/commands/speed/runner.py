@@ -54,7 +54,7 @@ Value = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class RunnerTiming:
     """A row of the table. goal: empty where there is none."""
 
     what: str
@@ -89,16 +89,16 @@ def from_document(document: Mapping[str, Any]) -> str:
     return "\n".join([*heading, *rows, "", NOTE, "", f"Measured on {machine}."])
 
 
-def lines(document: Mapping[str, Any]) -> list[Line]:
+def lines(document: Mapping[str, Any]) -> list[RunnerTiming]:
     cell, snapshot = document["cell"], document["snapshot"]
     found = [
-        Line("`detmodes --help`", f"{document['help']:.2f} s", "< 0.5 s"),
-        Line("a cell of one step, after imports", f"{cell['cell']:.2f} s", "< 3 s"),
-        Line("of this, training and evaluation", f"{cell['work']:.2f} s", ""),
+        RunnerTiming("`detmodes --help`", f"{document['help']:.2f} s", "< 0.5 s"),
+        RunnerTiming("a cell of one step, after imports", f"{cell['cell']:.2f} s", "< 3 s"),
+        RunnerTiming("of this, training and evaluation", f"{cell['work']:.2f} s", ""),
     ]
     for times, row in document["memory"].items():
         found.append(
-            Line(
+            RunnerTiming(
                 f"peak memory, {times} ({row['mentions'][0]:,} and {row['mentions'][1]:,} mentions)",
                 f"{row['mib'][0]:.0f} and {row['mib'][1]:.0f} MiB",
                 f"at most {row['goal']:.0f} MiB more",
@@ -106,9 +106,11 @@ def lines(document: Mapping[str, Any]) -> list[Line]:
         )
     for workers, shares in document["waiting"].items():
         share = f"{statistics.median(shares):.1%}"
-        found.append(Line(f"share of training spent waiting for data, {workers} workers", share, ""))
+        found.append(RunnerTiming(f"share of training spent waiting for data, {workers} workers", share, ""))
     step = f"{snapshot['seconds'] / snapshot['step']:.1f} training steps"
-    found.append(Line("a snapshot", f"{snapshot['seconds']:.2f} s, {snapshot['mib']:.1f} MiB, as long as {step}", ""))
+    found.append(
+        RunnerTiming("a snapshot", f"{snapshot['seconds']:.2f} s, {snapshot['mib']:.1f} MiB, as long as {step}", "")
+    )
     return found
 
 

@@ -42,7 +42,7 @@ CHUNK = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class GeneratedObjects:
     """Objects as columns, grouped by image; ids count from 1.
 
     image [G], category [G] (from 0), boxes [G, 4]; first [I], count [I]: the objects of an image;
@@ -59,7 +59,7 @@ class Truth:
     negatives: Integers
 
 
-def truth(images: int, categories: int, rng: np.random.Generator) -> Truth:
+def generate_objects(images: int, categories: int, rng: np.random.Generator) -> GeneratedObjects:
     """Objects of `images` images; the category of rank k is drawn with probability proportional to 1 / (k + 1)."""
     tail = 1.0 / np.arange(1, categories + 1)
     candidates = rng.choice(categories, (images, CANDIDATES), p=tail / tail.sum())
@@ -68,10 +68,10 @@ def truth(images: int, categories: int, rng: np.random.Generator) -> Truth:
     image = np.repeat(np.arange(images), count)
     category = candidates[image, rng.integers(0, CANDIDATES, len(image))]
     boxes = _random_boxes(len(image), rng)
-    return Truth(categories, image, category, boxes, np.cumsum(count) - count, count, candidates, negatives)
+    return GeneratedObjects(categories, image, category, boxes, np.cumsum(count) - count, count, candidates, negatives)
 
 
-def detections(objects: Truth, per_image: int, rng: np.random.Generator) -> Detections:
+def generate_detections(objects: GeneratedObjects, per_image: int, rng: np.random.Generator) -> Detections:
     """`per_image` detections of every image, some near an object of its category, some wrong."""
     image = np.repeat(np.arange(len(objects.count)), per_image)
     size = len(image)
@@ -103,7 +103,7 @@ def _jittered(boxes: Floats, rng: np.random.Generator) -> Floats:
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
-def write_annotations(path: Path, objects: Truth, style: Style, rng: np.random.Generator) -> None:
+def write_annotations(path: Path, objects: GeneratedObjects, style: Style, rng: np.random.Generator) -> None:
     """An annotation file in LVIS v1 or COCO format."""
     crowd = rng.random(len(objects.image)) < (CROWD_SHARE if style == "coco" else 0.0)
     images = [_image_record(objects, i, style) for i in range(len(objects.count))]
@@ -118,7 +118,7 @@ def write_annotations(path: Path, objects: Truth, style: Style, rng: np.random.G
         json.dump({"images": images, "annotations": annotations, "categories": categories}, file)
 
 
-def _image_record(objects: Truth, index: int, style: Style) -> dict[str, Any]:
+def _image_record(objects: GeneratedObjects, index: int, style: Style) -> dict[str, Any]:
     name = f"{index + 1:012d}.jpg"
     record: dict[str, Any] = {"id": index + 1, "width": WIDTH, "height": HEIGHT, "file_name": name}
     if style == "coco":

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from harness.metrics.detection.accumulate import Matches, column_sums, events_by_category, precision
-from harness.metrics.detection.evaluated_pairs import Pairs, counted
+from harness.metrics.detection.evaluated_pairs import Pairs, select_evaluated
 from harness.metrics.detection.greedy_matching import Truths, match_groups
 from harness.metrics.detection.rules import (
     AREAS,
@@ -30,7 +30,7 @@ from harness.metrics.detection.rules import (
     areas_of,
     ground_truth,
     in_range,
-    regular,
+    make_regular,
 )
 from harness.metrics.samples.aggregate import Weights, by_frequency, mean_defined
 from harness.types import Category, Detections, Example, Frequency, Instance
@@ -79,7 +79,7 @@ def match_sizes(
 ) -> dict[Size, Matches]:
     """Match detections to ground truth under the protocol's rules, for each size of objects.
 
-    Detections count as `rules.kept` says and, under LVIS, if their category is annotated in the image or
+    Detections count as `rules.select_rows` says and, under LVIS, if their category is annotated in the image or
     verified to be absent from it. Equal scores rank by image id, then in the order given. For a size, objects
     outside its range of areas do not count, and detections outside of it only where they are matched.
     areas: annotation id -> annotated area (None: the area of the box); crowds: image id -> crowd regions.
@@ -91,13 +91,13 @@ def match_sizes(
     truth = ground_truth(examples, protocol, areas, crowds)
     pairs = Pairs.of(examples, categories)
     gt_pair = pairs.find(truth.image_id, truth.category_id)
-    rows, pair = counted(detections, examples, truth, pairs, protocol)
+    rows, pair = select_evaluated(detections, examples, truth, pairs, protocol)
     # Stable: equal scores of an image stay in the order given.
     order = np.lexsort((detections.image_id[rows], -detections.scores[rows], pairs.category(pair)))
     rows, pair = rows[order], pair[order]
     federated = RULES[protocol].federated
     not_exhaustive = np.isin(pair, pairs.flagged(examples, "not_exhaustive") if federated else [])
-    boxes = regular(detections.boxes[rows])
+    boxes = make_regular(detections.boxes[rows])
     counts = np.column_stack([in_range(truth.areas, size) & ~truth.crowd for size in sizes])  # [g, S]
     true_positive, left_out = _match_pairs(pair, boxes, gt_pair, truth, ~counts)
     found: dict[Size, Matches] = {}

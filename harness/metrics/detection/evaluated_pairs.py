@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.detection.rules import RULES, GroundTruth, Protocol, kept
+from harness.metrics.detection.rules import RULES, GroundTruth, Protocol, select_rows
 from harness.types import Category, Detections, Example
 
 Integers = NDArray[np.int64]
@@ -53,15 +53,15 @@ class Pairs:
         return pair % max(1, len(self.category_ids))
 
 
-def counted(
+def select_evaluated(
     detections: Detections, examples: Sequence[Example], truth: GroundTruth, pairs: Pairs, protocol: Protocol
 ) -> tuple[Integers, Integers]:
     """Rows of the detections that the protocol evaluates, ascending, and their pairs.
 
-    Those that are `kept`, and under LVIS only where their category is annotated in the image or verified to be
+    Those that are `select_rows`, and under LVIS only where their category is annotated in the image or verified to be
     absent from it. ValueError for an unknown image or category.
     """
-    rows = kept(detections, protocol)
+    rows = select_rows(detections, protocol)
     pair = pairs.find(detections.image_id[rows], detections.category_id[rows])
     if RULES[protocol].federated:
         present = pairs.find(truth.image_id, truth.category_id)

@@ -79,7 +79,7 @@ class GroundTruth:
     crowd: Booleans
 
 
-def kept(detections: Detections, protocol: Protocol) -> Integers:
+def select_rows(detections: Detections, protocol: Protocol) -> Integers:
     """Rows that count after cap and area, ascending.
 
     lvis: the best 300 of each image, then those of them with an area; lvis-fixed: the best 10,000 of each
@@ -118,10 +118,10 @@ def ground_truth(
     crowd = np.array([flag for _, _, flag in rows], dtype=np.bool_)
     taken = _hasareas_of(measured) if RULES[protocol].federated else slice(None)
     ids, image_ids, category_ids = (column[taken] for column in columns)
-    return GroundTruth(ids, image_ids, category_ids, regular(boxes[taken]), measured[taken], crowd[taken])
+    return GroundTruth(ids, image_ids, category_ids, make_regular(boxes[taken]), measured[taken], crowd[taken])
 
 
-def regular(boxes: Floats) -> Floats:
+def make_regular(boxes: Floats) -> Floats:
     """Boxes [n, 4] whose IoU is a number: coordinates of at most LARGEST, sides of 0 where the area underflows to 0.
 
     Otherwise the IoU may be 0 / 0 or infinity / infinity, which pycocotools takes for a match.

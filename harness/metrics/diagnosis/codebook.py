@@ -10,9 +10,10 @@ one more:
     background      invented object: IoU <= 0.1 with any
     both            all others: near an object of another category, on none
 
-Agrees with `tide.errors` under LVIS: what is neither right nor wrong there has no code here (unmatched mentions of a
-category that is not annotated exhaustively in the image, duplicates among them, or that nobody looked for in it), and
-the same objects are missed. So it does under COCO, where every category was looked for. It must differ in this:
+Agrees with `tide.break_down_errors` under LVIS: what is neither right nor wrong there has no code here (unmatched
+mentions of a category that is not annotated exhaustively in the image, duplicates among them, or that nobody looked for
+in it), and the same objects are missed. So it does under COCO, where every category was looked for. It must differ in
+this:
 
 - Mentions are matched as they are everywhere for samples (`matching.verify`: most pairs, then best IoU), detections by
   score, each to the best that is free. With equal scores greed may leave a pair unmatched that `verify` finds, or
@@ -132,8 +133,8 @@ def _of_mentions(truth: Truth, answers: Answers, found: Verification) -> tuple[I
 
 
 def _kinds(iou: Floats, own: Flags) -> tuple[Integers, Integers]:
-    """TIDE's kinds of wrong mentions, and which object each is about; of a duplicate too. See `tide.kinds_of`."""
-    kind, which = tide.kinds_of(iou, own)
+    """TIDE's kinds of wrong mentions, and which object each is about; of a duplicate too. See `classify_errors`."""
+    kind, which = tide.classify_errors(iou, own)
     again = kind == DUPLICATE
     if again.any():
         which[again] = np.where(own, iou, 0.0)[again].argmax(axis=1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.detection.rules import GroundTruth, regular
+from harness.metrics.detection.rules import GroundTruth, make_regular
 from harness.metrics.samples.matching import iou_matrix
 from harness.types import Detections
 
@@ -29,7 +29,7 @@ def non_maximum_suppression(detections: Detections, threshold: float = NMS_IOU) 
     nothing (see `box_iou`), so it is kept.
     """
     suppressed = np.zeros(len(detections), dtype=np.bool_)
-    boxes = regular(detections.boxes)
+    boxes = make_regular(detections.boxes)
     for rows in _groups(detections.image_id, detections.category_id, -detections.scores).values():
         if len(rows) > 1:
             suppressed[rows] = _suppressed(boxes[rows], threshold)
@@ -44,7 +44,7 @@ def best_overlap(detections: Detections, truth: GroundTruth) -> Floats:
     own = np.flatnonzero(~truth.crowd)
     objects = _groups(truth.image_id[own], truth.category_id[own], truth.id[own])
     found = _groups(detections.image_id, detections.category_id, -detections.scores)
-    best, boxes = np.zeros(len(detections)), regular(detections.boxes)
+    best, boxes = np.zeros(len(detections)), make_regular(detections.boxes)
     for pair in found.keys() & objects.keys():
         best[found[pair]] = iou_matrix(boxes[found[pair]], truth.boxes[own[objects[pair]]]).max(axis=1)
     return best

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from harness.metrics.detection.accumulate import Matches
 from harness.metrics.detection.ap import average_precision
 from harness.metrics.detection.evaluated_pairs import Pairs
-from harness.metrics.detection.rules import GroundTruth, in_range, regular
+from harness.metrics.detection.rules import GroundTruth, in_range, make_regular
 from harness.metrics.samples.aggregate import mean_defined
 from harness.metrics.samples.matching import iou_matrix
 from harness.types import Category, Detections, Example
@@ -65,7 +65,7 @@ class _Wrong:
     taken: Booleans
 
 
-def undecided(matches: Matches) -> Booleans:
+def find_undecided(matches: Matches) -> Booleans:
     """Detections [n] that are neither right nor wrong at IoU 0.5: unmatched where the category is not annotated
     exhaustively, or matched to a crowd region."""
     found = (matches.true_positive & 1).astype(np.bool_)
@@ -73,7 +73,7 @@ def undecided(matches: Matches) -> Booleans:
     return np.asarray(~found & (matches.ignored | elsewhere))
 
 
-def errors(
+def break_down_errors(
     matches: Matches,
     detections: Detections,
     truth: GroundTruth,
@@ -120,7 +120,7 @@ def errors(
 
 
 def _set(matches: Matches, detections: Detections, truth: GroundTruth, pairs: Pairs) -> _Set:
-    decided = ~undecided(matches)
+    decided = ~find_undecided(matches)
     rows = matches.detection[decided]
     rank = np.empty(len(rows), dtype=np.int64)
     rank[np.lexsort((rows, detections.image_id[rows]))] = np.arange(len(rows))
@@ -130,7 +130,7 @@ def _set(matches: Matches, detections: Detections, truth: GroundTruth, pairs: Pa
         image=matches.image[decided],
         category=matches.category[decided],
         score=matches.score[decided],
-        boxes=regular(detections.boxes[rows]),
+        boxes=make_regular(detections.boxes[rows]),
         rank=rank,
         correct=(matches.true_positive[decided] & 1).astype(np.bool_),
         gt_image=pairs.image(pair),
@@ -151,7 +151,7 @@ def _what_is_wrong(counting: _Set) -> _Wrong:
         own = counting.category[rows][:, None] == counting.gt_category[objects]
         taken[objects] = _taken(np.where(own, iou, 0.0)[counting.correct[rows]])
         wrong = rows[~counting.correct[rows]]
-        kind[wrong], which = kinds_of(iou[~counting.correct[rows]], own[~counting.correct[rows]])
+        kind[wrong], which = classify_errors(iou[~counting.correct[rows]], own[~counting.correct[rows]])
         about[wrong[which >= 0]] = objects[which[which >= 0]]
     return _Wrong(kind, about, taken)
 
@@ -180,7 +180,7 @@ def _taken(iou: Floats) -> Booleans:
     return ~free
 
 
-def kinds_of(iou: Floats, own: Booleans) -> tuple[Integers, Integers]:
+def classify_errors(iou: Floats, own: Booleans) -> tuple[Integers, Integers]:
     """Kinds [d], and which object the error is about (-1: none), of wrong detections; iou, own [d, o]."""
     if not iou.shape[1]:
         return np.full(len(iou), BACKGROUND), np.full(len(iou), -1)

@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from harness.records.layout import PROGRESS
 from harness.run.context import Watch
 from harness.suite.cells import Cell
 from harness.system.files import write_text
+from harness.system.strict import StrictModel
 
 EVERY = 2.0
 """Seconds between two writings."""
 
 
-class Progress(BaseModel):
+class Progress(StrictModel):
     """kind, done, total, note: the work in hand, as a Watch is told of it. left: seconds that this work (not the whole
     cell) still takes at its speed so far, None before there is one. spent: seconds that the cell has taken,
     earlier attempts included."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: str
     done: int
     total: int

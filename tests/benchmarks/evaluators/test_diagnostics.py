@@ -56,8 +56,8 @@ def counted(annotations: Annotations, detections: Detections, protocol: Protocol
 
 
 def duplicates(annotations: Annotations, detections: Detections, protocol: Protocol) -> dict[str, Any]:
-    truth = diagnostics.objects(annotations, protocol)
-    return diagnostics.duplicates(detections, truth, counted(annotations, detections, protocol))
+    truth = diagnostics.collect_objects(annotations, protocol)
+    return diagnostics.count_duplicates(detections, truth, counted(annotations, detections, protocol))
 
 
 # ---- counts ------------------------------------------------------------------------------------------------------
@@ -69,20 +69,20 @@ def test_objects_and_images_by_category(tmp_path: Path) -> None:
     annotations = loaded(
         tmp_path, document([image(1), image(2)], [*objects, empty], [category(1, "a"), category(2, "b")])
     )
-    assert diagnostics.annotated(annotations, "lvis") == (Counter({1: 3}), Counter({1: 2}))
+    assert diagnostics.count_annotated(annotations, "lvis") == (Counter({1: 3}), Counter({1: 2}))
 
 
 def test_a_crowd_is_no_object(tmp_path: Path) -> None:
     objects = [annotation(1, 1, 1, *CAT), annotation(2, 1, 2, *FAR, iscrowd=1)]
     content = document([coco_image(1)], objects, [coco_category(1, "a"), coco_category(2, "b")])
-    assert diagnostics.annotated(loaded(tmp_path, content, "coco"), "coco") == (Counter({1: 1}), Counter({1: 1}))
+    assert diagnostics.count_annotated(loaded(tmp_path, content, "coco"), "coco") == (Counter({1: 1}), Counter({1: 1}))
 
 
 def test_detections_are_counted_after_cap_and_area(tmp_path: Path) -> None:
     many = rows(*[(1, 0.9, CAT)] * 299, (2, 0.9, (0, 0, 0, 9)), (2, 0.1, DOG))
     annotations = animals(tmp_path)
-    assert diagnostics.predicted(annotations, many, "lvis") == Counter({1: 299})
-    assert diagnostics.predicted(annotations, many, "lvis-fixed") == Counter({1: 299, 2: 1})
+    assert diagnostics.count_predicted(annotations, many, "lvis") == Counter({1: 299})
+    assert diagnostics.count_predicted(annotations, many, "lvis-fixed") == Counter({1: 299, 2: 1})
 
 
 @pytest.mark.parametrize("protocol", BOTH)
@@ -90,10 +90,10 @@ def test_never_predicted_is_among_what_is_annotated(tmp_path: Path, protocol: Pr
     """Cats are named; dogs are not; cows are not either, but there are none."""
     annotations, found = animals(tmp_path, protocol), rows((1, 0.9, FAR))
     evaluation = evaluate(annotations, found, protocol)
-    predicted = diagnostics.predicted(annotations, found, protocol)
-    assert diagnostics.never_predicted(evaluation, predicted) == {"share": 0.5, "count": 1, "categories": 2}
+    predicted = diagnostics.count_predicted(annotations, found, protocol)
+    assert diagnostics.count_never_predicted(evaluation, predicted) == {"share": 0.5, "count": 1, "categories": 2}
     nothing = replace(evaluation, per_category={1: None})
-    assert diagnostics.never_predicted(nothing, predicted) == {"share": None, "count": 0, "categories": 0}
+    assert diagnostics.count_never_predicted(nothing, predicted) == {"share": None, "count": 0, "categories": 0}
 
 
 # ---- ties --------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_never_predicted_is_among_what_is_annotated(tmp_path: Path, protocol: Pr
 def test_tie_order_moves_ap_between_the_best_and_the_worst_ranking(tmp_path: Path, protocol: Protocol) -> None:
     # Of two detections of the cat one is right: AP is 1 if it ranks first, else 1/2. Dogs have 0: the mean halves it.
     annotations = animals(tmp_path, protocol)
-    found = diagnostics.constant_score_ap(annotations, rows((1, 0.9, CAT), (1, 0.9, FAR)), protocol)
+    found = diagnostics.evaluate_random_rankings(annotations, rows((1, 0.9, CAT), (1, 0.9, FAR)), protocol)
     assert (found["min"], found["max"], found["orders"]) == (pytest.approx(0.25), pytest.approx(0.5), 20)
     firsts = round((found["mean"] - 0.25) / 0.25 * 20)  # how often the right one was first
     assert 4 <= firsts <= 16  # 99% of what 20 fair coins give
@@ -113,20 +113,20 @@ def test_tie_order_moves_ap_between_the_best_and_the_worst_ranking(tmp_path: Pat
 def test_tie_orders_do_not_see_the_scores_and_are_the_same_every_time(tmp_path: Path) -> None:
     annotations = animals(tmp_path)
     a, b = rows((1, 0.9, CAT), (1, 0.1, FAR)), rows((1, 0.2, CAT), (1, 0.3, FAR))
-    assert diagnostics.constant_score_ap(annotations, a, "lvis") == diagnostics.constant_score_ap(
+    assert diagnostics.evaluate_random_rankings(annotations, a, "lvis") == diagnostics.evaluate_random_rankings(
         annotations, b, "lvis"
     )
 
 
 def test_tie_order_also_decides_what_the_cap_keeps(tmp_path: Path) -> None:
     """One right detection among 600 far ones of a category nobody looked for: half of the time it is cut off."""
-    found = diagnostics.constant_score_ap(animals(tmp_path), rows((1, 0.9, CAT), *[(3, 0.5, FAR)] * 599), "lvis")
+    found = diagnostics.evaluate_random_rankings(animals(tmp_path), rows((1, 0.9, CAT), *[(3, 0.5, FAR)] * 599), "lvis")
     assert (found["min"], found["max"]) == (0.0, pytest.approx(0.5))
 
 
 def test_without_objects_there_is_no_ap_under_ties(tmp_path: Path) -> None:
     annotations = loaded(tmp_path, document([image(1)], [], [category(1, "cat")]))
-    found = diagnostics.constant_score_ap(annotations, rows((1, 0.5, CAT)), "lvis", orders=2)
+    found = diagnostics.evaluate_random_rankings(annotations, rows((1, 0.5, CAT)), "lvis", orders=2)
     assert found == {"mean": None, "sd": None, "min": None, "max": None, "orders": 2}
 
 
@@ -160,7 +160,7 @@ def test_suppression_removes_what_costs_precision(tmp_path: Path, protocol: Prot
     annotations = animals(tmp_path, protocol)
     plain = evaluate(annotations, found, protocol).metrics["AP"]
     assert plain == pytest.approx((51 + 50 * 2 / 3) / 101 / 2)  # cats have AP 0
-    suppressed = diagnostics.nms(annotations, found, protocol)
+    suppressed = diagnostics.evaluate_after_nms(annotations, found, protocol)
     assert suppressed == {"AP": pytest.approx(0.5), "iou": 0.9, "removed": 1}
 
 
@@ -172,7 +172,7 @@ def test_calibration_of_what_counts(tmp_path: Path, protocol: Protocol) -> None:
     # Right with 0.9, wrong with 0.5: gaps 0.1 and 0.5 of one detection each.
     found = rows((1, 0.9, CAT), (1, 0.5, FAR))
     annotations = animals(tmp_path, protocol)
-    made, figures = diagnostics.calibration(found, counted(annotations, found, protocol))
+    made, figures = diagnostics.measure_calibration(found, counted(annotations, found, protocol))
     assert figures == {"ece": pytest.approx(0.3), "max_gap": pytest.approx(0.5), "bins": 15, "reason": None}
     assert made is not None
     assert made.count.sum() == 2
@@ -181,7 +181,7 @@ def test_calibration_of_what_counts(tmp_path: Path, protocol: Protocol) -> None:
 def test_neutral_detections_are_not_calibrated(tmp_path: Path) -> None:
     found = rows((1, 0.9, CAT), (1, 0.5, FAR), (3, 0.2, FAR))
     annotations = animals(tmp_path, not_exhaustive_category_ids=[1])
-    _, figures = diagnostics.calibration(found, counted(annotations, found, "lvis"))
+    _, figures = diagnostics.measure_calibration(found, counted(annotations, found, "lvis"))
     assert figures["ece"] == pytest.approx(0.1)
 
 
@@ -190,7 +190,7 @@ def test_neutral_detections_are_not_calibrated(tmp_path: Path) -> None:
 )
 def test_no_calibration_has_a_reason(tmp_path: Path, score: float | None, reason: str) -> None:
     found = rows() if score is None else rows((1, score, CAT))
-    made, figures = diagnostics.calibration(found, counted(animals(tmp_path), found, "lvis"))
+    made, figures = diagnostics.measure_calibration(found, counted(animals(tmp_path), found, "lvis"))
     assert (made, figures["ece"], figures["max_gap"]) == (None, None, None)
     assert reason in figures["reason"]
 
@@ -205,7 +205,7 @@ def test_a_detection_on_a_crowd_is_neutral(tmp_path: Path) -> None:
 
 def test_the_diagnosis_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     annotations, found = animals(tmp_path), rows((1, 0.9, CAT), (1, 0.8, CAT), (2, 0.5, NEAR_CAT))
-    predicted = diagnostics.predicted(annotations, found, "lvis")
+    predicted = diagnostics.count_predicted(annotations, found, "lvis")
     made = diagnostics.diagnose(annotations, found, "lvis", evaluate(annotations, found), predicted)
     assert made.generative["duplicates"]["count"] == 1
     assert made.generative["never_predicted"]["count"] == 0

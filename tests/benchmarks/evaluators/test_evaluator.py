@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluators import evaluator
-from benchmarks.evaluators.evaluator import engines, figures, kept
+from benchmarks.evaluators.evaluator import list_engines, list_figures, select_rows
 from benchmarks.readers.annotations import Annotations, load
 from harness.errors import ConfigError, DataError
 from harness.metrics.detection import rules
@@ -23,9 +23,9 @@ from tests.benchmarks.cases import official, random_case
 from tests.benchmarks.documents import annotation, category, detection, document, image, loaded
 
 PROTOCOLS: tuple[Protocol, ...] = ("lvis", "lvis-fixed", "coco")
-both_engines = pytest.mark.parametrize("engine", engines("lvis"))
-both_coco_engines = pytest.mark.parametrize("engine", engines("coco"))
-every_engine = pytest.mark.parametrize(("protocol", "engine"), [(p, e) for p in PROTOCOLS for e in engines(p)])
+both_engines = pytest.mark.parametrize("engine", list_engines("lvis"))
+both_coco_engines = pytest.mark.parametrize("engine", list_engines("coco"))
+every_engine = pytest.mark.parametrize(("protocol", "engine"), [(p, e) for p in PROTOCOLS for e in list_engines(p)])
 TOLERANCE = 1e-9
 
 Key = TypeVar("Key")
@@ -109,7 +109,7 @@ def test_sizes_are_those_of_the_mask(tmp_path: Path, engine: str) -> None:
 @both_engines
 def test_no_detections_is_ap_0_and_not_an_error(tmp_path: Path, engine: str) -> None:
     evaluation = evaluate(two_cats(tmp_path), [], engine)
-    assert tuple(evaluation.metrics) == figures("lvis")
+    assert tuple(evaluation.metrics) == list_figures("lvis")
     assert {evaluation.metrics[name] for name in ("AP", "AP50", "AP75", "APm", "APf", "AR@300")} == {0.0}
     assert evaluation.per_category == {1: 0.0, 2: None, 3: None}
 
@@ -195,7 +195,7 @@ def test_ap_fixed_has_no_cap_per_image(tmp_path: Path, engine: str) -> None:
     fixed = evaluate(annotations, detections, engine, "lvis-fixed")
     assert fixed.metrics["AP"] == pytest.approx(1 / 301, abs=1e-12)
     assert fixed.metrics["AR"] == 1.0
-    assert tuple(fixed.metrics) == figures("lvis-fixed")
+    assert tuple(fixed.metrics) == list_figures("lvis-fixed")
 
 
 def test_ap_fixed_keeps_10000_of_a_category_over_all_images(tmp_path: Path) -> None:
@@ -204,9 +204,9 @@ def test_ap_fixed_keeps_10000_of_a_category_over_all_images(tmp_path: Path) -> N
     ids = np.arange(n + 1) % 2 + 1, np.array([1] * n + [2])
     scores = np.full(n + 1, 0.5)
     tied = Detections(*ids, np.ones((n + 1, 4)), scores)
-    assert kept(annotations, tied, "lvis-fixed").tolist() == [*range(n - 1), n]  # the last cat goes
+    assert select_rows(annotations, tied, "lvis-fixed").tolist() == [*range(n - 1), n]  # the last cat goes
     scores[0] = 0.4
-    assert kept(annotations, tied, "lvis-fixed").tolist() == list(range(1, n + 1))  # the worst cat goes
+    assert select_rows(annotations, tied, "lvis-fixed").tolist() == list(range(1, n + 1))  # the worst cat goes
 
 
 def coco(folder: Path, *objects: tuple[float, ...], crowd: tuple[float, ...] = ()) -> Annotations:
@@ -233,7 +233,7 @@ def test_coco_counts_every_category_of_every_image(tmp_path: Path, engine: str) 
     )
     detections = [detection(2, 1, 0.9, *FAR), detection(1, 1, 0.8, *FAR), detection(1, 1, 0.7, *BOX)]
     evaluation = evaluate(loaded(tmp_path, content), detections, engine, "coco")
-    assert tuple(evaluation.metrics) == figures("coco")
+    assert tuple(evaluation.metrics) == list_figures("coco")
     assert evaluation.metrics["AP"] == pytest.approx(1 / 3, abs=1e-12)  # third of three
     assert evaluation.metrics["AR@1"] == 0.0  # in its image it is the second
     assert evaluation.metrics["AR@10"] == 1.0
@@ -302,8 +302,8 @@ def test_coco_without_detections(tmp_path: Path, engine: str) -> None:
 def test_engines_agree_with_each_other_and_with_the_official_package(seed: int, protocol: Protocol) -> None:
     """On every figure and category; the official package gets the data as they are, with nothing capped or dropped."""
     case = annotations, detections = random_case(seed, protocol)
-    assert len(kept(annotations, detections, protocol)) < len(detections)  # there is something to cap or drop
-    fast, reference = (evaluator.evaluate(annotations, detections, protocol, e) for e in engines(protocol))
+    assert len(select_rows(annotations, detections, protocol)) < len(detections)  # there is something to cap or drop
+    fast, reference = (evaluator.evaluate(annotations, detections, protocol, e) for e in list_engines(protocol))
     assert agree(fast, reference)
     assert agree(reference, official(case, protocol))
     assert sum(bool(ap) for ap in fast.per_category.values()) >= 4  # the comparison is about something
@@ -315,19 +315,19 @@ def test_engines_agree_with_each_other_and_with_the_official_package(seed: int, 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_kept_is_what_counts(protocol: Protocol) -> None:
     annotations, detections = random_case(0, protocol)
-    rows = kept(annotations, detections, protocol)
+    rows = select_rows(annotations, detections, protocol)
     assert (np.diff(rows) > 0).all()
     whole = evaluator.evaluate(annotations, detections, protocol)
     assert agree(whole, evaluator.evaluate(annotations, detections.take(rows), protocol))
     with pytest.raises(DataError, match="id of a category"):
-        kept(annotations, replace(detections, category_id=detections.category_id + 100), protocol)
+        select_rows(annotations, replace(detections, category_id=detections.category_id + 100), protocol)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_ids_may_be_large(protocol: Protocol) -> None:
     annotations, detections = random_case(0, protocol)
     far = replace(detections, image_id=detections.image_id * 2**40, category_id=detections.category_id * 2**40)
-    np.testing.assert_array_equal(rules.kept(far, protocol), kept(annotations, detections, protocol))
+    np.testing.assert_array_equal(rules.select_rows(far, protocol), select_rows(annotations, detections, protocol))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -343,7 +343,7 @@ def test_boxes_whose_area_is_no_number_change_nothing(protocol: Protocol) -> Non
     rows = Detections.of([detection(image_id, category_id, 2.0, *box) for box in extremes])
     both = Detections(*(np.concatenate([getattr(rows, f), getattr(detections, f)]) for f in rows.__slots__))
     extreme = replace(annotations, examples=examples, areas=areas)
-    fast, reference = (evaluator.evaluate(extreme, both, protocol, e) for e in engines(protocol))
+    fast, reference = (evaluator.evaluate(extreme, both, protocol, e) for e in list_engines(protocol))
     assert agree(fast, reference)
 
 
@@ -388,7 +388,7 @@ def test_unknown_engines_and_protocols_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="protocol coco 'lvis'; available: fast, pycocotools"):
         evaluate(annotations, [], "lvis", "coco")
     with pytest.raises(ConfigError, match="unknown protocol 'voc'"):
-        engines("voc")  # type: ignore[arg-type]
+        list_engines("voc")  # type: ignore[arg-type]
 
 
 def test_nothing_to_evaluate_on_is_an_error(tmp_path: Path) -> None:

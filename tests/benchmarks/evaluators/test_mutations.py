@@ -280,7 +280,7 @@ def run(files: Files, folder: Path, engine: str) -> Evaluation:
 def outcome(files: Files, folder: Path) -> Evaluation | str:
     """Figures, on which both engines agree, or a good error's text. AssertionError for anything else."""
     try:
-        fast, reference = (run(files, folder, engine) for engine in evaluator.engines(files.protocol))
+        fast, reference = (run(files, folder, engine) for engine in evaluator.list_engines(files.protocol))
     except DataError as error:
         text = str(error)
         assert text.startswith((f"{folder}/truth.json: ", f"{folder}/results{files.suffix}: ")), text

@@ -17,6 +17,7 @@ from PIL import Image
 from harness.commands.app import main
 from harness.commands.score import evaluate as evaluation
 from harness.commands.score import reliability_plot
+from harness.commands.score.documents import write_csv
 from harness.metrics.diagnosis.calibration import reliability
 from tests.benchmarks.documents import annotation, category, coco_category, coco_image, document, image, result, write
 
@@ -287,7 +288,12 @@ def test_a_folder_that_is_read_only_is_refused_first(folder: Folder, monkeypatch
 
 def test_nothing_is_written_when_the_last_step_fails(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = folder.files()
-    monkeypatch.setattr(evaluation, "as_csv", lambda table: 1 / 0)
+    monkeypatch.setattr(evaluation, "write_csv", lambda columns, rows: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         folder.evaluate("--output", "out.json", "--per-category", "table.csv", "--no-diagnostics")
     assert folder.files() == before
+
+
+def test_a_spreadsheet_computes_no_text_of_the_tables() -> None:
+    rows = [{"name": name, "AP": value} for name, value in (("=1+1", -0.5), ("@x", 0.0), ("cat", None))]
+    assert write_csv(("name", "AP"), rows) == "name,AP\n'=1+1,-0.5\n'@x,0.0\ncat,\n"

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.evaluators import evaluator
 from benchmarks.readers.annotations import load
 from harness.commands.score import measure as measuring
-from harness.commands.score.measure import Measured, Request
+from harness.commands.score.measure import DiversityRequest, Measured
 from harness.errors import ConfigError, DataError
 from harness.evaluation.evaluate import Measurement, measure
 from harness.suite.schema import SampleSettings
@@ -79,7 +79,7 @@ def lines(folder: Path, content: list[Document]) -> Path:
 
 def measured(folder: Path, content: list[Document], truth: Document = TRUTH, **options: Any) -> Measured:
     annotations = write(folder / "truth.json", truth)
-    return measuring.measure(Request(lines(folder, content), annotations, **options))
+    return measuring.measure(DiversityRequest(samples=lines(folder, content), annotations=annotations, **options))
 
 
 def only(found: Measured) -> Any:
@@ -127,14 +127,14 @@ def test_ap_of_the_greedy_answer_and_of_the_consensus(tmp_path: Path) -> None:
     found = measured(tmp_path, samples())
     annotations = load(tmp_path / "truth.json", tmp_path)
     greedy = [detection(1, 1, 0.9, *SOFA), detection(1, 2, 0.8, *LEFT_CUP)]
-    agreed = [
+    rank_consensus = [
         detection(1, 1, 0.45, *SOFA),
         detection(1, 1, 0.25, *SHIFTED),
         detection(1, 2, 0.5, *LEFT_CUP),
         detection(1, 3, 0.25, *SOFA),
         detection(2, 1, 0.25, *SOFA),
     ]
-    expected = [evaluator.evaluate(annotations, Detections.of(own)).metrics for own in (greedy, agreed)]
+    expected = [evaluator.evaluate(annotations, Detections.of(own)).metrics for own in (greedy, rank_consensus)]
     block = only(found)
     assert found.document["greedy"]["metrics"] == expected[0]
     assert block["consensus"]["metrics"] == expected[1]
@@ -220,7 +220,7 @@ def cell(folder: Path, settings: SampleSettings, benchmark: Any) -> Measurement:
 
 def test_a_cell_gives_its_own_figures_again(tmp_path: Path) -> None:
     found = cell(tmp_path, SampleSettings(samples=4, temperature=1.0), HandMade(tmp_path))
-    again = measuring.measure(Request(tmp_path / "cell", tmp_path / "annotations.json"))
+    again = measuring.measure(DiversityRequest(samples=tmp_path / "cell", annotations=tmp_path / "annotations.json"))
     assert only(again)["figures"] == found.info.diversity
     assert again.document["greedy"]["metrics"] == found.info.metrics
     assert only(again)["consensus"]["metrics"] == found.info.consensus
@@ -231,7 +231,7 @@ def test_a_cell_gives_its_own_figures_again(tmp_path: Path) -> None:
 def test_a_cell_with_several_temperatures_is_a_curve(tmp_path: Path) -> None:
     settings = SampleSettings(samples=3, temperature=1.0, temperatures=(0.5, 2.0))
     found = cell(tmp_path, settings, HandMade(tmp_path))
-    again = measuring.measure(Request(tmp_path / "cell", tmp_path / "annotations.json"))
+    again = measuring.measure(DiversityRequest(samples=tmp_path / "cell", annotations=tmp_path / "annotations.json"))
     blocks = {block["temperature"]: block["figures"] for block in again.document["temperatures"]}
     assert list(blocks) == [0.5, 1.0, 2.0]
     assert blocks[1.0] == found.info.diversity
@@ -248,7 +248,7 @@ def test_real_photographs(shared: Shared, tmp_path: Path) -> None:
         for e in annotations.examples
         for k in (0, 1)
     ]
-    found = measuring.measure(Request(lines(tmp_path, content), path))
+    found = measuring.measure(DiversityRequest(samples=lines(tmp_path, content), annotations=path))
     figures = only(found)["figures"]
     assert figures["recall"] == figures["coverage@1"] == figures["precision"] == 1.0
     assert figures["duplicate_rate"] == figures["unknown_name_rate"] == figures["malformed_rate"] == 0.0
@@ -365,7 +365,7 @@ def outcome(seed: int, folder: Path) -> str:
     path = folder / "samples.jsonl"
     path.write_bytes(mutation(seed))
     try:
-        found = measuring.measure(Request(path, folder / "truth.json"))
+        found = measuring.measure(DiversityRequest(samples=path, annotations=folder / "truth.json"))
     except DataError as error:
         text = str(error)
         assert text.startswith(f"{path}: "), text

@@ -14,14 +14,14 @@ from benchmarks.readers import samples
 from benchmarks.readers.annotations import load
 from harness import registry
 from harness.commands.score import measure
-from harness.commands.score.measure import Subject
+from harness.commands.score.measure import SampledSet
 from harness.commands.speed import diversity
-from harness.commands.speed.diversity import Shape
+from harness.commands.speed.diversity import SampleSetSize
 from harness.errors import ConfigError
 from harness.metrics.samples.mentions import Answers
 from harness.system import timing
 
-SHAPE = Shape(40, 4, 6)
+SHAPE = SampleSetSize(40, 4, 6)
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +30,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def subject(files: dict[str, Path]) -> Subject:
-    return Subject.of(load(files["annotations"], Path()), "lvis")
+def subject(files: dict[str, Path]) -> SampledSet:
+    return SampledSet.of(load(files["annotations"], Path()), "lvis")
 
 
-def answers(files: dict[str, Path], subject: Subject, kind: str) -> Answers:
+def answers(files: dict[str, Path], subject: SampledSet, kind: str) -> Answers:
     ((temperature, found),) = samples.load(files[kind], subject.annotations, subject.categories).answers.items()
     assert temperature == 1.0
     return found
 
 
-def test_both_kinds_of_file_hold_the_same_samples(files: dict[str, Path], subject: Subject) -> None:
+def test_both_kinds_of_file_hold_the_same_samples(files: dict[str, Path], subject: SampledSet) -> None:
     lines, cell = (answers(files, subject, kind).mentions for kind in ("JSON Lines", "Parquet"))
     assert len(lines) == 40 * 4 * 6
     known = lines.category >= 0  # unknown names are numbered as they come
@@ -49,7 +49,7 @@ def test_both_kinds_of_file_hold_the_same_samples(files: dict[str, Path], subjec
     np.testing.assert_array_equal(lines.name[known], cell.name[known])
 
 
-def test_a_generated_set_has_something_of_everything(files: dict[str, Path], subject: Subject) -> None:
+def test_a_generated_set_has_something_of_everything(files: dict[str, Path], subject: SampledSet) -> None:
     """Figures that are all 0 or undefined would cost nothing to compute."""
     found = measure.figures(subject, *measure.diversity_tables(subject, answers(files, subject, "Parquet")))
     for name in ("recall", "name_diversity", "unknown_name_rate", "hallucination_rate", "duplicate_rate", "self_bleu"):
@@ -102,7 +102,7 @@ def test_the_measured_figures_have_text_only_where_they_should(
     given: list[bool] = []
     tables = measure.diversity_tables
 
-    def spy(subject: Subject, answers: Answers, text: bool) -> Any:
+    def spy(subject: SampledSet, answers: Answers, text: bool) -> Any:
         given.append(text)
         return tables(subject, answers, text)
 

@@ -17,14 +17,16 @@ from benchmarks.readers.annotations import load
 from harness import registry
 from harness.commands.app import main
 from harness.commands.speed import evaluation, synthetic
-from harness.commands.speed.evaluation import Measurement, Shape
+from harness.commands.speed.evaluation import DetectionSetSize, EvaluationTiming
 from harness.errors import ConfigError
 from harness.system import timing
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return evaluation.generate(tmp_path_factory.mktemp("set"), Shape(200, 20, 100), "lvis", 0, evaluation.INPUTS)
+    return evaluation.generate(
+        tmp_path_factory.mktemp("set"), DetectionSetSize(200, 20, 100), "lvis", 0, evaluation.INPUTS
+    )
 
 
 def test_all_kinds_of_file_hold_the_same_detections(files: dict[str, Path]) -> None:
@@ -52,7 +54,7 @@ def test_a_generated_set_is_shaped_like_lvis(files: dict[str, Path]) -> None:
 
 
 def test_a_generated_coco_set_has_crowd_regions(tmp_path: Path) -> None:
-    made = evaluation.generate(tmp_path, Shape(100, 5, 80), "coco", 0, ("npz",))
+    made = evaluation.generate(tmp_path, DetectionSetSize(100, 5, 80), "coco", 0, ("npz",))
     loaded = load(made["annotations"], Path(), "coco")
     assert len(loaded.examples) == 100
     assert 0 < sum(map(len, loaded.crowds.values())) < 50
@@ -63,7 +65,7 @@ def test_a_seed_gives_one_set(tmp_path: Path) -> None:
     texts = []
     for folder, seed in ((first, 0), (again, 0), (other, 1)):
         folder.mkdir()
-        made = evaluation.generate(folder, Shape(5, 3, 80), "lvis", seed, ("json",))
+        made = evaluation.generate(folder, DetectionSetSize(5, 3, 80), "lvis", seed, ("json",))
         texts.append([path.read_bytes() for path in made.values()])
     assert texts[0] == texts[1]
     assert texts[0][0] != texts[2][0]
@@ -79,7 +81,9 @@ def test_some_detections_are_right_and_some_wrong(files: dict[str, Path]) -> Non
 def test_chunks_join_to_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "CHUNK", 4)
     rng = np.random.default_rng(0)
-    found = synthetic.detections(synthetic.truth(3, 80, rng), 3, rng)  # 9 rows: chunks of 4, 4 and 1
+    found = synthetic.generate_detections(
+        synthetic.generate_objects(3, 80, rng), 3, rng
+    )  # 9 rows: chunks of 4, 4 and 1
     synthetic.write_detections(tmp_path / "rows.json", found)
     assert [row["score"] for row in json.loads((tmp_path / "rows.json").read_text())] == found.scores.tolist()
 
@@ -136,7 +140,7 @@ def test_the_verb_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert given == [7, 3, 90, False, 5, tmp_path]
 
 
-ROW = Measurement("compare", "lvis", "fast", "json", "a set", 2.0, 1.0, 100.0, figures={"AP": 0.5, "APr": None})
+ROW = EvaluationTiming("compare", "lvis", "fast", "json", "a set", 2.0, 1.0, 100.0, figures={"AP": 0.5, "APr": None})
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def breakdown(images: Sequence[Example], samples: Sequence[Sequence[Parsed]], pr
         if item.category_id is not None
     )
     matches = match(images, detections, CATEGORIES, protocol)
-    found = tide.errors(matches, detections, ground_truth(images, protocol), images, CATEGORIES)
+    found = tide.break_down_errors(matches, detections, ground_truth(images, protocol), images, CATEGORIES)
     return {kind: own.count for kind, own in found.items()}
 
 

@@ -17,8 +17,7 @@ from benchmarks.evaluators import evaluator
 from benchmarks.readers.annotations import Annotations
 from harness.metrics.detection.ap import match
 from harness.metrics.detection.rules import Protocol, ground_truth
-from harness.metrics.diagnosis.tide import KINDS, Errors, Kind
-from harness.metrics.diagnosis.tide import errors as count_errors
+from harness.metrics.diagnosis.tide import KINDS, Errors, Kind, break_down_errors
 from harness.metrics.samples.matching import iou_matrix
 from harness.types import Box, Category, Detection, Detections, Example, Instance
 
@@ -59,7 +58,7 @@ def found(*rows: tuple[int, Box, float]) -> Detections:
 def errors(annotations: Annotations, detections: Detections, protocol: Protocol) -> dict[Kind, Errors]:
     examples, areas, crowds = annotations.examples, annotations.areas, annotations.crowds
     matches = match(examples, detections, CATEGORIES, protocol, areas, crowds)
-    return count_errors(matches, detections, ground_truth(examples, protocol, areas, crowds), examples, CATEGORIES)
+    return break_down_errors(matches, detections, ground_truth(examples, protocol, areas, crowds), examples, CATEGORIES)
 
 
 def summary(annotations: Annotations, detections: Detections, protocol: Protocol) -> dict[str, tuple[int, Any]]:
@@ -270,7 +269,7 @@ def test_counts_and_gains_are_those_of_the_definitions(seed: int, protocol: Prot
 def test_agrees_with_hotcoco(seed: int, protocol: Protocol) -> None:
     """In all but what is gained where a category is missed entirely: there it leaves an AP of 0."""
     annotations, detections = random_set(seed, images=40)
-    truth = hotcoco.COCO(evaluator.task(annotations, detections, protocol).dataset())
+    truth = hotcoco.COCO(evaluator.make_task(annotations, detections, protocol).dataset())
     rows = np.column_stack([detections.image_id, detections.boxes, detections.scores, detections.category_id])
     if protocol == "coco":
         evaluation = hotcoco.COCOeval(truth, truth.load_res(rows), "bbox")

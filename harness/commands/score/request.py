@@ -1,0 +1,54 @@
+"""What the verbs that score files have in common: the files that were asked for, checked before anything is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.metrics.detection.rules import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """Name the inputs and outputs of a verb.
+
+    annotations   the annotation file whose images were looked at
+    protocol      its style, and that of the figures
+    bootstrap     replicates for intervals; None: no intervals
+    output        file for everything, as JSON
+    per_category  file for the table by category, as CSV
+    """
+
+    annotations: Path
+    protocol: Protocol = "lvis"
+    bootstrap: int | None = None
+    output: Path | None = None
+    per_category: Path | None = None
+
+    @property
+    def style(self) -> Literal["lvis", "coco"]:
+        """The format of the annotation file."""
+        return "coco" if self.protocol == "coco" else "lvis"
+
+
+def find_path_problems(inputs: Iterable[Path], files: Mapping[str, Path | None]) -> Iterator[str]:
+    """Yield what is wrong with the places that files, by option, are to be written to; None was not asked for."""
+    taken = {path.resolve(): "an input" for path in inputs}
+    for option, path in files.items():
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            yield f"{option} {path}: is also {taken[path.resolve()]}"
+        elif path.is_dir():
+            yield f"{option} {path}: expected a file, this is a folder"
+        elif not is_writable(path.parent):
+            yield f"{option} {path}: expected a file in a folder that exists and can be written"
+        taken[path.resolve()] = option
+
+
+def is_writable(folder: Path) -> bool:
+    """Tell whether files can be made in `folder`."""
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

@@ -1,0 +1,103 @@
+"""The objectives by name, as data: equation, source, settings. Without torch, so that suites are read without it."""
+
+from __future__ import annotations
+
+from harness.objectives.spec import Need, ObjectiveSpec, Setting, Settings, above, at_least, count, fraction, one_of
+
+MASKS = ("live", "none", "base")
+
+
+def _sed_sft_problems(settings: Settings) -> list[str]:
+    """Says which settings contradict each other: the mask decides which ones have an effect."""
+    mask = settings["mask"]
+    given = [name for name in ("top_k", "threshold", "quantile") if name in settings]
+    if mask == "none":
+        return [f"{name} has no effect with mask 'none': remove it" for name in given]
+    problems = []
+    if "threshold" in given and "quantile" in given:
+        problems.append("give either threshold or quantile, not both")
+    if mask not in MASKS:  # a problem of its own: what is required depends on what was meant
+        return problems
+    if "top_k" not in given:
+        problems.append(f"mask {mask!r} requires top_k")
+    if "threshold" not in given and "quantile" not in given:
+        problems.append(f"mask {mask!r} requires threshold or quantile")
+    return problems
+
+
+def _sed_sft_needs(settings: Settings) -> frozenset[Need]:
+    needs: set[Need] = set()
+    if settings.get("mask") == "base":
+        needs.add("reference")
+    if "quantile" in settings:
+        needs.add("calibration")
+    return frozenset(needs)
+
+
+OBJECTIVES: dict[str, ObjectiveSpec] = {
+    "ce": ObjectiveSpec("token", "-log p_y", "cross-entropy, the maximum-likelihood baseline"),
+    "label_smoothing": ObjectiveSpec(
+        "token",
+        "-(1 - epsilon) * log p_y - epsilon * mean_v log p_v",
+        "Szegedy et al., CVPR 2016; arXiv 1512.00567",
+        {"epsilon": fraction(0.1)},
+    ),
+    "sed_sft": ObjectiveSpec(
+        "token",
+        "-log p_y + weight * m * (p_y*(p_y - 1) + 1/4), m = 1 where the top_k mass < threshold, else 0",
+        "Chen et al., ACL 2026; arXiv 2602.07464",
+        {
+            "top_k": count(),
+            "threshold": Setting(float, "a number in (0, 1]", lambda t: 0 < t <= 1),
+            "quantile": Setting(float, "a number in (0, 1)", lambda q: 0 < q < 1),
+            "weight": at_least(0, default=1.0),
+            "mask": one_of(MASKS, default="live"),
+        },
+        _sed_sft_problems,
+        _sed_sft_needs,
+    ),
+    "gem": ObjectiveSpec(
+        "token",
+        "-sum_v q_v * h(z_v - z_y) * (log p_y - log p_v), q = softmax(z / beta), h = 1 or sigmoid(0.01 * .)",
+        "Li et al., ICLR 2025; arXiv 2408.16673",
+        {"beta": above(0, default=0.7), "h": one_of(("linear", "logsigmoid"), default="linear")},
+    ),
+    "dft": ObjectiveSpec("token", "-sg(p_y) * log p_y", "Wu et al., ICLR 2026; arXiv 2508.05629"),
+    "entropy_bonus": ObjectiveSpec(
+        "token",
+        "-log p_y - weight * H(p)",
+        "Pereyra et al., 2017; arXiv 1701.06548",
+        {"weight": at_least(0, default=0.1)},
+    ),
+    "eaft": ObjectiveSpec(
+        "token",
+        "-log p_y * sg(H_k / z)^alpha, H_k: entropy of the top_k largest logits' softmax, z = ln k by default",
+        "Diao et al., 2026; arXiv 2601.02151",
+        {"alpha": at_least(0, default=1.0), "top_k": count(20), "z": above(0)},
+    ),
+    "focal": ObjectiveSpec(
+        "token",
+        "-(1 - p_y)^gamma * log p_y",
+        "Lin et al., ICCV 2017; arXiv 1708.02002",
+        {"gamma": at_least(0, default=2.0)},
+    ),
+    "eco": ObjectiveSpec(
+        "set",
+        "ce + weight * variance of log P over the members of a set, mean over sets",
+        "equivalence consistency: half the mean squared difference of two members' log P",
+        {"weight": at_least(0, default=0.01), "log_prob": one_of(("sum", "mean"), default="sum")},
+    ),
+    "kl_uniform": ObjectiveSpec(
+        "set",
+        "ce + weight * KL(uniform over the members of a set || their normalised probabilities), mean over sets",
+        "forward KL to the uniform distribution over the right answers",
+        {"weight": at_least(0, default=0.1)},
+    ),
+    "mrt": ObjectiveSpec(
+        "set",
+        "ce + weight * sum_i q_i * (1 - F_i) over the members and samples of a set, q: normalised probabilities",
+        "minimum-risk training, Shen et al., ACL 2016; arXiv 1512.02433",
+        {"weight": at_least(0, default=1.0), "samples": count(2)},
+        needs=lambda settings: frozenset({"samples"}),
+    ),
+}

@@ -1,0 +1,117 @@
+"""An objective's name and settings, checked and completed once, and the functions that they stand for.
+
+In: a name and settings, as a suite file has them. Out: a ReadyObjective. torch is imported only when a loss or a mask
+is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ConfigError, ObjectiveError, unknown
+from harness.objectives.names import OBJECTIVES
+from harness.objectives.spec import Need, ObjectiveSpec, Settings
+from harness.types import LossOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LossFunction = Callable[..., LossOutput]
+"""`loss(batch, logged=True)` of a TokenBatch; statistics are computed only where they are `logged`."""
+Selection = Callable[["Tensor"], "Tensor"]
+"""From a frozen model's logits [N, V] to TokenBatch.selected, bool [N]."""
+
+OF_THE_CALIBRATION = ("quantile",)
+"""Settings that a threshold takes the place of."""
+OF_THE_LOOP = ("samples",)
+"""Settings that say what the training loop supplies; the function does not take them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyObjective:
+    """An objective whose settings are complete and right: `settings` is what a record holds."""
+
+    name: str
+    settings: dict[str, Any]
+    needs: frozenset[Need]
+
+    @property
+    def loss(self) -> LossFunction:
+        """The objective as a pure function of a TokenBatch."""
+        from harness.objectives import apply, sets, token
+
+        own = {key: value for key, value in self.settings.items() if key not in OF_THE_LOOP}
+        if OBJECTIVES[self.name].level == "set":
+            function = partial(getattr(sets, self.name), **own)
+            return lambda batch, logged=True: apply.set_level(function, self.name, batch, logged)
+        function = partial(getattr(token, self.name), **own)
+        return lambda batch, logged=True: apply.token_level(function, batch, logged)
+
+    @property
+    def selection(self) -> Selection:
+        """What the objective selects by a frozen model's logits, where it needs a reference. ObjectiveError where it
+        does not, or while its threshold is still a quantile."""
+        from harness.objectives import token
+
+        if "reference" not in self.needs or "calibration" in self.needs:
+            raise ObjectiveError(f"{self.name} selects nothing by a reference under these settings: {self.settings}")
+        return partial(getattr(token, f"{self.name}_selection"), **self.settings)
+
+    def calibrated(self, masses: Tensor) -> ReadyObjective:
+        """Puts the threshold in the place of the quantile that it was calibrated for.
+
+        Args:
+            masses: [N], `top_k_mass` at every position of the calibration examples, base model in eval mode.
+        """
+        from harness.objectives.calibration import threshold_at
+
+        if "calibration" not in self.needs:
+            raise ObjectiveError(f"{self.name} with these settings has no quantile to calibrate: {self.settings}")
+        kept = {key: value for key, value in self.settings.items() if key not in OF_THE_CALIBRATION}
+        return ready(self.name, {**kept, "threshold": threshold_at(masses, self.settings["quantile"])})
+
+
+def ready(name: str, settings: Settings) -> ReadyObjective:
+    """Checks the settings and fills in the defaults. Numbers become floats (5 is 5.0).
+
+    Raises:
+        ConfigError: with every problem of the name and the settings.
+    """
+    if wrong := problems(name, settings):
+        raise ConfigError(*wrong)
+    spec = OBJECTIVES[name]
+    complete = {key: spec.settings[key].kind(value) for key, value in _with_defaults(spec, settings).items()}
+    needs = spec.needs(complete)
+    return ReadyObjective(name, complete, needs | {"sets"} if spec.level == "set" else needs)
+
+
+def build(name: str, **settings: Any) -> LossFunction:
+    """Returns the objective as a pure function of a TokenBatch; ConfigError as in `ready`."""
+    return ready(name, settings).loss
+
+
+def problems(name: str, settings: Settings) -> list[str]:
+    """Lists everything that is wrong with an objective's name and settings, one line each."""
+    if name not in OBJECTIVES:
+        return [unknown("objective", name, OBJECTIVES)]
+    spec = OBJECTIVES[name]
+    wrong = [problem for key, value in settings.items() for problem in _problem(spec, str(key), value)]
+    wrong += spec.problems(_with_defaults(spec, settings))
+    return [f"{name}: {problem}" for problem in wrong]
+
+
+def _problem(spec: ObjectiveSpec, key: str, value: object) -> list[str]:
+    if key not in spec.settings:
+        return [unknown("setting", key, spec.settings)]
+    setting = spec.settings[key]
+    return [] if setting.valid(value) else [f"{key} must be {setting.expected}, got {value!r}"]
+
+
+def _with_defaults(spec: ObjectiveSpec, settings: Settings) -> dict[str, Any]:
+    """Orders the settings as the spec does; defaults where none is given, absent where there is no default."""
+    defaults = {key: setting.default for key, setting in spec.settings.items() if setting.default is not None}
+    given = {**defaults, **settings}
+    return {key: given[key] for key in spec.settings if key in given}
