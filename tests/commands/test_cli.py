@@ -189,7 +189,7 @@ def test_jobs_run_the_same_command_in_workers(invoke: Invoke, mini: Path, monkey
     given = ["run", str(mini), "--output", "out", "--device", "cpu", "--only", "*-ce-*", "--jobs", "2"]
     assert arguments[: len(given)] == given
     assert arguments[len(given) :] == [
-        *("--jobs", "1", "--quiet", "--worker", arguments[-3]),
+        *("--jobs", "1", "--worker", arguments[-3]),
         *("--output", "out"),
     ]
     assert float(arguments[-3]) == pytest.approx(Path("out").stat().st_mtime, abs=60)
