@@ -75,15 +75,12 @@ class Task:
             for example in self.examples
         ]
 
-    def category_records(self) -> list[dict[str, Any]]:
-        return [{"id": c.id, "name": c.name, "frequency": c.frequency} for c in self.categories]
-
     def dataset(self) -> Dataset:
         """The annotation file without masks, as the official packages take it."""
         truth = self.truth
         columns = (truth.id, truth.image_id, truth.category_id, truth.boxes, truth.areas, truth.crowd.astype(int))
         annotations = _records(("id", "image_id", "category_id", "bbox", "area", "iscrowd"), columns)
-        return {"images": self.images(), "annotations": annotations, "categories": self.category_records()}
+        return {"images": self.images(), "annotations": annotations, "categories": category_records(self.categories)}
 
     def results(self) -> list[dict[str, Any]]:
         """Rows as the official packages take them. They fail on an empty list; a box without area finds nothing."""
@@ -97,6 +94,11 @@ class Task:
             rows[:, SCORE],
         )
         return _records(("image_id", "category_id", "bbox", "score"), columns)
+
+
+def category_records(categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """Give the categories as the packages take them."""
+    return [{"id": c.id, "name": c.name, "frequency": c.frequency} for c in categories]
 
 
 def _federated(example: Example) -> dict[str, list[int]]:
@@ -114,24 +116,17 @@ def _records(keys: Sequence[str], columns: Sequence[NDArray[Any]]) -> list[dict[
 # ---- hotcoco -----------------------------------------------------------------------------------------------------
 
 
-def hotcoco_lvis(task: Task) -> Evaluation:
-    truth = _hotcoco_truth(task)
-    evaluation = hotcoco.LVISeval(truth, hotcoco.LVISResults(truth, task.table(), max_dets=-1), "bbox")
-    if task.protocol == "lvis-fixed":  # it takes 300 of each image and category once more
-        evaluation.params.max_dets = [max(1, len(task.rows))]
-    return _hotcoco(task, evaluation)
+def evaluate_with_hotcoco(task: Task) -> Evaluation:
+    """Give the figures of any of the protocols."""
+    truth = load_truth(task.truth, task.images(), task.categories)
+    return run_hotcoco(task.protocol, truth, load_results(task.protocol, truth, task.table()), len(task.rows))
 
 
-def hotcoco_coco(task: Task) -> Evaluation:
-    truth = _hotcoco_truth(task)
-    return _hotcoco(task, hotcoco.COCOeval(truth, truth.load_res(task.table()), "bbox"))
-
-
-def _hotcoco_truth(task: Task) -> hotcoco.COCO:
-    truth = task.truth
+def load_truth(truth: GroundTruth, images: list[dict[str, Any]], categories: Sequence[Category]) -> hotcoco.COCO:
+    """Hand the objects that take part to hotcoco."""
     return hotcoco.COCO.from_arrays(
-        task.images(),
-        task.category_records(),
+        images,
+        category_records(categories),
         truth.image_id,
         truth.category_id,
         truth.boxes,
@@ -141,14 +136,26 @@ def _hotcoco_truth(task: Task) -> hotcoco.COCO:
     )
 
 
-def _hotcoco(task: Task, evaluation: hotcoco.COCOeval) -> Evaluation:
+def load_results(protocol: Protocol, truth: hotcoco.COCO, table: Array) -> Any:
+    """Hand the detections that count to hotcoco, which keeps a copy of its own."""
+    return truth.load_res(table) if protocol == "coco" else hotcoco.LVISResults(truth, table, max_dets=-1)
+
+
+def run_hotcoco(protocol: Protocol, truth: hotcoco.COCO, results: Any, rows: int) -> Evaluation:
+    """Give the figures of loaded objects and `rows` loaded detections."""
+    if protocol == "coco":
+        evaluation = hotcoco.COCOeval(truth, results, "bbox")
+    else:
+        evaluation = hotcoco.LVISeval(truth, results, "bbox")
+    if protocol == "lvis-fixed":  # it takes 300 of each image and category once more
+        evaluation.params.max_dets = [max(1, rows)]
     # run() prints a summary, and warns of a cap that is not the usual one.
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluation.run()
     assert evaluation.eval is not None
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # all areas; the largest cap
-    return _evaluation(task, "hotcoco", list(evaluation.stats), precision, evaluation.params.cat_ids)
+    return _evaluation(protocol, "hotcoco", list(evaluation.stats), precision, evaluation.params.cat_ids)
 
 
 # ---- the official packages ---------------------------------------------------------------------------------------
@@ -165,7 +172,9 @@ def official_lvis(task: Task) -> Evaluation:
         evaluation.params.img_count_lbl = ["r", "c", "f", None]
         evaluation.run()
     precision = evaluation.eval["precision"][:, :, :, 0]  # all areas
-    return _evaluation(task, "lvis", list(evaluation.get_results().values()), precision, evaluation.params.cat_ids)
+    return _evaluation(
+        task.protocol, "lvis", list(evaluation.get_results().values()), precision, evaluation.params.cat_ids
+    )
 
 
 def official_coco(task: Task) -> Evaluation:
@@ -182,7 +191,7 @@ def official_coco(task: Task) -> Evaluation:
         evaluation.accumulate()
         evaluation.summarize()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    return _evaluation(task, "pycocotools", evaluation.stats, precision, evaluation.params.catIds)
+    return _evaluation(task.protocol, "pycocotools", evaluation.stats, precision, evaluation.params.catIds)
 
 
 @contextmanager
@@ -209,23 +218,22 @@ def lvis_package() -> Iterator[Any]:
 
 
 ENGINES: dict[Protocol, dict[str, Callable[[Task], Evaluation]]] = {
-    "lvis": {"fast": hotcoco_lvis, "lvis": official_lvis},
-    "lvis-fixed": {"fast": hotcoco_lvis, "lvis": official_lvis},
-    "coco": {"fast": hotcoco_coco, "pycocotools": official_coco},
+    "lvis": {"fast": evaluate_with_hotcoco, "lvis": official_lvis},
+    "lvis-fixed": {"fast": evaluate_with_hotcoco, "lvis": official_lvis},
+    "coco": {"fast": evaluate_with_hotcoco, "pycocotools": official_coco},
 }
 """The default first, then the reference."""
 
 
 def _evaluation(
-    task: Task, package: str, figures: Sequence[float], precision: Array, category_ids: Sequence[int]
+    protocol: Protocol, package: str, figures: Sequence[float], precision: Array, category_ids: Sequence[int]
 ) -> Evaluation:
     """All packages mark what is undefined with -1; here it is None."""
     values = [precision[:, :, c] for c in range(len(category_ids))]
     defined = [ap[ap > -1] for ap in values]
     return Evaluation(
         metrics={
-            name: None if value == -1 else float(value)
-            for name, value in zip(METRICS[task.protocol], figures, strict=True)
+            name: None if value == -1 else float(value) for name, value in zip(METRICS[protocol], figures, strict=True)
         },
         per_category={
             int(category_id): float(ap.mean()) if ap.size else None

@@ -6,7 +6,7 @@ boxes without area, invalid input) is settled by `harness.metrics.detection.rule
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +15,29 @@ from benchmarks.evaluators.engines import ENGINES, METRICS, Task
 from benchmarks.readers.annotations import Annotations
 from benchmarks.readers.detections import check
 from harness.errors import ConfigError, DataError, unknown
-from harness.metrics.detection import ap, rules
+from harness.metrics.detection import rules
 from harness.metrics.detection.evaluated_pairs import Pairs, select_evaluated
 from harness.metrics.detection.rules import Protocol
 from harness.types import Detections, Evaluation
 
-__all__ = ["Protocol", "evaluate", "list_engines", "list_figures", "make_task", "match_detections", "select_rows"]
+if TYPE_CHECKING:
+    from harness.metrics.detection import ap
+
+__all__ = (
+    *("Protocol", "evaluate", "list_engines", "list_figures", "list_protocols"),
+    *("make_task", "match_detections", "select_rows"),
+)
+
+
+def list_protocols() -> tuple[Protocol, ...]:
+    """Return the names of the protocols, the default first."""
+    return tuple(ENGINES)
 
 
 def list_engines(protocol: Protocol) -> tuple[str, ...]:
     """Names of the protocol's engines: "fast", then the reference implementation."""
     if protocol not in ENGINES:
-        raise ConfigError(unknown("protocol", protocol, get_args(Protocol)))
+        raise ConfigError(unknown("protocol", protocol, list_protocols()))
     return tuple(ENGINES[protocol])
 
 
@@ -44,6 +55,8 @@ def select_rows(annotations: Annotations, detections: Detections, protocol: Prot
 def match_detections(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> ap.Matches:
     """Which detections count and which of them are right, for objects of all sizes (see `ap.match`)."""
     check(detections, annotations)
+    from harness.metrics.detection import ap  # late: scipy, which the engines do without
+
     examples, categories = annotations.examples, annotations.categories
     return ap.match(examples, detections, categories, protocol, annotations.areas, annotations.crowds)
 

@@ -63,7 +63,7 @@ def load(path: Path, images: Path, style: Style = "lvis") -> Annotations:
     """
     try:
         digest, file = _read(path)
-        categories = _categories(file.categories)
+        categories = read_categories(file.categories)
         _unique("image", (image.id for image in file.images))
         instances, crowds, areas = _objects(file, style)
         examples = _examples(file, style, instances, crowds, images)
@@ -106,14 +106,14 @@ Objects = dict[int, tuple[Instance, ...]]
 """By image id."""
 
 
-class _Category(msgspec.Struct):
+class CategoryRecord(msgspec.Struct):
     id: Id
     name: str
     synonyms: list[str] = []
     frequency: Frequency | None = None
 
 
-class _Image(msgspec.Struct):
+class ImageRecord(msgspec.Struct):
     id: Id
     width: Annotated[int, Meta(ge=1, le=typed_json.LARGEST_ID)]
     height: Annotated[int, Meta(ge=1, le=typed_json.LARGEST_ID)]
@@ -123,7 +123,7 @@ class _Image(msgspec.Struct):
     not_exhaustive_category_ids: list[Id] | UnsetType = UNSET
 
 
-class _Annotation(msgspec.Struct, gc=False):
+class AnnotationRecord(msgspec.Struct, gc=False):
     id: Annotated[int, Meta(ge=1, le=typed_json.LARGEST_ID)]
     image_id: Id
     category_id: Id
@@ -133,10 +133,11 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: int | bool | None = None
 
 
-class _AnnotationFile(msgspec.Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
+class AnnotationFile(msgspec.Struct):
+    images: list[ImageRecord]
+    annotations: list[AnnotationRecord]
+    categories: list[CategoryRecord]
+    licenses: msgspec.Raw = msgspec.Raw(b"")
 
 
 AN_ID = "an integer of at least 0"
@@ -163,16 +164,33 @@ EXPECTED = {
 """What to say of a value of a wrong type, see `typed_json.decode`."""
 
 
-def _read(path: Path) -> tuple[str, _AnnotationFile]:
+def _read(path: Path) -> tuple[str, AnnotationFile]:
     """The digest and the content."""
     content = typed_json.read(path, "an annotation file")
-    return hashlib.sha256(content).hexdigest(), typed_json.decode(content, _AnnotationFile, EXPECTED)
+    file = typed_json.decode(content, AnnotationFile, EXPECTED)
+    require_keys_once(content, file)
+    return hashlib.sha256(content).hexdigest(), file
+
+
+def require_keys_once(content: bytes, file: AnnotationFile) -> None:
+    """Raise DataError for a key that is twice in one record: a second, empty "annotations" would win."""
+    images, annotations, categories = len(file.images), len(file.annotations), len(file.categories)
+    licences = bytes(file.licenses)
+    most = {
+        **dict.fromkeys(("images", "annotations", "categories", "licenses"), 1),
+        **dict.fromkeys(("image_id", "bbox", "category_id", "area", "iscrowd", "ignore"), annotations),
+        **dict.fromkeys(("file_name", "neg_category_ids", "not_exhaustive_category_ids"), images),
+        "synonyms": categories,
+        "name": categories + licences.count(b'"name"'),
+        "id": images + annotations + categories + licences.count(b'"id"'),
+    }
+    typed_json.require_keys_once(content, most)
 
 
 # ---- what it means -----------------------------------------------------------------------------------------------
 
 
-def _categories(records: list[_Category]) -> tuple[Category, ...]:
+def read_categories(records: list[CategoryRecord]) -> tuple[Category, ...]:
     categories = tuple(_category(record, f"categories[{k}]") for k, record in enumerate(records))
     _unique("category", (category.id for category in categories))
     owner: dict[str, Category] = {}
@@ -185,7 +203,7 @@ def _categories(records: list[_Category]) -> tuple[Category, ...]:
     return categories
 
 
-def _category(record: _Category, where: str) -> Category:
+def _category(record: CategoryRecord, where: str) -> Category:
     names = dict.fromkeys((record.name, *record.synonyms))
     for name in names:
         if not name.strip():
@@ -193,7 +211,7 @@ def _category(record: _Category, where: str) -> Category:
     return Category(record.id, tuple(names), record.frequency)
 
 
-def _objects(file: _AnnotationFile, style: Style) -> tuple[Objects, Objects, dict[int, float]]:
+def _objects(file: AnnotationFile, style: Style) -> tuple[Objects, Objects, dict[int, float]]:
     """Instances, crowd regions, and the areas of both by annotation id."""
     images, categories = {image.id for image in file.images}, {category.id for category in file.categories}
     instances: dict[int, list[Instance]] = defaultdict(list)
@@ -217,7 +235,7 @@ def _frozen(objects: Mapping[int, list[Instance]]) -> Objects:
     return {image_id: tuple(found) for image_id, found in objects.items()}
 
 
-def _is_crowd(record: _Annotation, where: str, style: Style) -> bool:
+def _is_crowd(record: AnnotationRecord, where: str, style: Style) -> bool:
     """Of `ignore` and `iscrowd` each official API knows one, and does not look at the other."""
     if style == "lvis":
         if record.ignore:
@@ -228,7 +246,7 @@ def _is_crowd(record: _Annotation, where: str, style: Style) -> bool:
     return bool(record.iscrowd)
 
 
-def _instance(record: _Annotation, where: str) -> Instance:
+def _instance(record: AnnotationRecord, where: str) -> Instance:
     x, y, w, h = record.bbox
     if w < 0 or h < 0:
         raise _wrong(f"{where}.bbox", "a width and height of at least 0", list(record.bbox))
@@ -236,7 +254,7 @@ def _instance(record: _Annotation, where: str) -> Instance:
 
 
 def _examples(
-    file: _AnnotationFile, style: Style, instances: Objects, crowds: Objects, images: Path
+    file: AnnotationFile, style: Style, instances: Objects, crowds: Objects, images: Path
 ) -> tuple[Example, ...]:
     known = frozenset(category.id for category in file.categories)
     absent: dict[frozenset[int], frozenset[int]] = {}  # images with the same categories share one set
@@ -255,7 +273,7 @@ def _examples(
     return tuple(examples)
 
 
-def _federated(record: _Image, where: str, known: frozenset[int]) -> tuple[frozenset[int], frozenset[int]]:
+def _federated(record: ImageRecord, where: str, known: frozenset[int]) -> tuple[frozenset[int], frozenset[int]]:
     """LVIS's negative and not exhaustively annotated categories of an image."""
     if record.neg_category_ids is UNSET:
         looks = "this looks like a COCO file, not LVIS (--protocol coco)"
@@ -269,7 +287,7 @@ def _federated(record: _Image, where: str, known: frozenset[int]) -> tuple[froze
     return frozenset(record.neg_category_ids), frozenset(record.not_exhaustive_category_ids)
 
 
-def _crowded(record: _Image, where: str, crowds: Objects) -> frozenset[int]:
+def _crowded(record: ImageRecord, where: str, crowds: Objects) -> frozenset[int]:
     """The categories of COCO's crowd regions in an image."""
     if record.neg_category_ids is not UNSET:
         looks = "this looks like an LVIS file, not COCO (--protocol lvis)"
@@ -277,7 +295,7 @@ def _crowded(record: _Image, where: str, crowds: Objects) -> frozenset[int]:
     return frozenset(region.category_id for region in crowds.get(record.id, ()))
 
 
-def _picture(record: _Image, where: str, images: Path) -> Path:
+def _picture(record: ImageRecord, where: str, images: Path) -> Path:
     """The first of these that exists, else the first: file_name, 0.jpg, train2017/0.jpg (ends of coco_url).
 
     v1 files have `coco_url` alone; v0.5 files also have a `file_name` under which COCO no longer publishes.

@@ -7,11 +7,10 @@ ids) are ignored. Ids are integers in every format: 3.0 is refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -19,11 +18,15 @@ from numpy.typing import NDArray
 
 from benchmarks.readers import typed_json
 from benchmarks.readers.annotations import Annotations
+from benchmarks.readers.detection_parts import DetectionRecord, NotPlainError, RowTable, SharedDecoder
 from harness.errors import DataError
 from harness.types import Detections
 
 COLUMNS = ("image_id", "category_id", "x", "y", "w", "h", "score")
-IDS = COLUMNS[:2]
+IMAGE, X, Y, W, H, SCORE, CATEGORY = range(7)
+"""Columns of a table of rows."""
+BLOCK = 100_000
+"""Rows of a table that are looked at together."""
 
 
 def load(path: Path) -> Detections:
@@ -38,6 +41,21 @@ def load(path: Path) -> Detections:
         return reader(path)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def load_table(path: Path) -> RowTable:
+    """Return the detections of a file as rows. Raises NotPlainError or DataError where `load` or `check` may refuse."""
+    if path.suffix.lower() == ".json":
+        with SharedDecoder(path) as decoder:
+            return decoder.finish()
+    detections = load(path)
+    ids = (detections.image_id, detections.category_id)
+    if any(column.max(initial=0) > typed_json.LARGEST_ID for column in ids):
+        raise NotPlainError("an id beyond float64")
+    rows = np.empty((len(detections), 7))
+    rows[:, IMAGE], rows[:, CATEGORY] = ids
+    rows[:, X:SCORE], rows[:, SCORE] = detections.boxes, detections.scores
+    return RowTable(rows, [(start, min(start + BLOCK, len(rows))) for start in range(0, len(rows), BLOCK)])
 
 
 def check(detections: Detections, annotations: Annotations, where: str = "detections") -> None:
@@ -68,16 +86,6 @@ def _row(detections: Detections, row: int) -> str:
 
 # ---- JSON --------------------------------------------------------------------------------------------------------
 
-Id = Annotated[int, msgspec.Meta(ge=0, le=typed_json.LARGEST_ID)]
-
-
-class _Record(msgspec.Struct, gc=False):
-    image_id: Id
-    category_id: Id
-    bbox: tuple[float, float, float, float]
-    score: float
-
-
 EXPECTED = {
     "": 'a list of detections, [{"image_id", "category_id", "bbox", "score"}, ...]',
     "[]": "an object",
@@ -89,52 +97,35 @@ EXPECTED = {
 
 
 def _json(path: Path) -> Detections:
-    columns = _columns(path)  # the text is freed before they are joined
-    return Detections(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
-
-
-def _columns(path: Path) -> list[tuple[NDArray[Any], ...]]:
-    """The columns of each part of the file: a record takes five times the memory of its columns."""
-    content = typed_json.read(path, "a detections file")
     try:
-        return [_as_columns(msgspec.json.decode(part, type=list[_Record])) for part in _parts(content, PART)]
-    except (msgspec.DecodeError, RecursionError):
-        return [_as_columns(_whole(content))]
+        with SharedDecoder(path) as decoder:
+            parts = list(decoder.finish().parts())
+    except (NotPlainError, OSError, ValueError):  # ValueError: a name that no file can have
+        return _as_columns(_whole(typed_json.read(path, "a detections file")))
+    return Detections(
+        np.concatenate([part[:, IMAGE] for part in parts]).astype(np.int64),
+        np.concatenate([part[:, CATEGORY] for part in parts]).astype(np.int64),
+        np.concatenate([part[:, X:SCORE] for part in parts]),
+        np.concatenate([part[:, SCORE] for part in parts]),
+    )
 
 
-def _parts(content: bytes, size: int) -> Iterator[bytes]:
-    """The text of a list of records as texts of shorter lists, of about `size` bytes each.
-
-    Cut between "}" and ", {". Inside of a record (a list of objects among its other fields) such a cut leaves a text
-    with an open bracket, which is refused: if every part can be decoded, the parts are the records of the whole.
-    """
-    start = 0
-    while cut := BETWEEN_RECORDS.search(content, start + size):
-        yield b"[" * (start > 0) + content[start : cut.start() + 1] + b"]"
-        start = cut.end()
-    yield b"[" * (start > 0) + content[start:]
-
-
-PART = 2**24
-"""Bytes of text that are decoded at a time."""
-BETWEEN_RECORDS = re.compile(rb"\}\s*,(?=\s*\{)")
-
-
-def _whole(content: bytes) -> list[_Record]:
-    """All records at once: for what is wrong, with its row in the file, and for what `_parts` cuts badly."""
+def _whole(content: bytes) -> list[DetectionRecord]:
+    """All records at once: for what is wrong, with its row in the file, and for what is cut badly into parts."""
     try:
-        return typed_json.decode(content, list[_Record], EXPECTED)
+        records = typed_json.decode(content, list[DetectionRecord], EXPECTED)
+        typed_json.require_keys_once(content, dict.fromkeys(DetectionRecord.__struct_fields__, len(records)))
     except DataError as error:
         text = str(error)
         place = f"detections{text}" if text.startswith("[") else text
         raise DataError(f"{place}{_hint(content)}") from None
+    return records
 
 
-def _as_columns(records: list[_Record]) -> tuple[NDArray[Any], ...]:
-    """In the order of the fields of Detections."""
+def _as_columns(records: list[DetectionRecord]) -> Detections:
     count = len(records)
     boxes = np.fromiter(chain.from_iterable(r.bbox for r in records), np.float64, 4 * count)
-    return (
+    return Detections(
         np.fromiter((r.image_id for r in records), np.int64, count),
         np.fromiter((r.category_id for r in records), np.int64, count),
         boxes.reshape(-1, 4),

@@ -7,12 +7,13 @@ the decoding: nonsense of any length fails at its first element.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
+import numpy as np
 
 from harness.errors import DataError
 
@@ -21,6 +22,8 @@ T = TypeVar("T")
 LARGEST_ID = 2**53 - 1
 """Ids travel through float64 arrays on their way to the evaluator."""
 
+TOKENS = re.compile(rb'[{}\[\]]|"[^"\\]*(?:\\.[^"\\]*)*"(?:\s*:)?')
+"""Brackets, and strings, with the colon behind them if they are keys."""
 JSON_TYPES = {
     "array": "a list",
     "object": "an object",
@@ -58,6 +61,50 @@ def decode(content: bytes, kind: type[T], expected: Mapping[str, str]) -> T:
         raise _misfit(content, str(error), expected) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(content, kind, str(error), expected) from None
+
+
+def require_keys_once(content: bytes, most: Mapping[str, int]) -> None:
+    """Raise DataError naming the first key that an object of the text has twice: JSON readers take the last value.
+
+    most: how often each key can be there; only where one may be there more often is the text looked through, slowly.
+    """
+    if all(count <= most[key] for key, count in _count_strings(content, most).items()):
+        return
+    objects: list[set[bytes] | None] = []  # of each open bracket the keys so far; None for a list
+    for token in TOKENS.finditer(content):
+        text = token[0]
+        if text in (b"{", b"["):
+            objects.append(set() if text == b"{" else None)
+        elif text in (b"}", b"]"):
+            objects.pop()
+        elif text.endswith(b":") and objects and (keys := objects[-1]) is not None:
+            key = text[: text.rindex(b'"') + 1]
+            if key in keys:
+                line = content.count(b"\n", 0, token.start()) + 1
+                raise DataError(
+                    f"line {line}: expected a key once, got {printable(key.decode(errors='replace'))} again"
+                )
+            keys.add(key)
+
+
+def _count_strings(content: bytes, strings: Iterable[str]) -> dict[str, int]:
+    """Count how often each string is in the text at most: of those without escapes by length and three characters."""
+    if b"\\" in content:
+        return {string: content.count(b'"%s"' % string.encode()) for string in strings}
+    characters = np.frombuffer(content, np.uint8)
+    quotes = np.flatnonzero(characters == ord('"'))
+    first, last = quotes[: len(quotes) // 2 * 2 : 2], quotes[1::2]
+    codes = _code(
+        last - first - 1, characters[first + 1], characters[np.minimum(first + 2, last)], characters[last - 1]
+    )
+    return {
+        string: int(np.count_nonzero(codes == _code(len(string), *(ord(c) for c in (*string[:2], string[-1])))))
+        for string in strings
+    }
+
+
+def _code(length: Any, first: Any, second: Any, last: Any) -> Any:
+    return ((length * 256 + first) * 256 + second) * 256 + last
 
 
 def printable(text: str) -> str:

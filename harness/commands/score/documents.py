@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.metrics.stats import Interval, nan_to_none
+if TYPE_CHECKING:  # scipy, which a plain evaluation does without
+    from harness.metrics.stats import Interval
 
 Json = dict[str, Any]
 
@@ -22,6 +23,8 @@ def subtract(a: float | None, b: float | None) -> float | None:
 
 def describe_intervals(found: Mapping[str, Interval]) -> Json:
     """Return intervals as the JSON file has them."""
+    from harness.metrics.stats import nan_to_none  # late: scipy
+
     return {name: {"low": nan_to_none(item.low), "high": nan_to_none(item.high)} for name, item in found.items()}
 
 

@@ -1,5 +1,7 @@
 """`detmodes evaluate`: two files in; the official figures, their intervals, and what ails a generative detector.
 
+Where only the official figures are asked for, a short cut gives the same ones sooner (`benchmarks.evaluators.fast`).
+
 Everything is computed before anything is written, and every file is written whole or not at all.
 """
 
@@ -11,25 +13,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from benchmarks.evaluators import diagnostics, evaluator, intervals
-from benchmarks.readers import annotations as annotation_files
-from benchmarks.readers import detections as detection_files
-from benchmarks.readers.annotations import Annotations
 from harness import __version__
 from harness.commands.score.documents import Json, describe_intervals, subtract, write_csv
-from harness.commands.score.evaluate_tables import tables
 from harness.commands.score.request import ScoreRequest, find_path_problems, is_writable
 from harness.errors import ConfigError, unknown
-from harness.metrics.diagnosis.calibration import Reliability
-from harness.metrics.stats import REPLICATES
 from harness.system.files import write_text
-from harness.system.provenance import package_versions
 from harness.system.terminal import screen
-from harness.types import Detections, Evaluation
+
+if TYPE_CHECKING:  # at run time where they are used: what one evaluation does not need, it does not wait for
+    from benchmarks.evaluators.fast import FastEvaluation
+    from benchmarks.readers.annotations import Annotations
+    from benchmarks.readers.detection_parts import RowTable, SharedDecoder
+    from harness.metrics.detection.rules import Protocol
+    from harness.metrics.diagnosis.calibration import Reliability
+    from harness.types import Detections, Evaluation
 
 PACKAGES = ("hotcoco", "lvis", "pycocotools", "numpy")
 COLUMNS = ("name", "frequency", "AP", "instances", "images", "detections")
@@ -58,15 +57,36 @@ class EvaluationRequest(ScoreRequest):
 
 
 def command(quiet: bool, **options: Any) -> None:
-    """The verb. Options are the fields of EvaluationRequest; `quiet`: no progress, only the tables."""
+    """Run the verb. Options are the fields of EvaluationRequest; `quiet`: no progress, only the tables."""
     request = EvaluationRequest(**options)
-    check(request)
-    with progress(quiet) as say:
-        result, reliability = evaluate(request, say)
+    with start_decoding(request) as decoder:  # first: it can only be helped while this process has one thread
+        check(request)
+        with progress(quiet) as say:
+            result, reliability = evaluate(request, say, decoder)
     write(request, result, reliability)
     if request.plots is not None and reliability is None:
         print(f"detmodes: no reliability diagram: {result['generative']['calibration']['reason']}", file=sys.stderr)
+    from harness.commands.score.evaluate_tables import tables  # late: see above
+
     screen().print(tables(result, *(str(path) for path in _inputs(request))))
+
+
+@contextmanager
+def start_decoding(request: EvaluationRequest) -> Iterator[SharedDecoder | None]:
+    """Have the detections decoded beside all that follows, if that is possible and only figures are asked for."""
+    from benchmarks.readers.detection_parts import SharedDecoder
+
+    if not _wants_figures_only(request) or request.detections.suffix.lower() != ".json":
+        yield None
+        return
+    try:
+        decoder = SharedDecoder(request.detections)
+    except (OSError, ValueError):  # told by the reader
+        yield None
+        return
+    with decoder:
+        decoder.start()
+        yield decoder
 
 
 # ---- what was asked for ------------------------------------------------------------------------------------------
@@ -87,10 +107,11 @@ def check(request: EvaluationRequest) -> None:
 
 
 def _find_engine_problems(request: EvaluationRequest) -> Iterator[str]:
-    protocols = get_args(evaluator.Protocol)
-    if request.protocol not in protocols:
-        yield unknown("protocol", request.protocol, protocols)
-    elif request.engine not in (engines := evaluator.list_engines(request.protocol)):
+    from benchmarks.evaluators.evaluator import list_engines, list_protocols
+
+    if request.protocol not in list_protocols():
+        yield unknown("protocol", request.protocol, list_protocols())
+    elif request.engine not in (engines := list_engines(request.protocol)):
         available = ", ".join(engines)
         yield f"engine {request.engine!r} does not know the protocol {request.protocol!r}; available: {available}"
 
@@ -107,11 +128,43 @@ def _inputs(request: EvaluationRequest) -> list[Path]:
 # ---- what comes of it --------------------------------------------------------------------------------------------
 
 
-def evaluate(request: EvaluationRequest, say: Say = lambda stage: None) -> tuple[Json, Reliability | None]:
-    """Everything that `--output` holds (JSON values only, None where undefined), and what `--plots` draws.
+def evaluate(
+    request: EvaluationRequest, say: Say = lambda stage: None, decoder: SharedDecoder | None = None
+) -> tuple[Json, Reliability | None]:
+    """Return everything that `--output` holds (JSON values only, None where undefined), and what `--plots` draws.
 
-    Raises DataError for a file that is not what it must be.
+    decoder: one that has begun with the detections file. Raises DataError for a file that is not what it must be.
     """
+    from benchmarks.readers.detection_parts import NotPlainError
+
+    if _wants_figures_only(request):
+        try:
+            return _evaluate_fast(request, say, decoder), None
+        except NotPlainError:
+            pass  # the careful way knows what is wrong, or that nothing is
+    return _evaluate_carefully(request, say)
+
+
+def _wants_figures_only(request: EvaluationRequest) -> bool:
+    extras = (request.diagnose, request.bootstrap is not None, request.compare is not None)
+    return request.engine == "fast" and not any(extras)
+
+
+def _evaluate_fast(request: EvaluationRequest, say: Say, decoder: SharedDecoder | None) -> Json:
+    from benchmarks.evaluators import fast
+    from benchmarks.readers import detections as detection_files
+
+    def read_table() -> RowTable:
+        return detection_files.load_table(request.detections) if decoder is None else decoder.finish()
+
+    found = fast.evaluate_files(request.annotations, read_table, request.protocol, say)
+    return _document(request, found.evaluation, _per_category_fast(found))
+
+
+def _evaluate_carefully(request: EvaluationRequest, say: Say) -> tuple[Json, Reliability | None]:
+    from benchmarks.evaluators import diagnostics, evaluator, intervals
+    from benchmarks.readers import annotations as annotation_files
+
     say("reading annotations")
     truth = annotation_files.load(request.annotations, request.annotations.parent, request.style)
     say("reading detections")
@@ -119,30 +172,42 @@ def evaluate(request: EvaluationRequest, say: Say = lambda stage: None) -> tuple
     other = None if request.compare is None else _read(request.compare, truth)
     say("evaluating")
     evaluation = evaluator.evaluate(truth, detections, request.protocol, request.engine)
-    compared = None if other is None else _compare(request, truth, detections, other, evaluation, say)
-    drawn: Json = {}
+    extras: Json = {}
+    if other is not None:
+        extras["compare"] = _compare(request, truth, detections, other, evaluation.metrics, say)
     if request.bootstrap is not None:
         say(f"intervals: {request.bootstrap} replicates")
-        drawn = describe_intervals(intervals.bootstrap(truth, detections, request.protocol, request.bootstrap))
+        drawn = intervals.bootstrap(truth, detections, request.protocol, request.bootstrap)
+        extras["intervals"] = describe_intervals(drawn)
     predicted = diagnostics.count_predicted(truth, detections, request.protocol)
     diagnosis = diagnostics.NOTHING
     if request.diagnose:
         diagnosis = diagnostics.diagnose(truth, detections, request.protocol, evaluation, predicted, say)
-    result = {
+        extras |= {"errors": diagnosis.errors, "generative": diagnosis.generative}
+    per_category = _per_category(truth, request.protocol, evaluation, predicted)
+    return _document(request, evaluation, per_category, **extras), diagnosis.reliability
+
+
+def _document(request: EvaluationRequest, evaluation: Evaluation, per_category: Json, **extras: Any) -> Json:
+    """Put the result together; `extras`: intervals, errors, generative and compare, where they were asked for."""
+    from harness.system.provenance import package_versions
+
+    return {
         "protocol": request.protocol,
         "engine": request.engine,
         "metrics": dict(evaluation.metrics),
-        "per_category": _per_category(truth, request.protocol, evaluation, predicted),
-        "intervals": drawn,
-        "errors": diagnosis.errors,
-        "generative": diagnosis.generative,
-        **({} if compared is None else {"compare": compared}),
+        "per_category": per_category,
+        "intervals": {},
+        "errors": {},
+        "generative": {},
+        **extras,
         "versions": {"detmodes": __version__, **package_versions(PACKAGES)},
     }
-    return result, diagnosis.reliability
 
 
 def _read(path: Path, truth: Annotations) -> Detections:
+    from benchmarks.readers import detections as detection_files
+
     detections = detection_files.load(path)
     detection_files.check(detections, truth, where=f"{path}: detections")
     return detections
@@ -153,10 +218,13 @@ def _compare(
     truth: Annotations,
     detections: Detections,
     other: Detections,
-    evaluation: Evaluation,
+    metrics: Mapping[str, float | None],
     say: Say,
 ) -> Json:
-    """The other's official figures; difference: ours minus theirs, and the interval of the paired difference."""
+    """Give the other's official figures; difference: ours minus theirs, and the interval of the paired difference."""
+    from benchmarks.evaluators import evaluator, intervals
+    from harness.metrics.stats import REPLICATES
+
     say("evaluating the other detections")
     theirs = evaluator.evaluate(truth, other, request.protocol, request.engine).metrics
     replicates = request.bootstrap or REPLICATES
@@ -164,15 +232,15 @@ def _compare(
     difference = intervals.compare(truth, detections, other, request.protocol, replicates)
     return {
         "metrics": dict(theirs),
-        "difference": {name: subtract(ours, theirs[name]) for name, ours in evaluation.metrics.items()},
+        "difference": {name: subtract(ours, theirs[name]) for name, ours in metrics.items()},
         "intervals": describe_intervals(difference),
     }
 
 
-def _per_category(
-    truth: Annotations, protocol: evaluator.Protocol, evaluation: Evaluation, predicted: Mapping[int, int]
-) -> Json:
+def _per_category(truth: Annotations, protocol: Protocol, evaluation: Evaluation, predicted: Mapping[int, int]) -> Json:
     """By category id: objects, images with one, and detections; all after the official rules of cap and area."""
+    from benchmarks.evaluators import diagnostics
+
     instances, images = diagnostics.count_annotated(truth, protocol)
     return {
         str(category.id): {
@@ -184,6 +252,22 @@ def _per_category(
             "detections": predicted[category.id],
         }
         for category in truth.categories
+    }
+
+
+def _per_category_fast(found: FastEvaluation) -> Json:
+    """The same of columns."""
+    counts = zip(found.instances.tolist(), found.images.tolist(), found.detections.tolist(), strict=True)
+    return {
+        str(category.id): {
+            "name": category.name,
+            "frequency": category.frequency,
+            "AP": found.evaluation.per_category[category.id],
+            "instances": instances,
+            "images": images,
+            "detections": detections,
+        }
+        for category, (instances, images, detections) in zip(found.categories, counts, strict=True)
     }
 
 
@@ -213,6 +297,8 @@ def _category_rows(per_category: Mapping[str, Json]) -> list[Json]:
 @contextmanager
 def progress(quiet: bool) -> Iterator[Say]:
     """A line on stderr that says what is being done, where somebody may be looking."""
+    from rich.console import Console  # late: see above
+
     console = Console(stderr=True, quiet=quiet)
     with console.status("") as status:
         yield lambda stage: status.update(stage)

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from harness.metrics.detection.rules import Protocol
+if TYPE_CHECKING:  # NumPy, whose threads forbid a fork
+    from harness.metrics.detection.rules import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

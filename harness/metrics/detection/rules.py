@@ -88,9 +88,9 @@ def select_rows(detections: Detections, protocol: Protocol) -> Integers:
     area" is an area strictly between 0 and infinity. Scores must be numbers.
     """
     rules = RULES[protocol]
-    rows = _best(_groups(detections, rules), detections.scores, rules.cap)
+    rows = np.flatnonzero(select_best(_groups(detections, rules), detections.scores, rules.cap))
     if rules.federated:
-        rows = rows[_hasareas_of(areas_of(detections.boxes))[rows]]
+        rows = rows[has_area(areas_of(detections.boxes))[rows]]
     return rows
 
 
@@ -116,7 +116,7 @@ def ground_truth(
         np.array([item.category_id for _, item, _ in rows], dtype=np.int64),
     ]
     crowd = np.array([flag for _, _, flag in rows], dtype=np.bool_)
-    taken = _hasareas_of(measured) if RULES[protocol].federated else slice(None)
+    taken = has_area(measured) if RULES[protocol].federated else slice(None)
     ids, image_ids, category_ids = (column[taken] for column in columns)
     return GroundTruth(ids, image_ids, category_ids, make_regular(boxes[taken]), measured[taken], crowd[taken])
 
@@ -153,7 +153,8 @@ def areas_of(boxes: Floats) -> Floats:
     return area
 
 
-def _hasareas_of(areas: Floats) -> Booleans:
+def has_area(areas: Floats) -> Booleans:
+    """Tell which areas are strictly between 0 and infinity: others take no part under LVIS."""
     return np.asarray((areas > 0) & (areas < np.inf))
 
 
@@ -175,12 +176,25 @@ def _codes(ids: Integers) -> Integers:
     return np.asarray(np.unique(ids, return_inverse=True)[1], dtype=np.int64)
 
 
-def _best(groups: Integers, scores: Floats, cap: int) -> Integers:
-    """Rows among the `cap` highest scores of their group (the earlier of equals), ascending."""
-    crowded = np.flatnonzero((np.bincount(groups) > cap)[groups])  # most sets have few of them: sort only these
-    order = crowded[np.lexsort((-scores[crowded], groups[crowded]))]  # stable
-    ordered = groups[order]
-    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    counts = np.ones(len(groups), dtype=np.bool_)
-    counts[order[rank >= cap]] = False
-    return np.flatnonzero(counts)
+def select_best(groups: Integers, scores: Floats, cap: int) -> Booleans:
+    """Flag the `cap` highest scores of each group (of equal ones the earlier), [D].
+
+    groups [D]: small integers of at least 0. Most sets have few groups above the cap: only these are looked at, and
+    none is sorted.
+    """
+    best = np.ones(len(groups), dtype=np.bool_)
+    counts = np.bincount(groups)
+    crowded = np.flatnonzero(counts > cap)
+    if not len(crowded):
+        return best
+    rows = np.flatnonzero((counts > cap)[groups])
+    rows = rows[np.argsort(groups[rows], kind="stable")]
+    ends = np.cumsum(counts[crowded])
+    for start, end in zip(ends - counts[crowded], ends, strict=True):
+        of_group = rows[start:end]
+        score = scores[of_group]
+        limit = np.partition(score, len(score) - cap)[len(score) - cap]
+        above = score > limit
+        best[of_group] = above
+        best[of_group[np.flatnonzero(score == limit)[: cap - np.count_nonzero(above)]]] = True
+    return best

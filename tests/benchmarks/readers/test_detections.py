@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.readers import detections
+from benchmarks.readers import detection_parts, detections
+from benchmarks.readers.detection_parts import NotPlainError, SharedDecoder
 from benchmarks.readers.detections import check, load
 from harness.errors import DataError
 from harness.types import Detections
@@ -81,16 +83,19 @@ awkward = st.sampled_from([{}, {"m": {"size": [1]}}, {"parts": [{"a": 1}, {"b": 
 
 @given(st.lists(awkward, min_size=1, max_size=12), st.integers(1, 300), st.sampled_from([None, 0, 2]))
 def test_a_file_in_parts_is_the_file(extras: list[Document], size: int, indent: int | None) -> None:
-    """Each part but the last is a list, or a cut fell inside a record and some part is no list at all."""
+    """All rows in the order of the file; or a cut fell inside a record, and the careful reader is asked for."""
     rows = [{**extra, **result(k, k, k / 2, k, 0, 1, 1), **extra} for k, extra in enumerate(extras)]
-    content = json.dumps(rows, indent=indent).encode()
-    try:
-        parts = [json.loads(part) for part in detections._parts(content, size)]
-    except ValueError:
-        assert any(extra.keys() & {"parts", "t"} for extra in extras)
-    else:
-        assert [row for part in parts for row in part] == rows
-        assert all(parts)
+    with tempfile.NamedTemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        Path(file.name).write_text(json.dumps(rows, indent=indent))
+        patch.setattr(detection_parts, "PART", size)
+        patch.setattr(detection_parts, "WINDOW", 2)
+        try:
+            with SharedDecoder(Path(file.name)) as decoder:
+                table = decoder.finish()
+        except NotPlainError:
+            assert any(extra.keys() & {"parts", "t"} for extra in extras)
+        else:
+            assert np.concatenate(list(table.parts()))[:, [0, 5]].tolist() == [[k, k / 2] for k in range(len(rows))]
 
 
 @pytest.mark.parametrize("separator", [",", ", ", ",\n", "\n  ,  \n"])
@@ -99,7 +104,7 @@ def test_a_long_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "d.json"
     path.write_text("[" + separator.join(map(json.dumps, rows)) + "]")
     whole = load(path)
-    monkeypatch.setattr(detections, "PART", 500)
+    monkeypatch.setattr(detection_parts, "PART", 500)
     monkeypatch.setattr(detections, "_whole", lambda content: pytest.fail("not in parts"))
     assert equal(load(path), whole)
     assert whole.image_id.tolist() == list(range(100))
@@ -108,7 +113,7 @@ def test_a_long_file_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_mistake_after_the_first_part_has_its_row_in_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detections, "PART", 100)
+    monkeypatch.setattr(detection_parts, "PART", 100)
     rows = [result(1, 1, 0.5, 1, 2, 3, 4) for _ in range(20)]
     rows[17]["score"] = "high"
     with pytest.raises(DataError, match=r'detections\[17\]\.score: expected a finite number, got "high"'):
@@ -116,7 +121,7 @@ def test_a_mistake_after_the_first_part_has_its_row_in_the_file(
 
 
 def test_records_that_a_cut_would_split_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detections, "PART", 1)
+    monkeypatch.setattr(detection_parts, "PART", 1)
     rows = [{"parts": [{}, {}], **row, "text": "}, {"} for row in ROWS]
     assert equal(load(write(tmp_path / "d.json", rows)), expected())
 

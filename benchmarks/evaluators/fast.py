@@ -1,0 +1,109 @@
+"""From two files to the official figures without an object for each box: what `detmodes evaluate` does where it can.
+
+The figures are those of `benchmarks.evaluators.evaluator.evaluate` to the last digit: the same rules of the protocol
+select the detections, and the same engine matches and accumulates. Whatever is unusual raises NotPlainError; the
+careful way then says what is wrong, or takes its time.
+
+Shape legend: D detections, I images, C categories; a row of a table is image_id, x, y, w, h, score, category_id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evaluators.engines import CATEGORY, IMAGE, SCORE, H, W, X, load_results, load_truth, run_hotcoco
+from benchmarks.readers.annotations import Style
+from benchmarks.readers.detection_parts import NotPlainError, RowTable
+from benchmarks.readers.truth_columns import TruthColumns, read_truth
+from harness.metrics.detection.rules import LARGEST, RULES, Protocol, has_area, make_regular, select_best
+from harness.types import Category, Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class FastEvaluation:
+    """Hold the figures, and for each of C categories its objects, images with one, and detections (after the cap)."""
+
+    evaluation: Evaluation
+    categories: tuple[Category, ...]
+    instances: NDArray[np.int64]
+    images: NDArray[np.int64]
+    detections: NDArray[np.int64]
+
+
+def evaluate_files(
+    annotations: Path,
+    read_table: Callable[[], RowTable],
+    protocol: Protocol,
+    say: Callable[[str], None] = lambda stage: None,
+) -> FastEvaluation:
+    """Evaluate the detections that `read_table` gives, after the annotations are read. Raises NotPlainError."""
+    style: Style = "coco" if protocol == "coco" else "lvis"
+    say("reading annotations")
+    columns = read_truth(annotations, style, protocol)
+    truth = load_truth(columns.truth, columns.image_records, columns.categories)
+    say("reading detections")
+    table = read_table()
+    say("evaluating")
+    rows, detections = select_rows(table, columns, protocol)
+    results = load_results(protocol, truth, table.rows[:rows])
+    del table  # the engine has a copy: millions of rows should not be there twice
+    evaluation = run_hotcoco(protocol, truth, results, rows)
+    return FastEvaluation(evaluation, columns.categories, columns.instances, columns.images, detections)
+
+
+def select_rows(table: RowTable, columns: TruthColumns, protocol: Protocol) -> tuple[int, NDArray[np.int64]]:
+    """Move the rows that count to the front of the table; return how many they are, and detections by category [C].
+
+    The rules are those of `evaluated_pairs.select_evaluated`. Raises NotPlainError for rows that are not valid.
+    """
+    rules, categories = RULES[protocol], len(columns.categories)
+    image, category, sound = _check_rows(table, columns, rules.federated)
+    group = category if not rules.by_image else image
+    if rules.by_image and rules.by_category:
+        group = image * categories + category
+    counts = sound
+    if np.bincount(group).max(initial=0) > rules.cap:
+        counts &= select_best(group, np.concatenate([part[:, SCORE] for part in table.parts()]), rules.cap)
+    detections = np.bincount(category[counts], minlength=categories)
+    if columns.evaluated is not None:
+        counts &= columns.evaluated[image * categories + category]
+    return _compact(table, counts), detections
+
+
+def _check_rows(
+    table: RowTable, columns: TruthColumns, federated: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the position of each row's image and category, and whether it has an area (if that matters), each [D]."""
+    image, category = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
+    sound = np.ones(len(table), np.bool_)
+    start = 0
+    for part in table.parts():
+        stop = start + len(part)
+        image[start:stop] = columns.image_positions.find(part[:, IMAGE].astype(np.int64))
+        category[start:stop] = columns.category_positions.find(part[:, CATEGORY].astype(np.int64))
+        boxes = part[:, X : H + 1]
+        if len(part) and not (part[:, W : H + 1].min() >= 0 and np.abs(boxes).max() <= LARGEST):
+            raise NotPlainError("a negative side, or numbers beyond reason")
+        if not np.isfinite(part[:, SCORE]).all():
+            raise NotPlainError("a score that is not finite")
+        if federated:
+            sound[start:stop] = has_area(boxes[:, 2] * boxes[:, 3])
+        else:
+            part[:, X : H + 1] = make_regular(boxes)
+        start = stop
+    return image, category, sound
+
+
+def _compact(table: RowTable, counts: NDArray[np.bool_]) -> int:
+    """Move the rows that are flagged [D] to the front; return their number."""
+    seen = filled = 0
+    for part in table.parts():
+        chosen = part[counts[seen : seen + len(part)]]
+        table.rows[filled : filled + len(chosen)] = chosen
+        seen, filled = seen + len(part), filled + len(chosen)
+    return filled
