@@ -23,10 +23,16 @@ from harness.types import Detections, Evaluation
 if TYPE_CHECKING:
     from harness.metrics.detection import ap
 
-__all__ = (
-    *("Protocol", "evaluate", "list_engines", "list_figures", "list_protocols"),
-    *("make_task", "match_detections", "select_rows"),
-)
+__all__ = [
+    "Protocol",
+    "evaluate",
+    "list_engines",
+    "list_figures",
+    "list_protocols",
+    "make_task",
+    "match_detections",
+    "select_rows",
+]
 
 
 def list_protocols() -> tuple[Protocol, ...]:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluators import evaluator, fast
-from benchmarks.readers import annotations, detection_parts, detections
+from benchmarks.readers import annotations as annotation_files
+from benchmarks.readers import detection_parts, detections
 from benchmarks.readers.annotations import Style
 from harness.errors import DataError
 from harness.metrics.detection.rules import Protocol, select_best
@@ -70,7 +71,7 @@ def test_the_figures_are_those_of_the_careful_way(tmp_path: Path, protocol: Prot
     style: Style = "coco" if protocol == "coco" else "lvis"
     truth, rows = crowded_files(tmp_path, style, seed)
     found = fast.evaluate_files(truth, lambda: detections.load_table(rows), protocol)
-    loaded, table = annotations.load(truth, tmp_path, style), detections.load(rows)
+    loaded, table = annotation_files.load(truth, tmp_path, style), detections.load(rows)
     assert found.evaluation == evaluator.evaluate(loaded, table, protocol)
     counted = table.category_id[evaluator.select_rows(loaded, table, protocol)]
     assert found.detections.tolist() == [int((counted == c.id).sum()) for c in loaded.categories]
@@ -128,4 +129,4 @@ def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path: Path) -> N
         detections.load(rows)
     truth.write_text(truth.read_text()[:-1] + ', "annotations": []}')
     with pytest.raises(DataError, match=r"line 1: expected a key once, got \"annotations\" again"):
-        annotations.load(truth, tmp_path)
+        annotation_files.load(truth, tmp_path)

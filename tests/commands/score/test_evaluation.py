@@ -289,8 +289,9 @@ def test_a_folder_that_is_read_only_is_refused_first(folder: Folder, monkeypatch
 def test_nothing_is_written_when_the_last_step_fails(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = folder.files()
     monkeypatch.setattr(evaluation, "write_csv", lambda columns, rows: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        folder.evaluate("--output", "out.json", "--per-category", "table.csv", "--no-diagnostics")
+    done = folder.evaluate("--output", "out.json", "--per-category", "table.csv", "--no-diagnostics")
+    assert done.code == 70
+    assert "ZeroDivisionError" in done.err
     assert folder.files() == before
 
 
