@@ -49,7 +49,13 @@ def caption(results: Results) -> list[str]:
             f"Bold is the best of a model's objectives, where the {LEVEL:.0%} intervals of its paired differences to "
             "all the others exclude a tie."
         )
-    if any(len(row.seeds) == 1 for row in table(results)):
+    rows = table(results)
+    if len(suite.seeds) > 1 and any(row.source.once for row in rows):
+        lines.append(
+            "The base and the oracles, in which nothing is trained, are sampled once for all seeds: their intervals "
+            "cover the choice of images only."
+        )
+    if any(len(row.seeds) == 1 and (not row.source.once or len(suite.seeds) == 1) for row in rows):
         lines.append("With one seed an interval covers the choice of images only, not the spread between seeds.")
     lines.append(
         f"Code: {_distinct(code_text(record.code) for record in finished)}; "

@@ -39,6 +39,15 @@ class Source:
         return bool(self.matched)
 
     @property
+    def once(self) -> bool:
+        """Whether one cell serves every seed: of the base and the oracles, where nothing is trained."""
+        return self.label in (BASE, *ORACLES) and len(self.cells) == 1
+
+    def cell(self, seed: int) -> Key:
+        """The cell to pair with those of this seed."""
+        return self.cells[0] if self.once else next(key for key in self.cells if key.seed == seed)
+
+    @property
     def derived(self) -> bool:
         """Made of another row's cells."""
         return self.early or self.unfinished or self.temperature is not None
@@ -258,10 +267,9 @@ def _incomplete(row: Row) -> bool:
 
 def _row(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> Row:
     used = [source] if minus is None else [source, minus]
-    seeds = {key.seed: key for key in source.cells}
-    keys = [key for other in used for key in other.cells]
-    failed = {key.seed for key in keys if key in results.failed}
-    finished = [seed for seed in seeds if all(key in results.records for key in keys if key.seed == seed)]
+    seeds = [key.seed for key in next((other for other in used if not other.once), source).cells]
+    failed = {key.seed for other in used for key in other.cells if key in results.failed}
+    finished = [seed for seed in seeds if all(other.cell(seed) in results.records for other in used)]
     figures = {}
     if finished and all(other.step is not None for other in used):
         for name in names:
@@ -283,7 +291,7 @@ def stacked(results: Results, source: Source, seeds: Sequence[int], name: str) -
         ends = source, replace(source, step=source.since)
         after, before = (stacked(results, end, seeds, name.removesuffix(GAIN)) for end in ends)
         return after[0] - before[0], after[1] - before[1]
-    keys = [key for key in source.cells if key.seed in seeds]
+    keys = [source.cell(seed) for seed in seeds]
     where = source.step, source.temperature
     points = np.array([results.points(key, *where)[name] for key in keys])
     return points, np.stack([results.replicates(key, *where)[name] for key in keys])

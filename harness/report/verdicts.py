@@ -54,7 +54,7 @@ def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source,
     known = figure_names(results.samples) + gain_names(results.samples)
     if hypothesis.metric not in known:
         raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, known)}")
-    seeds = results.suite.seeds
+    seeds = results.suite.seeds[: 1 if a.once and b.once else None]
     points, replicates = np.full(len(seeds), np.nan), np.full((len(seeds), REPLICATES), np.nan)
     if complete:
         points_a, replicates_a = stacked(results, a, seeds, hypothesis.metric)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from harness.types import Role
 
 BASE = "base"
 ORACLES = ("oracle-uniform", "oracle-collapsed")
+UNTRAINED_SEED = 0
+"""What the base and the oracles are sampled with. Nothing that differs between seeds is trained there, so one cell
+serves all seeds, those of a later run too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +46,21 @@ class Cell:
         )
 
 
-def cells(suite: Suite) -> Iterator[Cell]:
-    """Base, then the objectives, then the oracles (with the first model's number of bins), for every seed."""
+def cells(suite: Suite, untrained: Sequence[int] = (UNTRAINED_SEED,)) -> Iterator[Cell]:
+    """Yields the base, then the objectives for every seed, then the oracles (with the first model's number of bins).
+
+    Args:
+        untrained: the seeds of the base and the oracles; earlier code sampled them with every seed of the suite.
+    """
     for model in suite.models:
-        for seed in suite.seeds:
+        for seed in untrained:
             yield Cell("base", model, None, seed)
         for objective in suite.objectives:
             for seed in suite.seeds:
                 yield Cell("trained", model, objective, seed)
     bins = {key: value for key, value in suite.models[0].settings.items() if key == "bins"}
     for oracle in ORACLES:
-        for seed in suite.seeds:
+        for seed in untrained:
             yield Cell("oracle", NamedModel(name=oracle, label=oracle, **bins), None, seed)
 
 
@@ -82,10 +89,11 @@ def rows(suite: Suite) -> list[str]:
 
 
 def listed(folder: Path) -> tuple[Suite, list[tuple[Cell, str]]]:
-    """The suite of an output folder, and its cells with their digests, in order. DataError if it holds no run."""
+    """Reads the suite of an output folder, and its cells with their digests, in order. DataError if it holds no run."""
     suite = _suite(folder / SUITE)
-    planned = list(cells(suite))
-    return suite, list(zip(planned, _digests(folder / DIGESTS, len(planned)), strict=True))
+    planned, earlier = list(cells(suite)), list(cells(suite, untrained=suite.seeds))
+    digests = _digests(folder / DIGESTS, {len(planned), len(earlier)})
+    return suite, list(zip(planned if len(digests) == len(planned) else earlier, digests, strict=True))
 
 
 def _suite(path: Path) -> Suite:
@@ -97,13 +105,13 @@ def _suite(path: Path) -> Suite:
         raise DataError(f"{path}: {first_problem(error)}") from None
 
 
-def _digests(path: Path, expected: int) -> list[str]:
+def _digests(path: Path, numbers: set[int]) -> list[str]:
     try:
         digests = json.loads(path.read_text())
     except (OSError, ValueError):
         raise DataError(f"{path}: expected a JSON list of digests; run the suite again") from None
-    if not isinstance(digests, list) or len(digests) != expected or not all(map(_is_digest, digests)):
-        raise DataError(f"{path}: expected the digests of the suite's {expected} cells; run the suite again")
+    if not isinstance(digests, list) or len(digests) not in numbers or not all(map(_is_digest, digests)):
+        raise DataError(f"{path}: expected the digests of the suite's {min(numbers)} cells; run the suite again")
     return digests
 
 

@@ -13,7 +13,7 @@ from harness.errors import DataError
 from harness.metrics.catalogue import CATEGORY_COLUMNS, COST_COLUMNS, direction, figure_names
 from harness.metrics.stats import interval
 from harness.report.results import Key, Results, load
-from harness.report.rows import best, category_lines, figures_of, table, temperature_lines
+from harness.report.rows import best, category_lines, differences, figures_of, table, temperature_lines
 from harness.report.verdicts import verdicts
 from harness.system import files
 from tests.support import fake_cells
@@ -46,6 +46,27 @@ def test_another_temperature_is_of_the_same_cells(results: Results) -> None:
     assert lines.keys() == {(label, heat) for label in ("base", "ce", "sed") for heat in (0.5, 1.0, 2.0)}
     assert lines["ce", 1.0]["recall"] == rows["ce"]["recall"]
     assert lines["ce", 2.0]["recall"] == rows["ce_hot"]["recall"]
+
+
+def test_the_one_base_is_paired_with_every_seed(results: Results) -> None:
+    """The difference of each seed to the same cell, and its replicates over the same images."""
+    name, (base,), keys = "name_diversity", results.keys("toy", "base"), results.keys("toy", "sed")
+    points = np.array([results.points(key, 240)[name] - results.points(base, 0)[name] for key in keys])
+    replicates = np.stack([results.replicates(key, 240)[name] - results.replicates(base, 0)[name] for key in keys])
+    (change,) = (row for row in differences(results) if row.label == "sed")
+    assert change.figures[name] == interval(points, replicates)
+    assert change.seeds == (0, 1, 2)
+
+
+def test_results_with_a_base_for_every_seed_stay_readable(tmp_path: Path) -> None:
+    suite = fake_cells.suite(seeds=[0, 1])
+    made = load(fake_cells.write_run(tmp_path, suite, images=8, untrained=suite.seeds))
+    assert [row.seeds for row in table(made)] == [(0, 1)] * 6
+    base, sed = made.keys("toy", "base"), made.keys("toy", "sed")
+    pairs = zip(base, sed, strict=True)
+    gaps = [made.points(b, 240)["name_diversity"] - made.points(a, 0)["name_diversity"] for a, b in pairs]
+    (change,) = (row for row in differences(made) if row.label == "sed")
+    assert change.figures["name_diversity"].estimate == pytest.approx(np.mean(gaps))
 
 
 def test_one_temperature_makes_no_lines(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ PATIENCE = 600.0
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
-    """Two cells that train for some seconds, and four that take no time."""
+    """Two cells that train for some seconds, and three that take no time."""
     changes: dict[str, Any] = {
         "objectives": ["ce"],
         "seeds": [0, 1],

@@ -21,7 +21,7 @@ from harness.metrics.samples.diversity import category_table, image_table
 from harness.metrics.samples.matching import verify
 from harness.metrics.samples.mentions import answers_of, truth_of
 from harness.records import CategoryInfo, CellInfo, EvaluationInfo, Record, tables
-from harness.suite.cells import Cell, cells
+from harness.suite.cells import UNTRAINED_SEED, Cell, cells
 from harness.suite.schema import Suite
 from harness.system.files import sha256
 from harness.types import Box, Category, Detection, Detections, Example, Instance, Mention, Parsed
@@ -78,11 +78,13 @@ def write_run(
     detectors: Mapping[str, Sequence[Skill]] = DETECTORS,
     failed: Sequence[tuple[str, int]] = (),
     missing: Sequence[tuple[str, int]] = (),
+    untrained: Sequence[int] = (UNTRAINED_SEED,),
 ) -> Path:
-    """An output folder with all cells of the suite; `failed` and `missing` name cells as (row label, seed)."""
+    """An output folder with all cells of the suite; `failed` and `missing` name cells as (row label, seed), `untrained`
+    are the seeds of the base and the oracles."""
     examples = make_examples(images)
     digests = []
-    for cell in cells(suite):
+    for cell in cells(suite, untrained):
         info = _info(suite, cell)
         digests.append(records.digest_of(info))
         if (cell.label, cell.seed) in missing:
