@@ -23,7 +23,7 @@ import numpy as np
 from harness.metrics.detection.accumulate import Matches
 from harness.metrics.diagnosis.codebook import Kind, SampleErrors
 from harness.sequence import Codec
-from harness.types import Category, Detection, Evaluation, Example, Parsed, Projection, Sample
+from harness.types import Category, Detection, Evaluation, Example, Parsed, Projection, Sample, TokenTrees
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -145,6 +145,27 @@ class HiddenStates(Protocol):
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
         """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]; images as in
         `Adapter.logits`."""
+        ...
+
+
+@runtime_checkable
+class EncodesImages(Protocol):
+    """What an adapter may offer beside `logits`, so that scoring encodes an image once and reads what sequences have in
+    common once. The values must be those of `logits`.
+    """
+
+    @property
+    def reads_trees(self) -> bool:
+        """Whether the network takes TokenTrees; without it scoring gives every sequence a row of its own."""
+        ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """What rows of tokens read of each image: [B, ...] of images [B, 3, H, W]."""
+        ...
+
+    def read(self, encoded: Tensor, tokens: Tensor | TokenTrees) -> Projection:
+        """Hidden states [R, L, D] of tokens [R, L], and the output embedding [V, D]. encoded [R, ...]: of each row's
+        image. TokenTrees are given only where `reads_trees` says so."""
         ...
 
 

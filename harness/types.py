@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # evaluation works on these values too, and has no use for torch
+    import torch
     from torch import Tensor
 
 IGNORED_LABEL = -100
@@ -207,6 +208,24 @@ class Projection:
     def take(self, rows: Tensor) -> Projection:
         """The positions [N] that a mask over hidden's leading dimensions selects."""
         return Projection(self.hidden[rows], self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTrees:
+    """Rows of tokens that do not all follow each other: beginnings that several sequences share stand there once.
+
+    tokens  [R, L]     the prompt first, a token always after the one that it follows, padding last
+    places  [R, L]     how many tokens stand before each in its sequence
+    sees    [R, L, L]  bool: whether token i attends to token j, which is itself or stands before it in its sequence
+    """
+
+    tokens: Tensor
+    places: Tensor
+    sees: Tensor
+
+    def to(self, device: torch.device) -> TokenTrees:
+        """The same on a device."""
+        return TokenTrees(self.tokens.to(device), self.places.to(device), self.sees.to(device))
 
 
 @dataclass(frozen=True, slots=True)

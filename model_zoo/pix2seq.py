@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from harness.errors import ConfigError, DataError, unknown
 from harness.inference.decoding import Steps, sample_all
+from harness.inference.pixels import read_pixels
 from harness.sequence import NOISE, Codec, CoordinateSpace, NameVocabulary, TokenFormat, vocabulary_names
-from harness.types import Category, Example, Projection, Sample
+from harness.types import Category, Example, Projection, Sample, TokenTrees
 from model_zoo import checkpoint, timm_tower
 from model_zoo.timm_tower import TimmTower, position_encoding
 
@@ -125,6 +126,22 @@ class Pix2Seq:
         image = decoder.look(self.model.memory(pixels), len(tokens) // len(pixels))
         return Projection(decoder(tokens, image)[0], decoder.output.weight)
 
+    @property
+    def reads_trees(self) -> bool:
+        return True
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Memory [B, n, D], which the decoder's cross-attention reads."""
+        return self.model.memory(pixels)
+
+    def read(self, encoded: Tensor, tokens: Tensor | TokenTrees) -> Projection:
+        decoder, image = self.model.decoder, self.model.decoder.look(encoded, 1)
+        if isinstance(tokens, TokenTrees):
+            hidden, _ = decoder(tokens.tokens, image, trees=tokens)
+        else:
+            hidden, _ = decoder(tokens, image)
+        return Projection(hidden, decoder.output.weight)
+
     def generate(
         self,
         examples: Sequence[Example],
@@ -136,14 +153,16 @@ class Pix2Seq:
         return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
 
     def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
-        decoding = MemoryDecoding(self.model.decoder, self._encoded(self.pixels(examples).to(self.device)), samples)
+        decoding = MemoryDecoding(
+            self.model.decoder, self._encoded(read_pixels(self, examples).to(self.device)), samples
+        )
         return Steps(decoding.step, decoding.keep)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         """Memory [B, n, D]. On a CPU one image after the other: several at once are rounded otherwise than one, and
         what is generated must not depend on the batch."""
         parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
-        return torch.cat([self.model.memory(part) for part in parts])
+        return torch.cat([self.encode(part) for part in parts])
 
     def describe(self) -> dict[str, object]:
         sizes = {"grid": list(self.model.tower.grid), "parameters": sum(p.numel() for p in self.model.parameters())}
@@ -198,18 +217,23 @@ class Decoder(nn.Module):
         return [(k.repeat_interleave(samples, dim=0), v.repeat_interleave(samples, dim=0)) for k, v in own]
 
     def forward(
-        self, tokens: Tensor, image: Sequence[KeysValues], past: Sequence[KeysValues] = ()
+        self,
+        tokens: Tensor,
+        image: Sequence[KeysValues],
+        past: Sequence[KeysValues] = (),
+        trees: TokenTrees | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
         """States [R, L, D] of tokens [R, L] that follow `past`, and the past of what follows them.
 
-        With a past there is one token at a time.
+        With a past there is one token at a time. trees: where the tokens stand and what they see, if not in a row.
         """
         before = past[0][0].shape[2] if past else 0
-        places = sequence_encoding(before, tokens.shape[1], self.embedding.embedding_dim)
-        x = self.embedding(tokens) + places.to(tokens.device)
+        encoding = sequence_encoding(before, tokens.shape[1], self.embedding.embedding_dim).to(tokens.device)
+        x = self.embedding(tokens) + (encoding if trees is None else encoding[trees.places])
+        sees = None if trees is None else trees.sees[:, None]  # [R, 1, L, L]: the same for every head
         passed = []
         for index, layer in enumerate(self._layers()):
-            x, own = layer(x, image[index], past[index] if past else None)
+            x, own = layer(x, image[index], past[index] if past else None, sees)
             passed.append(own)
         return self.norm(x), passed
 
@@ -226,13 +250,15 @@ class Layer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, image: KeysValues, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+    def forward(
+        self, x: Tensor, image: KeysValues, past: KeysValues | None, sees: Tensor | None = None
+    ) -> tuple[Tensor, KeysValues]:
         first, second, third = self.norms
         normed = first(x)
         keys, values = self.own.keys_values(normed)
         if past is not None:
             keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
-        x = x + self.own(normed, (keys, values), causal=past is None)
+        x = x + self.own(normed, (keys, values), sees, causal=past is None and sees is None)
         x = x + self.cross(second(x), image)
         return x + self.feed_forward(third(x)), (keys, values)
 
@@ -251,8 +277,10 @@ class Attention(nn.Module):
         keys, values = self.key_value(source).chunk(2, dim=-1)
         return self._split(keys), self._split(values)
 
-    def forward(self, x: Tensor, keys_values: KeysValues, causal: bool = False) -> Tensor:
-        read = F.scaled_dot_product_attention(self._split(self.query(x)), *keys_values, is_causal=causal)
+    def forward(self, x: Tensor, keys_values: KeysValues, sees: Tensor | None = None, causal: bool = False) -> Tensor:
+        """sees: a mask [R, 1, L, L], True where a token sees another; causal: what is in a row sees what is before."""
+        queries = self._split(self.query(x))
+        read = F.scaled_dot_product_attention(queries, *keys_values, attn_mask=sees, is_causal=causal)
         joined: Tensor = self.out(read.transpose(1, 2).flatten(2))
         return joined
 

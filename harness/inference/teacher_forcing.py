@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.inference.padding import target_batch
+from harness.inference.pixels import read_pixels
 from harness.objectives.calibration import top_k_mass
 from harness.protocols import Adapter
 from harness.sequence.targets import members, target
@@ -44,7 +45,7 @@ def teacher_forced(
         if with_prompts:
             positions = torch.arange(kept.shape[1])
             kept |= positions < torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None]
-        logits = adapter.logits(adapter.pixels(examples[rows]).to(device), batch.inputs.to(device))
+        logits = adapter.logits(read_pixels(adapter, examples[rows]).to(device), batch.inputs.to(device))
         yield Forced(logits[kept.to(device)].float(), batch.labels[kept].to(device), batch.kinds[kept].to(device))
 
 

@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint as checkpoint_call
 
 from harness.errors import DataError
 from harness.inference.decoding import Steps, sample_all
+from harness.inference.pixels import read_pixels
 from harness.sequence import Codec
-from harness.types import Example, Projection, Sample
+from harness.types import Example, Projection, Sample, TokenTrees
 from model_zoo import checkpoint
 from model_zoo.flamingo.network import LatentDecoding, TrainableFlamingo
 
@@ -45,11 +46,22 @@ class FlamingoAdapter:
 
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
         """[B, L, D] and [V, D]: what `logits` multiplies."""
-        hidden = self.model.read_hidden(self._latents(pixels, tokens), tokens)
+        return self.read(self._latents(pixels, tokens), tokens)
+
+    @property
+    def reads_trees(self) -> bool:
+        return self.model.reads_trees
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Latents [B, 1, n, D], which the cross-attention reads."""
+        return self.model.latents(pixels[:, None, None])
+
+    def read(self, encoded: Tensor, tokens: Tensor | TokenTrees) -> Projection:
+        hidden = self.model.read_hidden(encoded, tokens)
         return Projection(hidden, self.model.lang_encoder.get_output_embeddings().weight)
 
     def _latents(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        return self.model.latents(pixels[:, None, None]).repeat_interleave(len(tokens) // len(pixels), dim=0)
+        return self.encode(pixels).repeat_interleave(len(tokens) // len(pixels), dim=0)
 
     def generate(
         self,
@@ -62,14 +74,14 @@ class FlamingoAdapter:
         return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
 
     def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
-        decoding = LatentDecoding(self.model, self._encoded(self.pixels(examples).to(self.device)), samples)
+        decoding = LatentDecoding(self.model, self._encoded(read_pixels(self, examples).to(self.device)), samples)
         return Steps(decoding.step, decoding.keep, decoding.close)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
         """Latents [B, 1, n, D] of images [B, 3, S, S]. On a CPU one image after the other: several at once are rounded
         otherwise than one, and what is generated must not depend on the batch, to the last bit."""
         parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
-        return torch.cat([self.model.latents(part[:, None, None]) for part in parts])
+        return torch.cat([self.encode(part) for part in parts])
 
     def checkpoint_gradients(self) -> None:
         for block in self.model.blocks():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from open_clip.transformer import VisionTransformer
 from open_flamingo.src.flamingo import Flamingo
 from open_flamingo.src.flamingo_lm import FlamingoLMMixin
@@ -20,7 +21,9 @@ from open_flamingo.src.helpers import MaskedCrossAttention, PerceiverResampler
 from open_flamingo.src.utils import extend_instance
 from torch import Tensor, nn
 
+from harness.types import TokenTrees
 from model_zoo.cache_name import CACHE, cache_of
+from model_zoo.flamingo.alibi import AlibiAttention, reading_trees, take_places
 
 
 class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has no type information
@@ -33,11 +36,23 @@ class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has
         language: Any = super(FlamingoLMMixin, self)  # the language model that this is mixed into
         return language.forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, **layout: Any) -> Tensor:
         """States [B, L, D] of whole sequences, which `forward` multiplies with the output embedding."""
         self._condition(input_ids, prefill=True)
-        hidden: Tensor = self.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden: Tensor = self.base_model(input_ids=input_ids, use_cache=False, **layout).last_hidden_state
         return hidden
+
+    def hidden_of_trees(self, trees: TokenTrees) -> Tensor:
+        """States [R, L, D] of trees of tokens, the values of their sequences one by one."""
+        sees = trees.sees[:, None]  # [R, 1, L, L]: the same for every head
+        alibi = [module for module in self.modules() if isinstance(module, AlibiAttention)]
+        if alibi:
+            with reading_trees(alibi, trees.places):
+                return self.hidden(trees.tokens, attention_mask=~sees)
+        if self.config._attn_implementation != "sdpa":  # others add their mask to the scores
+            least = torch.finfo(self.dtype).min
+            sees = torch.zeros(sees.shape, dtype=self.dtype, device=sees.device).masked_fill(~sees, least)
+        return self.hidden(trees.tokens, attention_mask=sees, position_ids=trees.places)
 
     def _condition(self, input_ids: Tensor, prefill: bool) -> None:
         image = input_ids == self.media_token_id
@@ -48,7 +63,13 @@ class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has
 
 
 class TrainableFlamingo(Flamingo):  # type: ignore[misc]
-    """Flamingo whose vision tower has a gradient, and whose latents can be reused."""
+    """Flamingo whose vision tower has a gradient, and whose latents can be reused.
+
+    reads_trees: whether its language model is one of transformers' own, which take a mask and places of tokens; code
+    that comes with weights may not.
+    """
+
+    reads_trees = False
 
     def latents(self, vision_x: Tensor) -> Tensor:
         """Images [B, T_img, 1, C, H, W] -> perceiver latents [B, T_img, n, D]."""
@@ -63,10 +84,13 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
             logits: Tensor = self.lang_encoder(input_ids=tokens, use_cache=False).logits
         return logits
 
-    def read_hidden(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Hidden states [B, L, D] of the same."""
+    def read_hidden(self, latents: Tensor, tokens: Tensor | TokenTrees) -> Tensor:
+        """Hidden states [B, L, D] of the same, or of trees of tokens where the model `reads_trees`."""
+        language = self.lang_encoder
         with self._seeing(latents):
-            hidden: Tensor = self.lang_encoder.hidden(tokens)
+            hidden: Tensor = (
+                language.hidden_of_trees(tokens) if isinstance(tokens, TokenTrees) else language.hidden(tokens)
+            )
         return hidden
 
     def blocks(self) -> Iterator[Any]:
@@ -156,6 +180,8 @@ def assemble(
 
     layers: the decoder layers as an attribute of the language model. image, end: the ids of these tokens.
     """
+    own = type(language).__module__.startswith("transformers.")
+    take_places(language)
     extend_instance(language, LanguageMixin)
     flamingo: Any = language  # extend_instance has changed its class
     flamingo.set_decoder_layers_attr_name(layers)
@@ -167,6 +193,7 @@ def assemble(
         vis_dim=vision_width,
         cross_attn_every_n_layers=every,
     )
+    model.reads_trees = own
     for block in model.readers():
         block.attn.to_kv.__class__ = MemoLinear  # same weights: drawing new ones would shift the random stream
     return model

@@ -23,6 +23,7 @@ from torch import Tensor
 from harness import images
 from harness.errors import ConfigError, DataError, unknown
 from harness.inference.decoding import Steps, sample_all
+from harness.inference.pixels import read_pixels
 from harness.sequence import Codec, vocabulary_names
 from harness.types import Category, Example, Sample
 from model_zoo import checkpoint
@@ -172,7 +173,7 @@ class Vlm:
         return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
 
     def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
-        decoding = PromptDecoding(self, self.pixels(examples).to(self.device), samples)
+        decoding = PromptDecoding(self, read_pixels(self, examples).to(self.device), samples)
         return Steps(decoding.step, decoding.keep)
 
     def _quiet(self, tokens: Tensor, start: int) -> Tensor:

@@ -79,18 +79,20 @@ def log_probs(answers: list[list[Sample]]) -> Tensor:
 
 
 @cache
-def measured(batch_images: int, chunk: int = confidence.CHUNK) -> Measurement:
+def measured(batch_images: int, chunk: int = teacher_forcing.CHUNK, positions: int = 8192) -> Measurement:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(confidence, "CHUNK", chunk)
+        patch.setattr(confidence, "POSITIONS", positions)
         patch.setattr(teacher_forcing, "CHUNK", chunk)
         nll = heldout_nll(shipped(), benchmark().split("calibration"))
         return measure(shipped(), benchmark(), settings(batch_images), "category", 0, 5, nll)
 
 
-@pytest.mark.parametrize(("batch_images", "chunk"), [(1, confidence.CHUNK), (3, confidence.CHUNK), (32, 1), (32, 5)])
-def test_figures_and_tables_do_not_depend_on_the_batch_size(batch_images: int, chunk: int) -> None:
+@pytest.mark.parametrize(
+    ("batch_images", "chunk", "positions"), [(1, 64, 8192), (3, 64, 8192), (32, 1, 1), (32, 5, 100)]
+)
+def test_figures_and_tables_do_not_depend_on_the_batch_size(batch_images: int, chunk: int, positions: int) -> None:
     """Of generation, scoring and held-out loss: what is counted is equal, probabilities as float32 keeps them."""
-    whole, cut = measured(32), measured(batch_images, chunk)
+    whole, cut = measured(32), measured(batch_images, chunk, positions)
     assert whole.info.metrics["AP"] is not None
     assert 0 < whole.info.metrics["AP"] < 1
     assert cut.info.metrics == whole.info.metrics

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -10,11 +12,13 @@ import torch
 from torch import Tensor
 from transformers import ByT5Tokenizer
 
+from harness import registry
 from harness.inference import confidence
 from harness.inference.confidence import MentionScore, score
-from harness.protocols import Adapter
+from harness.protocols import Adapter, EncodesImages
 from harness.sequence import Codec, CoordinateSpace, JsonFormat, TokenFormat, TokenizerTokens
-from harness.types import Box, Category, Example, Parsed
+from harness.types import Box, Category, Example, Parsed, Projection, TokenTrees
+from tests.support import plain_scores, small
 from tests.support.tiny import TableAdapter, codec_of, example_of, pieces_of, random_tables, table
 
 CODEC = codec_of(("sofa", "couch"), ("sofa_bed",), ("lamp", "desk_lamp"), ("mug", "cup"), bins=3)
@@ -105,19 +109,44 @@ def test_sources() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "forwards"),
+    ("name", "rows"),
     [
-        ("sofa_bed", [1]),  # no other name
-        ("mug", [1]),  # the other is one token that nothing continues: read off the same distribution
-        ("sofa", [1]),  # likewise couch
-        ("couch", [1, 1]),  # sofa is one token, but its terminator stands after it
-        ("lamp", [1, 1]),  # desk_lamp has a second token
+        ("sofa_bed", 1),  # no other name
+        ("mug", 1),  # the other is one token that nothing continues: read off the same distribution
+        ("sofa", 1),  # likewise couch
+        ("couch", 2),  # sofa is one token, but its terminator stands after it
+        ("lamp", 2),  # desk_lamp has a second token
     ],
 )
-def test_extra_forward_passes_only_where_they_are_needed(name: str, forwards: list[int]) -> None:
+def test_other_names_have_rows_of_their_own_only_where_they_are_needed(name: str, rows: int) -> None:
+    """In one forward pass, whatever is asked."""
     adapter = adapter_of(known()[None])
     scored(adapter, CODEC.encode([(name, BOX)], 8, 8))
+    assert adapter.forwards == [rows]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "forwards"),
+    [
+        ("constant", "sofa", []),
+        ("sequence", "couch", []),  # what generation knows is enough
+        ("name", "couch", []),
+        ("name", "sofa", [1]),  # but for what ends a name
+        ("category", "sofa_bed", []),  # the only name of its category
+        ("category", "mug", [1]),
+    ],
+)
+def test_the_model_is_asked_no_more_than_the_source_needs(source: str, name: str, forwards: list[int]) -> None:
+    adapter, example = adapter_of(known()[None]), example_of(0)
+    tokens = CODEC.encode([(name, BOX)], 8, 8)
+    parsed = CODEC.decode(tokens, 8, 8)
+    raw = known().log()
+    log_probs = [float(raw[a, b]) for a, b in pairwise((TOKENS.begin, *tokens))]
+    ((found,),) = score(adapter, [example], [tokens], [parsed], source, [log_probs])
     assert adapter.forwards == forwards
+    ((expected,),) = plain_scores.score(adapter, [example], [tokens], [parsed])
+    assert found.of(source) == pytest.approx(expected.of(source), abs=1e-6)
+    assert (found.category is None) == (source != "category")
 
 
 def test_a_truncated_sequence_is_scored_alike() -> None:
@@ -230,8 +259,8 @@ def test_names_of_a_certain_model_sum_to_one() -> None:
 
 
 def test_images_and_lengths_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven images of five kinds with answers of different length, in chunks of three, score as one by one."""
-    monkeypatch.setattr(confidence, "CHUNK", 3)
+    """Seven images of five kinds with answers of different length, three images at a time, score as one by one."""
+    monkeypatch.setattr(confidence, "IMAGES", 3)
     adapter = adapter_of(random_tables(5, TOKENS.size, seed=9))
     examples = [example_of(image_id) for image_id in range(7)]
     names = ["couch", "lamp", "cup"]  # the first two need forward passes of their own
@@ -251,3 +280,94 @@ def test_scoring_puts_the_model_into_eval_mode() -> None:
     scored(adapter, (TOKENS.end,))
     assert not adapter.model.training
     assert not torch.is_inference_mode_enabled()
+
+
+# ---- against the straightforward way, over models that read trees and models that read rows --------------------------
+
+
+def emitted(adapter: Adapter, seed: int = 3) -> tuple[list[Example], list[tuple[int, ...]], list[tuple[float, ...]]]:
+    """Different answers to some images, with a decoding grammar: a random model has something to say then."""
+    examples = list(small.benchmark().split("val")[:5])
+    answers = adapter.generate(examples, [0.0, 1.0, 1.0], seed, 40, grammar=True)
+    own = {(i, s.tokens): s.log_probs for i, samples in enumerate(answers) for s in samples}
+    return [examples[i] for i, _ in own], [tokens for _, tokens in own], list(own.values())
+
+
+def _built(name: str, **settings: object) -> Adapter:
+    torch.manual_seed(0)
+    adapter = registry.model(name, small.benchmark().categories, settings)
+    assert isinstance(adapter, Adapter)
+    adapter.model.eval()
+    return adapter
+
+
+MODELS: dict[str, Callable[[], Adapter]] = {
+    "open_flamingo": small.fitted,
+    **{
+        f"open_flamingo_hf {family}": partial(_built, "open_flamingo_hf", language=f"toy-{family}")
+        for family in ("gpt_neox", "llama", "mpt", "opt")
+    },
+    "pix2seq": partial(_built, "pix2seq"),
+    "vlm": partial(_built, "vlm", family="kosmos2"),
+}
+
+
+@pytest.mark.parametrize("positions", [64, 8192])
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_are_those_of_the_straightforward_way(
+    name: str, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confidence, "POSITIONS", positions)
+    adapter = MODELS[name]()
+    examples, sequences, log_probs = emitted(adapter)
+    parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
+    expected = plain_scores.score(adapter, examples, sequences, parsed)
+    for known_before in (None, log_probs):
+        found = score(adapter, examples, sequences, parsed, log_probs=known_before)
+        assert [len(own) for own in found] == [len(own.mentions) for own in parsed]
+        for own, plain in zip(found, expected, strict=True):
+            for a, b in zip(own, plain, strict=True):
+                # Float32: one sequence at a time, the straightforward way differs as much from itself.
+                assert (a.name, a.category) == pytest.approx((b.name, b.category), rel=1e-4, abs=1e-11)
+                assert (a.name, a.category) == pytest.approx((b.name, b.category), rel=0, abs=2e-6)
+                assert a.locations == pytest.approx(b.locations, rel=1e-4, abs=1e-7)
+    assert sum(len(own) for own in expected) > 1
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "vlm"])
+def test_an_image_is_encoded_once_and_what_stands_before_names_is_read_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = MODELS[name]()
+    assert isinstance(adapter, EncodesImages)
+    assert adapter.reads_trees
+    images: list[int] = []
+    read: list[TokenTrees] = []
+    encode, own_read = adapter.encode, adapter.read
+
+    def counted(pixels: Tensor) -> Tensor:
+        images.append(len(pixels))
+        return encode(pixels)
+
+    def watched(encoded: Tensor, tokens: TokenTrees) -> Projection:
+        read.append(tokens)
+        return own_read(encoded, tokens)
+
+    monkeypatch.setattr(adapter, "encode", counted)
+    monkeypatch.setattr(adapter, "read", watched)
+    examples, sequences, _ = emitted(adapter)
+    images.clear()
+    parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
+    score(adapter, examples, sequences, parsed)
+    assert images == [len({example.image_id for example in examples})]
+    (trees,) = read
+    # At most the prompt and the sequence, and for each other name of a mention its tokens.
+    names = adapter.codec.name_ids
+    most = sum(len(adapter.codec.prompt(e)) + len(t) for e, t in zip(examples, sequences, strict=True)) + sum(
+        len(names[other])
+        for own in parsed
+        for mention in own.mentions
+        for other in adapter.codec.names_of[mention.category_id or 0]
+    )
+    assert int(trees.sees.diagonal(dim1=1, dim2=2).sum()) == trees.tokens.numel()
+    assert int((trees.tokens != adapter.codec.tokens.pad).sum()) <= most
