@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from harness.errors import ConfigError, DetmodesError
 from harness.evaluation import generation
 from harness.inference import confidence
+from harness.sequence.targets import target
 from harness.suite.schema import Probe, SampleSettings, Train
 from harness.system import failures
 from harness.system.failures import explain, require_finite
@@ -75,8 +76,10 @@ def test_out_of_memory_in_generation_and_scoring(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(adapter, "pixels", allocate_tensor)
     line = explained(lambda: generation.generate(adapter, examples, 1.0, SampleSettings(), 0))
     assert line.startswith("out of memory in generation: lower sample.batch_images, then sample.samples (")
-    end = (adapter.tokens.end,)
-    line = explained(lambda: confidence.score(adapter, examples, [end], [adapter.codec.decode(end, 8, 8)]))
+    (example,) = examples
+    tokens = target(example, adapter.codec, "canonical")
+    parsed = adapter.codec.decode(tokens, example.width, example.height)
+    line = explained(lambda: confidence.score(adapter, examples, [tokens], [parsed]))
     assert line.startswith("out of memory in scoring: lower sample.max_tokens (")
 
 
