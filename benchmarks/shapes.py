@@ -26,7 +26,7 @@ from benchmarks.readers.annotations import left_out, load, without
 from benchmarks.shapes_pictures import FORMAT, SPLITS, Placed, ShapesSettings, frequency_of, image_rng, looks, render
 from harness.errors import ConfigError
 from harness.metrics.detection.accumulate import Matches
-from harness.system.files import cache_root
+from harness.system.files import cache_root, give_usual_permissions
 from harness.types import Category, Detection, Detections, Evaluation, Example
 
 
@@ -85,6 +85,7 @@ def render_set(settings: ShapesSettings, root: Path | None = None) -> Path:
         return folder
     root.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=root))
+    give_usual_permissions(fresh)
     try:
         _write_set(settings, fresh)
         _install(fresh, folder)

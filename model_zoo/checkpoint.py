@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import DataError
+from harness.system.files import give_usual_permissions
 from harness.system.files import sha256 as sha256
 
 DIGESTS = "digests.json"
@@ -27,6 +28,7 @@ def save(model: nn.Module, entries: Sequence[str], path: Path, names: Collection
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _chosen(model, names).items()}
     partial = path.with_name(f".{path.name}.partial")
     save_file(tensors, partial, metadata={"entries": json.dumps(list(entries))})
+    give_usual_permissions(partial)
     partial.replace(path)
     return sha256(path)
 

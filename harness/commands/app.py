@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
+import traceback
+from tempfile import NamedTemporaryFile
 from typing import Annotated, NoReturn
 
 import typer
@@ -62,9 +65,16 @@ def answer_before_verbs(
 
 
 def main() -> None:
-    """Entry point: an error for the user is one line per problem on stderr, and exit code 2."""
+    """Run the command line, and end with one line for each problem.
+
+    Exit code 0 means success, 1 that a cell failed, 2 that the input was bad, 70 that detmodes itself is at fault: then
+    the traceback is in a file, which the line names.
+    """
     try:
-        app(prog_name="detmodes")  # also when it was started as a module
+        try:
+            app(prog_name="detmodes")  # the same name where it was started as a module
+        finally:
+            sys.stdout.flush()  # here, where it can be told: the interpreter's own flush comes after everything
     except DetmodesError as error:
         problems = error.problems if isinstance(error, ConfigError) else (str(error),)
         _refuse(*(" ".join(problem.split()) for problem in problems))
@@ -73,11 +83,34 @@ def main() -> None:
             print(f"detmodes: {stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     except OSError as error:  # inside a cell it would be in that cell's record: this is about a path that was given
+        if error.filename is None and error.errno not in UNWRITABLE:
+            _admit(error)
         if error.filename is None:
-            raise
-        _refuse(f"{error.filename}: {error.strerror}; expected a place to read or write")
+            _drop_output()
+        _refuse(f"{error.filename or 'standard output'}: {error.strerror}; expected a place to read or write")
+    except Exception as error:
+        _admit(error)
+
+
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+"""What is wrong with a standard output that cannot be written (`> /dev/full`, a full disk)."""
+
+
+def _drop_output() -> None:
+    """Let what is left of the output go nowhere, so that the interpreter does not stumble over it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _admit(error: Exception) -> NoReturn:
+    """Say in one line that this is our fault and which file holds the traceback; exit code 70 (EX_SOFTWARE)."""
+    with NamedTemporaryFile("w", prefix="detmodes-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(f"detmodes {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
+        file.writelines(traceback.format_exception(error))
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    print(f"detmodes: this is a fault of detmodes, not of your input: {what}; details: {file.name}", file=sys.stderr)
+    sys.exit(70)
 
 
 def _refuse(*problems: str) -> NoReturn:

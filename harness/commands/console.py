@@ -28,28 +28,24 @@ from harness.run.output.clean import Leftover
 from harness.run.output.status import STATES, CellStatus, Status
 from harness.suite.cells import Cell
 from harness.system import profiler
+from harness.system.messages import route_messages
 from harness.system.terminal import screen
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Watch]:
-    """Two bars (cells, and the work inside the current one), and a line for each cell that is done."""
-    if quiet:
-        yield Silence()
-        return
-    with _stopped(_empty_bars()) as bars:
-        yield _Bars(bars)
+def progress(quiet: bool, bars: bool = True) -> Iterator[Watch]:
+    """Two bars (cells, and the work inside the current one), and a line for each cell that is done. Warnings and log
+    lines go to the same console, those of libraries not if it is to be quiet."""
+    with _drawn_bars(quiet) as drawn:
+        yield Silence() if quiet or not bars else _Bars(drawn)
 
 
 @contextmanager
 def overview(quiet: bool) -> Iterator[Callable[[Status], None]]:
     """For what several processes do: a bar for all cells, one for each that is computed, a line for each that is
     done from now on. Takes the status of the folder, again and again."""
-    if quiet:
-        yield lambda status: None
-        return
-    with _stopped(_empty_bars()) as bars:
-        yield _Overview(bars)
+    with _drawn_bars(quiet) as drawn:
+        yield (lambda status: None) if quiet else _Overview(drawn)
 
 
 def _empty_bars() -> Progress:
@@ -65,13 +61,15 @@ def _empty_bars() -> Progress:
 
 
 @contextmanager
-def _stopped(bars: Progress) -> Iterator[Progress]:
-    """At the end, if they were started."""
-    try:
-        yield bars
-    finally:
-        if bars.live.is_started:
-            bars.stop()
+def _drawn_bars(quiet: bool) -> Iterator[Progress]:
+    """Bars to be started, which are stopped at the end; what libraries have to say goes above them."""
+    bars = _empty_bars()
+    with route_messages(bars.console, quiet, lambda: bars.live.is_started):
+        try:
+            yield bars
+        finally:
+            if bars.live.is_started:
+                bars.stop()
 
 
 class _Bars:

@@ -28,23 +28,36 @@ class Forced(NamedTuple):
 
 @torch.no_grad()
 def teacher_forced(
-    adapter: Adapter, examples: Sequence[Example], sequences: Sequence[tuple[int, ...]]
+    adapter: Adapter, examples: Sequence[Example], sequences: Sequence[tuple[int, ...]], with_prompts: bool = False
 ) -> Iterator[Forced]:
-    """Chunk by chunk of the examples."""
+    """Yields what the model says of the sequences, chunk by chunk of the examples.
+
+    Args:
+        with_prompts: at the positions before a token of the prompt too, whose label and kind are those of no target.
+    """
     device = next(adapter.model.parameters()).device
     for start in range(0, len(examples), CHUNK):
         rows = slice(start, start + CHUNK)
         prompts = [adapter.codec.prompt(example) for example in examples[rows]]
         batch = target_batch(sequences[rows], adapter.codec, prompts)
         kept = batch.labels != IGNORED_LABEL
+        if with_prompts:
+            positions = torch.arange(kept.shape[1])
+            kept |= positions < torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None]
         logits = adapter.logits(adapter.pixels(examples[rows]).to(device), batch.inputs.to(device))
         yield Forced(logits[kept.to(device)].float(), batch.labels[kept].to(device), batch.kinds[kept].to(device))
 
 
-def top_k_masses(base: Adapter, heldout: Sequence[Example], targets: str, seed: int, top_k: int) -> Tensor:
-    """Top-k mass at every target position of one target of each held-out example, [N]."""
+def top_k_masses(
+    base: Adapter, heldout: Sequence[Example], targets: str, seed: int, top_k: int, prompts: bool = False
+) -> Tensor:
+    """Returns the top-k mass [N] wherever the base model predicts a token of one target of each held-out example.
+
+    Args:
+        prompts: also where it predicts a token of the prompt.
+    """
     sequences = [members(example, base.codec, targets, seed, epoch=0, count=1)[0] for example in heldout]
-    parts = [top_k_mass(logits, top_k) for logits, *_ in teacher_forced(base, heldout, sequences)]
+    parts = [top_k_mass(logits, top_k) for logits, *_ in teacher_forced(base, heldout, sequences, prompts)]
     return torch.cat(parts).cpu()
 
 

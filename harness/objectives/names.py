@@ -5,17 +5,21 @@ from __future__ import annotations
 from harness.objectives.spec import Need, ObjectiveSpec, Setting, Settings, above, at_least, count, fraction, one_of
 
 MASKS = ("live", "none", "base")
+CALIBRATION = ("quantile", "calibration_top_k", "calibration_positions", "calibration_examples")
+"""Settings that say how a threshold is found; they end where it takes their place."""
 
 
 def _sed_sft_problems(settings: Settings) -> list[str]:
     """Says which settings contradict each other: the mask decides which ones have an effect."""
     mask = settings["mask"]
-    given = [name for name in ("top_k", "threshold", "quantile") if name in settings]
+    given = [name for name in ("top_k", "threshold", *CALIBRATION) if name in settings]
     if mask == "none":
         return [f"{name} has no effect with mask 'none': remove it" for name in given]
     problems = []
     if "threshold" in given and "quantile" in given:
         problems.append("give either threshold or quantile, not both")
+    if "quantile" not in given:
+        problems += [f"{name} has no effect without quantile: remove it" for name in given if name in CALIBRATION]
     if mask not in MASKS:  # a problem of its own: what is required depends on what was meant
         return problems
     if "top_k" not in given:
@@ -50,6 +54,9 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
             "top_k": count(),
             "threshold": Setting(float, "a number in (0, 1]", lambda t: 0 < t <= 1),
             "quantile": Setting(float, "a number in (0, 1)", lambda q: 0 < q < 1),
+            "calibration_top_k": count(),
+            "calibration_positions": one_of(("targets", "all")),
+            "calibration_examples": count(),
             "weight": at_least(0, default=1.0),
             "mask": one_of(MASKS, default="live"),
         },

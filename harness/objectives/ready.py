@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, ObjectiveError, unknown
-from harness.objectives.names import OBJECTIVES
+from harness.objectives.names import CALIBRATION, OBJECTIVES
 from harness.objectives.spec import Need, ObjectiveSpec, Settings
 from harness.types import LossOutput
 
@@ -24,8 +24,6 @@ LossFunction = Callable[..., LossOutput]
 Selection = Callable[["Tensor"], "Tensor"]
 """From a frozen model's logits [N, V] to TokenBatch.selected, bool [N]."""
 
-OF_THE_CALIBRATION = ("quantile",)
-"""Settings that a threshold takes the place of."""
 OF_THE_LOOP = ("samples",)
 """Settings that say what the training loop supplies; the function does not take them."""
 
@@ -43,6 +41,11 @@ class ReadyObjective:
         """The objective as a pure function of a TokenBatch."""
         from harness.objectives import apply, sets, token
 
+        if "calibration" in self.needs:
+            raise ObjectiveError(
+                f"{self.name} has no threshold yet, only quantile {self.settings['quantile']}: "
+                "calibrate it with the base model's top-k masses before training (ReadyObjective.calibrated)"
+            )
         own = {key: value for key, value in self.settings.items() if key not in OF_THE_LOOP}
         if OBJECTIVES[self.name].level == "set":
             function = partial(getattr(sets, self.name), **own)
@@ -70,7 +73,7 @@ class ReadyObjective:
 
         if "calibration" not in self.needs:
             raise ObjectiveError(f"{self.name} with these settings has no quantile to calibrate: {self.settings}")
-        kept = {key: value for key, value in self.settings.items() if key not in OF_THE_CALIBRATION}
+        kept = {key: value for key, value in self.settings.items() if key not in CALIBRATION}
         return ready(self.name, {**kept, "threshold": threshold_at(masses, self.settings["quantile"])})
 
 

@@ -141,14 +141,22 @@ def sed_sft(
     weight: float,
     top_k: int | None = None,
     threshold: float | None = None,
-    quantile: float | None = None,
 ) -> PerToken:
     """SED-SFT: -log p_y + weight * m * (p_y*(p_y - 1) + 1/4). Chen et al., ACL 2026; arXiv 2602.07464
 
     m (see `select`) carries no gradient, p_y does: the gradient is that of cross-entropy times
     1 - 2*weight*m*p_y*(p_y - 1/2). Both terms are counted in target positions, selected or not.
+
+    The threshold is given, or it is a quantile of masses that the base model has on held-out examples before training:
+
+        threshold = quantile_q { sum of the calibration_top_k largest p at t : t in calibration_positions }
+
+    where calibration_top_k is top_k unless it is given, and calibration_positions are those that predict a token of
+    the target, or `all`: of the prompt or the target. The published code masks on the top-2 mass (top_k: 2), takes
+    the 0.3-quantile of the top-10 mass (calibration_top_k: 10) over all positions of 100 examples, and has weight 1.
+    As a top-10 mass is never smaller than the top-2 mass, more than 30% of the positions are selected then.
     """
-    selected = select(at, mask=mask, top_k=top_k, threshold=threshold, quantile=quantile)
+    selected = select(at, mask=mask, top_k=top_k, threshold=threshold)
     p_y = (-at.nll).exp()
     # p_y*(p_y - 1) + 1/4 = (p_y - 1/2)^2, which loses nothing to cancellation near p_y = 1/2
     penalty = torch.where(selected, (p_y - 0.5).square(), 0.0)
@@ -162,22 +170,18 @@ def select(
     mask: Mask,
     top_k: int | None = None,
     threshold: float | None = None,
-    quantile: float | None = None,
 ) -> Tensor:
-    """SED-SFT's m as bool [N].
+    """Makes SED-SFT's m, bool [N].
 
     live: the `top_k` largest probabilities sum to strictly less than `threshold`; none: everywhere;
-    base: `at.selected`, made from the base model. Undefined (ObjectiveError) before a quantile is resolved.
+    base: `at.selected`, made from the base model.
     """
     if mask == "none":
         return torch.ones_like(at.labels, dtype=torch.bool)
-    if top_k is None or threshold is None:
-        raise ObjectiveError(
-            f"sed_sft has no threshold yet (top_k {top_k}, quantile {quantile}): "
-            "calibrate it with the base model's top-k masses before training (ReadyObjective.calibrated)"
-        )
     if mask == "base":
         return _reference_mask(at.selected)
+    if top_k is None or threshold is None:
+        raise ObjectiveError(f"sed_sft with mask 'live' needs top_k and threshold, got {top_k} and {threshold}")
     return mass_of(at.log_p, top_k) < threshold
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -51,6 +52,24 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def give_usual_permissions(path: Path) -> None:
+    """Gives a file or folder the permissions that any other one made in its place would have.
+
+    Some libraries (safetensors, tempfile) make theirs for the user alone: others could not read a shared result.
+    They are seen on a probe: a process cannot ask for its umask without changing it for all of its threads, and a
+    folder may have rules of its own.
+    """
+    probe = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        if path.is_dir():
+            probe.mkdir()
+        else:
+            probe.touch()
+        path.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        remove(probe)
 
 
 def remove(path: Path) -> None:

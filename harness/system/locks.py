@@ -27,11 +27,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from harness.system import files
+from harness.system import files, host
 
 LEASE = 120.0
 """Seconds without a heartbeat after which an owner on another machine is taken for dead."""
@@ -45,7 +44,8 @@ class LostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process, and one of its locks. `machine`: where its process ids mean something; `started`: see `_started`."""
+    """A process, and one of its locks. `machine`: where its process ids mean something; `started`: see
+    `host.find_start`."""
 
     host: str
     machine: str
@@ -164,7 +164,7 @@ def _dead(holder: Path) -> bool:
     who = Owner.of(holder.name)
     assert who is not None
     if who.machine == _machine():
-        started = _started(who.pid)
+        started = host.find_start(who.pid)
         if started is not None or not _exists(who.pid):
             return started != who.started
     try:  # elsewhere, or a process of another user that this one may not look at
@@ -175,25 +175,13 @@ def _dead(holder: Path) -> bool:
 
 def _myself() -> Owner:
     pid = os.getpid()
-    host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())
-    return Owner(host, _machine(), pid, _started(pid) or 0, uuid.uuid4().hex)
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())
+    return Owner(name, _machine(), pid, host.find_start(pid) or 0, uuid.uuid4().hex)
 
 
-@cache
 def _machine() -> str:
     """The running system and its process ids: containers of one name, or of one machine, are told apart."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return sha256(f"{boot} {Path('/proc/self/ns/pid').readlink()}".encode()).hexdigest()[:12]
-
-
-def _started(pid: int) -> int | None:
-    """When a process began, in clock ticks since the system did, 0 for one that has ended and waits for its parent;
-    None where there is none to be seen."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return 0 if fields[0] in "ZX" else int(fields[19])
+    return sha256(host.identify_machine().encode()).hexdigest()[:12]
 
 
 def _exists(pid: int) -> bool:

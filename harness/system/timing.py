@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.system import host
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 _CHILD = """
@@ -119,10 +121,10 @@ def _environment(threads: int | None) -> dict[str, str]:
 def peak_rss() -> float:
     """Peak resident set of this process in MiB.
 
-    From /proc, not `getrusage`: that counts what the parent held before the process was replaced, so a large parent
-    would be reported as the child's.
+    From /proc if there is one, not `getrusage`: that counts what the parent held before the process was replaced, so a
+    large parent would be reported as the child's.
     """
-    return _status("VmHWM")
+    return host.read_peak_memory()
 
 
 def reset_peak_rss() -> None:
@@ -133,21 +135,16 @@ def reset_peak_rss() -> None:
 
 def rss() -> float:
     """Resident set of this process now, in MiB."""
-    return _status("VmRSS")
-
-
-def _status(field: str) -> float:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
+    return host.read_memory()
 
 
 def machine() -> dict[str, object]:
     """What a table of timings says of the machine: processor, usable cores, memory (GiB), load, Python."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = host.read_total_memory()
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(pages / 2**30, 1),
+        "cores": host.usable_cores(),
+        "memory_gib": None if memory is None else round(memory, 1),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
     }

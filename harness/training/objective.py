@@ -62,12 +62,7 @@ def prepare(
         raise ConfigError(f"{name}: it compares whole sequences, which noise_objects extends at random; set it to 0")
     base.model.eval()
     if "calibration" in needs:
-        if not heldout:
-            raise ConfigError(
-                f"{name}: quantile needs a calibration split, and the benchmark has none; "
-                "give the benchmark calibration_images, or the objective a threshold"
-            )
-        ready = ready.calibrated(top_k_masses(base, heldout, plan.targets, seed, ready.settings["top_k"]))
+        ready = _calibrated(ready, base, heldout, plan.targets, seed)
     frozen = "reference" in needs
     return Objective(
         name,
@@ -78,3 +73,22 @@ def prepare(
         selection=ready.selection if frozen else None,
         loss_weights=plan.loss_weights,
     )
+
+
+def _calibrated(
+    ready: objectives.ReadyObjective, base: Adapter, heldout: Sequence[Example], targets: str, seed: int
+) -> objectives.ReadyObjective:
+    """Finds the threshold from the masses that the base model has on the held-out examples."""
+    settings = ready.settings
+    if not heldout:
+        raise ConfigError(
+            f"{ready.name}: quantile needs a calibration split, and the benchmark has none; "
+            "give the benchmark calibration_images, or the objective a threshold"
+        )
+    number = settings.get("calibration_examples", len(heldout))
+    if number > len(heldout):
+        expected = f"at most the {len(heldout)} of the calibration split"
+        raise ConfigError(f"{ready.name}: calibration_examples: expected {expected}, got {number}")
+    top_k = settings.get("calibration_top_k", settings["top_k"])
+    prompts = settings.get("calibration_positions") == "all"
+    return ready.calibrated(top_k_masses(base, heldout[:number], targets, seed, top_k, prompts))

@@ -97,6 +97,7 @@ def write(folder: Path, state: State, settings: str, extra: Mapping[str, Any]) -
     place = folder / f"step-{state.step:08}"
     with files.whole_folder(place) as partial:
         save_file(tensors, partial / TENSORS)
+        files.give_usual_permissions(partial / TENSORS)
         files.write_json(partial / STATE, content)
     written = read(place, settings)
     _remove_all_but_one_before(place)

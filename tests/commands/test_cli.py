@@ -189,7 +189,7 @@ def test_jobs_run_the_same_command_in_workers(invoke: Invoke, mini: Path, monkey
     given = ["run", str(mini), "--output", "out", "--device", "cpu", "--only", "*-ce-*", "--jobs", "2"]
     assert arguments[: len(given)] == given
     assert arguments[len(given) :] == [
-        *("--jobs", "1", "--quiet", "--worker", arguments[-3]),
+        *("--jobs", "1", "--worker", arguments[-3]),
         *("--output", "out"),
     ]
     assert float(arguments[-3]) == pytest.approx(Path("out").stat().st_mtime, abs=60)
@@ -371,6 +371,32 @@ def test_as_a_program() -> None:
     assert "Usage: detmodes [OPTIONS]" in done.stdout
     for verb in ("run", "predict", "report", "publish", "budget", "pretrain", "list"):
         assert f" {verb} " in done.stdout
+
+
+def test_a_fault_of_ours_ends_in_one_line_that_names_the_traceback(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def break_down(*_: object) -> None:
+        raise ZeroDivisionError("injected\nfor a test")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("harness.commands.models.listing.show", break_down)
+    done = invoke("list", "suites")
+    assert done.code == 70
+    (line,) = done.problems
+    assert "ZeroDivisionError: injected for a test; details: " in line
+    details = Path(line.rpartition("details: ")[2]).read_text()
+    assert "break_down" in details
+    assert "Traceback" in details
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_an_output_that_cannot_be_written_is_told() -> None:
+    command = [sys.executable, "-P", "-m", "detmodes", "list", "suites"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "detmodes: standard output: No space left on device; expected a place to read or write\n"
+    assert done.returncode == 2
 
 
 def test_short_help_groups_the_verbs_by_job(invoke: Invoke) -> None:

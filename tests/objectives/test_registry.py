@@ -10,7 +10,6 @@ import torch
 
 from harness.errors import ConfigError, ObjectiveError
 from harness.objectives import OBJECTIVES, build, problems, ready, sets, token
-from harness.types import TokenBatch
 from tests.objectives.cases import loss_and_gradient, random_batch
 
 LIVE: dict[str, Any] = {"top_k": 2, "threshold": 0.7}
@@ -52,6 +51,20 @@ def test_masks_that_compare_require_top_k_and_a_threshold(mask: str) -> None:
         f"sed_sft: mask {mask!r} requires top_k",
         f"sed_sft: mask {mask!r} requires threshold or quantile",
     ]
+
+
+CALIBRATION: list[dict[str, Any]] = [
+    {"calibration_top_k": 10},
+    {"calibration_positions": "all"},
+    {"calibration_examples": 100},
+]
+
+
+@pytest.mark.parametrize("setting", CALIBRATION)
+def test_a_threshold_refuses_settings_of_the_calibration(setting: dict[str, Any]) -> None:
+    (problem,) = problems("sed_sft", {**LIVE, **setting})
+    assert problem == f"sed_sft: {next(iter(setting))} has no effect without quantile: remove it"
+    assert problems("sed_sft", {**CALIBRATED, **setting}) == []
 
 
 @pytest.mark.parametrize("setting", [{"top_k": 2}, {"threshold": 0.5}, {"quantile": 0.5}])
@@ -156,6 +169,9 @@ def test_every_objective_says_what_it_is_and_where_it_comes_from(name: str) -> N
 
 NOT_IN_THE_EQUATION = {
     ("sed_sft", "quantile"),  # stands for the threshold until it is calibrated
+    ("sed_sft", "calibration_top_k"),  # likewise
+    ("sed_sft", "calibration_positions"),
+    ("sed_sft", "calibration_examples"),
     ("sed_sft", "mask"),  # what m is made from
     ("eco", "log_prob"),  # what log P is: sum or mean
     ("mrt", "samples"),  # how many sequences the loop draws
@@ -184,7 +200,10 @@ OTHER_VALUES: dict[tuple[str, str], tuple[dict[str, Any], object]] = {
     ("mrt", "weight"): ({}, 2.0),
 }
 OF_THE_LOOP = {
-    ("sed_sft", "quantile"),  # see test_calibration.py
+    ("sed_sft", "quantile"),  # see test_calibration.py and, for those of the calibration, training/test_train.py
+    ("sed_sft", "calibration_top_k"),
+    ("sed_sft", "calibration_positions"),
+    ("sed_sft", "calibration_examples"),
     ("mrt", "samples"),  # how many sequences are drawn for a batch
 }
 
@@ -223,6 +242,9 @@ def test_every_setting_is_checked(name: str, setting: str, value: object) -> Non
         ("gem", "beta", 0, "a finite number > 0"),
         ("gem", "h", "sigmoid", "linear or logsigmoid"),
         ("entropy_bonus", "weight", float("inf"), "a finite number >= 0"),
+        ("sed_sft", "calibration_top_k", 0, "an integer >= 1"),
+        ("sed_sft", "calibration_positions", "prompt", "targets or all"),
+        ("sed_sft", "calibration_examples", 1.5, "an integer >= 1"),
         ("eaft", "top_k", 1.5, "an integer >= 1"),
         ("eaft", "z", 0, "a finite number > 0"),
         ("focal", "gamma", -0.5, "a finite number >= 0"),
@@ -231,7 +253,8 @@ def test_every_setting_is_checked(name: str, setting: str, value: object) -> Non
     ],
 )
 def test_ranges(name: str, setting: str, value: object, expected: str) -> None:
-    assert problems(name, {setting: value}) == [f"{name}: {setting} must be {expected}, got {value!r}"]
+    others = CALIBRATED if name == "sed_sft" else {}
+    assert problems(name, {**others, setting: value}) == [f"{name}: {setting} must be {expected}, got {value!r}"]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -257,12 +280,9 @@ def test_the_two_levels() -> None:
 
 
 @pytest.mark.parametrize("mask", ["live", "base"])
-def test_an_uncalibrated_objective_raises_when_called(mask: str) -> None:
-    settings = {**CALIBRATED, "mask": mask}
-    batch = TokenBatch(torch.zeros(2, 3), torch.tensor([0, 1]), selected=torch.tensor([True, False]))
-    objective = build("sed_sft", **settings)
+def test_an_uncalibrated_objective_has_no_loss(mask: str) -> None:
     with pytest.raises(ObjectiveError, match=r"quantile 0\.3"):
-        objective(batch)
+        build("sed_sft", **CALIBRATED, mask=mask)
 
 
 def test_resolve_turns_the_quantile_into_a_threshold() -> None:

@@ -64,7 +64,7 @@ def test_workers_run_the_command_with_their_share(tmp_path: Path, monkeypatch: p
     looks: list[None] = []
     ended = processes.run(["run", "quickstart"], 2, ["7", "8"], lambda: looks.append(None))
     assert ended == [
-        Ended(number, 1, f"-m harness run quickstart on {gpu}\nto stderr\n") for number, gpu in ((1, "7"), (2, "8"))
+        Ended(number, 1, f"-P -m detmodes run quickstart on {gpu}\nto stderr\n") for number, gpu in ((1, "7"), (2, "8"))
     ]
     assert looks  # at least once, when all have ended
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.system import files, locks
+from harness.system import files, host, locks
 from harness.system.locks import LEASE, Lock, LostError, Owner, acquire, held, names, owner
 
 NAME = "ce-s0-0123abcd"
@@ -115,7 +115,7 @@ def test_a_process_id_that_was_given_out_again_is_not_the_owner(tmp_path: Path) 
 
 def test_a_process_that_nobody_waited_for_is_dead(tmp_path: Path) -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
-        started = locks._started(process.pid)
+        started = host.find_start(process.pid)
         assert started is not None
         left_by(tmp_path, replace(myself(), pid=process.pid, started=started))
         assert acquire(tmp_path, NAME) is None
@@ -148,7 +148,7 @@ def test_a_process_that_may_not_be_looked_at(
 ) -> None:
     """Of another user, where /proc hides those: its heartbeat counts."""
     left_by(tmp_path, replace(myself(), pid=1), age)
-    monkeypatch.setattr(locks, "_started", lambda pid: None if pid == 1 else 5)
+    monkeypatch.setattr(host, "find_start", lambda pid: None if pid == 1 else 5)
     assert (acquire(tmp_path, NAME) is not None) == dead
 
 

@@ -270,6 +270,36 @@ def test_calibration_uses_the_suites_targets() -> None:
     assert canonical != random
 
 
+def test_the_published_rule_takes_another_mass_more_positions_and_fewer_examples() -> None:
+    """By hand: the masses of the row of logits before every token but the first, of the first three examples."""
+    base = small.fitted()
+    rule = {"top_k": 2, "quantile": 0.3, "calibration_top_k": 10, "calibration_positions": "all"}
+    official = ready("sed_sft", {**rule, "calibration_examples": 3}, base)
+    masses = []
+    for example in heldout()[:3]:
+        tokens = torch.tensor([[*base.codec.prompt(example), *target(example, base.codec, "canonical")]])
+        with torch.no_grad():
+            logits = base.logits(base.pixels([example]), tokens[:, :-1])[0]
+        masses.append(logits.softmax(-1).sort(descending=True).values[:, :10].sum(-1))
+    assert [len(own) for own in masses] == [1 + 6 * len(example.instances) for example in heldout()[:3]]
+    assert official.threshold == pytest.approx(float(torch.quantile(torch.cat(masses), 0.3)), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"calibration_top_k": 10}, {"calibration_positions": "all"}, {"calibration_examples": 3}]
+)
+def test_every_setting_of_the_calibration_changes_the_threshold(setting: dict[str, Any]) -> None:
+    plain = {**SED["live"], "quantile": 0.3}
+    assert ready("sed_sft", plain).threshold != ready("sed_sft", {**plain, **setting}).threshold
+
+
+def test_more_examples_than_the_calibration_split_has_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="calibration_examples: expected at most the 8 of the calibration split, got 9"
+    ):
+        ready("sed_sft", {**SED["live"], "calibration_examples": HELDOUT + 1})
+
+
 def test_a_quantile_without_held_out_images_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"quantile needs a calibration split.*calibration_images"):
         prepare("sed_sft", SED["live"], small.fresh(), (), PLAN, 0)

@@ -15,6 +15,7 @@ from harness import conformance, registry
 from harness.conformance import Outcome, State
 from harness.errors import ConfigError
 from harness.inference.device import Device
+from harness.system.messages import route_messages
 from harness.system.terminal import screen
 
 COLOURS: dict[State, str] = {"passed": "green", "failed": "red", "skipped": "dim"}
@@ -26,7 +27,8 @@ def check(name: str, assignments: Sequence[str], device: Device) -> int:
     made_by, settings = registry.find("model", name), read_settings(assignments)
     if problems := made_by.problems(settings):
         raise ConfigError(*problems)
-    with Console(stderr=True).status(f"checking {escape(name)}") as status:
+    console = Console(stderr=True)
+    with route_messages(console, False, lambda: True), console.status(f"checking {escape(name)}") as status:
         outcomes = conformance.check(
             made_by, settings, device, lambda outcome: status.update(f"{outcome.check} {outcome.state}")
         )

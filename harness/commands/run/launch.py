@@ -43,7 +43,7 @@ def here(
     if worker is not None:
         processes.stop_with_parent()
     try:
-        with console.progress(quiet or not shows()) as watch:
+        with console.progress(quiet or not shows(), bars=worker is None) as watch:
             context = open_context(suite, data, device, watch if mirror is None else Sending(watch, mirror))
             context = replace(context, **options)
             records = ranks.together(context.accelerator, lambda: runner.run(context, folder, only, worker))
@@ -73,7 +73,7 @@ def workers(count: int, folder: Path, device: str, quiet: bool, mirror: Mirror |
     """The exit code of the workers, each of which is this command line with one job."""
     require_one_process("--jobs")
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = [*sys.argv[1:], "--jobs", "1", "--quiet", "--worker", str(files.clock(folder)), "--output", str(folder)]
+    arguments = [*sys.argv[1:], "--jobs", "1", "--worker", str(files.clock(folder)), "--output", str(folder)]
     with console.overview(quiet) as show:
 
         def look() -> None:

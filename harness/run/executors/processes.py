@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO
 
+from harness.system.host import usable_cores
 from harness.system.interrupts import SIGNALS, Interrupted
 from harness.system.timing import THREAD_VARIABLES
 
@@ -119,7 +120,7 @@ def stop_with_parent() -> None:
 
 def _start(arguments: Sequence[str], number: int, gpus: Sequence[str], logs: Sequence[IO[bytes]]) -> Worker:
     """In a process group of its own: a terminal's Ctrl-C reaches it through this process only, so once."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "detmodes", *arguments],
         stdin=subprocess.PIPE,
