@@ -49,7 +49,7 @@ def published(complete: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time."""
-    monkeypatch.setattr("harness.report.figures.draw", lambda results, folder: [])
+    monkeypatch.setattr("harness.report.publish.draw", lambda results, folder: [])
 
 
 def with_pictures(run: Path, publishable: object) -> Path:

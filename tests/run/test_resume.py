@@ -375,10 +375,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, target: str) -> list[int]:
 def test_nothing_that_was_kept_is_computed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Killed in the second batch of the second evaluation, after step 4 of 6: what is left is 2 batches of it, 2 steps
     and the 3 batches of the third evaluation."""
-    killed_at(monkeypatch, tmp_path, "harness.evaluation.generation.emit", 3 + 2)
+    killed_at(monkeypatch, tmp_path, "harness.evaluation.evaluate.emit", 3 + 2)
     steps, batches = (
-        counted(monkeypatch, name)
-        for name in ("harness.training.step.accumulate", "harness.evaluation.generation.emit")
+        counted(monkeypatch, name) for name in ("harness.training.loop.accumulate", "harness.evaluation.evaluate.emit")
     )
     (record,) = runner.run(context(), tmp_path, "*-sed-*")
     assert (len(steps), len(batches)) == (2, 2 + 3)
@@ -395,7 +394,7 @@ def _killed_in_step_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Snapshots of steps 2 and 3, an evaluation of step 2."""
     output = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patch:
-        killed_at(patch, output, "harness.training.step.accumulate", 4)
+        killed_at(patch, output, "harness.training.loop.accumulate", 4)
     return output
 
 
@@ -455,7 +454,7 @@ def test_a_damaged_evaluation_takes_its_later_snapshots_with_it(killed: Path, re
 
 
 def test_a_damaged_part_is_made_again(monkeypatch: pytest.MonkeyPatch, reference: Reference, tmp_path: Path) -> None:
-    killed_at(monkeypatch, tmp_path, "harness.evaluation.generation.emit", 3)
+    killed_at(monkeypatch, tmp_path, "harness.evaluation.evaluate.emit", 3)
     parts = sorted(resume_folder(tmp_path).glob("*.parts/said-*"))
     assert len(parts) == 2
     parts[0].write_text(parts[0].read_text().replace("-0.", "-1.", 1))
@@ -474,10 +473,10 @@ def test_a_failed_cell_starts_anew(monkeypatch: pytest.MonkeyPatch, killed: Path
         raise RuntimeError("no such luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr("harness.training.step.accumulate", failing)
+        patch.setattr("harness.training.loop.accumulate", failing)
         (record,) = runner.run(context(), killed, "*-sed-*")
     assert (record.status, record.error) == ("failed", "RuntimeError: no such luck")
     assert not list(killed.glob("cells/*/resume"))
-    steps = counted(monkeypatch, "harness.training.step.accumulate")
+    steps = counted(monkeypatch, "harness.training.loop.accumulate")
     (record,) = runner.run(context(), killed, "*-sed-*")
     assert (record.status, len(steps)) == ("finished", 6)

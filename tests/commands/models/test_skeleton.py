@@ -156,7 +156,7 @@ def blocks() -> list[tuple[str, str, str]]:
 
 def test_the_page_has_the_adapter_that_is_tested() -> None:
     (code,) = [content for language, _, content in blocks() if language == "python"]
-    assert code == (ROOT / "tests" / "gru_adapter.py").read_text()
+    assert code == (ROOT / "tests" / "support" / "gru_adapter.py").read_text()
 
 
 def test_the_page_lists_every_check() -> None:

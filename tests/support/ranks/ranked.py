@@ -85,7 +85,7 @@ def nearest_mass(case: str, threshold: float) -> float:
         return masses
 
     original = calibration.mass_of
-    with patch("harness.objectives.calibration.mass_of", watched):
+    with patch("harness.objectives.token.mass_of", watched):
         curve(case, small.accelerator(), threshold)
     return min(found)
 
@@ -150,11 +150,11 @@ def cells(folder: Path) -> Any:
     found = {}
     with writing_nothing(on=1):
         found["cells"] = run("cells", "open_flamingo-*")
-    with failing(1, 2, broken, "harness.training.step.accumulate", step.accumulate):
+    with failing(1, 2, broken, "harness.training.loop.accumulate", step.accumulate):
         found["rank 1 fails in training"] = run("failing", "open_flamingo-[bc]*")
     with failing(0, 1, broken, "harness.evaluation.evaluate.figure_tables", evaluate.figure_tables):
         found["rank 0 fails in evaluation"] = run("evaluation", "open_flamingo-base-*")
-    with failing(1, 3, broken, "harness.evaluation.generation.emit", generation.emit):
+    with failing(1, 3, broken, "harness.evaluation.evaluate.emit", generation.emit):
         found["rank 1 fails in generation"] = run("generation", "open_flamingo-base-*")
     with failing(0, 1, full, "harness.training.snapshots.write", snapshots.write):
         found["the disk is full"] = run("full", "open_flamingo-ce-*")
@@ -187,7 +187,7 @@ def program(folder: Path) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **settings)
 
-    with patch("harness.training.step.accumulate", killed):
+    with patch("harness.training.loop.accumulate", killed):
         app.main()
 
 

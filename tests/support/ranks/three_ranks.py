@@ -107,7 +107,7 @@ def _shared(accelerator: Accelerator, folder: Path) -> Any:
         return [[s.tokens for s in row] for row in own.emitted], [str(row) for row in own.scores], images
 
     settings = SampleSettings(samples=2, max_tokens=12, batch_images=2, temperatures=(0.5,), grammar=True)
-    with patch("harness.evaluation.generation.emit", counted):
+    with patch("harness.evaluation.evaluate.emit", counted):
         first = said(kept), made.copy()
         made.clear()
         accelerator.wait_for_everyone()

@@ -196,7 +196,7 @@ def test_a_step_without_anything_to_learn_changes_nothing(monkeypatch: pytest.Mo
         said = rollout(*arguments)
         return Rollout(said.examples, said.samples, torch.ones(4, 4), torch.zeros(4, 4), said.figures)
 
-    monkeypatch.setattr("harness.training.stages.rollout.rollout", equal)
+    monkeypatch.setattr("harness.training.stages.grpo.rollout", equal)
     adapter = small.fitted()
     curve = rl(chained(adapter, suite(steps=2)))
     assert [(row["loss"], row["grad_norm"]) for row in curve] == [(0.0, 0.0)] * 2

@@ -289,7 +289,7 @@ def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 KILLS = (
-    ("harness.training.stage", "rollout", 1, "kill-after"),  # before there are pairs
+    ("harness.training.stages.rollout", "rollout", 1, "kill-after"),  # before there are pairs
     ("harness.run.resume", "Resume._keep_table", 1, "kill"),
     ("harness.run.resume", "Resume._keep_table", 1, "kill-after"),  # before the stage's first step
     ("harness.training.loop", "accumulate", 2, "kill"),
@@ -335,7 +335,7 @@ def test_good_is_better_than_bad() -> None:
 def test_without_pairs_the_stage_fails_and_fine_tuning_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run again, it is not fine-tuned again."""
     context = open_context(tiny(none={**DIVPO, "good": 1.0, "bad": 0.0, "samples": 2, "images": 1}), None, "cpu")
-    steps = counted(monkeypatch, "harness.training.step.accumulate")
+    steps = counted(monkeypatch, "harness.training.loop.accumulate")
     for _ in range(2):
         (record,) = runner.run(context, tmp_path, "*-none-*")
         assert record.status == "failed"
