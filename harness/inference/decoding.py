@@ -34,6 +34,8 @@ Begin = Callable[[Sequence[Example], int], Steps]
 """Reads these images, each of which has so many neighbouring rows."""
 SHRINK_BELOW = 0.8
 """Finished rows are dropped when fewer than this share is unfinished: each drop copies the caches."""
+LOOK_EVERY = 8
+"""Tokens between two looks at which rows have ended, where looking makes the host wait for the device."""
 
 
 @torch.inference_mode()
@@ -111,38 +113,43 @@ def sample(
     unfinished = torch.ones(rows, dtype=torch.bool, device=device)
     prompts = [codec.tokens.prompt] if examples is None else [codec.prompt(example) for example in examples]
     tokens = torch.tensor(prompts, device=device).repeat_interleave(rows // len(prompts), dim=0)
+    # Looking at what was chosen makes the host wait for the device: on a GPU that is done now and then.
+    look_every = 1 if device.type == "cpu" or grammar else LOOK_EVERY
+    drawn = bool((temperatures > 0).any())
     for position in range(length):
         raw = step(tokens).float()
         logits = raw if walk is None else walk.mask(raw, active.tolist())
-        chosen = _choose(logits, temperatures[active], noise[active, position])
+        chosen = _choose(logits, temperatures[active], noise[active, position]) if drawn else logits.argmax(-1)
         chosen = torch.where(unfinished, chosen, codec.tokens.pad)
         emitted[active, position] = chosen
         scores[active, position] = raw.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         unfinished = unfinished & (chosen != codec.tokens.end)
-        if not unfinished.any():
-            break
-        if walk is not None:
-            walk.advance(active[unfinished].tolist(), chosen[unfinished].tolist())
-        if keep is not None and unfinished.sum() < SHRINK_BELOW * len(active):
-            rest = unfinished.nonzero()[:, 0]
-            keep(rest)
-            active, chosen, unfinished = active[rest], chosen[rest], unfinished[rest]
+        if (position + 1) % look_every == 0:
+            left = int(unfinished.sum())
+            if not left:
+                break
+            if walk is not None:
+                walk.advance(active[unfinished].tolist(), chosen[unfinished].tolist())
+            if keep is not None and left < SHRINK_BELOW * len(active):
+                rest = unfinished.nonzero()[:, 0]
+                keep(rest)
+                active, chosen, unfinished = active[rest], chosen[rest], unfinished[rest]
         tokens = chosen[:, None]
     return _split(emitted.tolist(), scores.tolist(), codec.tokens.end)
 
 
 def _choose(logits: Tensor, temperatures: Tensor, noise: Tensor) -> Tensor:
-    """Inverse-transform sampling per row; the arg max where the temperature is 0."""
-    greedy = logits.argmax(-1)
+    """Inverse-transform sampling per row; the arg max where the temperature is 0. The sums are taken in float64, so
+    that a token is another one only where its number lies on a border."""
     hot = temperatures > 0
-    if not hot.any():
-        return greedy
-    scaled = logits.double() / torch.where(hot, temperatures, 1.0)[:, None]
-    cumulative = scaled.softmax(-1).cumsum(-1)
+    # In place and not divided by their sum: these are the largest tensors of a step.
+    weights = logits.double().div_(torch.where(hot, temperatures, 1.0)[:, None])
+    weights.sub_(weights.amax(-1, keepdim=True)).exp_()
+    cumulative = torch.cumsum(weights, -1, out=weights)
     # The last cumulative sum may fall short of 1 by rounding: scale the number, never index past the end.
     target = noise.to(cumulative)[:, None] * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return torch.where(hot, drawn, greedy)
+    return torch.where(hot, drawn, logits.argmax(-1))
 
 
 def _split(tokens: list[list[int]], scores: list[list[float]], end: int) -> list[Sample]:
