@@ -17,6 +17,7 @@ from harness import records
 from harness.commands.models import predict
 from harness.errors import ConfigError, DataError, DetmodesError
 from harness.records import gallery
+from harness.records.store import FolderStore
 from harness.report.renderers import text
 from harness.report.results import load
 from harness.suite import load as suite_files
@@ -192,9 +193,10 @@ def test_a_gallery_cannot_name_files_elsewhere(file: str, tmp_path: Path) -> Non
 
 
 def test_a_gallery_table_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "gallery.parquet").write_bytes(b"PAR1")
+    (tmp_path / "cells" / "cell").mkdir(parents=True)
+    (tmp_path / "cells" / "cell" / "gallery.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"gallery\.parquet: cannot be read: "):
-        gallery.answers(tmp_path / "gallery.parquet")
+        FolderStore(tmp_path).read_table("cell", "gallery")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95", b"\xff" * 8 + b"{}", b"\x02" + b"\0" * 7 + b"{}"])

@@ -157,15 +157,12 @@ def load(folder: Path) -> Gallery | None:
     return gallery
 
 
-def answers(path: Path) -> dict[int, Answer]:
-    """gallery.parquet by image: one row per mention; a sample that mentions nothing has one row without a name.
+def answers_by_image(frame: pd.DataFrame, path: str) -> dict[int, Answer]:
+    """Sorts gallery.parquet by image: one row per mention; a sample that mentions nothing has one row without a name.
 
-    Raises DataError if a column is missing or a sample has no row (they are numbered 0 to K - 1 in every image).
+    path: how errors call the table. Raises DataError if a column is missing or a sample has no row (they are numbered 0
+    to K - 1 in every image).
     """
-    try:
-        frame = pd.read_parquet(path)
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
     absent = [name for name in COLUMNS if name not in frame]
     if absent:
         raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(absent)} missing")

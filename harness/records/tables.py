@@ -140,8 +140,9 @@ def matches(
     category = {info.id: index for index, info in enumerate(record.categories)}
     if "temperature" not in detections:  # records of older code have the greedy answer alone
         detections = detections.assign(temperature=GREEDY)
-    at_step = detections[detections["step"] == step]
-    found = at_step[(at_step["temperature"] == temperature) & at_step["evaluated"]]
+    found = detections[(detections["step"] == step) & (detections["temperature"] == temperature)]
+    if "evaluated" in found:  # a published archive has no others
+        found = found[found["evaluated"]]
     truth = images[(images["step"] == step) & images["category_id"].notna()]
     if "temperature" in truth:  # the same instances at each
         truth = truth[truth["temperature"] == truth["temperature"].min()]
@@ -150,7 +151,7 @@ def matches(
         detection=np.arange(len(found)),
         image=_indices(found["image_id"], image),
         category=_indices(found["category_id"], category),
-        score=found["score"].to_numpy(np.float64),
+        score=_column(found, "score"),  # AP has no use for it, and an archive leaves it out
         true_positive=found["true_positive"].to_numpy(np.uint16),
         ignored=found["ignored"].to_numpy(np.bool_),
         gt_image=_indices(truth["image_id"], image),

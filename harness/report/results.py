@@ -2,7 +2,8 @@
 
     DIR/suite.json   the resolved suite
     DIR/cells.json   digests of its cells, in the suite's order
-    DIR/cells/<cell id>-<first 8 digits of the digest>/   one cell each (see harness.records.record)
+    DIR/cells/<cell id>-<first 8 digits of the digest>/   one cell each (see harness.records.record), or all of them in
+    DIR/archive/   (see harness.records.archive)
 
 Other folders under `cells/` belong to older settings and are not looked at.
 """
@@ -25,12 +26,14 @@ from harness import records
 from harness.errors import DataError
 from harness.metrics.stats import bootstrap_weights
 from harness.records import CategoryInfo, Record, layout
+from harness.records.gallery import Answer, answers_by_image
+from harness.records.store import CellStore, open_store
 from harness.report.estimates import Floats, Tables, estimate
 from harness.suite.cells import Cell, listed
 from harness.suite.schema import Suite
 
-TABLES = tuple(f"{name}.parquet" for name in records.PUBLISHED_TABLES)
-"""images and detections: all that figures need."""
+GALLERY = "gallery"
+"""Name of the table."""
 AP_TOLERANCE = 1e-9
 """The official evaluator and our accumulation may differ by rounding only."""
 
@@ -51,11 +54,13 @@ class Key(NamedTuple):
 class Results:
     """Cells of one suite. Tables are read, and figures computed, when they are first asked for, and kept.
 
-    folders: every cell of the suite and where it is or would be, in the suite's order.
+    store: where cells are read from. folders: every cell of the suite and the folder that a run leaves it in, in the
+    suite's order.
     records: the finished ones. failed: those that left a failed record. The rest are missing.
     """
 
     suite: Suite
+    store: CellStore
     folders: dict[Key, Path]
     records: dict[Key, Record]
     failed: dict[Key, Record]
@@ -130,11 +135,22 @@ class Results:
             self._tables[key] = tables
         return self._tables[key]
 
+    def read_table(self, key: Key, name: str) -> pd.DataFrame:
+        return self.store.read_table(self.folders[key].name, name)
+
+    def has_gallery(self, key: Key) -> bool:
+        return self.store.has_table(self.folders[key].name, GALLERY)
+
+    def read_gallery(self, key: Key) -> dict[int, Answer]:
+        """Reads what the samples of a cell said about the images of the gallery, by image."""
+        self.store.verify_table(self.folders[key].name, GALLERY)
+        return answers_by_image(self.read_table(key, GALLERY), f"{self.folders[key]}: {GALLERY}")
+
     def _read(self, key: Key) -> Tables:
-        images, detections = (pd.read_parquet(self.folders[key] / name) for name in TABLES)
+        images, detections = (self.read_table(key, name) for name in records.PUBLISHED_TABLES)
         most = images["samples"].max()
         if not 0 < most <= self.samples:  # arrays get this width
-            raise DataError(f"{self.folders[key] / TABLES[0]}: expected up to {self.samples} samples, got {most}")
+            raise DataError(f"{self.folders[key]}: images: expected up to {self.samples} samples, got {most}")
         return Tables(self.records[key], images, detections)
 
     def _point(self, key: Key, tables: Tables, step: int, temperature: float) -> dict[str, float]:
@@ -168,29 +184,32 @@ def _of_one_cell(folder: Path) -> Iterator[None]:
 def load(folder: Path) -> Results:
     """Reads suite and records and verifies that the tables are the files that the records describe."""
     suite, planned = listed(folder)
+    store = open_store(folder)
     folders: dict[Key, Path] = {}
     found: dict[Key, Record] = {}
     for cell, digest in planned:
         key = Key(cell.model.label, cell.label, cell.seed)
         folders[key] = layout.cell(folder, cell.id, digest)
-        if (folders[key] / records.RECORD).is_file():
-            found[key] = records.read(folders[key])
-            _verify(found[key], folders[key], suite, cell, digest)
+        record = store.read_record(folders[key].name)
+        if record is not None:
+            found[key] = record
+            _verify(record, folders[key], suite, cell, digest)
+            if record.status == "finished":
+                _verify_rows(record, folders[key])
+                for name in records.PUBLISHED_TABLES:
+                    store.verify_table(folders[key].name, name)
     finished = {key: record for key, record in found.items() if record.status == "finished"}
     failed = {key: record for key, record in found.items() if record.status == "failed"}
     _verify_paired(finished, folders)
-    return Results(suite, folders, finished, failed)
+    return Results(suite, store, folders, finished, failed)
 
 
 def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str) -> None:
-    """The record is the one of this cell, and its published tables are intact."""
+    """The record is the one of this cell."""
     own = (record.suite, record.model_label, record.label, record.cell.seed, record.digest)
     expected = (suite.suite, cell.model.label, cell.label, cell.seed, digest)
     if own != expected or records.digest_of(record.cell) != digest:
         raise DataError(f"{folder / records.RECORD}: expected the cell {expected}, got {own}")
-    if record.status == "finished":
-        _verify_rows(record, folder)
-        records.verify_files(record, folder, TABLES)
 
 
 def _verify_rows(record: Record, folder: Path) -> None:

@@ -102,10 +102,9 @@ def frame() -> pd.DataFrame:
     return made.astype({"position": "Int64", "category_id": "Int64"})
 
 
-def test_answers_are_in_order_and_silence_counts_as_a_sample(tmp_path: Path) -> None:
-    frame().to_parquet(tmp_path / "gallery.parquet")
+def test_answers_are_in_order_and_silence_counts_as_a_sample() -> None:
     said = (Said(0, "disc", Box(0, 1, 8, 9), verified=True), Said(0, "star", Box(10, 1, 8, 9), verified=False))
-    assert gallery.answers(tmp_path / "gallery.parquet") == {7: Answer(2, said)}
+    assert gallery.answers_by_image(frame(), "gallery") == {7: Answer(2, said)}
 
 
 @pytest.mark.parametrize(
@@ -115,8 +114,7 @@ def test_answers_are_in_order_and_silence_counts_as_a_sample(tmp_path: Path) -> 
         (lambda made: made.assign(sample=[0, 0, 2]), "image 7: expected a row of each of 3 samples"),
     ],
 )
-def test_a_bad_table_is_one_line(tmp_path: Path, change: object, message: str) -> None:
+def test_a_bad_table_is_one_line(change: object, message: str) -> None:
     assert callable(change)
-    change(frame()).to_parquet(tmp_path / "gallery.parquet")
-    with pytest.raises(DataError, match=rf"gallery\.parquet: .*{message}"):
-        gallery.answers(tmp_path / "gallery.parquet")
+    with pytest.raises(DataError, match=rf"cell: gallery: .*{message}"):
+        gallery.answers_by_image(change(frame()), "cell: gallery")

@@ -234,7 +234,7 @@ def test_strips_have_a_panel_for_ground_truth_base_and_each_objective(results: R
     assert sorted(strip.picture.image_id for strip in strips) == [100, 101]
     for strip in strips:
         assert [panel.title for panel in strip.panels] == ["ground truth", "base", "ce", "sed"]
-        first = gallery.answers(results.folders[Key("toy", "ce", 0)] / "gallery.parquet")
+        first = results.read_gallery(Key("toy", "ce", 0))
         assert strip.panels[2] == pictures.answer_panel("ce", first[strip.picture.image_id])
 
 

@@ -19,6 +19,8 @@ from tests.report.test_figures import WITHOUT_GALLERY, add_gallery
 from tests.report.test_report import only_cell
 from tests.support import fake_cells
 
+TEXTS = ("README.md", "table.csv", "categories.csv", "figures.json", "suite.json", "cells.json")
+ARCHIVE = ("records.jsonl.gz", "images.parquet", "detections.parquet", "gallery.parquet", "files.json")
 CELL = ("record.json", "images.parquet", "detections.parquet", "gallery.parquet")
 DRAWN = [*(name for name in WITHOUT_GALLERY if name != "category-diversity"), "gallery"]
 """Ten images make no category reportable."""
@@ -49,7 +51,7 @@ def published(complete: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time."""
-    monkeypatch.setattr("harness.report.publish.draw", lambda results, folder: [])
+    monkeypatch.setattr("harness.report.publish.draw", lambda results, folder, suffixes: [])
 
 
 def with_pictures(run: Path, publishable: object) -> Path:
@@ -63,18 +65,37 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_publishes_records_tables_and_figures(complete: Path, published: Path) -> None:
-    cells = [
-        path.relative_to(complete) for path in (complete / "cells").iterdir() if not path.name.endswith("-00000000")
-    ]
-    assert len(cells) == 10
+def test_publishes_records_tables_and_figures(published: Path) -> None:
+    """All cells in one archive; drawings as SVG alone, for LaTeX and PNG are made when they are wanted."""
     assert content(published).keys() == {
-        *(str(cell / name) for cell in cells for name in CELL),
-        *("README.md", "table.csv", "categories.csv", "tables.tex", "figures.json", "suite.json", "cells.json"),
+        *TEXTS,
+        *(f"archive/{name}" for name in ARCHIVE),
         *(f"gallery/{name}" for name in ("index.json", "100.png", "101.png")),
-        *(f"figures/{name}.{suffix}" for name in DRAWN for suffix in ("svg", "png")),
+        *(f"figures/{name}.svg" for name in DRAWN),
     }
     assert not list(published.parent.glob(".*"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_whole_cells_are_published_if_wanted(complete: Path, published: Path, tmp_path: Path) -> None:
+    """With their boxes and scores, and the same tables; what is published so can be put into an archive later."""
+    cells = [path for path in (complete / "cells").iterdir() if not path.name.endswith("-00000000")]
+    assert len(cells) == 7
+    publish(complete, tmp_path / "whole", whole=True)
+    names = content(tmp_path / "whole")
+    assert names.keys() >= {f"cells/{cell.name}/{name}" for cell in cells for name in CELL}
+    assert not [name for name in names if name.startswith("archive/")]
+    for cell in cells:
+        for name in CELL[1:]:
+            assert names[f"cells/{cell.name}/{name}"] == (cell / name).read_bytes()
+    assert {name: names[name] for name in TEXTS} == {name: content(published)[name] for name in TEXTS}
+    publish(tmp_path / "whole", tmp_path / "again")
+    parts = [f"archive/{name}" for name in ARCHIVE]
+    assert {name: content(tmp_path / "again")[name] for name in parts} == {
+        name: content(published)[name] for name in parts
+    }
+    with pytest.raises(DataError, match="an archive is published without --whole"):
+        publish(published, tmp_path / "none", whole=True)
 
 
 def test_what_is_published_regenerates(complete: Path, published: Path) -> None:
@@ -82,7 +103,8 @@ def test_what_is_published_regenerates(complete: Path, published: Path) -> None:
     copies, originals = load(published), load(complete)
     for name, text in tables(copies).items():
         assert (published / name).read_text() == text
-    made = {"table.csv": to_csv, "categories.csv": to_category_csv, "tables.tex": to_latex}
+    assert to_latex(copies) == to_latex(originals)
+    made = {"table.csv": to_csv, "categories.csv": to_category_csv}
     assert {name: (published / name).read_text() for name in made} == {name: of(originals) for name, of in made.items()}
     drawn = json.loads((published / "figures.json").read_text())
     assert drawn == json.loads(json.dumps(figures.drawn(originals)))
@@ -128,7 +150,7 @@ def test_every_record_must_allow_the_pictures(complete: Path, first: object, exp
 
 
 def test_a_gallery_that_is_not_the_records_is_not_published(run: Path, tmp_path: Path) -> None:
-    (only_cell(run, "toy-ce-s1-*") / "gallery.parquet").write_bytes(b"other")
+    (only_cell(run, "toy-ce-s0-*") / "gallery.parquet").write_bytes(b"other")
     with pytest.raises(DataError, match=r"gallery\.parquet: missing, or not the file"):
         publish(run, tmp_path / "fake")
     assert not (tmp_path / "fake").exists()
@@ -139,7 +161,7 @@ def test_a_new_result_replaces_the_old_one(published: Path, tmp_path: Path) -> N
     target = tmp_path / "fake"
     shutil.copytree(published, target)
     publish(fake_cells.write_run(tmp_path / "other", fake_cells.suite(seeds=[7]), images=10), target)
-    assert {path.name.split("-s")[-1][0] for path in (target / "cells").iterdir()} == {"7"}
+    assert {key.seed for key in load(target).records if key.label == "ce"} == {7}
 
 
 def test_missing_cells_are_not_published(tmp_path: Path) -> None:

@@ -51,5 +51,5 @@ def test_published_folder_regenerates(folder: Path) -> None:
     results = load(folder)
     for name, text in tables(results).items():  # figures.json among them: what the figures show
         assert (folder / name).read_text() == text, name
-    drawn = {f"{name}.{suffix}" for name in available(results) for suffix in ("png", "svg")}
+    drawn = {f"{name}.svg" for name in available(results)}
     assert {path.name for path in (folder / FIGURES).iterdir()} == drawn

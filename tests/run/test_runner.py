@@ -153,7 +153,7 @@ def test_the_gallery_is_written_with_the_cells(finished: Path) -> None:
     shown = gallery.load(finished)
     assert shown is not None
     assert len(shown.pictures) == 6
-    answers = gallery.answers(cell_folder(finished, "ce") / records.GALLERY)
+    answers = gallery.answers_by_image(pd.read_parquet(cell_folder(finished, "ce") / records.GALLERY), "gallery")
     assert {picture.image_id for picture in shown.pictures} == answers.keys()
     assert all(answer.samples == 2 for answer in answers.values())
 

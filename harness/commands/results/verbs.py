@@ -61,11 +61,12 @@ def publish(
     folder: FolderArgument,
     to: Annotated[Path, typer.Option(help="Where to, e.g. results/quickstart.")],
     allow_failed: Annotated[bool, typer.Option("--allow-failed", help="Publish failed cells as failed.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Cells as the run left them, not an archive.")] = False,
 ) -> None:
-    """Copy records that belong together, and regenerate every table and figure from them."""
+    """Copy what tables and figures are made of, from a run or a published folder, and make them again from the copy."""
     from harness.report.publish import publish as publish_folder
     from harness.run.output import mirror
 
-    for line in publish_folder(mirror.local(folder), to, allow_failed):
+    for line in publish_folder(mirror.local(folder), to, allow_failed, whole):
         print(line)
     print(to)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -63,15 +63,15 @@ def plain(value: object) -> object:
     return value
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
-    """Writes the available figures as PNG and SVG; the same results give the same bytes."""
+def draw(results: Results, folder: Path, suffixes: Sequence[str] = ("svg", "png")) -> list[Path]:
+    """Writes the available figures as files of these kinds; the same results give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in available(results):
         with styled():
             figure = _FIGURES[name].draw(results)
             # Laying out starts from the last layout: the SVG comes first, as it does in `svg`.
-            paths += [save(figure, folder / f"{name}.{suffix}") for suffix in ("svg", "png")]
+            paths += [save(figure, folder / f"{name}.{suffix}") for suffix in suffixes]
     return paths
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from harness.errors import DataError
 from harness.images import read_rgb
-from harness.records import GALLERY, gallery, verify_files
+from harness.records import GALLERY, gallery
 from harness.records.gallery import Answer, Picture
 from harness.report.figures.data import models, rows_of
-from harness.report.results import Results
+from harness.report.results import Key, Results
 from harness.types import Box
 
 PANELS = 36
@@ -79,7 +79,8 @@ def strips(results: Results) -> list[Strip]:
     samples said."""
     folder = root(results)
     found = gallery.load(folder) if folder is not None else None
-    said = _answers(results) if found is not None else {}
+    cells = shown_cells(results) if found is not None else {}
+    said = {title: results.read_gallery(key) for title, key in cells.items()}
     if found is None or not said:
         return []
     options = {category.names[0]: category.names[1:] for category in results.categories}
@@ -92,16 +93,14 @@ def panels_by_image(results: Results) -> dict[str, tuple[Panel, ...]]:
     return {str(strip.picture.image_id): strip.panels for strip in strips(results)}
 
 
-def _answers(results: Results) -> dict[str, dict[int, Answer]]:
-    """Title -> image -> answer, of the first seed that has a gallery, for base and objectives of every model."""
+def shown_cells(results: Results) -> dict[str, Key]:
+    """Title -> the first seed that has a gallery, for base and objectives of every model."""
     found = {}
     for model in models(results):
         for label in rows_of(results):
-            keys = [key for key in results.finished(model, label) if GALLERY in results.records[key].files]
-            if keys:
-                verify_files(results.records[keys[0]], results.folders[keys[0]], [GALLERY])
-                title = label if len(models(results)) == 1 else f"{model}: {label}"
-                found[title] = gallery.answers(results.folders[keys[0]] / GALLERY)
+            key = next(filter(results.has_gallery, results.finished(model, label)), None)
+            if key is not None:
+                found[label if len(models(results)) == 1 else f"{model}: {label}"] = key
     return found
 
 

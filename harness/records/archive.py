@@ -1,0 +1,217 @@
+"""All cells of a published suite in one folder of a few files: what tables and figures are made of, and nothing else.
+
+    DIR/archive/records.jsonl.gz     a line for every cell: its folder's name, its record, how many rows it has
+    DIR/archive/images.parquet       the rows of every cell's images.parquet, with the column `cell` in front
+    DIR/archive/detections.parquet   likewise the detections that count, in the order in which they are ranked: no boxes
+                                     and no scores, for AP is made of ranks and matches
+    DIR/archive/gallery.parquet      the mentions of the cells that the gallery shows
+    DIR/archive/files.json           sha256 of these
+
+A record names the digests of the whole tables: whoever has a whole cell can tell that it is the one, and publishing
+whole cells gives these files again. Without them, AP and all other figures at every evaluated step are made of the rows
+here, and AP is compared with what the record says. Columns of CONTINUOUS are kept to PRECISION, all others exactly.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from harness.errors import DataError
+from harness.records.record import Record
+from harness.records.tables import COUNTS, PER_IMAGE
+from harness.system.files import read_json, sha256, write_json
+from harness.system.strict import StrictModel, first_problem
+
+FOLDER = "archive"
+RECORDS, DIGESTS = "records.jsonl.gz", "files.json"
+PRECISION = 2.0**-30
+"""Nine decimals: a mean over images moves by less than the sixth decimal that tables show, at 60% of the size."""
+GROUP = 1 << 20
+"""Rows that are read at once, about: with more, the next cell begins a new row group."""
+
+RANKED = ("step", "temperature", "image_id", "category_id", "true_positive", "left_out", "ignored")
+"""Columns of detections.parquet that AP is made of."""
+CONTINUOUS = ("box_spread", "vendi", "self_bleu")
+"""Columns of images.parquet with about as many values as rows, for which a dictionary would be no shorter."""
+
+_REAL = dict.fromkeys(
+    ({*PER_IMAGE} - {*COUNTS}) | {"temperature", "name_diversity", "box_spread", *"xywh"}, pa.float64()
+)
+_TYPES: dict[str, dict[str, pa.DataType]] = {
+    "images": _REAL | dict.fromkeys(("verified", "names"), pa.list_(pa.int32())),
+    "detections": _REAL | dict.fromkeys(("true_positive", "left_out"), pa.uint16()) | {"ignored": pa.bool_()},
+    "gallery": _REAL | {"name": pa.string(), "verified": pa.bool_()},
+}
+"""Types of the columns that do not hold whole numbers."""
+
+
+class ArchiveLine(StrictModel):
+    """One line of RECORDS. rows: how many the cell has in each table."""
+
+    cell: str
+    record: Record
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedCell:
+    """What an archive holds of one cell: the name of its folder, its record, and its tables by name (a failed cell has
+    none)."""
+
+    name: str
+    record: Record
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def write_archive(folder: Path, cells: Iterable[ArchivedCell]) -> None:
+    """Writes the archive of these cells into `folder`, which has none yet; the same cells give the same bytes.
+
+    Raises DataError where a cell's table has other columns than those of the cells before.
+    """
+    place = folder / FOLDER
+    place.mkdir()
+    writers: dict[str, _TableWriter] = {}
+    lines = []
+    for cell in cells:
+        kept = {name: _ranked(frame) if name == "detections" else frame for name, frame in cell.tables.items()}
+        rows = {name: len(frame) for name, frame in kept.items()}
+        lines.append(ArchiveLine(cell=cell.name, record=cell.record, rows=rows).model_dump_json() + "\n")
+        for name, frame in kept.items():
+            if name not in writers:
+                writers[name] = _TableWriter(place, name, list(map(str, frame)))
+            writers[name].add(cell.name, frame)
+    for writer in writers.values():
+        writer.close()
+    (place / RECORDS).write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    write_json(place / DIGESTS, {path.name: sha256(path) for path in sorted(place.iterdir())})
+
+
+def _ranked(detections: pd.DataFrame) -> pd.DataFrame:
+    """The detections that count, and of them what AP is made of."""
+    counting = detections[detections["evaluated"]] if "evaluated" in detections else detections
+    return counting[[name for name in RANKED if name in counting]]
+
+
+class _TableWriter:
+    """One Parquet file of many cells. A cell lies in one row group; a row group has about GROUP rows."""
+
+    def __init__(self, place: Path, name: str, columns: list[str]) -> None:
+        self._place, self._columns = place / f"{name}.parquet", columns
+        kinds = [(column, _TYPES[name].get(column, pa.int64())) for column in columns]
+        self._schema = pa.schema([("cell", pa.string()), *kinds])
+        self._continuous = [column for column in columns if column in CONTINUOUS]
+        self._file = pq.ParquetWriter(
+            self._place,
+            self._schema,
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=[column for column in self._schema.names if column not in self._continuous],
+            column_encoding=dict.fromkeys(self._continuous, "BYTE_STREAM_SPLIT"),
+            write_statistics=False,
+        )
+        self._waiting: list[pa.Table] = []
+
+    def add(self, cell: str, frame: pd.DataFrame) -> None:
+        if list(frame) != self._columns:
+            raise DataError(f"{cell}: {self._place.name}: expected the columns {self._columns}, got {list(frame)}")
+        rounded = frame.assign(**{name: np.rint(frame[name] / PRECISION) * PRECISION for name in self._continuous})
+        rounded.insert(0, "cell", cell)
+        self._waiting.append(pa.Table.from_pandas(rounded, self._schema, preserve_index=False))
+        if sum(map(len, self._waiting)) >= GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pa.concat_tables(self._waiting).replace_schema_metadata(None)
+            self._file.write_table(table, row_group_size=max(1, len(table)))
+            self._waiting = []
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+class Archive:
+    """A published suite's archive, which `open_archive` has found intact."""
+
+    def __init__(self, place: Path, lines: Mapping[str, ArchiveLine]) -> None:
+        self.place, self.lines = place, lines
+        self._tables = {path.stem: _TableReader(path) for path in sorted(place.glob("*.parquet"))}
+
+    def has_table(self, cell: str, name: str) -> bool:
+        return name in self._tables and cell in self.lines and name in self.lines[cell].rows
+
+    def read_table(self, cell: str, name: str) -> pd.DataFrame:
+        """Reads a cell's rows of one of its tables. Raises DataError where they are not there."""
+        frame = self._tables[name].read(cell) if self.has_table(cell, name) else None
+        if frame is None or len(frame) != self.lines[cell].rows[name]:
+            raise DataError(f"{self.place / name}.parquet: expected the rows of {cell} that {RECORDS} names")
+        return frame
+
+
+class _TableReader:
+    """A Parquet file of many cells, of which one row group at a time is held in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._group: tuple[int, pa.Table] | None = None
+
+    @cached_property
+    def rows(self) -> dict[str, tuple[int, int, int]]:
+        """Cell -> the row group that it lies in, its first row there, and how many it has."""
+        found = {}
+        with pq.ParquetFile(self._path) as file:
+            for group in range(file.num_row_groups):
+                names = file.read_row_group(group, columns=["cell"])["cell"].to_numpy()
+                ends = np.flatnonzero(np.r_[names[1:] != names[:-1], True][: len(names)]) + 1
+                for start, end in zip([0, *ends], ends, strict=False):
+                    found[str(names[start])] = (group, int(start), int(end - start))
+        return found
+
+    def read(self, cell: str) -> pd.DataFrame:
+        if cell not in self.rows:
+            return pd.DataFrame(pq.read_schema(self._path).empty_table().drop_columns(["cell"]).to_pandas())
+        group, start, count = self.rows[cell]
+        if self._group is None or self._group[0] != group:
+            with pq.ParquetFile(self._path) as file:
+                self._group = group, file.read_row_group(group).drop_columns(["cell"])
+        return pd.DataFrame(self._group[1].slice(start, count).to_pandas())
+
+
+def open_archive(folder: Path) -> Archive | None:
+    """The archive of a published folder; None where it has none.
+
+    Raises DataError (one line) where a file is missing or not the one that was published, or a record is not one.
+    """
+    place = folder / FOLDER
+    if not place.is_dir():
+        return None
+    digests = read_json(place / DIGESTS)
+    for name, digest in digests.items():
+        if not (place / name).is_file() or sha256(place / name) != digest:
+            raise DataError(f"{place / name}: missing, or not the file that {DIGESTS} describes")
+    try:
+        lines = gzip.decompress((place / RECORDS).read_bytes()).decode().splitlines()
+        found = [ArchiveLine.model_validate_json(line) for line in lines]
+    except ValidationError as error:
+        raise DataError(f"{place / RECORDS}: {first_problem(error)}") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{place / RECORDS}: cannot be read: {error}") from None
+    return Archive(place, {line.cell: line for line in found})
