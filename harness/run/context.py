@@ -14,13 +14,14 @@ from accelerate import Accelerator
 from harness import registry
 from harness.errors import ConfigError
 from harness.inference.device import Device, accelerator_on, base_of
-from harness.protocols import Benchmark, Predictor
+from harness.inference.precision import Numbers, choose_numbers
+from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import CellInfo, gallery
 from harness.run import task
 from harness.run.trackers import Name
 from harness.sequence import Grammar, prompts
 from harness.suite.cells import Cell
-from harness.suite.schema import NamedModel, Suite
+from harness.suite.schema import NamedModel, Suite, Train
 from harness.system import ranks
 from harness.training.prefetch import WORKERS
 from harness.types import Category, Example
@@ -119,16 +120,24 @@ class Planned:
     folder: Path
 
 
-def build(context: Context, model: NamedModel) -> Predictor:
-    """A fresh base of a model, on the device."""
+def build(context: Context, model: NamedModel, plan: Train | None = None, like: Adapter | None = None) -> Predictor:
+    """A fresh base of a model, on the device. plan: how it is trained, by default as the suite says. like: another base
+    of the same model, whose frozen tensors it uses too."""
+    plan, device = plan or context.suite.train, context.accelerator.device
+    numbers = choose_numbers(device, plan.precision), evaluation_numbers(context, plan)
     make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
-    made = base_of(make, context.accelerator)
+    made = base_of(make, context.accelerator, frozen_in_bf16=all(own.bf16 for own in numbers), like=like)
     task.of_model(made, context.benchmark, context.suite.task)
     if context.suite.sample.grammar:
         Grammar(made.codec)  # a format that has none is refused now, not after training
     if context.suite.prompt.kind == "categories":
         made.codec.prompt(_asked_about(context.benchmark.categories[:1]))  # likewise
     return made
+
+
+def evaluation_numbers(context: Context, plan: Train) -> Numbers:
+    """What is computed in where a model is not trained: as in training, if the suite's `sample` does not say."""
+    return choose_numbers(context.accelerator.device, context.suite.sample.precision, plan.precision)
 
 
 def _asked_about(categories: Sequence[Category]) -> Example:

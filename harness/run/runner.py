@@ -258,7 +258,7 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         objective=objective,
         seed=cell.seed,
         train=None if cell.objective is None else context.suite.described(cell.objective),
-        sample=context.suite.sample.model_dump(mode="json"),
+        sample=context.suite.sample.described,
         score=context.suite.score,
         prompt=context.suite.prompt.described,
     )

@@ -173,7 +173,8 @@ class Train(StrictModel):
 
 class SampleSettings(StrictModel):
     """K samples per image beside the greedy answer, at `temperature`. At each of `temperatures` the model of the last
-    step is sampled too, with the same random numbers: curves of recall, precision and diversity."""
+    step is sampled too, with the same random numbers: curves of recall, precision and diversity. `precision`: of all
+    that is asked of a model outside training (answers, scores, held-out loss, probe); auto is as in training."""
 
     samples: Annotated[int, Field(ge=2, le=1000)] = 8
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -181,6 +182,12 @@ class SampleSettings(StrictModel):
     max_tokens: Positive = 64
     batch_images: Positive = 32
     grammar: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As a record has it, and as cells are told apart; like `Train.described` without what came later."""
+        return self.model_dump(mode="json", exclude={"precision"} if self.precision == "auto" else None)
 
     @property
     def curve(self) -> tuple[float, ...]:

@@ -22,7 +22,7 @@ from open_flamingo.src.utils import extend_instance
 from torch import Tensor, nn
 
 from harness.types import TokenTrees
-from model_zoo.cache_name import CACHE, cache_of
+from model_zoo.cache_name import CACHE, AutocastCache, cache_of
 from model_zoo.flamingo.alibi import AlibiAttention, reading_trees, take_places
 
 
@@ -32,7 +32,10 @@ class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has
     emits one would then take the image away from every other row of its batch."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any) -> Any:
-        self._condition(input_ids, prefill=rest.get(CACHE) is None)
+        past = rest.get(CACHE)
+        self._condition(
+            input_ids, prefill=past is None or (isinstance(past, AutocastCache) and past.get_seq_length() == 0)
+        )
         language: Any = super(FlamingoLMMixin, self)  # the language model that this is mixed into
         return language.forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
 
@@ -125,7 +128,8 @@ class LatentDecoding:
         self._language: Any = model.lang_encoder
         self._layers: Any = model.lang_encoder._get_decoder_layers()
         self._projections = [block.attn.to_kv for block in model.readers()]
-        self._cache: Any = None
+        # Code that comes with weights has caches of its own.
+        self._cache: Any = AutocastCache() if model.reads_trees else None
         for projection in self._projections:
             projection.memo = projection(latents.flatten(1, 2)).repeat_interleave(samples, dim=0)
         for layer in self._layers:

@@ -1,0 +1,98 @@
+"""In which numbers a model computes where it does not train, and in which its frozen weights are held.
+
+bf16 is autocast: weights that train, logits that are summed and everything written stay float32. Frozen matrices may be
+held in bf16 themselves: autocast would round them to the same numbers each time.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What a model computes in on a device. bf16: autocast; else float32."""
+
+    device: torch.device
+    bf16: bool
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Around forward passes; also of nested ones that ask for float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def describe(self) -> str:
+        """As a record says it."""
+        return "bf16 autocast" if self.bf16 else "float32"
+
+
+def choose_numbers(device: torch.device, *precisions: Precision) -> Numbers:
+    """Returns what the first precision says that is not "auto"; if all are, bf16 on a GPU and float32 elsewhere.
+
+    `choose_numbers(device, sample.precision, train.precision)` is what an evaluation computes in.
+    """
+    chosen = next((precision for precision in precisions if precision != "auto"), None)
+    return Numbers(device, bf16=device.type == "cuda" if chosen is None else chosen == "bf16")
+
+
+def numbers_in_use(device: torch.device) -> str:
+    """What a forward pass at this very place would compute in, as a record says it."""
+    on = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16
+    return Numbers(device, on).describe()
+
+
+# ---- frozen weights --------------------------------------------------------------------------------------------------
+
+
+class HeldLinear(nn.Linear):
+    """A linear map whose frozen weights are held in fewer bits than its input has: they are made wider where no
+    autocast does the opposite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, self.weight.to(x.dtype), bias)
+
+
+def hold_frozen_in_bf16(model: nn.Module) -> int:
+    """Holds the weights of linear maps that do not train in bf16; returns the bytes that this saves.
+
+    Embeddings, normalisations and convolutions stay as they are: autocast does not round all of what these compute.
+    Weights that several modules share stay too.
+    """
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    saved = 0
+    for module in model.modules():
+        if type(module) is not nn.Linear or module.weight.requires_grad or owners[id(module.weight)] > 1:
+            continue
+        saved += module.weight.nbytes // 2 if module.weight.dtype == torch.float32 else 0
+        module.weight.data = module.weight.data.bfloat16()
+        module.__class__ = HeldLinear
+    return saved
+
+
+def share_frozen(copy: nn.Module, original: nn.Module) -> int:
+    """Lets a copy of a model use the original's tensors wherever the original does not train; returns the bytes that
+    this saves. Both must have been made alike: a copy whose names or shapes differ is a ValueError."""
+    theirs = dict(original.named_parameters())
+    mine = dict(copy.named_parameters())
+    shapes = [{name: tuple(parameter.shape) for name, parameter in own.items()} for own in (theirs, mine)]
+    if shapes[0] != shapes[1]:
+        raise ValueError("expected a copy of the model, got one with other parameters")
+    saved = 0
+    for name, parameter in mine.items():
+        if not theirs[name].requires_grad and parameter.data_ptr() != theirs[name].data_ptr():
+            saved += parameter.nbytes
+            parameter.data = theirs[name].data
+    return saved
