@@ -19,9 +19,11 @@ from harness.protocols import Adapter, Predictor
 from harness.sequence import Codec
 from harness.sequence.targets import target
 from harness.suite.schema import Train
+from harness.training.checkpoints import digest
+from harness.training.finetuning import FineTuning
 from harness.training.loop import train
 from harness.training.objective import prepare
-from harness.training.snapshots import digest
+from harness.training.stage import Work
 from harness.types import IGNORED_LABEL, Category, Example
 
 SHAPES = {"domain": "plain", "train_images": 24, "val_images": 4, "calibration_images": 0}
@@ -163,7 +165,7 @@ class Subject:
         before = {name: digest(parameter) for name, parameter in named.items()}
         plan = Train(steps=steps, batch_size=len(self.few), lr=RATE, warm_up=10, log_every=1)
         objective = prepare("ce", {}, adapter, (), plan, seed=0)
-        curve = train(adapter, self.few, objective, plan, 0, self.accelerator, evaluate=lambda step: None)
+        curve = train(Work(adapter, self.few, 0, self.accelerator), [FineTuning(objective, plan)])
         adapter.model.eval()
         changed = frozenset(name for name, parameter in named.items() if digest(parameter) != before[name])
         return Training(adapter, [row["loss"] for row in curve], trainable, frozenset(named) - trainable, changed)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.evaluation import sample_tables
 from harness.evaluation.answers import Read, by_image, read
-from harness.evaluation.generation import Kept, emit, in_batches, unkept
+from harness.evaluation.generation import emit, in_batches
 from harness.inference.confidence import MentionScore, score
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.consensus import consensus
@@ -24,9 +24,10 @@ from harness.metrics.samples.mentions import Truth, name_counts, truth_of
 from harness.metrics.stats import nan_to_none
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import GREEDY, EvaluationInfo, Figures
+from harness.records.cache import NoCache, SharedCache
 from harness.records.tables import detection_frame, image_frame
 from harness.suite.schema import SampleSettings
-from harness.system.profiler import Phases, unmeasured
+from harness.system.profiler import phase
 from harness.types import Box, Category, Detection, Evaluation, Example, Sample
 
 
@@ -60,22 +61,22 @@ def speak(
     seed: int,
     last: bool = True,
     progress: Callable[[int], None] = lambda images: None,
-    kept: Kept = unkept,
-    phases: Phases = unmeasured,
+    cache: SharedCache | None = None,
 ) -> dict[float, Said]:
-    """All that an evaluation asks of a model, by temperature, `kept` batch by batch. The samples are scored at the
-    `last` step only, the greedy answer always.
+    """All that an evaluation asks of a model, by temperature; batches that the `cache` has are not asked again. The
+    samples are scored at the `last` step only, the greedy answer always.
 
     Where several processes share the parts, each of them calls this, and the one that goes on has the answers.
     """
+    cache = NoCache() if cache is None else cache
     said = {}
     for heat in settings.curve if last else (settings.temperature,):
         batches = {f"said-{heat}-{_name(batch)}": batch for batch in in_batches(questions, settings)}
         scored = SAMPLED if heat != settings.temperature else ALL if last else GREEDY_ANSWER
-        make = partial(_batch, predictor, heat=heat, settings=settings, seed=seed, scored=scored, phases=phases)
-        parts = {name: partial(make, own) for name, own in batches.items()}
+        make = partial(_batch, predictor, heat=heat, settings=settings, seed=seed, scored=scored)
+        makers = {name: partial(make, own) for name, own in batches.items()}
         sizes = {name: len(own) for name, own in batches.items()}
-        said[heat] = _said(kept(parts, partial(_count, progress, sizes)))
+        said[heat] = _said(cache.get_or_make_each(makers, partial(_count, progress, sizes)))
     return said
 
 
@@ -95,16 +96,15 @@ def _batch(
     settings: SampleSettings,
     seed: int,
     scored: slice,
-    phases: Phases,
 ) -> list[list[Any]]:
     """For each question and sample: tokens, log-probabilities, and the fields of each mention's score or None. A
     sequence that several samples emit is scored once. Scores are for detections: where there are no boxes, none are
     made."""
     scored = scored if predictor.codec.boxed else NONE
-    with phases("generation"):
+    with phase("generation"):
         emitted = emit(predictor, batch, heat, settings, seed)
     different = dict.fromkeys((image, sample.tokens) for image, own in enumerate(emitted) for sample in own[scored])
-    with phases("scoring"):
+    with phase("scoring"):
         scores = dict(zip(different, _scores(predictor, batch, list(different)), strict=True))
     chosen = range(settings.samples + 1)[scored]
     return [
@@ -150,12 +150,12 @@ def measure(
     heldout_nll: float | None,
     last: bool = True,
     progress: Callable[[int], None] = lambda images: None,
-    kept: Kept = unkept,
-    phases: Phases = unmeasured,
+    cache: SharedCache | None = None,
     questions: Sequence[Example] | None = None,
 ) -> Measurement:
     """Evaluates a predictor on the validation split; `last`: with all that is measured of the last step alone.
-    What the model says is `kept` batch by batch. questions: what is asked of its images; None: everything.
+    What the model says is kept in the `cache`, batch by batch. questions: what is asked of its images; None:
+    everything.
 
     A predictor without logits has no probabilities: its score source is "constant".
     """
@@ -163,8 +163,8 @@ def measure(
     truth = truth_of(examples, categories)
     source = score_source if isinstance(predictor, Adapter) else "constant"
     questions = examples if questions is None else questions
-    said = speak(predictor, questions, settings, seed, last, progress, kept, phases)
-    with phases("matching and AP"):
+    said = speak(predictor, questions, settings, seed, last, progress, cache)
+    with phase("matching and AP"):
         greedy, *sampled = _answers(predictor, questions, truth, categories, said, settings.temperature)
         boxed = predictor.codec.boxed
         detections = {GREEDY: _detections(truth, greedy, source) if boxed else []}

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from harness.protocols import Adapter, Predictor
 from harness.suite.schema import SampleSettings
 from harness.types import Example, Sample
-
-Parts = Mapping[str, Callable[[], Any]]
-"""Pieces of one work by name, in order, and how each is made: as a JSON value."""
-Kept = Callable[[Parts, Callable[[str], None]], list[Any]]
-"""The values of all parts: each as it was kept, or made now (and kept), perhaps by another process. Calls with the name
-of each part that there is. Of several processes only the one that goes on with the values has any."""
-
-
-def unkept(parts: Parts, there: Callable[[str], None] = lambda name: None) -> list[Any]:
-    """A Kept that makes everything anew, here."""
-    values = []
-    for name, make in parts.items():
-        values.append(make())
-        there(name)
-    return values
 
 
 def generate(

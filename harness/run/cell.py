@@ -16,76 +16,83 @@ import torch
 from harness import records
 from harness.errors import ConfigError
 from harness.evaluation.evaluate import Measurement, measure, speak
-from harness.evaluation.generation import Kept
 from harness.evaluation.probe import probe
 from harness.inference.teacher_forcing import heldout_nll
 from harness.protocols import Adapter
 from harness.records import CategoryInfo, Record, layout
+from harness.records.cache import SharedCache
 from harness.records.gallery import gallery_frame
 from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
 from harness.run.context import Context, Planned, Watch, build
-from harness.run.resume import WEIGHTS, Resume
+from harness.run.kept import WEIGHTS
+from harness.run.resume import CellCheckpointer
 from harness.run.trackers import tracking
 from harness.suite.cells import Cell
 from harness.suite.schema import NamedObjective
 from harness.system import files, interrupts, profiler, provenance, ranks
-from harness.system.profiler import Phases
-from harness.training.finetuning import batches
-from harness.training.loop import train
+from harness.system.profiler import PhaseRecorder, phase, recording
+from harness.training.finetuning import FineTuning, batches
+from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
 from harness.training.schedule import collision_rate
-from harness.training.stage import Parts, Stage
+from harness.training.stage import Stage, Work
 from harness.training.stages import kinds
 
 METRICS = "metrics.jsonl"
 """What training logs, as it comes (see harness.records.log)."""
 
 
-def compute(context: Context, item: Planned, work: Path) -> Record | None:
-    """Section 5 of the design, as a program. Goes on from what an earlier process left in `work`.
+def compute(context: Context, item: Planned, folder: Path) -> Record | None:
+    """Computes a cell in `folder`, going on from what an earlier process left there, and returns its record.
 
     Several processes may compute it together: rank 0 alone writes, and has the record. Raises Interrupted where SIGTERM
     or SIGINT came, once what was computed is saved.
     """
     main = context.accelerator.is_main_process
     if main:
-        _remove_files(work)  # made again at the end, from what is kept in the folder RESUME
+        _remove_files(folder)  # made again at the end, from what is kept in the folder RESUME
     provenance.reset_peak_memory(context.accelerator.device)
     settings = f"{item.digest} keep: {context.suite.keep}"
-    measured = profiler.Recorder(_settle(context)) if context.profile else None
-    with interrupts.deferred(partial(ranks.meet, context.accelerator)) as caught, _tracking(context, item) as tell:
-        log = Log(work / METRICS if main else None, tell)
-        resume = Resume(work / RESUME, log, settings, context.snapshot_every, caught, context.accelerator)
-        run = _Run(context, item.cell, resume, measured or profiler.unmeasured)
-        found: dict[str, Any] = {}
+    recorder = PhaseRecorder(_settle(context)) if context.profile else None
+    with (
+        interrupts.deferred(partial(ranks.meet, context.accelerator)) as caught,
+        _tracking(context, item) as tell,
+        recording(recorder),
+    ):
+        log = Log(folder / METRICS if main else None, tell)
+        checkpointer = CellCheckpointer(
+            folder / RESUME, log, settings, context.snapshot_every, caught, context.accelerator
+        )
+        run = _Run(context, item.cell, checkpointer)
+        figures: dict[str, Any] = {}
         if item.cell.objective is None:
             run.evaluate(0)
         else:
-            found = run.train(item.cell.objective, work)
+            figures = run.train(item.cell.objective, folder)
         if main:
-            with run.phases("tables"):
-                run.write_tables(work)
+            with phase("tables"):
+                run.write_tables(folder)
         caught.check()
     if not main:
         return None
-    if measured is not None:
-        profiler.write(layout.beside(item.folder, layout.PROFILE, ".json"), measured.seconds)
-    evaluations = run.resume.evaluations
+    if recorder is not None:
+        profiler.write(layout.beside(item.folder, layout.PROFILE, ".json"), recorder.seconds)
+    evaluations = checkpointer.evaluations.finished
     return record_of(
         context,
         item,
         status="finished",
-        **found,
+        **figures,
         image_ids=tuple(example.image_id for example in context.benchmark.split("val")),
         evaluator=evaluations[-1].evaluator,
         score_source=evaluations[-1].score_source,
         evaluations=tuple(evaluation.info for evaluation in evaluations),
         curve=tuple(log.of("train")),
         probe=tuple(log.of("probe")),
-        timings=run.resume.timings,
+        timings=checkpointer.timings,
         peak_memory_mib=provenance.peak_memory(context.accelerator.device),
-        files={path.name: files.sha256(path) for path in sorted(work.iterdir()) if path.is_file()},
+        files={path.name: files.sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
     )
 
 
@@ -108,13 +115,13 @@ def _settle(context: Context) -> Callable[[], object]:
 
 
 class _Run:
-    """A cell in the making."""
+    """A cell in the making: prepare, train with looks at the model on the way, write the tables."""
 
-    def __init__(self, context: Context, cell: Cell, resume: Resume, measured: Phases) -> None:
-        self.context, self.suite, self.cell, self.resume = context, context.suite, cell, resume
-        self.phases, self.main = measured, context.accelerator.is_main_process
+    def __init__(self, context: Context, cell: Cell, checkpointer: CellCheckpointer) -> None:
+        self.context, self.suite, self.cell, self.checkpointer = context, context.suite, cell, checkpointer
+        self.log, self.main = checkpointer.log, context.accelerator.is_main_process
         torch.manual_seed(cell.seed)
-        with self.phases("preparation"):
+        with phase("preparation"):
             self.predictor = build(context, cell.model)
         plans = () if cell.objective is None else self.suite.plans_of(cell.objective)
         self.plan = plans[0] if plans else self.suite.train
@@ -122,47 +129,44 @@ class _Run:
         self.heldout = context.questions("calibration", cell.seed)
         self.questions = context.questions("val", cell.seed)
 
-    def train(self, objective: NamedObjective, work: Path) -> dict[str, Any]:
+    def train(self, objective: NamedObjective, folder: Path) -> dict[str, Any]:
         """Trains, with evaluations and probes on the way; returns what the record says of it."""
-        adapter, examples, seed = self._adapter(), self.context.questions("train", self.cell.seed), self.cell.seed
-        with self.phases("preparation"):
-            base = self._fresh()
+        adapter = self._adapter()
+        with phase("preparation"):
             started = time.perf_counter()
-            then = self._then(objective)
-            ready = prepare(objective.name, objective.settings, base, self.heldout, self.plan, seed)
-            del base  # one model is in memory, unless this one is a reference
-            collisions = collision_rate(batches(len(examples), self.plan, seed))
+            work = self._work(adapter)
+            later = self._later_stages(objective, work)
+            ready = prepare(objective.name, objective.settings, work.fresh(), self.heldout, self.plan, work.seed)
+            collisions = collision_rate(batches(len(work.examples), self.plan, work.seed))
             prepared = time.perf_counter() - started
-        watch, accelerator = self.context.watch, self.context.accelerator
-        curve = train(
-            adapter,
-            examples,
-            ready,
-            self.plan,
-            seed,
-            accelerator,
-            self.evaluate,
-            lambda step, loss: watch.work("train", step, self.steps, f"loss {loss:.3f}"),
-            self.probe,
-            self.resume,
-            self.context.workers,
-            self.phases,
-            then,
-        )
-        self.resume.timings |= {"train": prepared + curve[-1]["seconds"], "waiting": curve[-1]["waiting"]}
+        hooks = Hooks(evaluate=self.evaluate, probe=self.probe, progress=self._tell_progress)
+        curve = train(work, [FineTuning(ready, self.plan), *later], hooks, self.checkpointer)
+        times = {"train": prepared + curve[-1]["seconds"], "waiting": curve[-1]["waiting"]}
+        self.checkpointer.timings |= times
         if self.suite.keep != "none" and self.main:
-            adapter.save(work / WEIGHTS)
+            adapter.save(folder / WEIGHTS)
         return {"threshold": ready.threshold, "collision_rate": collisions}
 
-    def _then(self, objective: NamedObjective) -> list[Stage]:
+    def _work(self, adapter: Adapter) -> Work:
+        return Work(
+            adapter,
+            examples=self.context.questions("train", self.cell.seed),
+            seed=self.cell.seed,
+            accelerator=self.context.accelerator,
+            heldout=self.heldout,
+            fresh=self._fresh,
+            workers=self.context.workers,
+            cache=self.checkpointer.tables,
+            log=self.log,
+        )
+
+    def _later_stages(self, objective: NamedObjective, work: Work) -> list[Stage]:
         """The stages after fine-tuning; ConfigError if one cannot run."""
         settings = objective.then
         if settings is None:
             return []
-        examples = self.context.questions("train", self.cell.seed)
-        kinds.require_possible(settings, examples, self.context.accelerator)
-        parts = Parts(examples, self.heldout, self.cell.seed, self._fresh, self._adapter().codec)
-        return [kinds.stage(settings, self.suite.plans_of(objective)[1], parts)]
+        kinds.require_possible(settings, work.examples, work.accelerator)
+        return [kinds.stage(settings, self.suite.plans_of(objective)[1], work)]
 
     def _fresh(self) -> Adapter:
         """The base once more."""
@@ -177,56 +181,77 @@ class _Run:
             raise ConfigError("train.probe: the benchmark has no calibration split to take it from")
         return self.predictor
 
+    def _tell_progress(self, step: int, loss: float) -> None:
+        self.context.watch.work("train", step, self.steps, f"loss {loss:.3f}")
+
     def evaluate(self, step: int) -> None:
-        last = step == self.steps
-        asked = len(self.questions) * (len(self.suite.sample.curve) if last else 1)
-        counter = _Counter(self.context.watch, f"evaluate at {step}", asked)
-        predictor, benchmark, suite, seed = self.predictor, self.context.benchmark, self.suite, self.cell.seed
-        adapter = predictor if isinstance(predictor, Adapter) else None
-
-        def measured(kept: Kept) -> Measurement | None:
-            parts = {} if adapter is None else {"heldout-nll": partial(heldout_nll, adapter, self.heldout)}
-            with self.phases("held-out loss"):
-                nll = next(iter(kept(parts, lambda name: None)), None)
-            if not self.main:
-                speak(predictor, self.questions, suite.sample, seed, last, kept=kept)
-                return None
-            how = suite.sample, suite.score, seed, step, nll, last, counter, kept, self.phases
-            return measure(predictor, benchmark, *how, questions=self.questions)
-
-        kept_weights = suite.keep == "all" and self.cell.role == "trained"
-        with self.phases("tables"):  # all that is in no phase of its own
-            done = self.resume.evaluate(step, measured, adapter.save if adapter and kept_weights else None)
+        """Evaluates the model as it is now, or takes the evaluation that was kept."""
+        adapter = self.predictor if isinstance(self.predictor, Adapter) else None
+        kept_weights = self.suite.keep == "all" and self.cell.role == "trained"
+        save = adapter.save if adapter and kept_weights else None
+        with phase("tables"):  # all that is in no phase of its own
+            done = self.checkpointer.evaluations.get_or_make(step, partial(self._measure, step), save)
         if done is None:  # rank 0 has it
             return
-        self.resume.log.add("evaluation", done.info.model_dump())
-        self.resume.timings["evaluate"] += done.seconds
+        self.log.add("evaluation", done.info.model_dump())
+        self.checkpointer.timings["evaluate"] += done.seconds
+
+    def _measure(self, step: int, cache: SharedCache) -> Measurement | None:
+        """On rank 0; the others make their share of what it is made of, and have nothing."""
+        predictor, suite, seed, last = self.predictor, self.suite, self.cell.seed, step == self.steps
+        asked = len(self.questions) * (len(suite.sample.curve) if last else 1)
+        counter = _Counter(self.context.watch, f"evaluate at {step}", asked)
+        nll = self._heldout_loss(cache)
+        if not self.main:
+            speak(predictor, self.questions, suite.sample, seed, last, cache=cache)
+            return None
+        return measure(
+            predictor,
+            self.context.benchmark,
+            suite.sample,
+            suite.score,
+            seed=seed,
+            step=step,
+            heldout_nll=nll,
+            last=last,
+            progress=counter,
+            cache=cache,
+            questions=self.questions,
+        )
+
+    def _heldout_loss(self, cache: SharedCache) -> float | None:
+        """Nats per target token of the held-out examples; None without any, and for what cannot be trained."""
+        if not isinstance(self.predictor, Adapter):
+            return None
+        with phase("held-out loss"):
+            return cache.get_or_make("heldout-nll", partial(heldout_nll, self.predictor, self.heldout))
 
     def probe(self, step: int) -> None:
+        """Looks at the probe images."""
         started = time.perf_counter()
         assert self.plan.probe is not None
         benchmark, sample = self.context.benchmark, self.suite.sample
         shown = benchmark.split("calibration")[: self.plan.probe.images]
-        with self.phases("probe"):
+        with phase("probe"):
             row = probe(self._adapter(), shown, benchmark.categories, sample, self.cell.seed, self.heldout)
-        self.resume.log.add("probe", {"step": step, **row})
-        self.resume.timings["probe"] += time.perf_counter() - started
+        self.log.add("probe", {"step": step, **row})
+        self.checkpointer.timings["probe"] += time.perf_counter() - started
 
-    def write_tables(self, work: Path) -> None:
+    def write_tables(self, folder: Path) -> None:
         """The tables of all evaluations and of the stages, the gallery, and the weights that were kept with an
         evaluation."""
-        evaluations = self.resume.evaluations
+        evaluations = self.checkpointer.evaluations.finished
         for name in records.TABLES:
             frame = pd.concat([evaluation.table(name) for evaluation in evaluations], ignore_index=True)
-            frame.to_parquet(work / f"{name}.parquet", compression="zstd", index=False)
+            frame.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
         shown = [example.image_id for example in self.context.pictures]
-        for path in self.resume.tables.values():
-            _link(path, work / path.name)
+        for path in self.checkpointer.tables.paths.values():
+            _link(path, folder / path.name)
         tables = {name: evaluations[-1].table(name) for name in ("samples", "mentions")}
-        gallery_frame(tables, shown, self.suite.sample.temperature).to_parquet(work / records.GALLERY, index=False)
+        gallery_frame(tables, shown, self.suite.sample.temperature).to_parquet(folder / records.GALLERY, index=False)
         for evaluation in evaluations:
             if (evaluation.folder / WEIGHTS).exists():
-                _link(evaluation.folder / WEIGHTS, work / f"model-step{evaluation.info.step}.safetensors")
+                _link(evaluation.folder / WEIGHTS, folder / f"model-step{evaluation.info.step}.safetensors")
 
 
 def record_of(context: Context, item: Planned, **fields: Any) -> Record:

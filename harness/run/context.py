@@ -52,7 +52,7 @@ class Context:
     accelerator: Accelerator
     watch: Watch = field(default_factory=Silence)
     snapshot_every: int = 50
-    """Training steps between two snapshots (see harness.run.resume)."""
+    """Training steps between two checkpoints (see harness.run.resume)."""
     workers: int = WORKERS
     """Threads that read the images training comes to next (see harness.training.prefetch)."""
     profile: bool = False

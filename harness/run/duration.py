@@ -10,8 +10,10 @@ from harness.protocols import Adapter
 from harness.run.context import Context, Planned, build
 from harness.run.runner import finished
 from harness.suite.schema import NamedModel
+from harness.training.finetuning import FineTuning
 from harness.training.loop import train
 from harness.training.objective import prepare
+from harness.training.stage import Work
 
 
 def estimate(
@@ -48,15 +50,10 @@ def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> 
     )
     if not isinstance(predictor, Adapter):
         return 0.0, per_image
-    examples = context.questions("train", 0)
-    steps = suite.train.model_copy(update={"steps": 1, "eval_at": ()})
-    objective = prepare("ce", {}, predictor, (), steps, 0)
-
-    def step() -> None:
-        assert isinstance(predictor, Adapter)
-        train(predictor, examples, objective, steps, 0, context.accelerator, lambda step: None)
-
-    return _timed(step, clock), per_image
+    work = Work(predictor, context.questions("train", 0), 0, context.accelerator)
+    plan = suite.train.model_copy(update={"steps": 1, "eval_at": ()})
+    stage = FineTuning(prepare("ce", {}, predictor, (), plan, 0), plan)
+    return _timed(lambda: train(work, [stage]), clock), per_image
 
 
 def _timed(action: Callable[[], object], clock: Callable[[], float]) -> float:

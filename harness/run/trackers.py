@@ -2,7 +2,7 @@
 
 Each cell is a run of its own, in a project named like the suite. tensorboard writes to DIR/trackers/<cell>/, always
 what metrics.jsonl holds. wandb and trackio keep their own store, where a cell that goes on after it was stopped is the
-same run again: rows that are computed again, after the last snapshot, are there twice, with the same values.
+same run again: rows that are computed again, after the last checkpoint, are there twice, with the same values.
 """
 
 from __future__ import annotations

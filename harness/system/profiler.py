@@ -1,4 +1,8 @@
-"""Where the time of a cell goes: wall-clock seconds by phase."""
+"""Where the time of a cell goes: wall-clock seconds by phase.
+
+Code says what it is doing, `with phase("forward"):`; this costs nothing unless somebody is `recording`. What other
+threads do is nobody's phase.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,36 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 
 from harness.errors import DataError
 from harness.system import files
 
-Phases = Callable[[str], AbstractContextManager[None]]
-"""`with phases("forward"):` the block is of this phase."""
 OTHER = "other"
 
 _NOTHING = nullcontext()
 
 
-def unmeasured(name: str) -> AbstractContextManager[None]:
-    """A Phases that measures nothing, and costs nothing."""
-    del name
-    return _NOTHING
+def phase(name: str) -> AbstractContextManager[None]:
+    """Gives the seconds of a block to this phase, where a recorder is at work in this thread."""
+    recorder = _ACTIVE.get()
+    return _NOTHING if recorder is None else recorder.phase(name)
 
 
-class Recorder:
-    """A Phases that adds up `seconds` by phase, those outside of any phase as OTHER: together they are the time since
-    it was made. A phase within another one is not part of that one.
+@contextmanager
+def recording(recorder: PhaseRecorder | None) -> Iterator[None]:
+    """Has the recorder measure every `phase` in the block; None measures nothing."""
+    token = _ACTIVE.set(recorder)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+class PhaseRecorder:
+    """Adds up `seconds` by phase, those outside of any phase as OTHER: together they are the time since it was made.
+    A phase within another one is not part of that one.
 
     settle: called at every border; on a GPU, which is asked to do things and does them later, it waits for them.
     """
@@ -41,7 +54,7 @@ class Recorder:
         self._since = clock()
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[None]:
         self._border()
         self._open.append(name)
         try:
@@ -61,16 +74,19 @@ class Recorder:
     def _border(self) -> None:
         self._settle()
         now = self._clock()
-        phase = self._open[-1]
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + now - self._since
+        name = self._open[-1]
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since
         self._since = now
+
+
+_ACTIVE: ContextVar[PhaseRecorder | None] = ContextVar("phase recorder", default=None)
 
 
 # ---- on disk ---------------------------------------------------------------------------------------------------------
 
 
 def write(path: Path, seconds: Mapping[str, float]) -> None:
-    """What a Recorder has added up, and the wall-clock time that it makes together."""
+    """What a PhaseRecorder has added up, and the wall-clock time that it makes together."""
     path.parent.mkdir(exist_ok=True)
     files.write_text(path, json.dumps({"wall": sum(seconds.values()), "seconds": seconds}, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
-"""Fine-tuning on ground truth as a stage: which targets make up which batch, read ahead."""
+"""Fine-tuning on ground truth as a stage: which targets make up which batch, their images read ahead."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, tee
@@ -16,14 +16,14 @@ from harness.protocols import Adapter
 from harness.sequence.noise_objects import with_noise
 from harness.sequence.targets import members
 from harness.suite.schema import Train
-from harness.system.profiler import Phases
+from harness.system.profiler import phase
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective
 from harness.training.prefetch import Loader, Pixels, loading
 from harness.training.rows import Row
 from harness.training.schedule import Draw, draws
-from harness.training.snapshots import State
-from harness.training.stage import Feed, Todo, Work, sampled_tokens, sampling_seed, stage_seed
+from harness.training.stage import Step, Work, sampled_tokens, sampling_seed, stage_seed
 from harness.training.step import with_samples
 from harness.types import Example
 
@@ -36,26 +36,23 @@ class FineTuning:
     plan: Train
     reference: Adapter | None = None
 
-    @contextmanager
-    def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> Iterator[Feed]:
-        """See harness.training.stage.Stage."""
+    def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
+        """Yields batches of targets, with samples where the objective needs them (harness.training.stage.Stage)."""
         plan, seed, examples, adapter = self.plan, stage_seed(work.seed, start), work.examples, work.adapter
         samples = self.objective.settings["samples"] if "samples" in self.objective.needs else 0
         longest = sampled_tokens(work) if samples else 0
-        steps, coming = tee(islice(batches(len(examples), plan, seed), state.step - start, None))
+        first = state.step + 1
+        batched, coming = tee(islice(batches(len(examples), plan, seed), state.step - start, None))
         pictures = (examples[draw.image] for drawn in coming for draw in _share(drawn, plan, work.accelerator))
         with loading(adapter.pixels, pictures, work.workers, _ahead(plan, work.accelerator)) as loader:
-            pixels = _awaited(loader, state, work.phases)
-
-            def todo(step: int) -> Todo:
-                with _waiting(state, work.phases):
-                    rows = rows_of(adapter, examples, _share(next(steps), plan, work.accelerator), plan.targets, seed)
+            pixels = _awaited(loader, state)
+            for number, drawn in enumerate(batched, first):
+                with _waiting(state):
+                    rows = rows_of(adapter, examples, _share(drawn, plan, work.accelerator), plan.targets, seed)
                 if samples:
-                    with work.phases("sampling"), engine.whole():
-                        rows = with_samples(adapter, rows, samples, longest, sampling_seed(seed, step))
-                return Todo([rows], pixels=pixels)
-
-            yield todo
+                    with phase("sampling"), engine.whole():
+                        rows = with_samples(adapter, rows, samples, longest, sampling_seed(seed, number))
+                yield Step([rows], pixels=pixels)
 
 
 def batches(examples: int, plan: Train, seed: int) -> Iterator[list[Draw]]:
@@ -95,17 +92,17 @@ def _share(drawn: list[Draw], plan: Train, accelerator: Accelerator) -> list[Dra
 
 
 @contextmanager
-def _waiting(state: State, phases: Phases) -> Iterator[None]:
+def _waiting(state: TrainingState) -> Iterator[None]:
     """The block makes the model wait for what it trains on."""
     started = time.perf_counter()
-    with phases("data"):
+    with phase("data"):
         yield
     state.waiting += time.perf_counter() - started
 
 
-def _awaited(loader: Loader, state: State, phases: Phases) -> Pixels:
+def _awaited(loader: Loader, state: TrainingState) -> Pixels:
     def pixels(examples: Sequence[Example]) -> Tensor:
-        with _waiting(state, phases):
+        with _waiting(state):
             return loader(examples)
 
     return pixels

@@ -1,76 +1,71 @@
-"""What the training loop (harness.training.loop) asks of a stage, and what it gives it."""
+"""What the training loop (harness.training.loop) asks of a stage, and what it gives it.
+
+In:  Work, what all stages of a cell share: the model, the training images, the seed, the processes.
+Out: Stage.steps(), a generator with one Step for each step of training: the rows of its optimizer steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import pandas as pd
 from accelerate import Accelerator
 
+from harness.errors import StageError
 from harness.protocols import Adapter
-from harness.sequence import Codec
+from harness.records.cache import Cache, NoCache
+from harness.records.log import Log
 from harness.sequence.targets import target
 from harness.suite.schema import Train
-from harness.system.profiler import Phases
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective
 from harness.training.prefetch import Pixels
 from harness.training.rows import Row
-from harness.training.snapshots import State
 from harness.types import Example
 
-KeepTable = Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame]
-"""What a stage makes once, when it begins, of the model as it is then: (name, make) -> what `make` makes, or what it
-made in an earlier process. All processes make it together, and get rank 0's. It ends as NAME.parquet of the cell."""
 
-
-def unkept(name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """A KeepTable of one process that keeps nothing."""
-    del name
-    return make()
+def _no_second_model() -> Adapter:
+    raise StageError("expected a way to make a second model for this stage (Work.fresh), there is none")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What all stages of a cell work on, and with."""
+    """What all stages of a cell work on, and with.
+
+    Args:
+        adapter: the model that is trained, in place.
+        examples: training images, or questions about them.
+        seed: everything that is drawn depends on it.
+        accelerator: the device, and the processes that train together.
+        heldout: examples that are not trained on, e.g. to calibrate an objective.
+        fresh: makes another model like the cell's base, for a stage that needs a second one in memory.
+        workers: threads that read the coming images; they change nothing but the time it takes.
+        cache: keeps what a stage makes when it begins, of the model as it is then: as NAME.parquet of the cell.
+        log: gets a row of figures for each logged step.
+    """
 
     adapter: Adapter
     examples: Sequence[Example]
     seed: int
     accelerator: Accelerator
-    workers: int
-    phases: Phases
-    table: KeepTable = unkept
+    heldout: Sequence[Example] = ()
+    fresh: Callable[[], Adapter] = _no_second_model
+    workers: int = 0
+    cache: Cache = field(default_factory=NoCache)
+    log: Log = field(default_factory=Log)
 
 
 @dataclass(frozen=True, slots=True)
-class Todo:
+class Step:
     """A step of training. updates: this process's rows of each optimizer step; equally many on every process.
-    figures: logged with the step, the same on every process. pixels: the adapter's own by default."""
+    figures: logged with the step, the same on every process. pixels: reads the images; the adapter's own by default."""
 
     updates: Sequence[Sequence[Row]]
     figures: Mapping[str, float] = field(default_factory=dict)
     pixels: Pixels | None = None
-
-
-Feed = Callable[[int], Todo]
-"""What is to be done in a step; asked once for each, in order, the weights being those before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a stage after fine-tuning may be made with, beside its settings. heldout: examples that are not trained on;
-    fresh: makes another model like the cell's base, for a stage that needs a second one in memory."""
-
-    examples: Sequence[Example]
-    heldout: Sequence[Example]
-    seed: int
-    fresh: Callable[[], Adapter]
-    codec: Codec
 
 
 class Stage(Protocol):
@@ -82,15 +77,20 @@ class Stage(Protocol):
         ...
 
     @property
-    def objective(self) -> Objective: ...
+    def objective(self) -> Objective:
+        """What it minimises."""
+        ...
 
     @property
     def reference(self) -> Adapter | None:
         """A model that becomes the one that the stage begins with, and stays so; None where it needs none."""
         ...
 
-    def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> AbstractContextManager[Feed]:
-        """From the step after `state.step` on. start: the last step of the stages before."""
+    def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
+        """Yields what each step trains on, from the one after `state.step` to the stage's last.
+
+        Each is asked for when the weights are those before it. start: the last step of the stages before.
+        """
         ...
 
 

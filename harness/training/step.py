@@ -20,7 +20,7 @@ from harness.objectives.policy import log_probability
 from harness.protocols import Adapter, HiddenStates
 from harness.sequence import KINDS
 from harness.system import ranks
-from harness.system.profiler import Phases, unmeasured
+from harness.system.profiler import phase
 from harness.training.engines.data_parallel import DataParallel, Logits
 from harness.training.objective import Objective
 from harness.training.prefetch import Pixels
@@ -47,7 +47,6 @@ def accumulate(
     accelerator: Accelerator,
     logged: bool = True,
     pixels: Pixels | None = None,
-    phases: Phases = unmeasured,
     engine: DataParallel | None = None,
 ) -> LossOutput:
     """Adds the gradient of the whole batch's mean loss to the parameters; returns the detached total.
@@ -60,7 +59,7 @@ def accumulate(
     """
     engine = engine or DataParallel(adapter.model, accelerator)
     counts = counts_of(rows)
-    with phases("reduction"):
+    with phase("reduction"):
         totals = _reduced(accelerator, counts)
     total: LossOutput | None = None
     parts = list(micro_batches(rows, micro_batch, whole_sets="sets" in objective.needs))
@@ -70,10 +69,10 @@ def accumulate(
         if not idle:
             part = parts[number - 1]
             images = images_of(part, pixels or adapter.pixels).to(accelerator.device)
-        with phases("forward"):
+        with phase("forward"):
             output = _forward(adapter, part, images, objective, engine, logged)
         terms = [term.weight * term.sum / max(totals[term.unit], 1) for term in output.terms.values()]
-        with phases("backward"):
+        with phase("backward"):
             engine.backward(torch.stack(terms).sum() * (0.0 if idle else 1.0), last=number == rounds)
         if not idle:
             total = added(total, output)
@@ -84,7 +83,7 @@ def accumulate(
                 f"objective {objective.name}: term {name} counts {int(term.count)} {term.unit}, expected the batch's "
                 f"{counts[term.unit]}; this training loop cannot honour it"
             )
-    with phases("reduction"):
+    with phase("reduction"):
         return _across_processes(engine, total, accelerator)
 
 

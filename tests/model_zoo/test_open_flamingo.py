@@ -13,7 +13,6 @@ from harness.inference.padding import target_batch
 from harness.protocols import Adapter
 from harness.sequence.targets import target
 from harness.suite.schema import Train
-from harness.training.loop import train
 from harness.training.objective import prepare
 from harness.types import Example, Sample
 from model_zoo import checkpoint
@@ -145,7 +144,7 @@ def test_flamingo_mode_moves_what_upstream_trains_and_nothing_else() -> None:
     before = {name: t.detach().clone() for name, t in checkpoint.named_tensors(adapter.model).items()}
     plan = Train(steps=3, batch_size=4)
     objective = prepare("ce", {}, adapter, (), plan, 0)
-    train(adapter, small.train_examples(8), objective, plan, 0, small.accelerator(), lambda step: None)
+    small.fine_tune(adapter, objective, plan)
     after = checkpoint.named_tensors(adapter.model)
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     allowed = ("perceiver", "gated_cross_attn_layer", "embed_tokens")

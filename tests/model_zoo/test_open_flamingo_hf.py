@@ -23,7 +23,6 @@ from harness.inference.padding import target_batch
 from harness.sequence import vocabulary_names
 from harness.sequence.targets import target
 from harness.suite.schema import Train
-from harness.training.loop import train
 from harness.training.objective import prepare
 from harness.types import Box, Example
 from model_zoo import checkpoint
@@ -219,7 +218,7 @@ def test_what_trains_moves_and_nothing_else(family: str, trains: str) -> None:
     before = {name: t.detach().clone() for name, t in checkpoint.named_tensors(adapter.model).items()}
     plan = Train(steps=2, batch_size=4)
     objective = prepare("ce", {}, adapter, (), plan, 0)
-    train(adapter, small.train_examples(8), objective, plan, 0, small.accelerator(), lambda step: None)
+    small.fine_tune(adapter, objective, plan)
     moved = {n for n, t in checkpoint.named_tensors(adapter.model).items() if not torch.equal(t, before[n])}
     parts = ["perceiver.", "gated_cross_attn_layer", ".added", *(["lora_"] if trains == "lora" else [])]
     source = adapter.model.lang_encoder.get_input_embeddings().rows

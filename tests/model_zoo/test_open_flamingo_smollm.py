@@ -12,7 +12,6 @@ from transformers import logging
 
 from benchmarks.lvis import Lvis
 from harness.suite.schema import Train
-from harness.training.loop import train
 from harness.training.objective import prepare
 from model_zoo import checkpoint
 from model_zoo.flamingo.published import OpenFlamingoHf
@@ -47,7 +46,7 @@ def test_it_learns_from_photographs(gguf: Path, shared: Callable[[str], Path]) -
     examples = sorted(benchmark.split("train"), key=lambda example: len(example.instances))[:4]
     plan = Train(steps=12, batch_size=2, lr=5e-3, warm_up=1, log_every=1)
     objective = prepare("ce", {}, adapter, (), plan, seed=0)
-    curve = train(adapter, examples, objective, plan, 0, small.accelerator(), lambda step: None)
+    curve = small.fine_tune(adapter, objective, plan, examples)
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
     trainable = {name for name, parameter in adapter.model.named_parameters() if parameter.requires_grad}
     after = checkpoint.named_tensors(adapter.model)

@@ -22,7 +22,6 @@ from harness.run.context import open_context
 from harness.sequence import vocabulary_names
 from harness.sequence.targets import target
 from harness.suite.schema import Train
-from harness.training.loop import train
 from harness.training.objective import prepare
 from model_zoo import checkpoint
 from model_zoo.pix2seq import DEFAULTS, Layer, Pix2Seq
@@ -165,7 +164,7 @@ def test_a_frozen_backbone_stays_as_it_is(settings: dict[str, Any]) -> None:
     before = {name: t.detach().clone() for name, t in checkpoint.named_tensors(adapter.model).items()}
     plan = Train(steps=2, batch_size=4)
     objective = prepare("ce", {}, adapter, (), plan, 0)
-    train(adapter, small.train_examples(8), objective, plan, 0, small.accelerator(), lambda step: None)
+    small.fine_tune(adapter, objective, plan)
     after = checkpoint.named_tensors(adapter.model)
     still = {name for name, tensor in after.items() if torch.equal(tensor, before[name])}
     assert still == {name for name in before if name.startswith("tower.")}

@@ -31,7 +31,6 @@ from harness.run import runner
 from harness.run.context import open_context
 from harness.sequence.targets import target
 from harness.suite.schema import Train
-from harness.training.loop import train
 from harness.training.objective import prepare
 from harness.types import Box
 from model_zoo import checkpoint
@@ -333,7 +332,7 @@ def test_names_of_several_tokens_are_scored_after_their_own_prompt() -> None:
 def trained(adapter: Vlm) -> Vlm:
     plan = Train(steps=2, batch_size=4)
     objective = prepare("ce", {}, adapter, (), plan, 0)
-    train(adapter, small.train_examples(8), objective, plan, 0, small.accelerator(), lambda step: None)
+    small.fine_tune(adapter, objective, plan)
     adapter.model.eval()
     return adapter
 

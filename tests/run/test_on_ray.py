@@ -127,7 +127,7 @@ def test_a_killed_worker_loses_nothing(suite: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_the_tasks_and_the_next_run_goes_on(suite: Path, tmp_path: Path) -> None:
-    """What was computed is saved: each cell goes on from a snapshot, on another executor too."""
+    """What was computed is saved: each cell goes on from a checkpoint, on another executor too."""
     pytest.importorskip("ray", reason=WITHOUT_RAY)
     output = tmp_path / "out"
     run = start(suite, output, "--executor", "ray", *TRAINED)

@@ -19,10 +19,10 @@ import yaml
 
 from harness.run import runner
 from harness.run.context import Context, open_context
-from harness.run.resume import ResumeWarning
+from harness.run.kept import ResumeWarning
 from harness.suite.schema import Suite
 from harness.system import files
-from harness.training import snapshots
+from harness.training import checkpoints
 from tests.support import small
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +205,7 @@ def test_killed_at_fifty_random_moments(server: Server, reference: Reference, tm
 
 @pytest.mark.slow
 def test_killed_again_and_again(server: Server, reference: Reference, tmp_path: Path) -> None:
-    """Every attempt is killed, until one is faster than its killer, who grows slower. Snapshots are rare."""
+    """Every attempt is killed, until one is faster than its killer, who grows slower. Checkpoints are rare."""
     moments = random.Random(0)
     for attempt in range(60):
         last = server.run(tmp_path, after=moments.uniform(0, reference.seconds * (0.3 + attempt / 40)), every=4)
@@ -222,12 +222,12 @@ PLACES = {
     "in training": ("harness.training.loop", "accumulate", 4, "kill"),
     "in generation": ("harness.evaluation.evaluate", "emit", 2 * BATCHES + 2, "kill"),
     "in scoring": ("harness.evaluation.evaluate", "_scores", BATCHES + 2, "kill"),
-    "as a snapshot is written": ("harness.training.snapshots", "save_file", 3, "kill-after"),
-    "as a snapshot is renamed": ("harness.training.snapshots", "read", 3, "kill"),
-    "as the older snapshot is removed": ("harness.training.snapshots", "_remove_all_but_one_before", 3, "kill"),
+    "as a checkpoint is written": ("harness.training.checkpoints", "save_file", 3, "kill-after"),
+    "as a checkpoint is renamed": ("harness.training.checkpoints", "read", 3, "kill"),
+    "as the older checkpoint is removed": ("harness.training.checkpoints", "_remove_all_but_one_before", 3, "kill"),
     "as a part of an evaluation is stored": ("harness.system.files", "write_text", 10, "kill"),
-    "as an evaluation is stored": ("harness.run.resume", "Resume._content", 3, "kill"),
-    "after an evaluation is stored": ("harness.run.resume", "Resume._made", 2, "kill-after"),
+    "as an evaluation is stored": ("harness.run.kept", "Evaluations._write_content", 3, "kill"),
+    "after an evaluation is stored": ("harness.run.kept", "Evaluations._made", 2, "kill-after"),
     "as the log is written": ("harness.records.log", "Log.add", 6, "kill-after"),
     "as the tables are written": ("harness.run.cell", "gallery_frame", 2, "kill"),
     "before the record is written": ("harness.records.record", "write_text", 2, "kill"),
@@ -246,12 +246,12 @@ def test_killed_at_a_chosen_place(server: Server, reference: Reference, tmp_path
 CHAIN = (
     ("harness.evaluation.evaluate", "emit", 2, "kill"),  # of the base
     ("harness.records.record", "write_text", 1, "kill-after"),
-    ("harness.training.snapshots", "save_file", 1, "kill-after"),  # before step 2
+    ("harness.training.checkpoints", "save_file", 1, "kill-after"),  # before step 2
     ("harness.training.loop", "accumulate", 3, "kill"),
-    ("harness.run.resume", "Resume._content", 1, "kill"),  # after step 4
-    ("harness.run.resume", "Resume._made", 1, "kill-after"),
-    ("harness.training.snapshots", "_remove_all_but_one_before", 1, "kill"),  # after step 5
-    ("harness.training.snapshots", "read", 2, "kill"),  # the second one is that of the new snapshot, after step 6
+    ("harness.run.kept", "Evaluations._write_content", 1, "kill"),  # after step 4
+    ("harness.run.kept", "Evaluations._made", 1, "kill-after"),
+    ("harness.training.checkpoints", "_remove_all_but_one_before", 1, "kill"),  # after step 5
+    ("harness.training.checkpoints", "read", 2, "kill"),  # the second one is that of the new checkpoint, after step 6
     ("harness.evaluation.evaluate", "emit", 2, "kill"),
     ("harness.evaluation.evaluate", "_scores", 1, "kill"),
     ("harness.run.cell", "gallery_frame", 1, "kill"),
@@ -283,7 +283,7 @@ def test_killed_at_one_chosen_place_after_the_other(server: Server, reference: R
 def test_a_signal_is_obeyed_when_everything_is_saved(
     server: Server, reference: Reference, tmp_path: Path, action: str, place: tuple[str, str, int], code: int, kept: str
 ) -> None:
-    """Snapshots are otherwise rarer than the steps at which the signal comes."""
+    """Checkpoints are otherwise rarer than the steps at which the signal comes."""
     stopped = server.run(tmp_path, at=(*place, action), every=50)
     name = {143: "SIGTERM", 130: "SIGINT"}[code]
     said = f"detmodes: stopped by {name}; what was computed is saved: run the same command to go on\n"
@@ -310,11 +310,11 @@ def test_the_program_itself(reference: Reference, server: Server, tmp_path: Path
 
 
 FULL = {
-    "a snapshot": ("harness.training.snapshots", "save_file", 4),
-    "an evaluation": ("harness.run.resume", "Resume._made", 3),
+    "a checkpoint": ("harness.training.checkpoints", "save_file", 4),
+    "an evaluation": ("harness.run.kept", "Evaluations._made", 3),
     "the tables": ("harness.run.cell", "_Run.write_tables", 2),
 }
-OFTEN = ("a snapshot",)
+OFTEN = ("a checkpoint",)
 
 
 @pytest.mark.parametrize("what", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in FULL])
@@ -391,7 +391,7 @@ def test_nothing_that_was_kept_is_computed_again(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def _killed_in_step_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Snapshots of steps 2 and 3, an evaluation of step 2."""
+    """Checkpoints of steps 2 and 3, an evaluation of step 2."""
     output = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patch:
         killed_at(patch, output, "harness.training.loop.accumulate", 4)
@@ -429,26 +429,26 @@ def flip_last_byte(path: Path) -> None:
 def test_a_damaged_newest_snapshot(killed: Path, reference: Reference) -> None:
     places = sorted(path.name for path in resume_folder(killed).glob("step-*"))
     assert places == ["step-00000002", "step-00000003"]
-    flip_last_byte(resume_folder(killed) / "step-00000003" / snapshots.TENSORS)
-    finished_after_damage(killed, reference, r"snapshot step-00000003 is of no use.*not what was written")
+    flip_last_byte(resume_folder(killed) / "step-00000003" / checkpoints.TENSORS)
+    finished_after_damage(killed, reference, r"checkpoint step-00000003 is of no use.*not what was written")
 
 
 def test_no_usable_snapshot(killed: Path, reference: Reference) -> None:
     """The evaluation of step 2 is still good, once there is a model of that step again."""
     for place in resume_folder(killed).glob("step-*"):
-        (place / snapshots.STATE).write_text("{")
-    expected = "snapshot step-00000003 is of no use", "snapshot step-00000002 is of no use"
+        (place / checkpoints.STATE).write_text("{")
+    expected = "checkpoint step-00000003 is of no use", "checkpoint step-00000002 is of no use"
     finished_after_damage(killed, reference, *expected)
 
 
-def test_a_damaged_evaluation_takes_its_later_snapshots_with_it(killed: Path, reference: Reference) -> None:
-    """The model that was evaluated after step 2 is gone; the snapshot of that step still has it."""
+def test_a_damaged_evaluation_takes_its_later_checkpoints_with_it(killed: Path, reference: Reference) -> None:
+    """The model that was evaluated after step 2 is gone; the checkpoint of that step still has it."""
     (evaluation,) = resume_folder(killed).glob("evaluation-00000002-*")
     (evaluation / "mentions.parquet").unlink()
     finished_after_damage(
         killed,
         reference,
-        r"snapshot step-00000003 is of no use.*mentions\.parquet: missing",
+        r"checkpoint step-00000003 is of no use.*mentions\.parquet: missing",
         r"evaluation at step 2 is made again: .*mentions\.parquet: missing",
     )
 
@@ -469,7 +469,7 @@ def test_what_is_kept_is_of_these_settings(killed: Path) -> None:
 
 
 def test_a_failed_cell_starts_anew(monkeypatch: pytest.MonkeyPatch, killed: Path) -> None:
-    def failing(*_: Any) -> Any:
+    def failing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no such luck")
 
     with monkeypatch.context() as patch:

@@ -261,7 +261,7 @@ def test_an_interrupted_cell_stays_hidden_and_the_next_run_finds_it_as_it_was(
 
     def interrupted(_: Context, __: Planned, work: Path) -> Record:
         (work / layout.RESUME).mkdir()
-        (work / layout.RESUME / "snapshot").touch()
+        (work / layout.RESUME / "checkpoint").touch()
         (work / f".table.0123{files.PARTIAL}").touch()
         raise Interrupted(signal.SIGTERM)
 
@@ -279,7 +279,7 @@ def test_an_interrupted_cell_stays_hidden_and_the_next_run_finds_it_as_it_was(
 
     monkeypatch.setattr(runner, "compute", resumed)
     (record,) = runner.run(context(), copy, "*-base-*")
-    assert seen == [["resume", "resume/snapshot"]]
+    assert seen == [["resume", "resume/checkpoint"]]
     assert {path.name for path in folder.iterdir()} == {records.RECORD, *record.files}
 
 

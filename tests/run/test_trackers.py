@@ -23,7 +23,7 @@ CELL = "open_flamingo-ce-s0"
 
 
 def run(output: Path, track: trackers.Name, on_step: Callable[[int], None] = lambda step: None) -> Path:
-    """A cell of six steps, a snapshot after each second; the folder of its tracker."""
+    """A cell of six steps, a checkpoint after each second; the folder of its tracker."""
     train = {"steps": 6, "batch_size": 4, "log_every": 1, "eval_at": [3]}
     suite = small.mini_suite(objectives=["ce"], train=train)
     context = open_context(suite, None, "cpu", _Watch(on_step))
@@ -105,7 +105,7 @@ def test_tensorboard_has_every_number_of_the_log(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_goes_on_has_every_row_once(tmp_path: Path) -> None:
-    """Killed in step 5, after the snapshot of step 4 (and the rows up to there): the second process trains 5 and 6."""
+    """Killed in step 5, after the checkpoint of step 4 (and its rows): the second process trains 5 and 6."""
     pytest.importorskip("tensorboard")
     with pytest.raises(Interrupted):
         run(tmp_path, "tensorboard", stop_at_5)

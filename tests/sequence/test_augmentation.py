@@ -25,6 +25,7 @@ from harness.training.loop import train
 from harness.training.objective import Objective, prepare
 from harness.training.rows import Row
 from harness.training.schedule import Draw
+from harness.training.stage import Work
 from harness.training.step import accumulate
 from harness.types import Box, Category, Example, Instance
 from model_zoo.pix2seq import Pix2Seq
@@ -227,7 +228,7 @@ def test_stages_that_follow_are_refused() -> None:
     adapter, plan, examples = pix2seq(6), Train(steps=1, batch_size=4), small.train_examples(4)
     stage = FineTuning(fine_tuning(adapter), plan)
     with pytest.raises(ConfigError, match="noise_objects: expected 0 where a stage follows"):
-        train(adapter, examples, stage.objective, plan, 0, small.accelerator(), lambda step: None, then=[stage])
+        train(Work(adapter, examples, 0, small.accelerator()), [stage, stage])
 
 
 def test_it_learns_to_say_what_is_there_and_then_noise() -> None:

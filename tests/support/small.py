@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,17 @@ from torch import Tensor
 from benchmarks.shapes import Shapes
 from harness.inference.device import accelerator_on
 from harness.inference.padding import target_batch
+from harness.protocols import Adapter
+from harness.records.log import Log
+from harness.run.resume import CellCheckpointer
 from harness.sequence.targets import target
 from harness.suite.load import parse
-from harness.suite.schema import SampleSettings, Suite
+from harness.suite.schema import SampleSettings, Suite, Train
+from harness.system.interrupts import Interrupts
+from harness.training.finetuning import FineTuning
+from harness.training.loop import Checkpointer, Hooks, train
+from harness.training.objective import Objective
+from harness.training.stage import Work
 from harness.types import IGNORED_LABEL, Example
 from model_zoo import checkpoint
 from model_zoo.flamingo.toy import OpenFlamingo
@@ -99,3 +108,32 @@ def mini_suite(**changes: Any) -> Suite:
         **changes,
     }
     return parse(content, "mini.yaml")
+
+
+def checkpointer(folder: Path, caught: Interrupts | None = None) -> CellCheckpointer:
+    """One for the cell "cell", with a log of its own; it saves after 50 steps, and when a signal was `caught`."""
+    return CellCheckpointer(folder, Log(), "cell", 50, caught or Interrupts(), accelerator())
+
+
+def work_of(adapter: Adapter, kept: CellCheckpointer | None = None) -> Work:
+    """What a chain of stages on the fitted images works on, and with what was kept of it."""
+    own: dict[str, Any] = {} if kept is None else {"log": kept.log, "cache": kept.tables}
+    return Work(adapter, fitted_examples(), 3, accelerator(), fresh=fresh, **own)
+
+
+def fine_tune(
+    adapter: Adapter,
+    objective: Objective,
+    plan: Train,
+    examples: Sequence[Example] | None = None,
+    hooks: Hooks | None = None,
+    checkpointer: Checkpointer | None = None,
+    **work: Any,
+) -> list[dict[str, Any]]:
+    """Trains under one objective, on the first eight images by default; returns the curve. work: fields of Work."""
+    shown = train_examples(8) if examples is None else examples
+    if "accelerator" not in work:
+        work["accelerator"] = accelerator()
+    return train(
+        Work(adapter, shown, **{"seed": 0, **work}), [FineTuning(objective, plan)], hooks or Hooks(), checkpointer
+    )

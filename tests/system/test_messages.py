@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from harness.commands import console as console_module
 from harness.commands.console import overview, progress
-from harness.run.resume import ResumeWarning
+from harness.run.kept import ResumeWarning
 from harness.system.messages import route_messages
 
 REDRAW = "\x1b["

@@ -15,8 +15,8 @@ from torch import nn
 from benchmarks.shapes import render_set
 from benchmarks.shapes_pictures import ShapesSettings
 from harness.system.files import give_usual_permissions
-from harness.training import snapshots
-from harness.training.snapshots import State
+from harness.training import checkpoints
+from harness.training.checkpoints import TrainingState
 from model_zoo import checkpoint
 
 
@@ -52,7 +52,7 @@ def test_weights(tmp_path: Path, umask: int) -> None:
 
 def test_snapshots(tmp_path: Path, umask: int) -> None:
     model = nn.Linear(1, 1)
-    snapshot = snapshots.write(tmp_path, State(model, torch.optim.AdamW(model.parameters())), "cell", {})
+    snapshot = checkpoints.write(tmp_path, TrainingState(model, torch.optim.AdamW(model.parameters())), "cell", {})
     assert permissions(snapshot.folder) == 0o777 & ~umask
     assert {permissions(path) for path in snapshot.folder.iterdir()} == {0o666 & ~umask}
 

@@ -22,11 +22,12 @@ from harness.records import layout
 from harness.records.log import Log
 from harness.run import runner
 from harness.run.context import Context, open_context
-from harness.run.resume import Resume
+from harness.run.resume import CellCheckpointer
 from harness.suite.schema import Train
 from harness.system import profiler
 from harness.system.interrupts import Interrupted, Interrupts
-from harness.training.loop import Forgetful, Keeper, train
+from harness.system.profiler import phase
+from harness.training.loop import Hooks
 from harness.training.objective import prepare
 from harness.training.prefetch import Loader, loading
 from harness.training.rows import Row, images_of
@@ -161,8 +162,7 @@ def trained(objective: str, workers: int) -> tuple[list[dict[str, Any]], list[Te
     adapter, plan = small.fitted(), PLANS[objective]
     heldout = small.benchmark().split("calibration")[:8]
     ready = prepare(objective, SETTINGS[objective], small.fitted(), heldout, plan, 0)
-    examples, accelerator = small.train_examples(10), small.accelerator()
-    curve = train(adapter, examples, ready, plan, 0, accelerator, lambda step: None, workers=workers)
+    curve = small.fine_tune(adapter, ready, plan, small.train_examples(10), workers=workers)
     for row in curve:
         assert 0 < row["waiting"] < row["seconds"]
     rows = [{key: value for key, value in row.items() if key not in TIMES} for row in curve]
@@ -181,29 +181,28 @@ def test_nothing_depends_on_the_number_of_workers(objective: str) -> None:
 def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
     """Stopped after step 2 of 4, in the middle of an epoch, with images read ahead."""
     plan, caught = PLANS["sed_sft"].model_copy(update={"targets": "canonical"}), Interrupts()
-    accelerator, examples = small.accelerator(), small.train_examples(10)
+    examples = small.train_examples(10)
 
-    def go(adapter: OpenFlamingo, workers: int, keeper: Keeper, stop: int | None = None) -> list[dict[str, Any]]:
+    def go(
+        adapter: OpenFlamingo, workers: int, kept: CellCheckpointer | None = None, stop: int | None = None
+    ) -> list[dict[str, Any]]:
         def progress(step: int, _: float) -> None:
             caught.pending = signal.SIGTERM if step == stop else None
 
         ready = prepare("ce", {}, adapter, (), plan, 0)
-        curve = train(adapter, examples, ready, plan, 0, accelerator, ignore, progress, ignore, keeper, workers)
+        hooks, log = Hooks(progress=progress), Log() if kept is None else kept.log
+        curve = small.fine_tune(adapter, ready, plan, examples, hooks, kept, workers=workers, log=log)
         return [{key: value for key, value in row.items() if key not in TIMES} for row in curve]
 
-    def kept() -> Resume:
-        return Resume(tmp_path, Log(), "cell", 50, caught, accelerator)
+    def kept() -> CellCheckpointer:
+        return small.checkpointer(tmp_path, caught)
 
     whole, adapter = small.fitted(), small.fitted()
-    expected = go(whole, 0, Forgetful())
+    expected = go(whole, 0)
     with pytest.raises(Interrupted):
         go(small.fitted(), 3, kept(), stop=2)
     assert go(adapter, 1, kept()) == expected
     assert all(torch.equal(a, b) for a, b in zip(adapter.model.parameters(), whole.model.parameters(), strict=True))
-
-
-def ignore(step: int) -> None:
-    del step
 
 
 def test_rows_of_one_image_share_its_pixels() -> None:
@@ -265,25 +264,35 @@ class Clock:
 def test_phases_add_up_to_the_wall_clock() -> None:
     """3 s outside; 2 + 1 s of evaluation around 5 s of generation, which are not evaluation's."""
     clock, settled = Clock(), []
-    recorder = profiler.Recorder(lambda: settled.append(clock.now), clock)
+    recorder = profiler.PhaseRecorder(lambda: settled.append(clock.now), clock)
     clock.now += 3
-    with recorder("evaluation"):
-        clock.now += 2
-        with recorder("generation"):
-            clock.now += 5
-        clock.now += 1
-    with suppress(KeyError), recorder("evaluation"):
-        clock.now += 7
-        raise KeyError
+    with profiler.recording(recorder):
+        with phase("evaluation"):
+            clock.now += 2
+            with phase("generation"):
+                clock.now += 5
+            clock.now += 1
+        with suppress(KeyError), phase("evaluation"):
+            clock.now += 7
+            raise KeyError
+    with phase("evaluation"):  # nobody records any more
+        pass
     assert recorder.seconds == {"evaluation": 10.0, "generation": 5.0, "other": 3.0}
     assert list(recorder.seconds)[-1] == "other"
     assert settled[:5] == [103, 105, 110, 111, 111]  # the device has finished at every border
 
 
-def test_unmeasured_phases_do_nothing() -> None:
-    with profiler.unmeasured("a"), profiler.unmeasured("b"):
-        pass
-    assert profiler.unmeasured("a") is profiler.unmeasured("b")
+def test_phases_that_nobody_records_cost_nothing() -> None:
+    with phase("a"), phase("b"), profiler.recording(None):
+        assert phase("a") is phase("b")
+
+
+def test_phases_of_other_threads_are_not_recorded() -> None:
+    clock = Clock()
+    recorder = profiler.PhaseRecorder(clock=clock)
+    with profiler.recording(recorder), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(phase, "elsewhere").result() is not phase("here")
+    assert recorder.seconds == {"other": 0.0}
 
 
 def test_profiles_of_several_cells_are_added() -> None:
@@ -300,7 +309,7 @@ def test_a_profile_is_written_when_asked_for(tmp_path: Path, capsys: pytest.Capt
     (path,) = (tmp_path / layout.PROFILE).iterdir()
     content = json.loads(path.read_text())
     assert set(content["seconds"]) == {
-        *("preparation", "data", "forward", "backward", "reduction", "optimizer", "snapshot"),
+        *("preparation", "data", "forward", "backward", "reduction", "optimizer", "checkpoint"),
         *("held-out loss", "generation", "scoring", "matching and AP", "tables", "other"),
     }
     assert content["wall"] == pytest.approx(sum(content["seconds"].values()))

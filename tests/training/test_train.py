@@ -19,11 +19,11 @@ from harness.errors import ConfigError, DetmodesError, ObjectiveError
 from harness.inference.teacher_forcing import heldout_nll, top_k_masses
 from harness.objectives import ObjectiveSpec
 from harness.records.log import Log
-from harness.run.resume import Resume
+from harness.run.resume import CellCheckpointer
 from harness.sequence.targets import members, target
 from harness.suite.schema import Probe, Train
 from harness.system.interrupts import Interrupted, Interrupts
-from harness.training.loop import Forgetful, Keeper, train
+from harness.training.loop import Hooks
 from harness.training.objective import Objective, prepare
 from harness.training.rows import Row
 from harness.training.step import accumulate, means, reference_selection, with_samples
@@ -85,7 +85,7 @@ def token_by_token(adapter: OpenFlamingo, examples: Sequence[Example]) -> tuple[
 
 
 def run(adapter: OpenFlamingo, objective: Objective, plan: Train, examples: int = 8) -> list[dict[str, Any]]:
-    return train(adapter, small.train_examples(examples), objective, plan, 0, small.accelerator(), lambda step: None)
+    return small.fine_tune(adapter, objective, plan, small.train_examples(examples))
 
 
 def parameters(adapter: OpenFlamingo) -> list[Tensor]:
@@ -353,16 +353,8 @@ def test_evaluations_happen_at_their_steps_in_training_mode_afterwards() -> None
 
     plan = Train(steps=5, batch_size=2, eval_at=(2, 4), log_every=2)
     losses: list[int] = []
-    curve = train(
-        adapter,
-        small.train_examples(8),
-        ready("ce", {}),
-        plan,
-        0,
-        small.accelerator(),
-        evaluate,
-        lambda step, loss: losses.append(step),
-    )
+    hooks = Hooks(evaluate, progress=lambda step, loss: losses.append(step))
+    curve = small.fine_tune(adapter, ready("ce", {}), plan, hooks=hooks)
     assert [step for step, _ in seen] == [2, 4, 5]
     assert losses == [1, 2, 3, 4, 5]
     assert [row["step"] for row in curve] == [1, 2, 4, 5]
@@ -423,11 +415,11 @@ COLLIDING = PLAN.model_copy(update={"targets": "random", "batching": "collision"
 def test_stopped_training_goes_on_to_the_last_bit(
     name: str, settings: dict[str, Any], plan: Train, trains: str, stop: int, tmp_path: Path
 ) -> None:
-    """In another process all but the snapshot would be new: here the model, the objective and the keeper are. Step 1
+    """In another process all but the checkpoint would be new: here the model, the objective and the log are. Step 1
     ends in the warm-up. A probe that draws random numbers changes nothing, though only one of the runs repeats it."""
 
     def go(
-        adapter: OpenFlamingo, objective: Objective, keeper: Keeper, stop: int | None = None
+        adapter: OpenFlamingo, objective: Objective, kept: CellCheckpointer | None = None, stop: int | None = None
     ) -> list[dict[str, Any]]:
         def progress(step: int, _: float) -> None:
             caught.pending = signal.SIGTERM if step == stop else None
@@ -436,21 +428,21 @@ def test_stopped_training_goes_on_to_the_last_bit(
             torch.rand(())
 
         examples, watched = small.train_examples(12), plan.model_copy(update={"probe": Probe(every=1)})
-        arguments = adapter, examples, objective, watched, 3, small.accelerator(), lambda step: None
-        return train(*arguments, progress, probe, keeper)
+        hooks, log = Hooks(probe=probe, progress=progress), Log() if kept is None else kept.log
+        return small.fine_tune(adapter, objective, watched, examples, hooks, kept, seed=3, log=log)
 
     def ready_again() -> tuple[OpenFlamingo, Objective]:
         return small.fitted(trains=trains), ready(name, settings, plan=plan)
 
     caught = Interrupts()
     whole, expected = ready_again()
-    curve = go(whole, expected, Forgetful())
+    curve = go(whole, expected)
     following = torch.rand(())
     with pytest.raises(Interrupted):
-        go(*ready_again(), Resume(tmp_path, Log(), "cell", 50, caught, small.accelerator()), stop)
+        go(*ready_again(), small.checkpointer(tmp_path, caught), stop)
     adapter, objective = ready_again()
     torch.manual_seed(99)
-    again = go(adapter, objective, Resume(tmp_path, Log(), "cell", 50, Interrupts(), small.accelerator()))
+    again = go(adapter, objective, small.checkpointer(tmp_path))
     assert torch.rand(()) == following
     for row in (*curve, *again):
         for name in TIMES:
@@ -479,7 +471,7 @@ def test_bf16_autocast_trains_under_the_same_objective(bf16: Accelerator) -> Non
     predicted = predicted_gradient(adapter, examples, torch.tensor(1.0), weight=5.0)
     assert (gradients["sed_sft"] - predicted).norm() < 0.1 * predicted.norm()
     assert (gradients["sed_sft"] - gradients["ce"]).norm() > 0.1 * predicted.norm()
-    curve = train(adapter, examples, ready("sed_sft", SED["base"]), PLAN, 0, bf16, lambda step: None)
+    curve = small.fine_tune(adapter, ready("sed_sft", SED["base"]), PLAN, examples, accelerator=bf16)
     assert all(math.isfinite(row["loss"]) for row in curve)
     assert all(bool(p.isfinite().all()) and p.dtype == torch.float32 for p in adapter.model.parameters())
 

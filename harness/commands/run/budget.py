@@ -6,8 +6,10 @@ from harness.errors import ConfigError
 from harness.inference.teacher_forcing import heldout_nll
 from harness.protocols import Adapter
 from harness.run.context import Context, build
-from harness.training.loop import train
+from harness.training.finetuning import FineTuning
+from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
+from harness.training.stage import Work
 
 
 def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[tuple[int, float]]:
@@ -24,14 +26,15 @@ def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[t
         raise ConfigError("benchmark: has no calibration split; give it calibration_images")
     evaluations = tuple(sorted({*range(every, steps + 1, every), steps}))
     plan = context.suite.train.model_copy(update={"steps": steps, "eval_at": evaluations})
-    found: list[tuple[int, float]] = []
+    curve: list[tuple[int, float]] = []
 
     def evaluate(step: int) -> None:
         nll = heldout_nll(adapter, heldout)
         assert nll is not None
-        found.append((step, nll))
+        curve.append((step, nll))
 
     evaluate(0)
     objective = prepare("ce", {}, adapter, heldout, plan, seed)
-    train(adapter, context.questions("train", seed), objective, plan, seed, context.accelerator, evaluate)
-    return found
+    work = Work(adapter, context.questions("train", seed), seed, context.accelerator)
+    train(work, [FineTuning(objective, plan)], Hooks(evaluate=evaluate))
+    return curve

@@ -31,10 +31,12 @@ from harness.suite.load import parse
 from harness.suite.schema import SampleSettings, Suite, Train
 from harness.system import timing
 from harness.system.files import check_place, write_text
-from harness.training import snapshots
-from harness.training.loop import Forgetful, train
+from harness.training import checkpoints
+from harness.training.finetuning import FineTuning
+from harness.training.loop import Checkpointer, NoCheckpoints, train
 from harness.training.objective import prepare
 from harness.training.prefetch import WORKERS
+from harness.training.stage import Work
 from harness.types import Box, Example
 
 PER_MENTION = 4096
@@ -73,7 +75,7 @@ def command(repeats: int, output: Path | None) -> int:
         "cell": timing.isolated("harness.commands.speed.runner:cell_seconds").value,
         "memory": memory(),
         "waiting": timing.isolated("harness.commands.speed.runner:waiting", repeats).value,
-        "snapshot": timing.isolated("harness.commands.speed.runner:snapshot_cost", repeats).value,
+        "snapshot": timing.isolated("harness.commands.speed.runner:checkpoint_cost", repeats).value,
     }
     print(from_document(document))
     if output is not None:
@@ -90,7 +92,7 @@ def from_document(document: Mapping[str, Any]) -> str:
 
 
 def lines(document: Mapping[str, Any]) -> list[RunnerTiming]:
-    cell, snapshot = document["cell"], document["snapshot"]
+    cell, checkpoint = document["cell"], document["snapshot"]
     found = [
         RunnerTiming("`detmodes --help`", f"{document['help']:.2f} s", "< 0.5 s"),
         RunnerTiming("a cell of one step, after imports", f"{cell['cell']:.2f} s", "< 3 s"),
@@ -107,10 +109,9 @@ def lines(document: Mapping[str, Any]) -> list[RunnerTiming]:
     for workers, shares in document["waiting"].items():
         share = f"{statistics.median(shares):.1%}"
         found.append(RunnerTiming(f"share of training spent waiting for data, {workers} workers", share, ""))
-    step = f"{snapshot['seconds'] / snapshot['step']:.1f} training steps"
-    found.append(
-        RunnerTiming("a snapshot", f"{snapshot['seconds']:.2f} s, {snapshot['mib']:.1f} MiB, as long as {step}", "")
-    )
+    step = f"{checkpoint['seconds'] / checkpoint['step']:.1f} training steps"
+    cost = f"{checkpoint['seconds']:.2f} s, {checkpoint['mib']:.1f} MiB, as long as {step}"
+    found.append(RunnerTiming("a checkpoint", cost, ""))
     return found
 
 
@@ -219,16 +220,13 @@ def waiting(repeats: int) -> dict[str, list[float]]:
     return found
 
 
-def _trained(adapter: Adapter, examples: Sequence[Example], workers: int, keeper: Forgetful | None = None) -> Value:
+def _trained(
+    adapter: Adapter, examples: Sequence[Example], workers: int, checkpointer: Checkpointer | None = None
+) -> Value:
     """The last row of the curve."""
     objective = prepare("ce", {}, adapter, (), PLAN, 0)
-    accelerator = accelerator_on("cpu")
-    curve = train(adapter, examples, objective, PLAN, 0, accelerator, _nothing, keeper=keeper, workers=workers)
-    return curve[-1]
-
-
-def _nothing(step: int) -> None:
-    del step
+    work = Work(adapter, examples, 0, accelerator_on("cpu"), workers=workers)
+    return train(work, [FineTuning(objective, PLAN)], checkpointer=checkpointer)[-1]
 
 
 def _adapter() -> Adapter:
@@ -264,29 +262,32 @@ def _scaled(box: Box, x: float, y: float) -> Box:
     return Box(box.x * x, box.y * y, box.w * x, box.h * y)
 
 
-def snapshot_cost(repeats: int) -> Value:
-    """Median seconds and size (MiB) of a snapshot of the tiny model, and seconds of one of its training steps. For a
+def checkpoint_cost(repeats: int) -> Value:
+    """Median seconds and size (MiB) of a checkpoint of the tiny model, and seconds of one of its training steps. For a
     process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        keeper = _Snapshots(Path(folder), repeats)
-        row = _trained(_adapter(), rendered(PHOTOGRAPHS), WORKERS, keeper)
+        checkpointer = _TimedCheckpoints(Path(folder), repeats)
+        row = _trained(_adapter(), rendered(PHOTOGRAPHS), WORKERS, checkpointer)
         size = sum(path.stat().st_size for path in (Path(folder) / "0").rglob("*") if path.is_file())
-    return {"seconds": statistics.median(keeper.seconds), "mib": size / 2**20, "step": row["seconds"] / PLAN.steps}
+    return {
+        "seconds": statistics.median(checkpointer.seconds),
+        "mib": size / 2**20,
+        "step": row["seconds"] / PLAN.steps,
+    }
 
 
-class _Snapshots(Forgetful):
-    """A Keeper that writes the last step's snapshot, again and again."""
+class _TimedCheckpoints(NoCheckpoints):
+    """A Checkpointer that writes the last step's checkpoint, again and again."""
 
     def __init__(self, folder: Path, repeats: int) -> None:
-        super().__init__()
         self.seconds: list[float] = []
         self._folder, self._repeats = folder, repeats
 
-    def after_step(self, state: snapshots.State, evaluated: bool) -> None:
+    def after_step(self, state: checkpoints.TrainingState, evaluated: bool) -> None:
         del evaluated
         for turn in range(self._repeats if state.step == PLAN.steps else 0):
             place = self._folder / str(turn)
             place.mkdir()
             started = time.perf_counter()
-            snapshots.write(place, state, "speed", {})
+            checkpoints.write(place, state, "speed", {})
             self.seconds.append(time.perf_counter() - started)

@@ -58,7 +58,7 @@ def speed_runner(
     repeats: Annotated[int, typer.Option(min=1, help="Of what is repeated; the table has medians.")] = 3,
     output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
 ) -> None:
-    """What running costs beside computing: start, a cell, memory, waiting for data, snapshots; as a Markdown table."""
+    """What running costs beside computing: start, a cell, memory, waiting for data, a checkpoint; a Markdown table."""
     from harness.commands.speed.runner import command
 
     raise typer.Exit(command(repeats, output))

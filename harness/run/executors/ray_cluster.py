@@ -2,7 +2,7 @@
 
 Every worker has the same output folder (a shared one), or a URL (harness.run.output.mirror), and this package. A task
 whose worker dies is given to another one, which takes over the lock of the dead (at once on the same machine, else
-after two minutes, see harness.system.locks) and goes on from its snapshots.
+after two minutes, see harness.system.locks) and goes on from its checkpoints.
 
 Suites are sent as JSON. What else Ray exchanges between its own processes stays in the cluster.
 """
@@ -92,7 +92,7 @@ def run(
     nothing. look: called again and again, with the cells that have ended since.
 
     The first SIGTERM or SIGINT is passed on to every task, which saves and stops; then Interrupted is raised. At the
-    second one this process leaves at once, and Ray ends the tasks: what they had since their last snapshot is lost.
+    second one this process leaves at once, and Ray ends the tasks: what they had since their last checkpoint is lost.
     """
     ray = _installed()
     with _cluster(ray, address or os.environ.get("RAY_ADDRESS") or LOCAL, resources), interrupts.deferred() as caught:

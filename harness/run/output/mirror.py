@@ -3,7 +3,7 @@
     URL/suite.json, cells.json, gallery/    as in the folder of a run (see harness.records.layout)
     URL/cells/<cell>/                       a cell: its files first, record.json last, so that with a record it is whole
 
-What is finished there is brought before the run, but for weights; what is done is sent as soon as it is. Snapshots,
+What is finished there is brought before the run, but for weights; what is done is sent as soon as it is. Checkpoints,
 locks, progress and profiles stay here: a cell that was interrupted on another machine starts anew, and two machines on
 one URL may compute a cell twice. Both get the same result, and the first record stays. Should both send at the same
 moment, files and record may not fit together: then the cell counts as not there, and the next run that does not have it

@@ -37,7 +37,7 @@ class DataParallel:
 
     optimizer: torch.optim.Optimizer
     resumes = True
-    """Whether harness.training.snapshots can save and restore training under it."""
+    """Whether harness.training.checkpoints can save and restore training under it."""
 
     def __init__(self, model: nn.Module, accelerator: Accelerator, precision: Precision = "auto") -> None:
         """precision: auto is bf16 where accelerate's is (harness.run.context: on a GPU), float32 elsewhere."""

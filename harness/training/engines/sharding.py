@@ -103,7 +103,7 @@ class _Root(nn.Module):
 
 class DeepSpeed(DataParallel):
     """ZeRO stage 2. Of DeepSpeed's configuration only its zero_optimization is read: batch size, precision and clipping
-    are the suite's. Its optimizer's state cannot be put back, so there are no snapshots (`resumes`)."""
+    are the suite's. Its optimizer's state cannot be put back, so there are no checkpoints (`resumes`)."""
 
     resumes = False
 

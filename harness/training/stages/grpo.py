@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, pairwise
+from typing import Literal
 
 import torch
 
@@ -15,12 +15,13 @@ from harness.protocols import Adapter
 from harness.suite.schema import Train
 from harness.suite.stage_settings import Grpo
 from harness.system import ranks
+from harness.system.profiler import phase
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective
 from harness.training.rows import Row
 from harness.training.schedule import draws
-from harness.training.snapshots import State
-from harness.training.stage import Feed, Parts, Todo, Work, sampled_tokens, sampling_seed
+from harness.training.stage import Step, Work, sampled_tokens, sampling_seed
 from harness.training.stages.rollout import Rollout, rollout
 from harness.training.step import log_probabilities
 from harness.types import Example
@@ -43,53 +44,56 @@ class GrpoStage:
         loss = partial(grpo, low=own.low, high=own.high, kl_weight=own.kl, temperature=own.temperature)
         return Objective(own.name, own.model_dump(mode="json"), loss, needs=frozenset({"sets"}))
 
-    @contextmanager
-    def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> Iterator[Feed]:
-        """See harness.training.stage.Stage."""
+    def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
+        """Yields what the model draws in each step, split into its updates (harness.training.stage.Stage)."""
         images = self.settings.images
+        first, longest = state.step + 1, sampled_tokens(work)
         drawn = draws(len(work.examples), 1, images, self.plan.steps, work.seed, "collision")  # no image twice
-        coming = islice(drawn, state.step - start, None)
-        longest = sampled_tokens(work)
-
-        def todo(step: int) -> Todo:
-            size = images // work.accelerator.num_processes
-            own = next(coming)[work.accelerator.process_index * size :][:size]
+        size = images // work.accelerator.num_processes
+        for number, batch in enumerate(islice(drawn, state.step - start, None), first):
+            own = batch[work.accelerator.process_index * size :][:size]
             examples = [work.examples[draw.image] for draw in own]
-            return self._todo(work, engine, examples, longest, sampling_seed(work.seed, step))
+            yield self._step(work, engine, examples, longest, sampling_seed(work.seed, number))
 
-        yield todo
-
-    def _todo(self, work: Work, engine: DataParallel, examples: Sequence[Example], longest: int, seed: int) -> Todo:
-        own, model = self.settings, work.adapter.model
+    def _step(self, work: Work, engine: DataParallel, examples: Sequence[Example], longest: int, seed: int) -> Step:
+        settings, model = self.settings, work.adapter.model
         with engine.whole():
-            with work.phases("sampling"):
+            with phase("sampling"):
                 model.eval()
-                said = rollout(work.adapter, examples, own.reward, own.samples, own.temperature, longest, seed)
+                drawn = rollout(
+                    work.adapter,
+                    examples,
+                    settings.reward,
+                    settings.samples,
+                    settings.temperature,
+                    max_tokens=longest,
+                    seed=seed,
+                )
                 model.train()
-            updates = split(said, own.updates, work)
-            with work.phases("forward"):
-                if own.updates > 1:
-                    updates = [[replace(r, before=p) for r, p in self._known(work, engine, rows)] for rows in updates]
+            updates = split(drawn, settings.updates, work)
+            with phase("forward"):
+                if settings.updates > 1:  # in the first update the model is still the one that drew
+                    updates = [self._with_log_probs(work, engine, rows, "before", work.adapter) for rows in updates]
                 if self.reference is not None:
-                    reference = self.reference
                     updates = [
-                        [replace(r, reference=p) for r, p in self._known(work, engine, rows, reference)]
-                        for rows in updates
+                        self._with_log_probs(work, engine, rows, "reference", self.reference) for rows in updates
                     ]
-        return Todo(updates, _over_processes(said, work))
+        return Step(updates, _over_processes(drawn, work))
 
-    def _known(
-        self, work: Work, engine: DataParallel, rows: Group, adapter: Adapter | None = None
-    ) -> Iterator[tuple[Row, torch.Tensor]]:
-        """Each row with its log-probabilities under the model (or another one) as it is now."""
+    def _with_log_probs(
+        self, work: Work, engine: DataParallel, rows: Group, name: Literal["before", "reference"], adapter: Adapter
+    ) -> Group:
+        """The rows, with their log-probabilities under this model as it is now in the field of this name."""
         size = self.plan.micro_batch or len(rows)
-        model, heat = adapter or work.adapter, self.settings.temperature
-        return zip(rows, log_probabilities(model, rows, size, work.accelerator, engine, heat), strict=True)
+        found = log_probabilities(adapter, rows, size, work.accelerator, engine, self.settings.temperature)
+        if name == "before":
+            return [replace(row, before=log_probs) for row, log_probs in zip(rows, found, strict=True)]
+        return [replace(row, reference=log_probs) for row, log_probs in zip(rows, found, strict=True)]
 
 
-def stage(settings: Grpo, plan: Train, parts: Parts) -> GrpoStage:
-    """As harness.training.stages.kinds makes it."""
-    return GrpoStage(settings, plan, parts.fresh() if settings.kl else None)
+def stage(settings: Grpo, plan: Train, work: Work) -> GrpoStage:
+    """Makes the stage (see harness.training.stages.kinds)."""
+    return GrpoStage(settings, plan, work.fresh() if settings.kl else None)
 
 
 def split(said: Rollout, updates: int, work: Work) -> list[Group]:

@@ -12,7 +12,7 @@ from harness.errors import ConfigError
 from harness.suite.schema import Train
 from harness.suite.stage_settings import Sampling, StageSettings
 from harness.training.engines.data_parallel import wants_sharding
-from harness.training.stage import Parts, Stage
+from harness.training.stage import Stage, Work
 from harness.training.stages import grpo, nsft, preference, sft
 from harness.types import Example
 
@@ -23,10 +23,10 @@ def _nothing(settings: Any, examples: Sequence[Example]) -> list[str]:
 
 
 class Kind(NamedTuple):
-    """make: the stage, from its settings, its plan and what else there is. problems: why it cannot run with these
+    """make: the stage, from its settings, its plan and the work of the cell. problems: why it cannot run with these
     training images, beyond what is asked of every stage; called before the first stage of any cell begins."""
 
-    make: Callable[[Any, Train, Parts], Stage]
+    make: Callable[[Any, Train, Work], Stage]
     problems: Callable[[Any, Sequence[Example]], list[str]] = _nothing
 
 
@@ -39,9 +39,9 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def stage(settings: StageSettings, plan: Train, parts: Parts) -> Stage:
+def stage(settings: StageSettings, plan: Train, work: Work) -> Stage:
     """The stage that these settings mean. ConfigError if it cannot be made."""
-    return KINDS[settings.name].make(settings, plan, parts)
+    return KINDS[settings.name].make(settings, plan, work)
 
 
 def require_possible(settings: StageSettings, examples: Sequence[Example], accelerator: Accelerator) -> None:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -22,12 +21,12 @@ from harness.protocols import Adapter, Correction, Corrector, Targets, Tokens
 from harness.sequence import Codec
 from harness.suite.schema import Train
 from harness.suite.stage_settings import Nsft
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.finetuning import FineTuning
 from harness.training.objective import Objective
 from harness.training.rows import Row
-from harness.training.snapshots import State
-from harness.training.stage import Feed, Parts, Todo, Work, stage_seed
+from harness.training.stage import Step, Work, stage_seed
 from harness.training.stages.rollout import Key, Rollout, keys, of_all_processes, own_samples, sampled
 from harness.types import Example, Parsed
 
@@ -59,41 +58,35 @@ class NsftStage:
             loss_weights=self.plan.loss_weights,
         )
 
-    @contextmanager
-    def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> Iterator[Feed]:
-        """See harness.training.stage.Stage. Steps are those of continued fine-tuning on the images that were sampled,
-        each with some of its corrections."""
-        started = time.perf_counter()
-        table = work.table(CORRECTIONS, lambda: self._corrections(work, engine, start))
-        state.seconds += time.perf_counter() - started
+    def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
+        """Makes the corrections, then yields the steps of continued fine-tuning on the images that were sampled, each
+        with some of its corrections (harness.training.stage.Stage)."""
+        table = work.cache.get_or_make(CORRECTIONS, lambda: self._corrections(work, engine, start))
         if table.empty:
             raise StageError("then: nsft: expected errors in the model's samples to correct, found none")
         corrections, seed = answers_of(table), stage_seed(work.seed, start)
         images = replace(work, examples=sampled(work, self.settings))
-        with FineTuning(self.objective, self.plan).feed(images, state, engine, start) as targets:
-
-            def todo(step: int) -> Todo:
-                made = targets(step)
-                rows = [_with(own, corrections, self.settings.corrections, seed, step) for own in made.updates]
-                return replace(made, updates=rows)
-
-            yield todo
+        first = state.step + 1
+        with closing(FineTuning(self.objective, self.plan).steps(images, state, engine, start)) as steps:
+            for number, step in enumerate(steps, first):
+                updates = [_with(rows, corrections, self.settings.corrections, seed, number) for rows in step.updates]
+                yield replace(step, updates=updates)
 
     def _corrections(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
-        said, seed = own_samples(work, engine, self.settings, start), stage_seed(work.seed, start)
+        rollouts, seed = own_samples(work, engine, self.settings, start), stage_seed(work.seed, start)
         targets: Targets = "canonical" if self.plan.targets == "canonical" else "random"
         corrector = registry.corrector(self.settings.corrector, work.adapter.codec, targets)
         rejected = self.settings.rejected_per_image
-        return of_all_processes(work, corrections_of(said, work.adapter.codec, corrector, rejected, seed))
+        return of_all_processes(work, corrections_of(rollouts, work.adapter.codec, corrector, rejected, seed))
 
 
-def stage(settings: Nsft, plan: Train, parts: Parts) -> NsftStage:
-    """As harness.training.stages.kinds makes it."""
-    return NsftStage(settings, plan, parts.fresh() if settings.kl else None)
+def stage(settings: Nsft, plan: Train, work: Work) -> NsftStage:
+    """Makes the stage (see harness.training.stages.kinds)."""
+    return NsftStage(settings, plan, work.fresh() if settings.kl else None)
 
 
 def problems(settings: Nsft, examples: Sequence[Example]) -> list[str]:
-    """As harness.training.stages.kinds asks."""
+    """Why the stage cannot run with these training images (see harness.training.stages.kinds)."""
     del examples
     try:
         registry.find("corrector", settings.corrector)
@@ -106,19 +99,19 @@ def problems(settings: Nsft, examples: Sequence[Example]) -> list[str]:
 
 
 def corrections_of(
-    said: Sequence[Rollout], codec: Codec, corrector: Corrector, rejected: int, seed: int
+    rollouts: Sequence[Rollout], codec: Codec, corrector: Corrector, rejected: int, seed: int
 ) -> pd.DataFrame:
     """The table CORRECTIONS: of each image the corrections of its `rejected` worst samples, each of them once.
 
     What an image gets depends on the seed and the image alone.
     """
-    found = [
-        _line(example, correction)
-        for batch in said
-        for example, sequences, rewards in zip(batch.examples, batch.samples, batch.rewards.tolist(), strict=True)
-        for correction in _of_image(example, [s.tokens for s in sequences], rewards, codec, corrector, rejected, seed)
-    ]
-    return pd.DataFrame(found, columns=["image_id", "asked", *Correction.__dataclass_fields__])
+    lines = []
+    for drawn in rollouts:
+        for example, samples, rewards in zip(drawn.examples, drawn.samples, drawn.rewards.tolist(), strict=True):
+            sequences = [sample.tokens for sample in samples]
+            corrections = _of_image(example, sequences, rewards, codec, corrector, rejected, seed)
+            lines += [_line(example, correction) for correction in corrections]
+    return pd.DataFrame(lines, columns=["image_id", "asked", *Correction.__dataclass_fields__])
 
 
 def _of_image(

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -20,16 +18,18 @@ from harness.objectives.policy import preference
 from harness.suite.schema import Train
 from harness.suite.stage_settings import Divpo, Dpo
 from harness.system import ranks
+from harness.system.profiler import phase
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective
 from harness.training.rows import Row
 from harness.training.schedule import draws
-from harness.training.snapshots import State
-from harness.training.stage import Feed, Parts, Todo, Work, stage_seed
+from harness.training.stage import Step, Work, stage_seed
 from harness.training.stages.pairs import (
     COLUMNS,
     PAIRS,
     REFERENCES,
+    Pair,
     frame,
     pairs_of,
     read,
@@ -61,23 +61,17 @@ class PreferenceStage:
         loss = partial(preference, beta=own.beta, normalise=own.normalise, sft_weight=own.sft_weight)
         return Objective(own.name, own.model_dump(mode="json"), loss, needs=frozenset({"sets"}))
 
-    @contextmanager
-    def feed(self, work: Work, state: State, engine: DataParallel, start: int) -> Iterator[Feed]:
-        """See harness.training.stage.Stage."""
-        started = time.perf_counter()
-        table = work.table(PAIRS, lambda: self._table(work, engine, start))
-        state.seconds += time.perf_counter() - started
-        known = rows_of(table, work)
-        drawn = draws(len(known), 1, self.plan.batch_size, self.plan.steps, stage_seed(work.seed, start))
-        coming = islice(drawn, state.step - start, None)
+    def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
+        """Makes the pairs, then yields batches of them (harness.training.stage.Stage)."""
+        table = work.cache.get_or_make(PAIRS, lambda: self._table(work, engine, start))
+        pairs = rows_of(table, work)
+        drawn = draws(len(pairs), 1, self.plan.batch_size, self.plan.steps, stage_seed(work.seed, start))
         size = self.plan.batch_size // work.accelerator.num_processes
-
-        def todo(step: int) -> Todo:
-            del step
-            own = next(coming)[work.accelerator.process_index * size :][:size]
-            return Todo([[row for index, draw in enumerate(own) for row in _numbered(known[draw.image], index)]])
-
-        yield todo
+        for batch in islice(drawn, state.step - start, None):
+            rows: list[Row] = []
+            for number, draw in enumerate(batch[work.accelerator.process_index * size :][:size]):
+                rows += _numbered(pairs[draw.image], number)
+            yield Step([rows])
 
     def _table(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
         """The cell's own: with what the model as it is now thinks of both sequences. StageError without a pair."""
@@ -85,7 +79,7 @@ class PreferenceStage:
         flat = [row for index, both in enumerate(rows_of(own, work)) for row in _numbered(both, index)]
         size = self.plan.micro_batch or 2 * self.plan.batch_size
         model = work.adapter.model
-        with work.phases("forward"), engine.whole():
+        with phase("forward"), engine.whole():
             model.eval()
             found = log_probabilities(work.adapter, flat, size, work.accelerator, engine, temperature=1.0)
             model.train()
@@ -97,26 +91,28 @@ class PreferenceStage:
     def _made(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
         """Of this process's share of the images."""
         settings, codec = self.settings, work.adapter.codec
-        said = own_samples(work, engine, settings, start)
-        made = [pair for own in said for pair in pairs_of(own, codec, settings, self.plan.targets, work.seed)]
-        worth = np.concatenate([np.zeros((0, settings.samples)), *(own.rewards.numpy() for own in said)])
+        rollouts = own_samples(work, engine, settings, start)
+        made: list[Pair] = []
+        for drawn in rollouts:
+            made += pairs_of(drawn, codec, settings, self.plan.targets, work.seed)
+        worth = np.concatenate([np.zeros((0, settings.samples)), *(drawn.rewards.numpy() for drawn in rollouts)])
         all_made, all_worth = ranks.gathered(work.accelerator, len(made)), ranks.gathered(work.accelerator, worth)
         if work.accelerator.is_main_process and not any(all_made):
             raise StageError(_none_found(settings, np.concatenate(all_worth)))
         return frame(made, codec)
 
 
-def stage(settings: Dpo | Divpo, plan: Train, parts: Parts) -> PreferenceStage:
-    """As harness.training.stages.kinds makes it."""
+def stage(settings: Dpo | Divpo, plan: Train, work: Work) -> PreferenceStage:
+    """Makes the stage (see harness.training.stages.kinds)."""
     if settings.pairs is None:
         return PreferenceStage(settings, plan)
     given = read(settings.pairs)
-    require_vocabulary(given, parts.codec, settings.pairs)
+    require_vocabulary(given, work.adapter.codec, settings.pairs)
     return PreferenceStage(settings, plan, given)
 
 
 def problems(settings: Dpo | Divpo, examples: Sequence[Example]) -> list[str]:
-    """As harness.training.stages.kinds asks."""
+    """Why the stage cannot run with these training images (see harness.training.stages.kinds)."""
     if settings.pairs is None:
         return []
     return [f"then.pairs: {problem}" for problem in pairs_problems(settings.pairs, examples)]

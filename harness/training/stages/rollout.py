@@ -15,9 +15,10 @@ from harness.objectives.policy import advantages, has_spread
 from harness.protocols import Predictor
 from harness.suite.stage_settings import Sampling
 from harness.system import ranks
+from harness.system.profiler import phase
+from harness.training.checkpoints import random_numbers_kept
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.schedule import draws
-from harness.training.snapshots import random_numbers_kept
 from harness.training.stage import Work, sampled_tokens, sampling_seed
 from harness.types import Example, Sample
 
@@ -101,16 +102,24 @@ def own_samples(work: Work, engine: DataParallel, settings: Sampling, start: int
     model is left as training needs it, and the global random generators as they were.
     """
     examples = sampled(work, settings)[work.accelerator.process_index :: work.accelerator.num_processes]
-    asked = sampled_tokens(work), sampling_seed(work.seed, start)
-    model = work.adapter.model
-    with engine.whole(), work.phases("sampling"), random_numbers_kept(work.accelerator.device):
+    longest, seed, model = sampled_tokens(work), sampling_seed(work.seed, start), work.adapter.model
+    batches = [examples[first : first + AT_A_TIME] for first in range(0, len(examples), AT_A_TIME)]
+    with engine.whole(), phase("sampling"), random_numbers_kept(work.accelerator.device):
         model.eval()
-        said = [
-            rollout(work.adapter, batch, settings.reward, settings.samples, settings.temperature, *asked)
-            for batch in (examples[first : first + AT_A_TIME] for first in range(0, len(examples), AT_A_TIME))
+        drawn = [
+            rollout(
+                work.adapter,
+                batch,
+                settings.reward,
+                settings.samples,
+                settings.temperature,
+                max_tokens=longest,
+                seed=seed,
+            )
+            for batch in batches
         ]
         model.train()
-    return said
+    return drawn
 
 
 def of_all_processes(work: Work, own: pd.DataFrame) -> pd.DataFrame:

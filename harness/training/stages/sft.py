@@ -6,12 +6,12 @@ from harness.suite.schema import Train
 from harness.suite.stage_settings import Sft
 from harness.training.finetuning import FineTuning
 from harness.training.objective import prepare
-from harness.training.stage import Parts
+from harness.training.stage import Work
 
 
-def stage(settings: Sft, plan: Train, parts: Parts) -> FineTuning:
-    """As harness.training.stages.kinds makes it. Where the objective has a reference, that becomes the model as the
-    stage begins."""
-    name, own = settings.of
-    ready = prepare(name, own, parts.fresh(), parts.heldout, plan, parts.seed)
+def stage(settings: Sft, plan: Train, work: Work) -> FineTuning:
+    """Makes the stage (see harness.training.stages.kinds). Where the objective has a reference, that becomes the
+    model as the stage begins."""
+    name, objective = settings.of
+    ready = prepare(name, objective, work.fresh(), work.heldout, plan, work.seed)
     return FineTuning(ready, plan, ready.reference)

@@ -51,7 +51,7 @@ def here(tmp_path: Path) -> Path:
     (folder / gallery.FOLDER / "100.png").write_bytes(b"picture")
     work = layout.work(base)
     (work / layout.RESUME).mkdir(parents=True)
-    (work / layout.RESUME / "snapshot").write_bytes(b"state")
+    (work / layout.RESUME / "checkpoint").write_bytes(b"state")
     return folder
 
 

@@ -3,7 +3,8 @@
 accelerate launch --config_file FILE --num_processes 2 -m tests.support.ranks.engine_ranks FOLDER CASE...
 
 Rank 0 writes CASE.pt: the curve, the weights after the last step, and what the model generates in the middle of
-training and after its end. Where the engine resumes, training is stopped after a snapshot and goes on in a fresh model.
+training and after its end. Where the engine resumes, training is stopped after a checkpoint and goes on in a fresh
+model.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ import torch
 from harness.records.log import Log
 from harness.suite.schema import Train
 from harness.system import ranks
-from harness.training import snapshots
-from harness.training.loop import Forgetful, train
+from harness.training import checkpoints
+from harness.training.loop import Hooks, NoCheckpoints
 from harness.training.objective import prepare
-from harness.training.snapshots import State
 from model_zoo import checkpoint
 from tests.support import small
 
@@ -43,32 +43,30 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 class StoppedError(Exception):
-    """After a snapshot."""
+    """After a checkpoint."""
 
 
-class Stopping(Forgetful):
+class Stopping(NoCheckpoints):
     """Saves its state after a step, and stops there; or goes on from what another one has saved."""
 
     def __init__(self, folder: Path, stop: bool) -> None:
-        super().__init__()
-        self.folder, self.stop = folder, stop
+        self.folder, self.stop, self.log = folder, stop, Log()
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: checkpoints.TrainingState) -> None:
         accelerator = small.accelerator()
-        found = snapshots.newest(self.folder, "case", lambda _: None, print) if accelerator.is_main_process else None
+        found = checkpoints.newest(self.folder, "case", lambda _: None, print) if accelerator.is_main_process else None
         found = ranks.same(accelerator, found)
         if not self.stop and found is not None:
-            snapshots.restore(found, state, accelerator)
-            self.log = Log()
+            checkpoints.restore(found, state, accelerator)
             self.log.restore(found.content["extra"]["log"])
 
-    def after_step(self, state: State, evaluated: bool) -> None:
+    def after_step(self, state: checkpoints.TrainingState, evaluated: bool) -> None:
         if not (self.stop and evaluated and state.resumes):
             return
         if small.accelerator().is_main_process:
-            snapshots.write(self.folder, state, "case", {"log": self.log.rows})
+            checkpoints.write(self.folder, state, "case", {"log": self.log.rows})
         else:
-            snapshots.take_part(state)
+            checkpoints.take_part(state)
         raise StoppedError
 
 
@@ -76,13 +74,18 @@ def trained(case: str, folder: Path) -> dict[str, Any]:
     """What the module's docstring says is written."""
     (folder / case).mkdir(exist_ok=True)
     try:
-        return attempt(case, Stopping(folder / case, stop=True))
+        return attempt(case, *_stopping(folder / case, stop=True))
     except StoppedError:
-        return attempt(case, Stopping(folder / case, stop=False))
+        return attempt(case, *_stopping(folder / case, stop=False))
 
 
-def attempt(case: str, keeper: Forgetful) -> dict[str, Any]:
-    """Trains a fresh model; `keeper` may stop it, or have the state of one that was stopped."""
+def _stopping(folder: Path, stop: bool) -> tuple[Stopping, Log]:
+    checkpointer = Stopping(folder, stop)
+    return checkpointer, checkpointer.log
+
+
+def attempt(case: str, checkpointer: NoCheckpoints, log: Log) -> dict[str, Any]:
+    """Trains a fresh model; the checkpointer may stop it, or have the state of one that was stopped."""
     objective, settings, plan = CASES[case]
     adapter, full = small.fitted(), Train.model_validate({**PLAN, **plan})
     heldout = small.benchmark().split("calibration")[:8]
@@ -96,7 +99,8 @@ def attempt(case: str, keeper: Forgetful) -> dict[str, Any]:
         said[step] = [[s.tokens for s in samples] for samples in adapter.generate(own, [1.0], 0, 12)][:2]
 
     examples = small.benchmark().split("train")
-    curve = train(adapter, examples, ready, full, 0, small.accelerator(), say, keeper=keeper)
+    hooks = Hooks(evaluate=say)
+    curve = small.fine_tune(adapter, ready, full, examples, hooks, checkpointer, log=log)
     say(-1)
     weights = {name: own.detach().clone() for name, own in checkpoint.named_tensors(adapter.model).items()}
     return {"curve": [(row["loss"], row["grad_norm"]) for row in curve], "weights": weights, "said": said}

@@ -14,9 +14,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from harness.records.log import Log
-from harness.run.resume import Resume
-from harness.system.interrupts import Interrupts
 from tests.support import small
 from tests.training.stages import test_grpo, test_preference
 
@@ -25,8 +22,8 @@ CHAIN = test_preference.suite({**test_preference.DPO, "batch_size": 4, "pairs_pe
 
 def outcome(folder: Path) -> dict[str, Any]:
     adapter = small.fitted()
-    keeper = Resume(folder, Log(), "cell", 50, Interrupts(), small.accelerator())
-    curve = test_preference.chained(adapter, CHAIN, keeper)
+    kept = small.checkpointer(folder)
+    curve = test_preference.chained(adapter, CHAIN, kept)
     return {"curve": curve, "sums": [float(p.detach().double().sum()) for p in test_grpo.parameters(adapter)]}
 
 

@@ -30,8 +30,7 @@ from harness.run import runner
 from harness.run.context import open_context
 from harness.suite.schema import Train
 from harness.system import ranks
-from harness.training import snapshots, step
-from harness.training.loop import train
+from harness.training import checkpoints, step
 from harness.training.objective import prepare
 from harness.types import LossOutput
 from tests.support import paths, small
@@ -71,7 +70,7 @@ def curve(case: str, accelerator: Accelerator, threshold: float) -> list[float]:
         settings["threshold"] = threshold
     adapter = paths.model()
     objective = prepare(case.split()[0], settings, paths.base(), (), PLAN, 0)
-    rows = train(adapter, small.train_examples(24), objective, PLAN, 0, accelerator, lambda step: None)
+    rows = small.fine_tune(adapter, objective, PLAN, small.train_examples(24), accelerator=accelerator)
     return [row["loss"] for row in rows]
 
 
@@ -156,7 +155,7 @@ def cells(folder: Path) -> Any:
         found["rank 0 fails in evaluation"] = run("evaluation", "open_flamingo-base-*")
     with failing(1, 3, broken, "harness.evaluation.evaluate.emit", generation.emit):
         found["rank 1 fails in generation"] = run("generation", "open_flamingo-base-*")
-    with failing(0, 1, full, "harness.training.snapshots.write", snapshots.write):
+    with failing(0, 1, full, "harness.training.checkpoints.write", checkpoints.write):
         found["the disk is full"] = run("full", "open_flamingo-ce-*")
     return found
 

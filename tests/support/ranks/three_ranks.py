@@ -22,9 +22,8 @@ from accelerate import Accelerator
 from harness.errors import ElsewhereError
 from harness.evaluation import generation
 from harness.evaluation.evaluate import speak
-from harness.evaluation.generation import Kept
-from harness.records.log import Log
-from harness.run.resume import Resume
+from harness.records.cache import NoCache, SharedCache
+from harness.run.kept import KeptFolder, PartsCache
 from harness.suite.schema import SampleSettings
 from harness.system import interrupts, ranks
 from harness.system.interrupts import Interrupted, Interrupts
@@ -86,7 +85,7 @@ def _one_fails(accelerator: Accelerator, others: Callable[[], Any]) -> str:
 
 def _shared(accelerator: Accelerator, folder: Path) -> Any:
     """An evaluation of seven images, each rank making some; then again, when two parts are missing."""
-    resume = Resume(folder / "resume", Log(), "", 1, Interrupts(), accelerator)
+    cache = PartsCache(KeptFolder(folder, "", accelerator, Interrupts()), folder / "parts")
     codec = tiny.codec_of(["sofa", "couch"], ["cup"], bins=4)
     predictor = tiny.TableAdapter(codec, tiny.random_tables(IMAGES, tiny.pieces_of(codec).size, seed=0))
     examples = [tiny.example_of(image) for image in range(1, IMAGES + 1)]
@@ -98,24 +97,21 @@ def _shared(accelerator: Accelerator, folder: Path) -> Any:
 
     original = generation.emit
 
-    def kept(parts: Any, there: Callable[[str], None]) -> list[Any]:
-        return resume._parts(folder, parts, there)
-
-    def said(kept: Kept) -> tuple[list[Any], list[Any], list[int]]:
+    def said(cache: SharedCache) -> tuple[list[Any], list[Any], list[int]]:
         images: list[int] = []
-        own = speak(predictor, examples, settings, 0, True, images.append, kept)[1.0]
+        own = speak(predictor, examples, settings, 0, True, images.append, cache)[1.0]
         return [[s.tokens for s in row] for row in own.emitted], [str(row) for row in own.scores], images
 
     settings = SampleSettings(samples=2, max_tokens=12, batch_images=2, temperatures=(0.5,), grammar=True)
     with patch("harness.evaluation.evaluate.emit", counted):
-        first = said(kept), made.copy()
+        first = said(cache), made.copy()
         made.clear()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            for path in sorted(folder.glob("said-*.json"))[1:3]:
+            for path in sorted((folder / "parts").glob("said-*.json"))[1:3]:
                 path.unlink()
-        second = said(kept), made.copy()
-        return {"first": first, "second": second, "alone": said(generation.unkept)}
+        second = said(cache), made.copy()
+        return {"first": first, "second": second, "alone": said(NoCache())}
 
 
 if __name__ == "__main__":

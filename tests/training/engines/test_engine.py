@@ -24,12 +24,13 @@ from harness import objectives, records
 from harness.errors import ConfigError
 from harness.protocols import Checkpointed
 from harness.records import CellInfo
+from harness.records.log import Log
 from harness.suite.schema import LATER, Train
 from harness.training.engines import sharding
 from harness.training.engines.data_parallel import DataParallel, wants_sharding
 from harness.training.engines.optimizer import optimizer_of, warm_up
 from harness.training.finetuning import rows_of
-from harness.training.loop import Forgetful, train
+from harness.training.loop import NoCheckpoints
 from harness.training.objective import Objective, prepare
 from harness.training.schedule import Draw
 from harness.training.step import accumulate
@@ -45,7 +46,7 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 @cache
 def alone(case: str) -> dict[str, Any]:
     """What one process makes of the case."""
-    return engine_ranks.attempt(case, Forgetful())
+    return engine_ranks.attempt(case, NoCheckpoints(), Log())
 
 
 def launched(config: str, folder: Path, *cases: str, **environment: str) -> dict[str, dict[str, Any]]:
@@ -247,7 +248,7 @@ def test_an_adapter_that_cannot_checkpoint_is_refused() -> None:
     plan = Train(steps=1, batch_size=1, gradient_checkpointing=True)
     ready = Objective("ce", {}, objectives.build("ce"))
     with pytest.raises(ConfigError, match="gradient_checkpointing: TableAdapter has no checkpoint_gradients"):
-        train(adapter, [], ready, plan, 0, small.accelerator(), lambda step: None)
+        small.fine_tune(adapter, ready, plan, [])
 
 
 # ---- groups ---------------------------------------------------------------------------------------------------------
@@ -313,7 +314,7 @@ def curve_of(**plan: Any) -> dict[str, Any]:
     """Two steps of the small model."""
     adapter, full = small.fitted(), Train.model_validate({"steps": 2, "batch_size": 2, "log_every": 1, **plan})
     ready = prepare("ce", {}, small.fitted(), [], full, 0)
-    curve = train(adapter, small.train_examples(4), ready, full, 0, small.accelerator(), lambda step: None)
+    curve = small.fine_tune(adapter, ready, full, small.train_examples(4))
     return {"curve": [row["loss"] for row in curve], "weights": dict(adapter.model.named_parameters())}
 
 

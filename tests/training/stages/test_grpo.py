@@ -19,20 +19,19 @@ from harness.metrics.samples.matching import Verification
 from harness.metrics.samples.mentions import Answers, Floats, Truth
 from harness.metrics.samples.reward import REWARDS, rewards
 from harness.objectives.policy import advantages
-from harness.records.log import Log
 from harness.run import runner
 from harness.run.context import open_context
-from harness.run.resume import Resume
+from harness.run.resume import CellCheckpointer
 from harness.suite.schema import NamedObjective, Suite
 from harness.suite.stage_settings import Grpo
 from harness.system.interrupts import Interrupted, Interrupts
-from harness.system.profiler import unmeasured
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
-from harness.training.loop import Keeper, train
+from harness.training.finetuning import FineTuning
+from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
 from harness.training.rows import Row
-from harness.training.snapshots import State
-from harness.training.stage import Todo, Work
+from harness.training.stage import Step, Work
 from harness.training.stages.grpo import GrpoStage, split
 from harness.training.stages.rollout import Rollout, rollout
 from harness.training.step import accumulate
@@ -60,20 +59,23 @@ def stage_of(**then: Any) -> GrpoStage:
 
 
 def work_on(adapter: OpenFlamingo, examples: Sequence[Example]) -> Work:
-    return Work(adapter, examples, 0, small.accelerator(), 0, unmeasured)
+    return Work(adapter, examples, 0, small.accelerator())
 
 
-def todo_of(stage: GrpoStage, adapter: OpenFlamingo, examples: Sequence[Example]) -> Todo:
+def first_step(stage: GrpoStage, adapter: OpenFlamingo, examples: Sequence[Example]) -> Step:
     """The first step's."""
     work = work_on(adapter, examples)
     engine = DataParallel(adapter.model, work.accelerator)
-    state = State(adapter.model, torch.optim.SGD(adapter.model.parameters()))
-    with stage.feed(work, state, engine, 0) as feed:
-        return feed(1)
+    state = TrainingState(adapter.model, torch.optim.SGD(adapter.model.parameters()))
+    return next(stage.steps(work, state, engine, 0))
 
 
 def chained(
-    adapter: OpenFlamingo, chain: Suite, keeper: Keeper | None = None, stop: int | None = None, caught: Any = None
+    adapter: OpenFlamingo,
+    chain: Suite,
+    kept: CellCheckpointer | None = None,
+    stop: int | None = None,
+    caught: Any = None,
 ) -> list[dict[str, Any]]:
     """The curve of all stages, without times."""
     (objective,) = chain.objectives
@@ -86,12 +88,8 @@ def chained(
         if step == stop:
             caught.pending = signal.SIGTERM
 
-    curve = train(
-        adapter,
-        *(small.fitted_examples(), ready, first, 3, small.accelerator(), lambda step: None, progress),
-        keeper=keeper,
-        then=[stage],
-    )
+    work = small.work_of(adapter, kept)
+    curve = train(work, [FineTuning(ready, first), stage], Hooks(progress=progress), kept)
     return [{name: value for name, value in row.items() if name not in ("seconds", "waiting")} for row in curve]
 
 
@@ -123,7 +121,7 @@ def test_the_first_update_is_the_policy_gradient(micro_batch: int) -> None:
     """The ratio is exactly 1: the loss is - mean of A over all tokens of the batch, to the last digits of a sum in
     float32, and its gradient that of - mean of A * log p, whatever the micro-batch."""
     adapter, stage = small.fitted(), stage_of()
-    (rows,) = todo_of(stage, adapter, small.fitted_examples()).updates
+    (rows,) = first_step(stage, adapter, small.fitted_examples()).updates
     adapter.model.zero_grad()
     output = accumulate(adapter, rows, stage.objective, micro_batch, small.accelerator())
     found = gradient(adapter)
@@ -143,7 +141,7 @@ def test_the_first_update_is_the_policy_gradient(micro_batch: int) -> None:
 
 def test_samples_have_the_advantage_of_their_reward() -> None:
     adapter, examples = small.fitted(), small.fitted_examples()
-    (rows,) = todo_of(stage_of(), adapter, examples).updates
+    (rows,) = first_step(stage_of(), adapter, examples).updates
     groups = [rows[start : start + 4] for start in range(0, len(rows), 4)]
     assert groups
     for group in groups:
@@ -156,7 +154,7 @@ def test_samples_have_the_advantage_of_their_reward() -> None:
 
 def test_images_are_encoded_once_in_the_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, stage = small.fitted(), stage_of()
-    (rows,) = todo_of(stage, adapter, small.fitted_examples()).updates
+    (rows,) = first_step(stage, adapter, small.fitted_examples()).updates
     encoded: list[int] = []
     original = TrainableFlamingo.latents
 
@@ -192,8 +190,8 @@ def test_groups_without_spread_are_left_out() -> None:
 
 
 def test_a_step_without_anything_to_learn_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def equal(*arguments: Any) -> Rollout:
-        said = rollout(*arguments)
+    def equal(*arguments: Any, **settings: Any) -> Rollout:
+        said = rollout(*arguments, **settings)
         return Rollout(said.examples, said.samples, torch.ones(4, 4), torch.zeros(4, 4), said.figures)
 
     monkeypatch.setattr("harness.training.stages.grpo.rollout", equal)
@@ -273,9 +271,9 @@ def test_steps_go_on_counting() -> None:
     first, second = chain.plans_of(objective)
     later = GrpoStage(Grpo.model_validate(objective.then), second)
     ready = prepare("ce", {}, small.fresh(), (), first, 0)
-    looks = seen["evaluate"].append, lambda step, loss: None, seen["probe"].append
-    adapter, examples = small.fitted(), small.train_examples(8)
-    curve = train(adapter, examples, ready, first, 0, small.accelerator(), *looks, then=[later])
+    hooks = Hooks(seen["evaluate"].append, seen["probe"].append)
+    work = work_on(small.fitted(), small.train_examples(8))
+    curve = train(work, [FineTuning(ready, first), later], hooks)
     assert seen == {"evaluate": [2, 4, 5, 7, 9], "probe": [0, 2, 4, 6, 8, 9]}
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6, 8, 9]
     assert [row["step"] for row in rl(curve)] == [5, 6, 8, 9]
@@ -291,9 +289,15 @@ def test_a_stopped_chain_goes_on_to_the_last_bit(then: dict[str, Any], stop: int
     curve = chained(whole, chain)
     caught = Interrupts()
     with pytest.raises(Interrupted):
-        chained(small.fitted(), chain, Resume(tmp_path, Log(), "cell", 50, caught, small.accelerator()), stop, caught)
-    adapter = small.fresh(seed=5)  # whatever it was: all comes from the snapshot, where there is one
-    again = chained(adapter, chain, Resume(tmp_path, Log(), "cell", 50, Interrupts(), small.accelerator()))
+        chained(
+            small.fitted(),
+            chain,
+            small.checkpointer(tmp_path, caught),
+            stop,
+            caught,
+        )
+    adapter = small.fresh(seed=5)  # whatever it was: all comes from the checkpoint, where there is one
+    again = chained(adapter, chain, small.checkpointer(tmp_path))
     assert again == curve
     assert all(torch.equal(a, b) for a, b in zip(parameters(adapter), parameters(whole), strict=True))
 
@@ -331,8 +335,8 @@ def test_the_record_has_every_stage(whole: dict[str, Any]) -> None:
 
 KILLS = (
     ("harness.training.loop", "accumulate", 2, "kill"),  # in the first stage
-    ("harness.training.snapshots", "save_file", 1, "kill-after"),  # at its end, before its evaluation
-    ("harness.run.resume", "Resume._made", 1, "kill-after"),  # after it
+    ("harness.training.checkpoints", "save_file", 1, "kill-after"),  # at its end, before its evaluation
+    ("harness.run.kept", "Evaluations._made", 1, "kill-after"),  # after it
     ("harness.training.stages.grpo", "rollout", 1, "kill-after"),  # in the first step of the second stage
     ("harness.training.loop", "accumulate", 4, "kill"),  # between the updates of its second
     ("harness.evaluation.evaluate", "emit", 2, "kill"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,22 +21,21 @@ from harness.objectives.apply import token_level
 from harness.objectives.policy import nsft
 from harness.objectives.token import tied_ce
 from harness.protocols import Correction
-from harness.records.log import Log
+from harness.records.cache import Cache, NoCache
 from harness.run import runner
 from harness.run.context import open_context
-from harness.run.resume import Resume
+from harness.run.resume import CellCheckpointer
 from harness.sequence.targets import target
 from harness.suite.schema import Suite
 from harness.suite.stage_settings import Sft
 from harness.system.interrupts import Interrupted, Interrupts
-from harness.system.profiler import unmeasured
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.finetuning import FineTuning
-from harness.training.loop import Keeper, train
+from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
 from harness.training.rows import Row
-from harness.training.snapshots import State
-from harness.training.stage import Feed, KeepTable, Parts, Stage, Work, stage_seed, unkept
+from harness.training.stage import Stage, Step, Work, stage_seed
 from harness.training.stages import kinds as later
 from harness.training.stages.corrections import Templates
 from harness.training.stages.nsft import CORRECTIONS, NsftStage, answers_of, corrections_of
@@ -49,6 +47,7 @@ from tests.metrics.builders import example
 from tests.run.test_resume import Server, cell_outcome
 from tests.support import small
 from tests.training.stages.test_corrections import CODEC, FAR, A, B, installed, said
+from tests.training.stages.test_preference import Tables
 
 NSFT: dict[str, Any] = {"name": "nsft", "images": 4, "samples": 4, "batch_size": 4}
 SFT: dict[str, Any] = {"name": "sft", "batch_size": 4}
@@ -66,12 +65,16 @@ def suite(then: Mapping[str, Any], train: Mapping[str, Any] = {}) -> Suite:
 def stage_of(chain: Suite) -> Stage:
     (objective,) = chain.objectives
     assert objective.then is not None
-    parts = Parts(small.fitted_examples(), (), 3, small.fresh, small.fresh().codec)
-    return later.stage(objective.then, chain.plans_of(objective)[1], parts)
+    work = Work(small.fresh(), small.fitted_examples(), 3, small.accelerator(), fresh=small.fresh)
+    return later.stage(objective.then, chain.plans_of(objective)[1], work)
 
 
 def chained(
-    adapter: OpenFlamingo, chain: Suite, keeper: Keeper | None = None, stop: int | None = None, caught: Any = None
+    adapter: OpenFlamingo,
+    chain: Suite,
+    kept: CellCheckpointer | None = None,
+    stop: int | None = None,
+    caught: Any = None,
 ) -> list[dict[str, Any]]:
     """The curve of both stages, without times."""
     plan, _ = chain.plans_of(chain.objectives[0])
@@ -81,27 +84,17 @@ def chained(
         if step == stop:
             caught.pending = signal.SIGTERM
 
-    asked = 3, small.accelerator(), lambda step: None, progress
-    curve = train(
-        adapter,
-        small.fitted_examples(),
-        ready,
-        plan,
-        *asked,
-        keeper=keeper,
-        then=[stage_of(chain)],
-    )
+    work = small.work_of(adapter, kept)
+    curve = train(work, [FineTuning(ready, plan), stage_of(chain)], Hooks(progress=progress), kept)
     return [{name: value for name, value in row.items() if name not in ("seconds", "waiting")} for row in curve]
 
 
-@contextmanager
-def fed(
-    stage: Stage, adapter: OpenFlamingo, examples: Sequence[Example], start: int = 2, table: KeepTable = unkept
-) -> Iterator[Feed]:
-    work = Work(adapter, examples, 3, small.accelerator(), 0, unmeasured, table)
-    state = State(adapter.model, torch.optim.SGD(adapter.model.parameters()), step=start)
-    with stage.feed(work, state, DataParallel(adapter.model, work.accelerator), start) as feed:
-        yield feed
+def steps_of(
+    stage: Stage, adapter: OpenFlamingo, examples: Sequence[Example], start: int = 2, cache: Cache | None = None
+) -> list[Step]:
+    work = Work(adapter, examples, 3, small.accelerator(), cache=cache or NoCache())
+    state = TrainingState(adapter.model, torch.optim.SGD(adapter.model.parameters()), step=start)
+    return list(stage.steps(work, state, DataParallel(adapter.model, work.accelerator), start))
 
 
 def weights(adapter: OpenFlamingo) -> Tensor:
@@ -302,15 +295,10 @@ def test_a_step_has_targets_and_some_corrections_of_the_same_images() -> None:
     adapter, images = small.fitted(), small.fitted_examples()
     stage = stage_of(suite({**NSFT, "rejected_per_image": 3}))
     assert isinstance(stage, NsftStage)
-    made: list[pd.DataFrame] = []
-
-    def kept(_: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        made.append(make())
-        return made[-1]
-
-    with fed(stage, adapter, images, table=kept) as feed:
-        steps = [feed(step).updates for step in (3, 4, 5)]
-    (table,) = made
+    tables = Tables()
+    steps = [step.updates for step in steps_of(stage, adapter, images, cache=tables)]
+    (table,) = tables.made.values()
+    assert len(steps) == 3
     known = answers_of(table)
     assert len(known) >= 3  # a model that was fitted for a few steps errs on nearly every image
     shown: dict[int, set[Any]] = {}
@@ -332,8 +320,8 @@ def test_a_stage_does_not_repeat_the_batches_of_the_one_before() -> None:
     objective = prepare("ce", {}, small.fresh(), (), plan, 0)
     drawn = []
     for start in (0, 2, 2, 3):
-        with fed(FineTuning(objective, plan), adapter, images, start) as feed:
-            drawn.append([row.example.image_id for row in feed(start + 1).updates[0]])
+        first, *_ = steps_of(FineTuning(objective, plan), adapter, images, start)
+        drawn.append([row.example.image_id for row in first.updates[0]])
     assert drawn[1] == drawn[2]
     assert len({*map(tuple, drawn)}) == 3
     assert stage_seed(3, 0) == 3
@@ -369,8 +357,8 @@ def test_own_errors_become_unlikely() -> None:
 @pytest.mark.usefixtures("installed")
 def test_with_a_corrector_of_ones_own() -> None:
     """The one of tests.training.stages.test_corrections answers every sample with the whole image, in no context."""
-    with fed(stage_of(suite({**NSFT, "corrector": "mine"})), small.fitted(), small.fitted_examples()) as feed:
-        (rows,) = feed(3).updates
+    stage = stage_of(suite({**NSFT, "corrector": "mine"}))
+    (rows,) = steps_of(stage, small.fitted(), small.fitted_examples())[0].updates
     corrections = [row for row in rows if row.correction]
     assert corrections
     assert {row.context for row in corrections} == {()}
@@ -379,8 +367,8 @@ def test_with_a_corrector_of_ones_own() -> None:
 def test_random_targets_have_random_corrections() -> None:
     plans = [stage_of(suite(NSFT, {"targets": targets})).plan for targets in ("canonical", "all(2)")]
     assert [plan.targets for plan in plans] == ["canonical", "all(2)"]
-    with fed(stage_of(suite(NSFT, {"targets": "random"})), small.fitted(), small.fitted_examples()) as feed:
-        drawn = {row.tokens for step in (3, 4, 5) for row in feed(step).updates[0] if not row.correction}
+    steps = steps_of(stage_of(suite(NSFT, {"targets": "random"})), small.fitted(), small.fitted_examples())
+    drawn = {row.tokens for step in steps for row in step.updates[0] if not row.correction}
     assert len(drawn) > len(small.fitted_examples())
 
 
@@ -391,11 +379,8 @@ def test_a_model_without_errors_has_nothing_to_correct(monkeypatch: pytest.Monke
         return [[Sample(target(e, adapter.codec, "canonical"), (0.0,)) for _ in temperatures] for e in images]
 
     monkeypatch.setattr(adapter, "generate", right)
-    with (
-        pytest.raises(StageError, match="expected errors in the model's samples to correct, found none"),
-        fed(stage_of(suite(NSFT)), adapter, small.fitted_examples()),
-    ):
-        pass
+    with pytest.raises(StageError, match="expected errors in the model's samples to correct, found none"):
+        steps_of(stage_of(suite(NSFT)), adapter, small.fitted_examples())
 
 
 # ---- continued fine-tuning -------------------------------------------------------------------------------------------
@@ -482,9 +467,15 @@ def test_a_stopped_chain_goes_on_to_the_last_bit(then: dict[str, Any], stop: int
     curve = chained(whole, chain)
     caught = Interrupts()
     with pytest.raises(Interrupted):
-        chained(small.fitted(), chain, Resume(tmp_path, Log(), "cell", 50, caught, small.accelerator()), stop, caught)
-    adapter = small.fresh(seed=5)  # whatever it was: all comes from the snapshot
-    again = chained(adapter, chain, Resume(tmp_path, Log(), "cell", 50, Interrupts(), small.accelerator()))
+        chained(
+            small.fitted(),
+            chain,
+            small.checkpointer(tmp_path, caught),
+            stop,
+            caught,
+        )
+    adapter = small.fresh(seed=5)  # whatever it was: all comes from the checkpoint
+    again = chained(adapter, chain, small.checkpointer(tmp_path))
     assert again == curve
     assert torch.equal(weights(adapter), weights(whole))
 
@@ -500,7 +491,7 @@ CHANGES: dict[str, Any] = {
 }
 KILLS = (
     ("harness.training.stages.nsft", "own_samples", 1, "kill-after"),  # what the model said is lost
-    ("harness.run.resume", "Resume.table", 1, "kill-after"),  # the corrections are kept
+    ("harness.run.kept", "StageTables.get_or_make", 1, "kill-after"),  # the corrections are kept
     ("harness.training.loop", "accumulate", 2, "kill"),  # in the stage, before its second step
     ("harness.evaluation.evaluate", "emit", 2, "kill"),
 )

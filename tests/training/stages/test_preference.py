@@ -16,21 +16,21 @@ from torch import Tensor
 
 from harness.errors import ConfigError, DataError
 from harness.metrics.samples.reward import REWARDS, rewards
-from harness.records.log import Log
 from harness.run import runner
 from harness.run.context import open_context
-from harness.run.resume import Resume, ResumeWarning
+from harness.run.kept import ResumeWarning
+from harness.run.resume import CellCheckpointer
 from harness.sequence.targets import target
 from harness.suite.schema import Suite
 from harness.suite.stage_settings import STAGES, Grpo
 from harness.system.interrupts import Interrupted, Interrupts
-from harness.system.profiler import unmeasured
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
-from harness.training.loop import Keeper, train
+from harness.training.finetuning import FineTuning
+from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
 from harness.training.rows import Row
-from harness.training.snapshots import State
-from harness.training.stage import Parts, Stage, Todo, Work
+from harness.training.stage import Stage, Step, Work
 from harness.training.stages import kinds, pairs
 from harness.training.stages.rollout import keys
 from harness.training.step import accumulate
@@ -53,32 +53,36 @@ def suite(then: Mapping[str, Any] = DPO, **train: Any) -> Suite:
 def stage_of(chain: Suite) -> Stage:
     (objective,) = chain.objectives
     assert objective.then is not None
-    parts = Parts(small.fitted_examples(), (), 3, small.fresh, small.fresh().codec)
-    return kinds.stage(objective.then, chain.plans_of(objective)[1], parts)
+    work = Work(small.fresh(), small.fitted_examples(), 3, small.accelerator(), fresh=small.fresh)
+    return kinds.stage(objective.then, chain.plans_of(objective)[1], work)
 
 
 class Tables:
-    """A KeepTable that keeps them in memory."""
+    """A Cache that keeps them in memory."""
 
     def __init__(self) -> None:
         self.made: dict[str, pd.DataFrame] = {}
 
-    def __call__(self, name: str, make: Any) -> pd.DataFrame:
+    def get_or_make(self, name: str, make: Any, /) -> Any:
         self.made[name] = make()
         return self.made[name]
 
 
-def first_step(stage: Stage, adapter: OpenFlamingo) -> tuple[Todo, pd.DataFrame]:
+def first_step(stage: Stage, adapter: OpenFlamingo) -> tuple[Step, pd.DataFrame]:
     """What it learns from, and the table of pairs."""
     tables = Tables()
-    work = Work(adapter, small.fitted_examples(), 3, small.accelerator(), 0, unmeasured, tables)
-    state = State(adapter.model, torch.optim.SGD(adapter.model.parameters()))
-    with stage.feed(work, state, DataParallel(adapter.model, work.accelerator), 0) as feed:
-        return feed(1), tables.made["pairs"]
+    work = Work(adapter, small.fitted_examples(), 3, small.accelerator(), cache=tables)
+    state = TrainingState(adapter.model, torch.optim.SGD(adapter.model.parameters()))
+    step = next(stage.steps(work, state, DataParallel(adapter.model, work.accelerator), 0))
+    return step, tables.made["pairs"]
 
 
 def chained(
-    adapter: OpenFlamingo, chain: Suite, keeper: Keeper | None = None, stop: int | None = None, caught: Any = None
+    adapter: OpenFlamingo,
+    chain: Suite,
+    kept: CellCheckpointer | None = None,
+    stop: int | None = None,
+    caught: Any = None,
 ) -> list[dict[str, Any]]:
     """The curve of both stages, without times."""
     first = chain.plans_of(chain.objectives[0])[0]
@@ -88,12 +92,8 @@ def chained(
         if step == stop:
             caught.pending = signal.SIGTERM
 
-    curve = train(
-        adapter,
-        *(small.fitted_examples(), ready, first, 3, small.accelerator(), lambda step: None, progress),
-        keeper=keeper,
-        then=[stage_of(chain)],
-    )
+    work = small.work_of(adapter, kept)
+    curve = train(work, [FineTuning(ready, first), stage_of(chain)], Hooks(progress=progress), kept)
     return [{name: value for name, value in row.items() if name not in ("seconds", "waiting")} for row in curve]
 
 
@@ -234,28 +234,34 @@ def test_a_stopped_stage_goes_on_to_the_last_bit(then: dict[str, Any], stop: int
     curve = chained(whole, chain)
     caught = Interrupts()
     with pytest.raises(Interrupted):
-        chained(small.fitted(), chain, Resume(tmp_path, Log(), "cell", 50, caught, small.accelerator()), stop, caught)
+        chained(
+            small.fitted(),
+            chain,
+            small.checkpointer(tmp_path, caught),
+            stop,
+            caught,
+        )
     assert len(list(tmp_path.glob("table-pairs-*"))) == stop - 2
     adapter = small.fresh(seed=5)
-    again = chained(adapter, chain, Resume(tmp_path, Log(), "cell", 50, Interrupts(), small.accelerator()))
+    again = chained(adapter, chain, small.checkpointer(tmp_path))
     assert again == curve
     assert all(torch.equal(a, b) for a, b in zip(parameters(adapter), parameters(whole), strict=True))
 
 
 def test_damaged_pairs_are_made_again(tmp_path: Path) -> None:
-    """By the model as the stage began, which the snapshot before them has; that of a later step goes with them."""
+    """By the model as the stage began, which the checkpoint before them has; that of a later step goes with them."""
     whole, chain = small.fitted(), suite()
     curve = chained(whole, chain)
     caught = Interrupts()
     with pytest.raises(Interrupted):
-        chained(small.fitted(), chain, Resume(tmp_path, Log(), "cell", 50, caught, small.accelerator()), 3, caught)
+        chained(small.fitted(), chain, small.checkpointer(tmp_path, caught), 3, caught)
     (damaged,) = tmp_path.glob("table-pairs-*/pairs.parquet")
     flip_last_byte(damaged)
     adapter = small.fresh(seed=5)
     with pytest.warns(ResumeWarning) as seen:
-        again = chained(adapter, chain, Resume(tmp_path, Log(), "cell", 50, Interrupts(), small.accelerator()))
+        again = chained(adapter, chain, small.checkpointer(tmp_path))
     first, second = (str(warning.message) for warning in seen)
-    assert first.startswith("snapshot step-00000003 is of no use and was removed: ")
+    assert first.startswith("checkpoint step-00000003 is of no use and was removed: ")
     assert second.startswith("table pairs is made again: ")
     assert again == curve
     assert all(torch.equal(a, b) for a, b in zip(parameters(adapter), parameters(whole), strict=True))
@@ -290,8 +296,8 @@ def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 KILLS = (
     ("harness.training.stages.rollout", "rollout", 1, "kill-after"),  # before there are pairs
-    ("harness.run.resume", "Resume._keep_table", 1, "kill"),
-    ("harness.run.resume", "Resume._keep_table", 1, "kill-after"),  # before the stage's first step
+    ("harness.run.kept", "StageTables._keep", 1, "kill"),
+    ("harness.run.kept", "StageTables._keep", 1, "kill-after"),  # before the stage's first step
     ("harness.training.loop", "accumulate", 2, "kill"),
     ("harness.run.cell", "gallery_frame", 1, "kill"),
 )

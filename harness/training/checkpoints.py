@@ -3,8 +3,8 @@
     FOLDER/step-00000050/tensors.safetensors   what training changes: parameters, buffers, optimizer, random numbers
                          state.json            everything else, and a digest of each tensor
 
-Nothing here is code: no pickle is written or read. The two newest snapshots are kept; the older of them goes only after
-a newer one has been read back.
+Nothing here is code: no pickle is written or read. The two newest checkpoints are kept; the older of them goes only
+after a newer one has been read back.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 FORMAT = 1
-"""Raise when the meaning of a snapshot changes: older ones are then of no use."""
+"""Raise when the meaning of a checkpoint changes: older ones are then of no use."""
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 @dataclass
-class State:
+class TrainingState:
     """What training changes. The learning rate and the data are functions of the step.
 
     selections: what the frozen base selected, by image and sequence (harness.training.objective.Objective); seconds: of
@@ -62,7 +62,7 @@ class State:
         return next(self.model.parameters()).device
 
 
-class Snapshot(NamedTuple):
+class Checkpoint(NamedTuple):
     """content: what state.json holds; `extra` in it is the caller's."""
 
     folder: Path
@@ -75,11 +75,11 @@ class Snapshot(NamedTuple):
         return sha256(repr(own).encode()).hexdigest()
 
 
-def write(folder: Path, state: State, settings: str, extra: Mapping[str, Any]) -> Snapshot:
-    """A snapshot in `folder`, verified by reading it back; then all but the two newest are removed.
+def write(folder: Path, state: TrainingState, settings: str, extra: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint in `folder`, verified by reading it back; then all but the two newest are removed.
 
-    settings: names what is trained: a snapshot of something else is never taken for one of this. DataError if it does
-    not read back; an error of the file system leaves the earlier snapshots as they are.
+    settings: names what is trained: a checkpoint of something else is never taken for one of this. DataError if it does
+    not read back; an error of the file system leaves the earlier checkpoints as they are.
     """
     tensors = _tensors(state)
     content = {
@@ -111,23 +111,23 @@ def _remove_all_but_one_before(place: Path) -> None:
 
 
 def newest(
-    folder: Path, settings: str, usable: Callable[[Snapshot], object], warn: Callable[[str], None]
-) -> Snapshot | None:
-    """The newest snapshot that is whole, of these settings and `usable` (which raises DataError if not); None if there
-    is none. Each newer one is warned of and removed."""
+    folder: Path, settings: str, usable: Callable[[Checkpoint], object], warn: Callable[[str], None]
+) -> Checkpoint | None:
+    """The newest checkpoint that is whole, of these settings and `usable` (which raises DataError if not); None if
+    there is none. Each newer one is warned of and removed."""
     for place in reversed(_folders(folder)):
         try:
-            snapshot = read(place, settings)
-            usable(snapshot)
+            checkpoint = read(place, settings)
+            usable(checkpoint)
         except DataError as error:
-            warn(f"snapshot {place.name} is of no use and was removed: {error}")
+            warn(f"checkpoint {place.name} is of no use and was removed: {error}")
             shutil.rmtree(place, ignore_errors=True)
         else:
-            return snapshot
+            return checkpoint
     return None
 
 
-def read(place: Path, settings: str) -> Snapshot:
+def read(place: Path, settings: str) -> Checkpoint:
     """Raises DataError (one line: file, expectation) if anything differs from what was written."""
     content = files.read_json(place / STATE)
     for key, expected in (("format", FORMAT), ("settings", settings)):
@@ -138,17 +138,17 @@ def read(place: Path, settings: str) -> Snapshot:
     wrong = sorted(set(found.items()) ^ set(content["tensors"].items()))
     if wrong:
         raise DataError(f"{place / TENSORS}: {wrong[0][0]}: missing, or not what was written")
-    return Snapshot(place, content)
+    return Checkpoint(place, content)
 
 
-def restore(snapshot: Snapshot, state: State, accelerator: Accelerator) -> None:
+def restore(checkpoint: Checkpoint, state: TrainingState, accelerator: Accelerator) -> None:
     """Puts everything back in place, the random numbers included. DataError, before anything is changed, if the model
     is another one. Of several processes only rank 0 reads the file: all go on from the same state, with the same
     random numbers."""
-    content = snapshot.content
+    content = checkpoint.content
     parts = _trained(state.model)
-    with _shared(snapshot, accelerator) as tensor:
-        _require_fit(snapshot, parts)
+    with _shared(checkpoint, accelerator) as tensor:
+        _require_fit(checkpoint, parts)
         with torch.no_grad():
             for name, part in (parts | _of_reference(state)).items():
                 part.copy_(_placed(tensor(name), part))
@@ -181,23 +181,23 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: expected the tensors of a snapshot, got: {error}") from None
+        raise DataError(f"{path}: expected the tensors of a checkpoint, got: {error}") from None
 
 
 @contextmanager
-def _shared(snapshot: Snapshot, accelerator: Accelerator) -> Iterator[Callable[[str], Tensor]]:
+def _shared(checkpoint: Checkpoint, accelerator: Accelerator) -> Iterator[Callable[[str], Tensor]]:
     """The tensors by name; all ranks ask for the same ones in the same order."""
     if not accelerator.is_main_process:
         yield lambda name: ranks.same_tensor(accelerator, None)
         return
-    with _opened(snapshot.folder / TENSORS) as file:
+    with _opened(checkpoint.folder / TENSORS) as file:
         yield lambda name: ranks.same_tensor(accelerator, file.get_tensor(name))
 
 
 # ---- what there is to save -----------------------------------------------------------------------------------------
 
 
-def _tensors(state: State) -> dict[str, Tensor]:
+def _tensors(state: TrainingState) -> dict[str, Tensor]:
     """On the CPU, in memory of their own where safetensors asks for it."""
     found = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _of_reference(state)
     found["random/torch"] = torch.get_rng_state()
@@ -208,7 +208,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
 
-def _changed(state: State) -> dict[str, Tensor]:
+def _changed(state: TrainingState) -> dict[str, Tensor]:
     """What a step changes; of split ones (harness.training.engines.sharding) each rank has a part."""
     return _trained(state.model) | {
         f"optimizer/{index}/{name}": value
@@ -217,8 +217,8 @@ def _changed(state: State) -> dict[str, Tensor]:
     }
 
 
-def take_part(state: State) -> None:
-    """What the other ranks do while rank 0 writes a snapshot: tensors that are split are put together by all."""
+def take_part(state: TrainingState) -> None:
+    """What the other ranks do while rank 0 writes a checkpoint: tensors that are split are put together by all."""
     for tensor in _changed(state).values():
         _whole(tensor)
 
@@ -247,7 +247,7 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {f"model/{name}": tensor for name, tensor in {**parameters, **dict(model.named_buffers())}.items()}
 
 
-def _of_reference(state: State) -> dict[str, Tensor]:
+def _of_reference(state: TrainingState) -> dict[str, Tensor]:
     """What sets the reference apart from the base: the parts that training changes."""
     if state.reference is None:
         return {}
@@ -256,11 +256,11 @@ def _of_reference(state: State) -> dict[str, Tensor]:
     return {f"reference/{name}": own[name] for name in names}
 
 
-def _require_fit(snapshot: Snapshot, parts: Mapping[str, Tensor]) -> None:
-    stored = {name for name in snapshot.content["tensors"] if name.startswith("model/")}
+def _require_fit(checkpoint: Checkpoint, parts: Mapping[str, Tensor]) -> None:
+    stored = {name for name in checkpoint.content["tensors"] if name.startswith("model/")}
     if wrong := sorted(stored ^ parts.keys()):
         raise DataError(
-            f"{snapshot.folder / TENSORS}: expected the parts of this model; {wrong[0]} is of one side only"
+            f"{checkpoint.folder / TENSORS}: expected the parts of this model; {wrong[0]} is of one side only"
         )
 
 
@@ -288,7 +288,7 @@ def _numpy_state() -> dict[str, Any]:
     return state | {"state": inner}
 
 
-def _restore_random(state: State, content: Mapping[str, Any], tensor: Callable[[str], Tensor]) -> None:
+def _restore_random(state: TrainingState, content: Mapping[str, Any], tensor: Callable[[str], Tensor]) -> None:
     stored = content["random"]
     version, inner, gauss = stored["python"]
     random.setstate((version, tuple(inner), gauss))

@@ -1,4 +1,4 @@
-"""Snapshots hold everything, and are never taken for what they are not."""
+"""Checkpoints hold everything, and are never taken for what they are not."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ from harness.errors import DataError
 from harness.records.log import Log
 from harness.system import files, interrupts
 from harness.system.interrupts import Interrupted
-from harness.training import snapshots
-from harness.training.snapshots import Snapshot, State, random_numbers_kept
+from harness.training import checkpoints
+from harness.training.checkpoints import Checkpoint, TrainingState, random_numbers_kept
 from tests.support import small
 
 
-def state_of(seed: int = 0, width: int = 3) -> State:
+def state_of(seed: int = 0, width: int = 3) -> TrainingState:
     """A model with a frozen part and buffers that training changes, one of them not persistent."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
     model[2].requires_grad_(False)
     model.register_buffer("counter", torch.zeros((), dtype=torch.bfloat16), persistent=False)
-    return State(model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, fused=True))
+    return TrainingState(
+        model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, fused=True)
+    )
 
 
-def step(state: State) -> None:
+def step(state: TrainingState) -> None:
     """Inputs from torch's global generator, as dropout would use it."""
     state.model(torch.randn(4, 2)).square().sum().backward()
     state.optimizer.step()
@@ -48,7 +50,7 @@ def step(state: State) -> None:
     state.selections[7, (state.step, 5)] = torch.rand(3) < 0.5
 
 
-def everything(state: State) -> tuple[Any, ...]:
+def everything(state: TrainingState) -> tuple[Any, ...]:
     """All of it as values that compare exactly."""
     tensors = {**state.model.state_dict(), "counter": state.model.get_buffer("counter")}
     moments = [
@@ -63,10 +65,10 @@ def draws() -> tuple[float, ...]:
     return random.random(), random.gauss(0, 1), np.random.normal(), np.random.random(), float(torch.rand(()))
 
 
-def newest(folder: Path, *warnings: str, settings: str = "cell") -> Snapshot | None:
+def newest(folder: Path, *warnings: str, settings: str = "cell") -> Checkpoint | None:
     """The newest usable one, with these warnings."""
     said: list[str] = []
-    found = snapshots.newest(folder, settings, lambda snapshot: None, said.append)
+    found = checkpoints.newest(folder, settings, lambda checkpoint: None, said.append)
     assert len(said) == len(warnings)
     for text, expected in zip(said, warnings, strict=True):
         assert expected in text
@@ -79,7 +81,7 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     np.random.seed(1)
     step(state)
     random.gauss(0, 1), np.random.normal()  # the second of each pair is in reserve
-    snapshots.write(tmp_path, state, "cell", {"log": [1]})
+    checkpoints.write(tmp_path, state, "cell", {"log": [1]})
     snapped, next_numbers = everything(state), draws()
     step(state)
     end = everything(state)
@@ -91,7 +93,7 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     assert found.content["extra"] == {"log": [1]}
     frozen = state.model.get_submodule("2").state_dict()
     other.model.get_submodule("2").load_state_dict(frozen)  # frozen: the base's, which any process has
-    snapshots.restore(found, other, small.accelerator())
+    checkpoints.restore(found, other, small.accelerator())
     assert everything(other) == snapped
     assert draws() == next_numbers
     step(other)
@@ -99,7 +101,7 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
 
 
 def test_frozen_parameters_are_not_written(tmp_path: Path) -> None:
-    written = snapshots.write(tmp_path, state_of(), "cell", {})
+    written = checkpoints.write(tmp_path, state_of(), "cell", {})
     names = {name for name in written.content["tensors"] if name.startswith("model/")}
     buffers = {f"model/{name}" for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked", "counter")}
     assert names == {"model/0.weight", "model/0.bias", "model/1.weight", "model/1.bias", *buffers}
@@ -107,10 +109,10 @@ def test_frozen_parameters_are_not_written(tmp_path: Path) -> None:
 
 def test_nothing_in_it_can_be_code(tmp_path: Path) -> None:
     """JSON and safetensors, whose header is JSON too."""
-    written = snapshots.write(tmp_path, state_of(), "cell", {})
-    assert {path.name for path in written.folder.iterdir()} == {snapshots.TENSORS, snapshots.STATE}
-    json.loads((written.folder / snapshots.STATE).read_text())
-    content = (written.folder / snapshots.TENSORS).read_bytes()
+    written = checkpoints.write(tmp_path, state_of(), "cell", {})
+    assert {path.name for path in written.folder.iterdir()} == {checkpoints.TENSORS, checkpoints.STATE}
+    json.loads((written.folder / checkpoints.STATE).read_text())
+    content = (written.folder / checkpoints.TENSORS).read_bytes()
     json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
 
 
@@ -118,22 +120,22 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     state = state_of()
     for _ in range(4):
         step(state)
-        snapshots.write(tmp_path, state, "cell", {})
+        checkpoints.write(tmp_path, state, "cell", {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 
 def test_the_older_one_goes_only_when_the_newer_one_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    three = three_snapshots(tmp_path)
+    three = three_checkpoints(tmp_path)
 
     def badly(tensors: dict[str, torch.Tensor], path: Path) -> None:
         save_file(tensors, path)
         cut(path)
 
-    monkeypatch.setattr(snapshots, "save_file", badly)
+    monkeypatch.setattr(checkpoints, "save_file", badly)
     step(three)
     with pytest.raises(DataError, match=r"step-00000004/tensors\.safetensors: expected the tensors"):
-        snapshots.write(tmp_path, three, "cell", {})
-    found = newest(tmp_path, "snapshot step-00000004 is of no use and was removed")
+        checkpoints.write(tmp_path, three, "cell", {})
+    found = newest(tmp_path, "checkpoint step-00000004 is of no use and was removed")
     assert found is not None
     assert found.content["step"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
@@ -144,22 +146,22 @@ def test_what_cannot_be_written_leaves_no_trace(tmp_path: Path, monkeypatch: pyt
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    state = three_snapshots(tmp_path)
-    monkeypatch.setattr(snapshots, "save_file", full)
+    state = three_checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     step(state)
     with pytest.raises(OSError, match="No space"):
-        snapshots.write(tmp_path, state, "cell", {})
+        checkpoints.write(tmp_path, state, "cell", {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
 # ---- damage --------------------------------------------------------------------------------------------------------
 
 
-def three_snapshots(folder: Path) -> State:
+def three_checkpoints(folder: Path) -> TrainingState:
     state = state_of()
     for _ in range(3):
         step(state)
-        snapshots.write(folder, state, "cell", {})
+        checkpoints.write(folder, state, "cell", {})
     return state
 
 
@@ -189,74 +191,74 @@ def replace_by_folder(path: Path) -> None:
 
 
 DAMAGE: list[tuple[Callable[[Path], None], str]] = [
-    (cut, snapshots.TENSORS),
-    (flip, snapshots.TENSORS),
-    (reshape, snapshots.TENSORS),
-    (Path.unlink, snapshots.TENSORS),
-    (replace_by_folder, snapshots.TENSORS),
-    (cut, snapshots.STATE),
-    (reword, snapshots.STATE),
-    (Path.unlink, snapshots.STATE),
-    (replace_by_folder, snapshots.STATE),
+    (cut, checkpoints.TENSORS),
+    (flip, checkpoints.TENSORS),
+    (reshape, checkpoints.TENSORS),
+    (Path.unlink, checkpoints.TENSORS),
+    (replace_by_folder, checkpoints.TENSORS),
+    (cut, checkpoints.STATE),
+    (reword, checkpoints.STATE),
+    (Path.unlink, checkpoints.STATE),
+    (replace_by_folder, checkpoints.STATE),
 ]
 
 
 @pytest.mark.parametrize(("damage", "name"), DAMAGE, ids=[f"{d.__name__}-{n}" for d, n in DAMAGE])
 def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: Callable[[Path], None], name: str) -> None:
-    three_snapshots(tmp_path)
+    three_checkpoints(tmp_path)
     place = tmp_path / "step-00000003" / name
     before = place.read_bytes()
     damage(place)
     assert not place.is_file() or place.read_bytes() != before
-    found = newest(tmp_path, f"snapshot step-00000003 is of no use and was removed: {place}")
+    found = newest(tmp_path, f"checkpoint step-00000003 is of no use and was removed: {place}")
     assert found is not None
     assert found.content["step"] == 2
     assert not place.parent.exists()
 
 
 def test_tensors_exchanged_for_older_ones_are_noticed(tmp_path: Path) -> None:
-    three_snapshots(tmp_path)
-    shutil.copy(tmp_path / "step-00000002" / snapshots.TENSORS, tmp_path / "step-00000003" / snapshots.TENSORS)
+    three_checkpoints(tmp_path)
+    shutil.copy(tmp_path / "step-00000002" / checkpoints.TENSORS, tmp_path / "step-00000003" / checkpoints.TENSORS)
     found = newest(tmp_path, "missing, or not what was written")
     assert found is not None
     assert found.content["step"] == 2
 
 
 def test_one_of_other_settings_or_format_is_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    three_snapshots(tmp_path)
+    three_checkpoints(tmp_path)
     shutil.copytree(tmp_path, tmp_path / "copy")
     assert newest(tmp_path, *["settings: expected other cell, got cell"] * 2, settings="other cell") is None
-    monkeypatch.setattr(snapshots, "FORMAT", snapshots.FORMAT + 1)
+    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
     assert newest(tmp_path / "copy", *["format: expected 2, got 1"] * 2) is None
 
 
 def test_what_the_caller_cannot_use_is_passed_over(tmp_path: Path) -> None:
-    three_snapshots(tmp_path)
+    three_checkpoints(tmp_path)
 
-    def usable(snapshot: Snapshot) -> None:
-        if snapshot.content["step"] == 3:
+    def usable(checkpoint: Checkpoint) -> None:
+        if checkpoint.content["step"] == 3:
             raise DataError("its evaluation is gone")
 
-    found = snapshots.newest(tmp_path, "cell", usable, lambda message: None)
+    found = checkpoints.newest(tmp_path, "cell", usable, lambda message: None)
     assert found is not None
     assert found.content["step"] == 2
 
 
 def test_another_model_is_left_alone(tmp_path: Path) -> None:
-    written = snapshots.write(tmp_path, state_of(), "cell", {})
-    other = State(nn.Linear(2, 3), torch.optim.AdamW(nn.Linear(2, 3).parameters()))
+    written = checkpoints.write(tmp_path, state_of(), "cell", {})
+    other = TrainingState(nn.Linear(2, 3), torch.optim.AdamW(nn.Linear(2, 3).parameters()))
     with pytest.raises(DataError, match="is of one side only"):
-        snapshots.restore(written, other, small.accelerator())
+        checkpoints.restore(written, other, small.accelerator())
 
 
 def test_weights_have_one_digest_whatever_the_optimizer(tmp_path: Path) -> None:
     state = state_of()
-    first = snapshots.write(tmp_path, state, "cell", {}).weights
+    first = checkpoints.write(tmp_path, state, "cell", {}).weights
     torch.rand(3)
     state.seconds, state.step = 5.0, 1
-    assert snapshots.write(tmp_path, state, "cell", {"log": []}).weights == first
+    assert checkpoints.write(tmp_path, state, "cell", {"log": []}).weights == first
     step(state)
-    assert snapshots.write(tmp_path, state, "cell", {}).weights != first
+    assert checkpoints.write(tmp_path, state, "cell", {}).weights != first
 
 
 def test_looking_does_not_change_the_random_numbers() -> None:

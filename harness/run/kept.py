@@ -1,0 +1,265 @@
+"""What a cell keeps beside the checkpoints of training, so that a killed one need not make it again.
+
+In:  the cell's folder `resume`, and what its result depends on: what was kept under other settings is of no use.
+Out: evaluations, their finished parts, and the tables that stages begin with, each as it was kept or made now.
+
+An evaluation, or a table, belongs to the weights that it is of (the first digits of their digest): where training
+repeats itself to the last bit it is found again, and where it does not it is made again. Of several processes that
+compute the cell together (harness.system.ranks), all of which come here in the same order, rank 0 reads and writes; it
+shares what it reads, and gathers what the others make.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from accelerate import Accelerator
+
+from harness.errors import DataError
+from harness.evaluation.evaluate import Measurement
+from harness.records import EvaluationInfo
+from harness.records.cache import SharedCache
+from harness.system import files, ranks
+from harness.system.interrupts import Interrupts
+
+T = TypeVar("T")
+
+WEIGHTS = "model.safetensors"
+EVALUATION, TABLE = "evaluation.json", "table.json"
+UNTRAINED = "base"
+
+
+class ResumeWarning(UserWarning):
+    """Something that was kept is of no use: what it held is computed again."""
+
+
+@dataclass
+class KeptFolder:
+    """The folder `resume` of a cell. settings: what the cell's result depends on. weights: digest of the present ones.
+    interrupts: a signal ends the cell once what was made is kept."""
+
+    path: Path
+    settings: str
+    accelerator: Accelerator
+    interrupts: Interrupts
+    weights: str = UNTRAINED
+
+    @property
+    def main(self) -> bool:
+        """Whether this process reads and writes."""
+        main: bool = self.accelerator.is_main_process
+        return main
+
+    def place(self, name: str) -> Path:
+        """Where something is kept that belongs to the present weights."""
+        return self.path / f"{name}-{self.weights[:16]}"
+
+    def content_of(self, files_of: Path, **content: Any) -> dict[str, Any]:
+        """What is written of a folder beside its files: the settings, `content`, and the files' digests."""
+        digests = {path.name: files.sha256(path) for path in sorted(files_of.iterdir())}
+        return {"settings": self.settings, **content, "files": digests}
+
+    def read_content(self, path: Path) -> dict[str, Any]:
+        """Reads it. Raises DataError if it is not there, of other settings, or if a file is not what was written."""
+        content: dict[str, Any] = files.read_json(path)
+        if content["settings"] != self.settings:
+            raise DataError(f"{path}: settings: expected {self.settings}, got {content['settings']}")
+        for name, expected in content["files"].items():
+            if not path.with_name(name).is_file() or files.sha256(path.with_name(name)) != expected:
+                raise DataError(f"{path.with_name(name)}: missing, or not what was written")
+        return content
+
+    def usable(self, what: str, place: Path, read: Callable[[Path], T]) -> T | None:
+        """What is kept there, on rank 0; None, with a warning, where it is of no use, and None where there is none."""
+        if not self.main:
+            return None
+        try:
+            return read(place)
+        except DataError as error:
+            if place.exists():
+                warn(f"{what} is made again: {error}")
+        return None
+
+
+def warn(message: str) -> None:
+    """Says that something that was kept is of no use."""
+    warnings.warn(message, ResumeWarning, stacklevel=3)
+
+
+# ---- what stages begin with ------------------------------------------------------------------------------------------
+
+
+class StageTables:
+    """A Cache of tables (harness.records.cache): resume/table-<name>-<weights>/. paths: the file of each that there is,
+    by name, on rank 0."""
+
+    def __init__(self, folder: KeptFolder) -> None:
+        self._folder = folder
+        self.paths: dict[str, Path] = {}
+
+    def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
+        """Returns the table, a DataFrame. Raises Interrupted, when it is kept, if a signal came."""
+        folder, place = self._folder, self._folder.place(f"table-{name}")
+        kept = self.paths.get(name) or folder.usable(f"table {name}", place, self.read)
+        if not ranks.same(folder.accelerator, kept is not None):
+            made = make()
+            if folder.main:
+                assert isinstance(made, pd.DataFrame)
+                kept = self._keep(name, place, made)
+            folder.interrupts.check()
+        if kept is not None:
+            self.paths[name] = kept
+        table: Any = ranks.same(folder.accelerator, None if kept is None else pd.read_parquet(kept))
+        return table  # type: ignore[no-any-return]
+
+    def read(self, place: Path) -> Path:
+        """The table's file in its folder; DataError if it is not there or not what was written."""
+        names: dict[str, str] = self._folder.read_content(place / TABLE)["files"]
+        return place / next(iter(names))
+
+    def _keep(self, name: str, place: Path, made: pd.DataFrame) -> Path:
+        with files.whole_folder(place) as partial:
+            made.to_parquet(partial / f"{name}.parquet", compression="zstd", index=False)
+            files.write_json(partial / TABLE, self._folder.content_of(partial))
+        return self.read(place)
+
+
+# ---- evaluations -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation on disk. `evaluator`: engine and version; `seconds`: what it took to make."""
+
+    folder: Path
+    info: EvaluationInfo
+    evaluator: dict[str, str]
+    score_source: str
+    seconds: float
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Reads one of records.TABLES."""
+        return pd.read_parquet(self.folder / f"{name}.parquet")
+
+
+class Evaluations:
+    """The evaluations of a cell: resume/evaluation-<step>-<weights>/; `finished`: those that there are, on rank 0."""
+
+    def __init__(self, folder: KeptFolder) -> None:
+        self._folder = folder
+        self.finished: list[Evaluated] = []
+
+    def get_or_make(
+        self, step: int, measure: Callable[[SharedCache], Measurement | None], save: Callable[[Path], None] | None
+    ) -> Evaluated | None:
+        """The evaluation of the present weights: as it was kept, or made by `measure`, which may keep parts of it.
+        None on ranks other than 0, where `measure` returns None too.
+
+        save: writes the weights, where they are to be kept with it. Raises Interrupted after a part if a signal came.
+        """
+        folder, place = self._folder, self._folder.place(f"evaluation-{step:08}")
+        kept = folder.usable(f"evaluation at step {step}", place, self.read)
+        if not ranks.same(folder.accelerator, kept is not None):
+            kept = self._made(place, measure, save)
+            folder.interrupts.check()
+        if kept is not None:
+            self.finished.append(kept)
+        return kept
+
+    def read(self, place: Path) -> Evaluated:
+        """Raises DataError if it is not there, of other settings, or not what was written."""
+        content = self._folder.read_content(place / EVALUATION)
+        info = EvaluationInfo.model_validate(content["info"])
+        return Evaluated(place, info, content["evaluator"], content["score_source"], content["seconds"])
+
+    def _made(
+        self, place: Path, measure: Callable[[SharedCache], Measurement | None], save: Callable[[Path], None] | None
+    ) -> Evaluated | None:
+        parts = PartsCache(self._folder, place.with_name(f"{place.name}.parts"))
+        started = time.perf_counter()
+        measurement = measure(parts)
+        if measurement is None:
+            return None
+        with files.whole_folder(place) as partial:
+            for name, frame in measurement.tables.items():
+                frame.to_parquet(partial / f"{name}.parquet", compression="zstd", index=False)
+            if save is not None:
+                save(partial / WEIGHTS)
+            self._write_content(measurement, time.perf_counter() - started, partial)
+        parts.remove()
+        return self.read(place)
+
+    def _write_content(self, measurement: Measurement, seconds: float, partial: Path) -> None:
+        content = self._folder.content_of(
+            partial,
+            info=measurement.info.model_dump(mode="json"),
+            evaluator={"engine": measurement.evaluation.engine, "version": measurement.evaluation.version},
+            score_source=measurement.score_source,
+            seconds=seconds,
+        )
+        files.write_json(partial / EVALUATION, content)
+
+
+class PartsCache:
+    """A SharedCache of JSON values (harness.records.cache), the finished parts of the evaluation in progress:
+    resume/evaluation-<step>-<weights>.parts/<name>.json."""
+
+    def __init__(self, folder: KeptFolder, place: Path) -> None:
+        self._folder, self._place = folder, place
+        if folder.main:
+            place.mkdir(exist_ok=True)
+
+    def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
+        """Returns the value; all processes make it, and get that of rank 0."""
+        accelerator = self._folder.accelerator
+        kept = ranks.same(accelerator, self._read([name]))
+        if name not in kept:
+            value = make()
+            if self._folder.main:
+                files.write_json(self._place / f"{name}.json", value)
+            kept = ranks.same(accelerator, {name: value})
+            self._folder.interrupts.check()
+        found: T = kept[name]
+        return found
+
+    def get_or_make_each(
+        self, makers: Mapping[str, Callable[[], Any]], ready: Callable[[str], None] = lambda name: None
+    ) -> list[Any]:
+        """Returns all values, on rank 0: what is missing is made in waves, one value on each rank."""
+        accelerator = self._folder.accelerator
+        values = self._read(makers)
+        for name in values:
+            ready(name)
+        missing = ranks.same(accelerator, [name for name in makers if name not in values])
+        own, processes = accelerator.process_index, accelerator.num_processes
+        for start in range(0, len(missing), processes):
+            wave = missing[start : start + processes]
+            made = ranks.gathered(accelerator, makers[wave[own]]() if own < len(wave) else None)
+            for name, value in zip(wave, made, strict=False):  # nothing was left for the others to make
+                files.write_json(self._place / f"{name}.json", value)
+                values[name] = value
+                ready(name)
+            self._folder.interrupts.check()
+        return [values[name] for name in makers] if self._folder.main else []
+
+    def remove(self) -> None:
+        """Removes the parts, which the whole evaluation has taken the place of."""
+        shutil.rmtree(self._place)
+
+    def _read(self, names: Mapping[str, Any] | list[str]) -> dict[str, Any]:
+        """Those that were kept, by name; nothing on ranks other than 0."""
+        values = {}
+        for path in (self._place / f"{name}.json" for name in names if self._folder.main):
+            try:
+                values[path.stem] = files.read_json(path)
+            except DataError as error:
+                if path.exists():
+                    warn(f"a part of an evaluation is made again: {error}")
+        return values
