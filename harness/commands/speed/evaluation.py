@@ -22,15 +22,18 @@ import numpy as np
 from benchmarks.evaluators import evaluator, intervals
 from benchmarks.readers import detections
 from benchmarks.readers.annotations import Style, load
-from harness.commands.speed import synthetic
+from harness.commands.speed import synthetic, whole_commands
 from harness.metrics.detection.rules import Protocol
 from harness.system import timing
 from harness.system.files import check_place, write_text
 
+WHOLE, RATIO = "whole command", "over hotcoco alone"
 PACKAGES = ("detmodes", "hotcoco", "lvis", "pycocotools", "numpy", "pyarrow", "msgspec")
 INPUTS = ("json", "parquet", "npz")
 REFERENCE_IMAGES, COCO_DETECTIONS, COCO_CATEGORIES = 1_000, 100, 80
 """Size of the sets on which the official implementations run too: a few minutes."""
+WHOLE_IMAGES, TURNS = 3_000, 3
+"""Size of the smaller set on which whole commands are timed, and how often."""
 BOOTSTRAP_IMAGES, BOOTSTRAP_DETECTIONS, REPLICATES = 5_000, 30, 1_000
 TOLERANCE = 1e-9
 """Figures that should be the same may differ by this much."""
@@ -59,7 +62,7 @@ class EvaluationTiming:
     input: str
     shape: str
     seconds: float
-    cpu_seconds: float
+    cpu_seconds: float | None
     peak_mib: float
     stages: Mapping[str, float] = field(default_factory=dict)
     figures: Mapping[str, float | None] = field(default_factory=dict)
@@ -79,7 +82,9 @@ def command(
     machine = {**timing.machine(), "packages": package_versions(PACKAGES)}
     full = DetectionSetSize(images, detections_per_image, categories)
     with tempfile.TemporaryDirectory(prefix="detmodes-speed-") as folder:
-        groups = [_inputs(Path(folder), full, seed)]
+        whole = DetectionSetSize(min(images, WHOLE_IMAGES), detections_per_image, categories)
+        groups = [_whole_commands(Path(folder), size, seed) for size in dict.fromkeys((whole, full))]
+        groups.append(_inputs(Path(folder), full, seed))
         if references:
             small = min(images, REFERENCE_IMAGES)
             coco = DetectionSetSize(small, min(detections_per_image, COCO_DETECTIONS), COCO_CATEGORIES)
@@ -113,6 +118,24 @@ def _inputs(folder: Path, shape: DetectionSetSize, seed: int) -> list[Evaluation
     """The fast engine at the full size, once from each kind of file. The files are removed afterwards."""
     files = generate(folder, shape, "lvis", seed, INPUTS)
     rows = [_evaluation("evaluate", files, shape, "lvis", "fast", kind) for kind in INPUTS]
+    for path in files.values():
+        path.unlink()
+    return rows
+
+
+def _whole_commands(folder: Path, shape: DetectionSetSize, seed: int) -> list[EvaluationTiming]:
+    """`detmodes evaluate` without diagnostics beside hotcoco alone, from start to end; medians over turns."""
+    files = generate(folder, shape, "lvis", seed, ("json", "parquet"))
+    rows = []
+    for kind in ("json", "parquet"):
+        costs = whole_commands.measure_turns(files, kind, TURNS, _note)
+        for tool, runs in costs.items():
+            seconds, peak = (statistics.median(getattr(run, name) for run in runs) for name in ("seconds", "peak_mib"))
+            ratio = whole_commands.compare(costs)
+            stages = {} if ratio is None or tool != "detmodes" else {RATIO: ratio}
+            figures = {"AP": runs[0].ap}
+            row = EvaluationTiming(WHOLE, "lvis", tool, kind, str(shape), seconds, None, peak, stages, figures)
+            rows.append(row)
     for path in files.values():
         path.unlink()
     return rows
@@ -227,9 +250,13 @@ def to_markdown(rows: list[EvaluationTiming], machine: Mapping[str, Any]) -> str
     ]
     lines += [
         f"| {row.task} | {row.shape} | {row.protocol} | {row.engine} | {row.input} "
-        f"| {row.seconds:.1f} | {row.cpu_seconds:.1f} | {row.peak_mib:,.0f} |"
+        f"| {row.seconds:.1f} | {'-' if row.cpu_seconds is None else f'{row.cpu_seconds:.1f}'} | {row.peak_mib:,.0f} |"
         for row in rows
     ]
+    whole = [row for row in rows if RATIO in row.stages]
+    if whole:
+        lines += ["", "| whole command, from JSON | time, detmodes / hotcoco alone |", "|---|---:|"]
+        lines += [f"| {row.shape} | {row.stages[RATIO]:.2f} |" for row in whole]
     compared = ratios(rows)
     if compared:
         lines += [

@@ -16,8 +16,9 @@ from benchmarks.readers import detections
 from benchmarks.readers.annotations import load
 from harness import registry
 from harness.commands.app import main
-from harness.commands.speed import evaluation, synthetic
+from harness.commands.speed import evaluation, synthetic, whole_commands
 from harness.commands.speed.evaluation import DetectionSetSize, EvaluationTiming
+from harness.commands.speed.whole_commands import CommandCost
 from harness.errors import ConfigError
 from harness.system import timing
 
@@ -88,6 +89,9 @@ def test_chunks_join_to_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [row["score"] for row in json.loads((tmp_path / "rows.json").read_text())] == found.scores.tolist()
 
 
+WHOLE = (("hotcoco alone", "json"), ("detmodes", "json"), ("detmodes", "parquet"))
+
+
 def call_here(reference: str, *arguments: Any) -> timing.Result:
     """Instead of `timing.isolated`: without a process, of which ten take most of a minute to start."""
     return timing.Result(1.0, 2.0, 100.0, registry.resolve(reference)(*arguments))
@@ -101,11 +105,14 @@ def test_the_command_measures_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(timing, "isolated", isolated)
+    if isolated is call_here:
+        monkeypatch.setattr(whole_commands, "run_once", lambda *arguments: CommandCost(3.0, 100.0, 0.5))
     output = tmp_path / "speed.json"
     assert evaluation.command(20, 10, 90, True, 0, output) == 0
     document = json.loads(output.read_text())
     engines = [(row["task"], row["protocol"], row["engine"], row["input"]) for row in document["measurements"]]
     assert engines == [
+        *(("whole command", "lvis", *run) for run in WHOLE),
         *(("evaluate", "lvis", "fast", kind) for kind in ("json", "parquet", "npz")),
         *(("compare", "lvis", engine, "json") for engine in ("fast", "lvis", "fast")),
         *(("compare", "coco", engine, "json") for engine in ("fast", "pycocotools", "fast")),
@@ -116,6 +123,7 @@ def test_the_command_measures_everything(
     table = capsys.readouterr().out
     assert "| evaluate | 20 images, 200 detections, 90 categories | lvis | fast | json |" in table
     assert "| coco | pycocotools |" in table
+    assert "| 20 images, 200 detections, 90 categories | 1.00 |" in table
 
 
 def test_an_output_without_a_folder_is_refused_at_once(tmp_path: Path) -> None:
@@ -159,6 +167,7 @@ def test_a_disagreement_is_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(evaluation, "_inputs", lambda *arguments: [ROW, replace(ROW, engine="other", figures=figures)])
+    monkeypatch.setattr(evaluation, "_whole_commands", lambda *arguments: [ROW])
     monkeypatch.setattr(evaluation, "_bootstrap", lambda *arguments: replace(ROW, task="bootstrap"))
     assert evaluation.command(1, 1, 80, False, 0, None) == (1 if differing else 0)
     problems = [line for line in capsys.readouterr().err.splitlines() if line.startswith("detmodes: lvis AP")]
@@ -170,3 +179,16 @@ def test_ratios_are_over_the_mean_of_the_fast_runs() -> None:
     rows = [replace(ROW, seconds=1.0), reference, replace(ROW, seconds=3.0, peak_mib=200.0)]
     assert evaluation.ratios(rows) == [("lvis", "lvis", 30.0, 6.0)]  # 60 / 2 and 900 / 150
     assert evaluation.ratios([replace(ROW, task="evaluate")]) == []
+
+
+def test_whole_commands_give_the_same_figures_and_a_ratio(files: dict[str, Path]) -> None:
+    costs = whole_commands.measure_turns(files, "json", 1, lambda text: None)
+    assert costs["detmodes"][0].ap == costs["hotcoco alone"][0].ap > 0.05
+    assert costs["detmodes"][0].peak_mib > 20
+    slower = [replace(cost, seconds=3.0) for cost in costs["detmodes"]]
+    assert whole_commands.compare({"detmodes": slower, "hotcoco alone": [replace(slower[0], seconds=2.0)]}) == 1.5
+
+
+def test_a_command_that_fails_is_told(files: dict[str, Path]) -> None:
+    with pytest.raises(RuntimeError, match=r"exit code 2: .*nowhere"):
+        whole_commands.run_once(whole_commands.DETMODES, Path("nowhere"), files["json"])
