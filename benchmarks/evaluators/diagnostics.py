@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evaluators import evaluator
+from benchmarks.evaluators.rankings import evaluate_rankings
 from benchmarks.readers.annotations import Annotations
 from harness.metrics.detection.accumulate import Matches
 from harness.metrics.detection.ap import match
@@ -28,7 +29,9 @@ from harness.metrics.diagnosis.duplicates import NMS_IOU, best_overlap, non_maxi
 from harness.metrics.samples.matching import VERIFIED_IOU
 from harness.types import Detections, Evaluation
 
-TIE_ORDERS = 20
+TIE_ORDERS, FEW_TIE_ORDERS = 20, 4
+"""Random rankings of a set, and of a set of more than MANY detections, whose AP hardly differs between rankings."""
+MANY = 100_000
 
 Json = dict[str, Any]
 
@@ -66,7 +69,7 @@ def diagnose(
     predicted: Counter[int],
     say: Callable[[str], None] = lambda stage: None,
 ) -> Diagnosis:
-    """All of it. Costs about TIE_ORDERS + 5 evaluations, so leave it out for millions of detections."""
+    """Compute all of it: about six evaluations' time for many detections, more of a shorter time for few."""
     examples, categories = annotations.examples, annotations.categories
     say("matching at IoU 0.5")
     matches = match(examples, detections, categories, protocol, annotations.areas, annotations.crowds)
@@ -75,10 +78,11 @@ def diagnose(
     made, calibrated = measure_calibration(detections, found)
     say("breaking down errors")
     errors = tide.break_down_errors(matches, detections, truth, examples, categories)
-    say(f"{TIE_ORDERS} tie orders, repeats")
+    orders = TIE_ORDERS if len(detections) <= MANY else FEW_TIE_ORDERS
+    say(f"{orders} tie orders, repeats")
     generative = {
         "never_predicted": count_never_predicted(evaluation, predicted),
-        "constant_score_AP": evaluate_random_rankings(annotations, detections, protocol),
+        "constant_score_AP": evaluate_random_rankings(annotations, detections, protocol, orders),
         "duplicates": count_duplicates(detections, truth, found),
         "nms": evaluate_after_nms(annotations, detections, protocol),
         "calibration": calibrated,
@@ -131,10 +135,8 @@ def evaluate_random_rankings(
     draws the same ones every time. The cap takes the first of each image in that ranking. None where AP is.
     """
     rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(orders):
-        scores = rng.permutation(len(detections)).astype(np.float64)
-        found.append(evaluator.evaluate(annotations, replace(detections, scores=scores), protocol).metrics["AP"])
+    rankings = (rng.permutation(len(detections)).astype(np.float64) for _ in range(orders))
+    found = evaluate_rankings(annotations, detections, rankings, protocol)
     values = np.array([ap for ap in found if ap is not None])
     if not len(values):
         return {"mean": None, "sd": None, "min": None, "max": None, "orders": orders}
@@ -158,7 +160,8 @@ def count_duplicates(detections: Detections, truth: GroundTruth, found: Counted)
 def evaluate_after_nms(annotations: Annotations, detections: Detections, protocol: Protocol) -> Json:
     """AP after class-wise non-maximum suppression of everything in the file, before the cap."""
     rows = non_maximum_suppression(detections)
-    ap = evaluator.evaluate(annotations, detections.take(rows), protocol).metrics["AP"]
+    left = detections.take(rows)
+    (ap,) = evaluate_rankings(annotations, left, [left.scores], protocol)
     return {"AP": ap, "iou": NMS_IOU, "removed": len(detections) - len(rows)}
 
 

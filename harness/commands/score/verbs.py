@@ -24,7 +24,7 @@ def evaluate(
     bootstrap: Annotated[Optional[int], typer.Option(min=10, help="Replicates for 95% intervals, e.g. 1000.")] = None,  # noqa: UP045
     compare: Annotated[Optional[Path], typer.Option(help="Other detections: figures, difference.")] = None,  # noqa: UP045
     plots: Annotated[Optional[Path], typer.Option(help="Draw the reliability diagram into this folder.")] = None,  # noqa: UP045
-    diagnostics: Annotated[bool, typer.Option(help="What ails generative detectors; costs 25 evaluations.")] = True,
+    diagnostics: Annotated[bool, typer.Option(help="What ails generative detectors; costs six evaluations.")] = True,
     quiet: QuietOption = False,
 ) -> None:
     """Official figures of a detections file, with intervals, errors and diagnostics."""

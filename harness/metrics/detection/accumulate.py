@@ -127,6 +127,14 @@ def _between(matches: Matches, is_event: Booleans) -> csr_array:
     return csr_array((np.ones(len(row)), (follower, matches.image[row])), shape=shape)
 
 
+def interpolate_precision(hits: Floats, detections: Floats, n_gt: Floats) -> Floats:
+    """Average precision [R] from running counts [k, R] at the k true positives: of them, and of all detections.
+
+    n_gt [R]: ground truths, more than 0. The mean over 101 recall thresholds, 0 beyond the recall that is reached.
+    """
+    return _interpolated(hits, detections, _Recall.of(n_gt, most=len(hits)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Recall:
     """How many recall thresholds h hits reach: `passed[row[r] + h]` for the ground truths of weighting r.

@@ -16,6 +16,7 @@ from harness.metrics.detection.rules import RULES, GroundTruth, Protocol, select
 from harness.types import Category, Detections, Example
 
 Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,15 @@ def select_evaluated(
     rows = select_rows(detections, protocol)
     pair = pairs.find(detections.image_id[rows], detections.category_id[rows])
     if RULES[protocol].federated:
-        present = pairs.find(truth.image_id, truth.category_id)
-        evaluated = np.isin(pair, np.concatenate([present, pairs.flagged(examples, "negative")]))
+        evaluated = flag_evaluated(pair, examples, truth, pairs)
         rows, pair = rows[evaluated], pair[evaluated]
     return rows, pair
+
+
+def flag_evaluated(pair: Integers, examples: Sequence[Example], truth: GroundTruth, pairs: Pairs) -> Booleans:
+    """Flag the pairs [n] whose category is annotated in the image or verified to be absent from it."""
+    present = pairs.find(truth.image_id, truth.category_id)
+    return np.isin(pair, np.concatenate([present, pairs.flagged(examples, "negative")]))
 
 
 def _positions(ids: Integers, values: Integers, what: str) -> Integers:

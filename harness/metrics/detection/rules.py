@@ -88,9 +88,9 @@ def select_rows(detections: Detections, protocol: Protocol) -> Integers:
     area" is an area strictly between 0 and infinity. Scores must be numbers.
     """
     rules = RULES[protocol]
-    rows = np.flatnonzero(select_best(_groups(detections, rules), detections.scores, rules.cap))
+    rows = np.flatnonzero(select_best(group_rows(detections, rules), detections.scores, rules.cap))
     if rules.federated:
-        rows = rows[has_area(areas_of(detections.boxes))[rows]]
+        rows = rows[has_area(compute_areas(detections.boxes))[rows]]
     return rows
 
 
@@ -109,7 +109,9 @@ def ground_truth(
     if not RULES[protocol].federated and crowds:
         rows = [row for e in examples for row in _with_crowds(e, crowds.get(e.image_id, ()))]
     boxes = box_array(item.box for _, item, _ in rows)
-    measured = areas_of(boxes) if areas is None else np.array([areas[item.id] for _, item, _ in rows], dtype=np.float64)
+    measured = (
+        compute_areas(boxes) if areas is None else np.array([areas[item.id] for _, item, _ in rows], dtype=np.float64)
+    )
     columns = [
         np.array([item.id for _, item, _ in rows], dtype=np.int64),
         np.array([image_id for image_id, _, _ in rows], dtype=np.int64),
@@ -126,7 +128,7 @@ def make_regular(boxes: Floats) -> Floats:
 
     Otherwise the IoU may be 0 / 0 or infinity / infinity, which pycocotools takes for a match.
     """
-    empty = areas_of(boxes) == 0
+    empty = compute_areas(boxes) == 0
     if not empty.any() and -LARGEST <= boxes.min(initial=0.0) <= boxes.max(initial=0.0) <= LARGEST:
         return boxes
     clean = boxes.clip(-LARGEST, LARGEST)
@@ -146,7 +148,7 @@ def _with_crowds(example: Example, crowds: Iterable[Instance]) -> list[tuple[int
     return own + [(example.image_id, item, True) for item in crowds]
 
 
-def areas_of(boxes: Floats) -> Floats:
+def compute_areas(boxes: Floats) -> Floats:
     """`w * h` of boxes [n, 4], square pixels; infinite where it overflows."""
     with np.errstate(over="ignore", under="ignore"):
         area: Floats = boxes[:, 2] * boxes[:, 3]
@@ -158,7 +160,7 @@ def has_area(areas: Floats) -> Booleans:
     return np.asarray((areas > 0) & (areas < np.inf))
 
 
-def _groups(detections: Detections, rules: Rules) -> Integers:
+def group_rows(detections: Detections, rules: Rules) -> Integers:
     """A small integer for each detection's group, [D]."""
     image, category = _codes(detections.image_id), _codes(detections.category_id)
     if not rules.by_image:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.detection.rules import GroundTruth, make_regular
-from harness.metrics.samples.matching import iou_matrix
+from harness.metrics.detection.rules import GroundTruth, compute_areas, make_regular
+from harness.metrics.samples.matching import box_iou, iou_matrix
 from harness.types import Detections
 
 Floats = NDArray[np.float64]
@@ -21,6 +21,12 @@ NMS_IOU = 0.9
 """Between boxes of one category: few different objects overlap so much."""
 
 
+SLACK = 1e-3
+"""Of the logarithm of a ratio of areas: rounding may let an IoU be above the ratio."""
+CHUNK = 50_000
+"""Boxes that are compared with others at a time."""
+
+
 def non_maximum_suppression(detections: Detections, threshold: float = NMS_IOU) -> Integers:
     """Rows that greedy class-wise non-maximum suppression keeps, ascending.
 
@@ -28,12 +34,15 @@ def non_maximum_suppression(detections: Detections, threshold: float = NMS_IOU) 
     kept unless its IoU with one that is already kept is above `threshold`. A box without area overlaps
     nothing (see `box_iou`), so it is kept.
     """
-    suppressed = np.zeros(len(detections), dtype=np.bool_)
-    boxes = make_regular(detections.boxes)
-    for rows in _groups(detections.image_id, detections.category_id, -detections.scores).values():
-        if len(rows) > 1:
-            suppressed[rows] = _suppressed(boxes[rows], threshold)
-    return np.flatnonzero(~suppressed)
+    order = np.lexsort((-detections.scores, detections.category_id, detections.image_id))  # stable
+    boxes = make_regular(detections.boxes[order])
+    keys = np.stack([detections.image_id[order], detections.category_id[order]])
+    group = np.concatenate([[0], np.cumsum((keys[:, 1:] != keys[:, :-1]).any(axis=0))])[: len(order)]
+    suppressed = np.zeros(len(order), dtype=np.bool_)
+    for better, worse in _close_pairs(group, boxes, threshold).tolist():
+        if not suppressed[better]:
+            suppressed[worse] = True
+    return np.sort(order[~suppressed])
 
 
 def best_overlap(detections: Detections, truth: GroundTruth) -> Floats:
@@ -59,11 +68,34 @@ def _groups(image_id: Integers, category_id: Integers, rank: NDArray[Any]) -> di
     return {(int(image_id[rows[0]]), int(category_id[rows[0]])): rows for rows in groups}
 
 
-def _suppressed(boxes: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Which boxes [n, 4], best first, are too close to a better one that is kept; [n]."""
-    close = np.triu(iou_matrix(boxes, boxes) > threshold, k=1)
-    suppressed = np.zeros(len(boxes), dtype=np.bool_)
-    for row in np.flatnonzero(close.any(axis=1)):
-        if not suppressed[row]:
-            suppressed |= close[row]
-    return suppressed
+def _close_pairs(group: Integers, boxes: Floats, threshold: float) -> Integers:
+    """Pairs [p, 2] of boxes of one group with an IoU above the threshold, the earlier one first, ascending.
+
+    An IoU is at most the ratio of the two areas, so that of the boxes in the order of their areas only those within
+    that ratio are compared. group [n] ascending; boxes [n, 4].
+    """
+    area = compute_areas(boxes)
+    rows = np.flatnonzero((area > 0) & (area < np.inf))
+    size = np.log(area[rows])
+    rows = rows[np.lexsort((size, group[rows]))]
+    size = np.log(area[rows])
+    stop = np.searchsorted(group[rows], group[rows], side="right")
+    reach = _count_within(group[rows], size, -np.log(max(threshold, 1e-300)) + SLACK)
+    count = np.minimum(np.arange(len(rows)) + reach, stop - 1) - np.arange(len(rows))
+    pairs = []
+    for part in np.array_split(np.arange(len(rows)), len(rows) // CHUNK + 1):
+        first = np.repeat(part, count[part])
+        second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(count[part]) - count[part], count[part])
+        near = box_iou(boxes[rows[first]], boxes[rows[second]]) > threshold
+        pairs.append(np.sort(np.stack([rows[first[near]], rows[second[near]]], axis=1), axis=1))
+    found = np.concatenate(pairs)
+    return found[np.lexsort((found[:, 1], found[:, 0]))]
+
+
+def _count_within(group: Integers, size: Floats, span: float) -> Integers:
+    """How many of the following [n] are of the group and larger by at most `span`; sorted by group and size."""
+    if not len(size):
+        return np.zeros(0, dtype=np.int64)
+    width = float(size.max() - size.min()) + span + 1.0
+    place = group * width + (size - size.min())
+    return np.asarray(np.searchsorted(place, place + span, side="right") - 1 - np.arange(len(size)))

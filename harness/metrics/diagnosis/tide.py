@@ -12,8 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.detection.accumulate import Matches
-from harness.metrics.detection.ap import average_precision
+from harness.metrics.detection.accumulate import Matches, interpolate_precision
 from harness.metrics.detection.evaluated_pairs import Pairs
 from harness.metrics.detection.rules import GroundTruth, in_range, make_regular
 from harness.metrics.samples.aggregate import mean_defined
@@ -108,10 +107,10 @@ def break_down_errors(
     wrong = _what_is_wrong(counting)
     missed = ~wrong.taken
     missed[wrong.about[wrong.about >= 0]] = False
-    n_images, n_categories = len(examples), len(categories)
-    base = _ap50(counting, n_images, n_categories)
-    fixed = [_fixed(counting, wrong, kind) for kind in range(MISSED)] + [_asked(counting, ~missed)]
-    gains = [_ap50(repaired, n_images, n_categories) - base for repaired in fixed]
+    n_categories = len(categories)
+    base, best = _ap50(counting, n_categories), _best_about(counting, wrong)
+    fixed = [_fixed(counting, wrong, best, kind) for kind in range(MISSED)] + [_asked(counting, ~missed)]
+    gains = [_ap50(repaired, n_categories) - base for repaired in fixed]
     counts = [*np.bincount(wrong.kind[wrong.kind >= 0], minlength=MISSED).tolist(), int(missed.sum())]
     return {
         kind: Errors(count, None if np.isnan(gain) else gain)
@@ -120,10 +119,12 @@ def break_down_errors(
 
 
 def _set(matches: Matches, detections: Detections, truth: GroundTruth, pairs: Pairs) -> _Set:
-    decided = ~find_undecided(matches)
+    decided = np.flatnonzero(~find_undecided(matches))
     rows = matches.detection[decided]
     rank = np.empty(len(rows), dtype=np.int64)
     rank[np.lexsort((rows, detections.image_id[rows]))] = np.arange(len(rows))
+    order = np.lexsort((rank, -matches.score[decided], matches.category[decided]))
+    decided, rows, rank = decided[order], rows[order], rank[order]
     objects = in_range(truth.areas, "all") & ~truth.crowd
     pair = pairs.find(truth.image_id[objects], truth.category_id[objects])
     return _Set(
@@ -200,9 +201,9 @@ def classify_errors(iou: Floats, own: Booleans) -> tuple[Integers, Integers]:
 # ---- if it were right --------------------------------------------------------------------------------------------
 
 
-def _fixed(counting: _Set, wrong: _Wrong, kind: int) -> _Set:
+def _fixed(counting: _Set, wrong: _Wrong, best: Booleans, kind: int) -> _Set:
     """Without the errors of a kind, but with the best about each object that is not matched as its match."""
-    repaired = _best_about(counting, wrong) & (wrong.kind == kind)
+    repaired = best & (wrong.kind == kind)
     category = counting.category.copy()
     category[repaired] = counting.gt_category[wrong.about[repaired]]
     changed = replace(counting, category=category, correct=counting.correct | repaired)
@@ -227,19 +228,24 @@ def _asked(counting: _Set, objects: Booleans) -> _Set:
     return replace(counting, **{name: getattr(counting, name)[objects] for name in fields})
 
 
-def _ap50(counting: _Set, n_images: int, n_categories: int) -> float:
+def _ap50(counting: _Set, n_categories: int) -> float:
     """Mean over categories; nan without objects."""
-    order = np.lexsort((counting.rank, -counting.score, counting.category))
-    matches = Matches(
-        n_images=n_images,
-        detection=order,
-        image=counting.image[order],
-        category=counting.category[order],
-        score=counting.score[order],
-        true_positive=counting.correct[order].astype(np.uint16),
-        ignored=np.zeros(len(order), dtype=np.bool_),
-        gt_image=counting.gt_image,
-        gt_category=counting.gt_category,
-        gt_count=np.ones(len(counting.gt_image), dtype=np.int64),
-    )
-    return float(mean_defined(average_precision(matches, n_categories).ap50)[0])
+    order = _best_first(counting.category, counting.score, counting.rank)
+    correct = counting.correct[order]
+    ends = np.cumsum(np.bincount(counting.category, minlength=n_categories))
+    n_gt = np.bincount(counting.gt_category, minlength=n_categories)
+    values = np.where(n_gt > 0, 0.0, np.nan)
+    for c in np.flatnonzero(n_gt):
+        right = np.flatnonzero(correct[ends[c - 1] if c else 0 : ends[c]])
+        hits: Floats = np.arange(1, len(right) + 1, dtype=np.float64)[:, None]
+        values[c] = interpolate_precision(
+            hits, right[:, None].astype(np.float64) + 1, n_gt[c : c + 1].astype(np.float64)
+        )[0]
+    return float(mean_defined(values[None])[0])
+
+
+def _best_first(category: Integers, score: Floats, rank: Integers) -> Integers | slice:
+    """The order by category and score. The sets that are repaired come in that order, unless a category has changed."""
+    if (np.diff(category) >= 0).all():
+        return slice(None)
+    return np.lexsort((rank, -score, category))

@@ -215,3 +215,16 @@ def test_the_diagnosis_is_the_sum_of_its_parts(tmp_path: Path) -> None:
         "missed": 2,  # dogs
     }
     assert made.reliability is not None
+
+
+@pytest.mark.parametrize(("many", "orders"), [(10, 20), (1, 4)])
+def test_a_large_set_has_fewer_tie_orders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int, orders: int
+) -> None:
+    annotations = animals(tmp_path)
+    found = Detections.of([detection(1, 1, 0.9, 10, 10, 100, 100), detection(1, 1, 0.8, 10, 10, 100, 100)])
+    monkeypatch.setattr(diagnostics, "MANY", many)
+    evaluation = evaluate(annotations, found)
+    predicted = diagnostics.count_predicted(annotations, found, "lvis")
+    made = diagnostics.diagnose(annotations, found, "lvis", evaluation, predicted)
+    assert made.generative["constant_score_AP"]["orders"] == orders

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluators import evaluator, fast
+from benchmarks.evaluators.rankings import evaluate_rankings
 from benchmarks.readers import annotations as annotation_files
 from benchmarks.readers import detection_parts, detections
 from benchmarks.readers.annotations import Style
@@ -25,6 +27,7 @@ from tests.benchmarks.documents import annotation, category, coco_category, coco
 HELPED = """
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from benchmarks.readers import detection_parts
 detection_parts.PART = 2000
@@ -130,3 +133,21 @@ def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path: Path) -> N
     truth.write_text(truth.read_text()[:-1] + ', "annotations": []}')
     with pytest.raises(DataError, match=r"line 1: expected a key once, got \"annotations\" again"):
         annotation_files.load(truth, tmp_path)
+
+
+@pytest.mark.parametrize("protocol", evaluator.list_protocols())
+def test_rankings_have_the_ap_of_whole_evaluations(tmp_path: Path, protocol: Protocol) -> None:
+    style: Style = "coco" if protocol == "coco" else "lvis"
+    truth, rows = crowded_files(tmp_path, style, 7)
+    loaded, table = annotation_files.load(truth, tmp_path, style), detections.load(rows)
+    scores = [np.random.default_rng(seed).random(len(table)) for seed in range(3)]
+    expected = [evaluator.evaluate(loaded, replace(table, scores=s), protocol).metrics["AP"] for s in scores]
+    assert list(evaluate_rankings(loaded, table, scores, protocol)) == expected
+    assert len(set(expected)) == 3
+
+
+def test_rankings_of_nothing_are_undefined(tmp_path: Path) -> None:
+    content = document([image(1)], [], [category(1, "cat")])
+    loaded = annotation_files.load(write(tmp_path / "truth.json", content), tmp_path)
+    table = detections.load(write(tmp_path / "rows.json", []))
+    assert list(evaluate_rankings(loaded, table, [table.scores], "lvis")) == [None]
