@@ -22,7 +22,7 @@ import numpy as np
 
 from harness.metrics.detection.accumulate import Matches
 from harness.metrics.diagnosis.codebook import Kind, SampleErrors
-from harness.sequence import Codec
+from harness.sequence import Codec, Space
 from harness.types import Category, Detection, Evaluation, Example, Parsed, Projection, Sample, TokenTrees
 
 if TYPE_CHECKING:
@@ -145,6 +145,26 @@ class HiddenStates(Protocol):
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
         """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]; images as in
         `Adapter.logits`."""
+        ...
+
+
+@runtime_checkable
+class ContextLength(Protocol):
+    """What an adapter may offer, so that a target or an answer that is too long is told before anything is computed."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and answer together that the network can read; None where nothing bounds them."""
+        ...
+
+
+@runtime_checkable
+class TakesCoordinates(Protocol):
+    """What a predictor without coordinates of its own offers (the oracles): it answers in those of the models that it
+    is compared with, so that it shows what their quantisation leaves."""
+
+    def take_coordinates(self, space: Space) -> None:
+        """From now on it answers in this space; one that has no tokens for locations changes nothing."""
         ...
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,11 @@ from harness.system.files import give_usual_permissions
 from harness.system.files import sha256 as sha256
 
 DIGESTS = "digests.json"
+CELL_WEIGHTS = "model.safetensors"
+"""What a finished cell calls its fine-tuned weights."""
+LORA_A = ".lora_A.default.weight"
+LORA_SCALE = 2.0
+"""Low-rank changes are multiplied with alpha / rank, which is 2 in every adapter here."""
 SHOWN = 10
 """How many mismatches an error names."""
 VOCABULARY = ("lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight")
@@ -66,6 +73,61 @@ def _digest(path: Path) -> str | None:
     return listed.get(path.name)
 
 
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """Weights that detmodes has written. settings: of the model that they are of, which says what it was built from
+    before; none are known of a file alone."""
+
+    file: Path
+    settings: Mapping[str, Any]
+
+
+def find_saved(weights: str) -> SavedModel | None:
+    """Returns what a setting `weights` names if it is the folder of a finished cell or a safetensors file; None for
+    anything else. DataError where a cell's record cannot be read."""
+    path = Path(weights)
+    if path.suffix == ".safetensors":
+        return SavedModel(path, {})
+    record, file = path / "record.json", path / CELL_WEIGHTS
+    if not (record.is_file() and file.is_file()):
+        return None
+    try:
+        settings = json.loads(record.read_text())["model"]
+        return SavedModel(file, dict(settings))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{record}: expected the record of a cell, got: {error}") from None
+
+
+def load_parts(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copies tensors of a fine-tuned model into another one of the same sizes, which keeps what they do not name.
+
+    Low-rank changes become part of the matrices that they change where the model has none of its own. DataError names
+    what has no place.
+    """
+    own = named_tensors(model)
+    changes = {name.removesuffix(LORA_A): name for name in tensors if name.endswith(LORA_A) and name not in own}
+    places = {name: _place(name, own) for name in tensors if name.rpartition(".lora_")[0] not in changes}
+    expected: dict[str, Sequence[int]] = {name: own[place].shape for name, place in places.items() if place is not None}
+    expected |= {f"{name}.weight": () for name in changes if _place(f"{name}.weight", own) is None}
+    given = {name: tensor for name, tensor in tensors.items() if name in places}
+    if wrong := mismatches(expected, given):
+        raise DataError(f"{source}: does not fit the model: {'; '.join(wrong[:SHOWN])}")
+    with torch.no_grad():
+        for name, tensor in given.items():
+            own[str(places[name])].copy_(tensor)
+        for name, down in changes.items():
+            up = tensors[down.replace("lora_A", "lora_B")]
+            weight = own[str(_place(f"{name}.weight", own))]
+            weight += (LORA_SCALE * up.float() @ tensors[down].float()).to(weight)
+
+
+def _place(name: str, own: Mapping[str, Tensor]) -> str | None:
+    """What a tensor of this name is called in a model, with low-rank changes or without."""
+    stem, _, last = name.rpartition(".")
+    candidates = (name, name.replace(".base_layer.", "."), f"{stem}.base_layer.{last}")
+    return next((candidate for candidate in candidates if candidate in own), None)
+
+
 def load(model: nn.Module, tensors: Mapping[str, Tensor], names: Collection[str] | None = None) -> None:
     """Copies every tensor into the model, or into its `names` alone; both must have the same names and shapes."""
     own = _chosen(model, names)
@@ -111,6 +173,26 @@ def fit_vocabulary(
     }
 
 
+def fit_added(tensor: Tensor, fresh: Tensor, stored: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    """Rows [M, D] of new tokens alone, from those of other ones: known entries are copied, locations of another number
+    of bins are interpolated, and what was not there stays as it is in `fresh` [M, D]."""
+    if list(stored) == list(wanted):
+        return tensor
+    rows, index = fresh.detach().clone(), {entry: row for row, entry in enumerate(stored)}
+    bins = [[row for row, entry in enumerate(entries) if entry.startswith("<loc")] for entries in (stored, wanted)]
+    for row, entry in enumerate(wanted):
+        if entry in index:
+            rows[row] = tensor[index[entry]]
+    if len(bins[0]) != len(bins[1]):
+        rows[bins[1]] = _stretched(tensor[bins[0]], len(bins[1]))
+    return rows
+
+
+def _stretched(rows: Tensor, count: int) -> Tensor:
+    """Rows of so many bins, from those of another number of bins over the same sides."""
+    return nn.functional.interpolate(rows.T[None], size=count, mode="linear", align_corners=True)[0].T
+
+
 def _fit_rows(tensor: Tensor, fresh: Tensor, stored: Sequence[str], wanted: Sequence[str]) -> Tensor:
     index = {entry: row for row, entry in enumerate(stored)}
     old_bins = [row for row, entry in enumerate(stored) if entry.startswith("<loc")]
@@ -121,10 +203,7 @@ def _fit_rows(tensor: Tensor, fresh: Tensor, stored: Sequence[str], wanted: Sequ
         if entry in index:
             rows[row] = tensor[index[entry]]
     if len(old_bins) != len(new_bins):
-        stretched = nn.functional.interpolate(
-            tensor[old_bins].T[None], size=len(new_bins), mode="linear", align_corners=True
-        )
-        rows[new_bins] = stretched[0].T
+        rows[new_bins] = _stretched(tensor[old_bins], len(new_bins))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Two predictors that read the ground truth: the ceiling and the floor of every figure (DESIGN 6.5).
+"""Two predictors that read the ground truth: the ceiling and the floor of every figure (see docs/design.md).
 
 Both pass through the codec, so their AP is what quantisation leaves.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import unknown
-from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
+from harness.sequence import Codec, CoordinateSpace, NameVocabulary, Space, vocabulary_names
 from harness.sequence.targets import target
 from harness.types import Category, Example, Sample
 
@@ -29,14 +29,21 @@ DEFAULT_BINS = 65
 
 
 class _Oracle:
-    """Setting: `bins`, as the models it is compared with."""
+    """Setting: `bins`, where it is not given the coordinates of the models that it is compared with."""
 
     name: str
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
-        self.bins = settings.get("bins", DEFAULT_BINS)
-        tokens = NameVocabulary(vocabulary_names(categories), self.bins)
-        self.codec = Codec(categories, tokens, CoordinateSpace(self.bins))
+        self._categories = categories
+        self.take_coordinates(CoordinateSpace(settings.get("bins", DEFAULT_BINS)))
+
+    def take_coordinates(self, space: Space) -> None:
+        """Answers in this space from now on. A model that writes numbers as text loses nothing that counts: the oracle
+        keeps its own then."""
+        bins = getattr(space, "bins", None)
+        if isinstance(bins, int):
+            self.space, self.bins = space, bins
+            self.codec = Codec(self._categories, NameVocabulary(vocabulary_names(self._categories), bins), space)
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
@@ -47,7 +54,13 @@ class _Oracle:
         return found
 
     def describe(self) -> dict[str, object]:
-        return {"name": self.name, "bins": self.bins, "weights_digest": None}
+        usual = self.space == CoordinateSpace(self.bins)
+        return {
+            "name": self.name,
+            "bins": self.bins,
+            **({} if usual else {"space": repr(self.space)}),
+            "weights_digest": None,
+        }
 
     def _canonical(self, example: Example) -> Sample:
         tokens = target(example, self.codec, "canonical")

@@ -67,7 +67,8 @@ class Pix2Seq:
 
     Settings: `backbone` (a timm model), `backbone_weights` ("random", a safetensors file of timm's, or
     hub:OWNER/NAME@REVISION), `image_size`, `stride` (of the feature map that is read, in pixels), `width`, `layers` and
-    `heads` of the decoder, `bins`, `weights` ("random", or a file that `save` wrote, whatever its names and bins),
+    `heads` of the decoder, `bins`, `weights` ("random", or what fine-tuning saved: the
+    folder of a finished cell or a safetensors file, whatever its names and bins),
     `trains`: "all", or "decoder" (everything but the backbone), `noise_objects`: entries that training extends every
     target to, the last of them noise (see harness.sequence.noise_objects; boxes then stand before names). An answer has
     so many entries too, so `sample.max_tokens` must leave room for six tokens each; set `sample.grammar: true`.
@@ -84,7 +85,8 @@ class Pix2Seq:
         self.model = build(self.settings, self.tokens)
         source = self.model.tower.file
         if self.settings["weights"] != "random":
-            source = Path(self.settings["weights"])
+            saved = checkpoint.find_saved(self.settings["weights"])
+            source = Path(self.settings["weights"]) if saved is None else saved.file
             tensors, entries = checkpoint.read(source)
             fitted = checkpoint.fit_vocabulary(self.model, tensors, entries, self.tokens.entries, VOCABULARY)
             checkpoint.load(self.model, fitted)
@@ -125,6 +127,10 @@ class Pix2Seq:
         decoder = self.model.decoder
         image = decoder.look(self.model.memory(pixels), len(tokens) // len(pixels))
         return Projection(decoder(tokens, image)[0], decoder.output.weight)
+
+    @property
+    def context_length(self) -> None:
+        """Places are sines and cosines: there is no last one."""
 
     @property
     def reads_trees(self) -> bool:

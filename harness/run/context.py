@@ -15,11 +15,11 @@ from harness import registry
 from harness.errors import ConfigError
 from harness.inference.device import Device, accelerator_on, base_of
 from harness.inference.precision import Numbers, choose_numbers
-from harness.protocols import Adapter, Benchmark, Predictor
+from harness.protocols import Adapter, Benchmark, Predictor, TakesCoordinates
 from harness.records import CellInfo, gallery
 from harness.run import task
 from harness.run.trackers import Name
-from harness.sequence import Grammar, prompts
+from harness.sequence import Grammar, Space, prompts
 from harness.suite.cells import Cell
 from harness.suite.schema import NamedModel, Suite, Train
 from harness.system import ranks
@@ -57,6 +57,8 @@ class Context:
     """Threads that read the images training comes to next (see harness.training.prefetch)."""
     profile: bool = False
     """Whether to write where the time of a cell goes (see harness.system.profiler)."""
+    coordinates: Space | None = None
+    """Those of the suite's first model, once it has been built: the oracles answer in them."""
     track: Name | None = None
     """Whom else to tell what is logged (see harness.run.trackers)."""
 
@@ -127,12 +129,24 @@ def build(context: Context, model: NamedModel, plan: Train | None = None, like: 
     numbers = choose_numbers(device, plan.precision), evaluation_numbers(context, plan)
     make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
     made = base_of(make, context.accelerator, frozen_in_bf16=all(own.bf16 for own in numbers), like=like)
+    if isinstance(made, TakesCoordinates):
+        made.take_coordinates(_coordinates(context))
+    elif model == context.suite.models[0]:
+        context.coordinates = made.codec.space
     task.of_model(made, context.benchmark, context.suite.task)
     if context.suite.sample.grammar:
         Grammar(made.codec)  # a format that has none is refused now, not after training
     if context.suite.prompt.kind == "categories":
         made.codec.prompt(_asked_about(context.benchmark.categories[:1]))  # likewise
     return made
+
+
+def _coordinates(context: Context) -> Space:
+    """Those of the first model, which is built if it was not yet."""
+    if context.coordinates is None:
+        build(context, context.suite.models[0])
+    assert context.coordinates is not None
+    return context.coordinates
 
 
 def evaluation_numbers(context: Context, plan: Train) -> Numbers:

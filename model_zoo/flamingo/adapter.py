@@ -83,6 +83,14 @@ class FlamingoAdapter:
         parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
         return torch.cat([self.encode(part) for part in parts])
 
+    @property
+    def context_length(self) -> int | None:
+        """Places that the language model was built for: beyond them OPT has no embedding, MPT no bias, and the others
+        were not trained."""
+        config = self.model.lang_encoder.config
+        places: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+        return places
+
     def checkpoint_gradients(self) -> None:
         for block in self.model.blocks():
             block.forward = _computed_twice(block.forward)

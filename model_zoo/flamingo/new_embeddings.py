@@ -14,15 +14,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.errors import ConfigError
+from model_zoo.location_rows import location_curve
 
 
 class Rows(nn.Module):
-    """`kept` [N, D] and, below them, `added` [M, D], which start as the mean of the kept ones."""
+    """`kept` [N, D] and, below them, `added` [M, D], which start as the mean of the kept ones; the last `locations` of
+    them as points on a curve around it (see `model_zoo.location_rows`)."""
 
-    def __init__(self, kept: Tensor, added: int) -> None:
+    def __init__(self, kept: Tensor, added: int, locations: int = 0) -> None:
         super().__init__()
         self.kept = nn.Parameter(kept.detach().clone())
-        self.added = nn.Parameter(self.kept.detach().mean(0).repeat(added, 1))
+        self.added = nn.Parameter(torch.empty(added, kept.shape[1]))
+        self._locations = locations
+        self.start()
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Lets the added rows begin anew, from what is kept now."""
+        kept, first = self.kept.detach(), len(self.added) - self._locations
+        self.added[:first] = kept.mean(0)
+        self.added[first:] = location_curve(kept, self._locations)
 
     @property
     def weight(self) -> Tensor:
@@ -63,15 +74,16 @@ class GrownHead(nn.Module):
         return torch.cat([F.linear(hidden, self.rows.kept), F.linear(hidden, self.rows.added)], dim=-1)
 
 
-def grow(language: Any, count: int, size: int) -> None:
-    """Gives a language model `size` rows: the first `count` are its own, the rest are new. Embeddings that are tied
-    stay tied. ConfigError where it has fewer than `count`, or a bias on its output."""
+def grow(language: Any, count: int, size: int, locations: int = 0) -> None:
+    """Gives a language model `size` rows: the first `count` are its own, the rest are new, the last `locations` of them
+    for locations in their order. Embeddings that are tied stay tied. ConfigError where it has fewer than `count`, or a
+    bias on its output."""
     source, target = language.get_input_embeddings(), language.get_output_embeddings()
     if len(source.weight) < count:
         raise ConfigError(f"tokenizer: it has {count} entries, the language model only {len(source.weight)} rows")
     if target.bias is not None:
         raise ConfigError(f"language: expected an output embedding without bias, {type(language).__name__} has one")
-    rows = Rows(source.weight[:count], size - count)
+    rows = Rows(source.weight[:count], size - count, locations)
     tied = target.weight is source.weight
     language.set_input_embeddings(GrownEmbedding(rows))
-    language.set_output_embeddings(GrownHead(rows if tied else Rows(target.weight[:count], size - count)))
+    language.set_output_embeddings(GrownHead(rows if tied else Rows(target.weight[:count], size - count, locations)))

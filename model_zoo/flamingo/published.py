@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.errors import ConfigError, unknown
+from harness.errors import ConfigError, DataError, unknown
 from harness.sequence import NAMES, Codec, CoordinateSpace, TokenizerTokens, vocabulary_names
 from harness.types import Category, Example
 from model_zoo import checkpoint, timm_tower
@@ -55,6 +55,8 @@ TRAINS = ("all", "flamingo", "frozen_embeddings", "lora")
 MAX_BINS = 10_000
 IMAGE_SIZES = (32, 4096)
 LORA_RANK = 16
+ADDED = ".rows.added"
+"""How parameters of new tokens' rows end."""
 
 
 class OpenFlamingoHf(FlamingoAdapter):
@@ -65,7 +67,9 @@ class OpenFlamingoHf(FlamingoAdapter):
     vision          a ViT of open_clip, timm:NAME, or "toy"; `vision_weights`: "random", a safetensors file, or
                     hub:OWNER/NAME@REVISION; `image_size` in pixels for timm (224)
     every           cross-attention before every so-manyth layer; published: 1 for 3B, 2 for 4B, 4 for 9B
-    weights         "random", a released checkpoint.pt, or hub:OWNER/NAME@REVISION of one
+    weights         "random", a released checkpoint.pt, hub:OWNER/NAME@REVISION of one, or what fine-tuning saved: the
+                    folder of a finished cell (which is read on top of what that cell began with), or its
+                    model.safetensors alone
     bins            location tokens
     trains          "all"; "flamingo" as upstream (perceiver, gated cross-attention, input embeddings);
                     "frozen_embeddings" (only the new tokens' rows of them); "lora" (that, and low-rank changes of the
@@ -82,20 +86,19 @@ class OpenFlamingoHf(FlamingoAdapter):
         language = load(full["language"], names, full["trust_remote_code"])
         original, released = _add_upstream(language.tokenizer)
         tokens = _tokens(language.tokenizer, full["bins"])
-        grow(language.model, original, tokens.size)
+        grow(language.model, original, tokens.size, full["bins"])
         if full["trains"] == "lora":
             _add_lora(language)
         self.vision = vision.build(full["vision"], full["vision_weights"], full["image_size"] or 224)
         model = self._assemble(language, tokens)
-        weights = timm_tower.weights_file(full["weights"], released_checkpoints.FILE)
-        if weights is not None:
-            released_checkpoints.load(model, language.family, weights, released)
+        entries = _added(tokens, original)
+        weights = _load_weights(model, language, full["weights"], released, entries)
         self.digests = _digests(language.files, self.vision.file, weights)
         _freeze(model, full["trains"])
         read = language.files and self.vision.file
         saved = {name for name, own in model.named_parameters() if own.requires_grad} if read else None
         codec = Codec(categories, tokens, CoordinateSpace(full["bins"]))
-        super().__init__(model, codec, _added(tokens, original), saved)
+        super().__init__(model, codec, entries, saved)
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
@@ -212,7 +215,37 @@ def _add_lora(language: Language) -> None:
     peft.inject_adapter_in_model(config, language.model)
 
 
-def _digests(language: Sequence[Path], vision: Path | None, weights: Path | None) -> dict[str, list[str]]:
+# ---- weights -------------------------------------------------------------------------------------------------------
+
+
+def _load_weights(
+    model: TrainableFlamingo, language: Language, source: str, released: int, entries: Sequence[str]
+) -> list[Path]:
+    """Reads what the setting `weights` names, and what that was fine-tuned from before it; the files, in that order.
+
+    released: entries of the tokenizer with upstream's tokens. entries: what identifies the vocabulary.
+    """
+    saved = checkpoint.find_saved(source)
+    if saved is None:
+        file = timm_tower.weights_file(source, released_checkpoints.FILE)
+        if file is not None:
+            released_checkpoints.load(model, language.family, file, released)
+        return [] if file is None else [file]
+    before = _load_weights(model, language, str(saved.settings.get("weights", "random")), released, entries)
+    tensors, stored = checkpoint.read(saved.file)
+    if stored[:1] != tuple(entries[:1]):
+        raise DataError(f"{saved.file}: made for another tokenizer ({stored[0]}, not {entries[0]})")
+    own = checkpoint.named_tensors(model)
+    fitted = {
+        name: checkpoint.fit_added(tensor, own[name], stored[1:], entries[1:]) if name.endswith(ADDED) else tensor
+        for name, tensor in tensors.items()
+        if name in own or not name.endswith(ADDED)
+    }
+    checkpoint.load_parts(model, fitted, saved.file)
+    return [*before, saved.file]
+
+
+def _digests(language: Sequence[Path], vision: Path | None, weights: Sequence[Path]) -> dict[str, list[str]]:
     """Of every file that weights were read from."""
-    files = {"language": language, "vision": [vision], "weights": [weights]}
+    files = {"language": language, "vision": [vision], "weights": weights}
     return {part: [checkpoint.sha256(file) for file in own if file is not None] for part, own in files.items()}

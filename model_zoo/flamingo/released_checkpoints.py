@@ -85,8 +85,8 @@ def _rows(model: TrainableFlamingo, family: Architecture) -> dict[str, Rows]:
 
 
 def _fill(rows: Rows, weight: Tensor) -> None:
-    """The first rows from a checkpoint; those below them (locations) become the mean of what it was trained on."""
+    """The first rows from a checkpoint; those below them (locations) begin anew from what it was trained on."""
     kept = len(rows.kept)
     rows.kept.copy_(weight[:kept])
-    rows.added.copy_(rows.kept.mean(0).expand_as(rows.added))
+    rows.start()
     rows.added[: len(weight) - kept] = weight[kept:]

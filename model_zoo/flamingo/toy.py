@@ -92,7 +92,8 @@ class OpenFlamingo(FlamingoAdapter):
 
     Settings: `config` (a name in CONFIGS), `bins` (locations; default the configuration's), `trains`:
     "all", or "flamingo" as upstream does it (perceiver, gated cross-attention, input embeddings), `weights`:
-    "shipped" or "random".
+    "shipped", "random", or what fine-tuning saved (the folder of a finished cell, or a safetensors file), whatever its
+    names and bins.
     """
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
@@ -105,8 +106,13 @@ class OpenFlamingo(FlamingoAdapter):
         codec = Codec(categories, tokens, CoordinateSpace(self.settings["bins"]))
         super().__init__(build(self.config, tokens), codec, tokens.entries)
         self.weights_digest: str | None = None
-        if self.settings["weights"] == "shipped" and self.config.weights is not None:
+        saved = checkpoint.find_saved(self.settings["weights"])
+        if saved is not None:
+            tensors, entries = checkpoint.read(saved.file)
+            self.weights_digest = checkpoint.sha256(saved.file)
+        elif self.settings["weights"] == "shipped" and self.config.weights is not None:
             tensors, entries, self.weights_digest = checkpoint.read_shipped(WEIGHTS / self.config.weights)
+        if self.weights_digest is not None:
             checkpoint.load(self.model, checkpoint.fit_vocabulary(self.model, tensors, entries, tokens.entries))
         _freeze(self.model, self.settings["trains"])
 
@@ -116,7 +122,8 @@ class OpenFlamingo(FlamingoAdapter):
         found = [unknown("setting of open_flamingo", key, known) for key in settings if key not in known]
         full = _with_defaults(settings)
         for key, allowed in CHOICES.items():
-            if full[key] not in allowed:
+            saved = key == "weights" and isinstance(full[key], str) and checkpoint.find_saved(full[key]) is not None
+            if full[key] not in allowed and not saved:
                 found.append(unknown(f"open_flamingo.{key}", str(full[key]), allowed))
         bins = full["bins"]
         if not isinstance(bins, int) or isinstance(bins, bool) or not 2 <= bins <= MAX_BINS:

@@ -96,11 +96,11 @@ CARDS: list[dict[str, object]] = [
 class Vlm:
     """The Adapter protocol over an image-text-to-text model of transformers.
 
-    Settings: `family` (a name in FAMILIES), `weights` ("random" for a toy, a folder that `from_pretrained` reads, or
-    hub:OWNER/NAME@REVISION), `trains` ("all"; "decoder": everything but the image encoder; "lora": low-rank changes of
-    its attention, and the token embeddings where no pretraining has seen them), `image_size` (pixels of a side; the
-    family's by default, and open to some alone), `question` (what the prompt asks; the family's by default; with
-    {names} in it, it asks about categories).
+    Settings: `family` (a name in FAMILIES), `weights` ("random" for a toy, a folder that `from_pretrained` reads,
+    hub:OWNER/NAME@REVISION, or the folder of a cell that fine-tuned one of these), `trains` ("all"; "decoder":
+    everything but the image encoder; "lora": low-rank changes of its attention, and the token embeddings where no
+    pretraining has seen them), `image_size` (pixels of a side; the family's by default, and open to some alone),
+    `question` (what the prompt asks; the family's by default; with {names} in it, it asks about categories).
     """
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
@@ -108,7 +108,8 @@ class Vlm:
             raise ConfigError(*problems)
         self.settings = {**DEFAULTS, **settings}
         self.family = FAMILIES[self.settings["family"]]
-        folder = loading.weights_folder(self.settings["weights"])
+        saved = checkpoint.find_saved(self.settings["weights"])
+        folder = loading.weights_folder(self.settings["weights"] if saved is None else _before(saved))
         tokenizer = loading.tokenizer(folder, vocabulary_names(categories))
         config = loading.config(folder, self.family, tokenizer)
         self.side = loading.image_side(config, self.family, self.settings["image_size"], toy=folder is None)
@@ -120,6 +121,12 @@ class Vlm:
         new = folder is None or not self.family.native
         loading.choose_trained(self.model, self.family, self.settings["trains"], new)
         self._image = tokenizer.convert_tokens_to_ids(self.family.image)
+        if saved is not None:
+            tensors, entries = checkpoint.read(saved.file)
+            if entries[:1] != self._entries()[:1]:
+                raise DataError(f"{saved.file}: made for a vocabulary of {entries[0]} tokens, not {self.tokens.size}")
+            checkpoint.load_parts(self.model, tensors, saved.file)
+            self.weights_digest = " ".join(filter(None, (self.weights_digest, checkpoint.sha256(saved.file))))
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
@@ -182,6 +189,12 @@ class Vlm:
         emitted = torch.arange(tokens.shape[1], device=tokens.device) >= start
         return tokens.masked_fill((tokens == self._image) & emitted, self.tokens.pad)
 
+    @property
+    def context_length(self) -> int | None:
+        """Places of the half that answers; a prompt's image counts in them where there is one decoder."""
+        places: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return places
+
     def checkpoint_gradients(self) -> None:
         name = "activation_checkpointing_enable"  # older versions of transformers have the other name alone
         enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
@@ -211,6 +224,16 @@ class Vlm:
         """What identifies the vocabulary: its size, and the tokens of every name."""
         own = (f"{name} {' '.join(map(str, ids))}" for name, ids in self.codec.name_ids.items())
         return (str(self.tokens.size), *own)
+
+
+def _before(saved: checkpoint.SavedModel) -> str:
+    """The `weights` that a model was fine-tuned from. ConfigError if that was fine-tuned itself."""
+    weights = str(saved.settings.get("weights", "random"))
+    if checkpoint.find_saved(weights) is not None:
+        raise ConfigError(
+            f"vlm.weights: {saved.file} was fine-tuned from {weights}, itself fine-tuned; one step is read"
+        )
+    return weights
 
 
 class PromptDecoding:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import IdeficsConfig, PreTrainedConfig
 
 from harness.sequence import CoordinateSpace, TokenizerTokens
+from model_zoo.location_rows import location_curve
 from model_zoo.vlm.family import (
     CLIP_MEAN,
     CLIP_STD,
@@ -62,7 +63,8 @@ def _idefics_toy(tokens: TokenizerTokens, id_of: Callable[[str], int]) -> PreTra
 
 
 def _idefics_grow(model: Any, entries: int) -> None:
-    """Idefics has its added tokens in a table of their own: both become one, and new rows start at the mean."""
+    """Idefics has its added tokens in a table of their own: both become one, and new rows, nearly
+    all of which are locations, start on a curve around the mean."""
     pairs = ((model.model.embed_tokens, "additional_embedding"), (model.lm_head, "additional_fc"))
     for table, added in pairs:
         rows = [table.weight.detach()]
@@ -70,7 +72,7 @@ def _idefics_grow(model: Any, entries: int) -> None:
             rows.append(getattr(table, added).weight.detach())
             delattr(table, added)
         missing = entries - sum(map(len, rows))
-        table.weight = torch.nn.Parameter(torch.cat([*rows, rows[0].mean(0).expand(missing, -1)]))
+        table.weight = torch.nn.Parameter(torch.cat([*rows, location_curve(rows[0], missing)]))
     model.model.embed_tokens.num_embeddings = model.lm_head.out_features = entries
     model.model.embed_tokens.num_additional_embeddings = model.lm_head.out_additional_features = 0
 

@@ -31,6 +31,7 @@ from model_zoo.flamingo import vision as flamingo_vision
 from model_zoo.flamingo.language import FAMILIES
 from model_zoo.flamingo.new_embeddings import GrownEmbedding, GrownHead, Rows
 from model_zoo.flamingo.published import OpenFlamingoHf
+from model_zoo.location_rows import location_curve
 from tests.support import small
 
 NAMES = vocabulary_names(small.benchmark().categories)
@@ -136,7 +137,8 @@ def test_a_saved_language_model_is_read_from_its_folder(tmp_path: Path) -> None:
     torch.manual_seed(7)
     plain = language.toy_model("llama", len(language.toy_tokenizer(NAMES)))
     assert torch.equal(rows.kept, plain.get_input_embeddings().weight)
-    torch.testing.assert_close(rows.added, rows.kept.mean(0).expand_as(rows.added))
+    torch.testing.assert_close(rows.added[:3], rows.kept.mean(0).expand(3, -1))
+    assert torch.equal(rows.added[3:], location_curve(rows.kept.detach(), 65))
     assert len(rows.added) == 3 + 65  # the end of a chunk, the image, padding; locations
     digest = checkpoint.sha256(folder / "model.safetensors")
     assert adapter.describe()["weights_digest"] == {"language": [digest], "vision": [], "weights": []}
@@ -306,8 +308,7 @@ def test_a_released_checkpoint_is_read(family: str, tmp_path: Path) -> None:
             assert torch.equal(own[name], tensor), name
     stored, rows = tensors[f"lang_encoder.{INPUT[family]}.weight"], adapter.model.lang_encoder.get_input_embeddings()
     assert torch.equal(rows.weight[: len(stored)], stored)
-    mean = rows.rows.kept.mean(0)
-    torch.testing.assert_close(rows.weight[len(stored) :], mean.expand(65, -1))  # locations
+    assert torch.equal(rows.weight[len(stored) :], location_curve(rows.rows.kept.detach(), 65))
     assert not torch.equal(logits_of(adapter), logits_of(fresh(**settings)))
     assert adapter.describe()["weights_digest"] == {
         "language": [],
