@@ -84,6 +84,8 @@ class EvaluationInfo(StrictModel):
     diversity: Figures
     """Means over all categories, and over those of one frequency with the suffix /r, /c, /f (see
     harness.metrics.samples.aggregate). Those of each category are made from the tables when they are wanted."""
+    images: int | None = None
+    """How many of the validation images were asked about, at a step before the last (`eval_images`); None: all."""
     heldout_nll: float | None
     """Cross-entropy in nats per target token on the calibration split, canonical targets."""
 
@@ -111,6 +113,9 @@ class Record(StrictModel):
     """SED-SFT's threshold, where a quantile was calibrated."""
     collision_rate: float | None = None
     """Share of the training sequences that shared their image with another one of their batch."""
+    left_out_objects: dict[str, int] | None = None
+    """Where a target lists at most so many objects (`max_objects`): training images that have more, and in an epoch the
+    objects that their targets leave out. None without such a limit."""
     categories: tuple[CategoryInfo, ...] = ()
     image_ids: tuple[int, ...] = ()
     data: dict[str, Any] = Field(default_factory=dict)

@@ -105,7 +105,7 @@ def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -
     if "temperature" in frame:  # records of older code know a single one
         chosen = chosen[chosen["temperature"] == temperature]
     per_category = chosen[chosen["category_id"].notna()]
-    per_image = chosen[chosen["category_id"].isna()].set_index("image_id").loc[list(record.image_ids)]
+    per_image = _of_every_image(chosen[chosen["category_id"].isna()].set_index("image_id"), step, record)
     width = int(per_image["samples"].max()) + 1
     image = {image_id: index for index, image_id in enumerate(record.image_ids)}
     category = {info.id: index for index, info in enumerate(record.categories)}
@@ -122,6 +122,20 @@ def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -
         **{name: _column(per_category, name) for name in PER_CATEGORY},
     )
     return table, ImageTable(**{name: _column(per_image, name) for name in PER_IMAGE})
+
+
+def _of_every_image(rows: pd.DataFrame, step: int, record: Record) -> pd.DataFrame:
+    """Rows in the order of the record's images. Of an early step, which asks about some images alone, the others get
+    zeros to sum and undefined figures, so that they count for nothing."""
+    some = record.evaluation(step).images
+    if some is None:
+        return rows.loc[list(record.image_ids)]
+    if len(rows) != some or not set(rows.index) <= set(record.image_ids):
+        raise ValueError(f"expected {some} of the record's images at step {step}, got {len(rows)}")
+    every = rows.reindex(list(record.image_ids))
+    absent = ~every.index.isin(rows.index)
+    every.loc[absent, [name for name in COUNTS if name in every]] = 0
+    return every
 
 
 def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:

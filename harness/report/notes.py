@@ -61,6 +61,7 @@ def caption(results: Results) -> list[str]:
         f"Code: {_distinct(code_text(record.code) for record in finished)}; "
         f"device {_distinct(_device(record.device) for record in finished)}."
     )
+    lines += _tuning(results)
     lines += _left_out(results)
     lines += [
         f"Warning: the samples of {key} have collapsed: {entropy:.3g} nats per token at step {step}, {first:.3g} when "
@@ -71,6 +72,24 @@ def caption(results: Results) -> list[str]:
     if results.missing:
         lines.append(f"Missing: {'; '.join(map(str, results.missing))}.")
     return lines
+
+
+def _tuning(results: Results) -> list[str]:
+    """How the learning rates were chosen, and what each candidate reached."""
+    tuning = results.tuning
+    if tuning is None:
+        return []
+    candidates = ", ".join(f"{lr:g}" for lr in tuning.candidates)
+    steps = "as many steps as in the table" if tuning.steps is None else f"{tuning.steps} steps"
+    figure = "highest AP" if tuning.criterion == "AP" else "lowest held-out loss"
+    rows = "; ".join(
+        f"{row.label} {row.chosen:g} ({', '.join(UNDEFINED if x is None else f'{x:.3f}' for x in row.values)})"
+        for row in tuning.rows
+    )
+    return [
+        f"Learning rates: of {candidates} the one with the {figure} on the calibration split, which no table shows, "
+        f"after {steps} with seed {tuning.seed}: {rows}."
+    ]
 
 
 def _correctness(results: Results) -> str:

@@ -17,6 +17,7 @@ from harness import records
 from harness.errors import DataError
 from harness.records import archive, gallery
 from harness.records.layout import CELLS, DIGESTS, SUITE
+from harness.records.tuning import TUNING
 from harness.report.figures import TEXTS, available, draw, drawn
 from harness.report.figures.strips import shown_cells
 from harness.report.notes import code_text, command
@@ -50,7 +51,7 @@ def publish(folder: Path, target: Path, allow_failed: bool = False, whole: bool 
     work = target.with_name(f".{target.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    for name in (SUITE, DIGESTS):
+    for name in (SUITE, DIGESTS, *([] if results.tuning is None else [TUNING])):
         shutil.copyfile(folder / name, work / name)
     if whole:
         _copy_whole(results, work)

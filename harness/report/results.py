@@ -28,6 +28,7 @@ from harness.metrics.stats import bootstrap_weights
 from harness.records import CategoryInfo, Record, layout
 from harness.records.gallery import Answer, answers_by_image
 from harness.records.store import CellStore, open_store
+from harness.records.tuning import TuningRecord, read_tuning
 from harness.report.estimates import Floats, Tables, estimate
 from harness.suite.cells import Cell, listed
 from harness.suite.schema import Suite
@@ -64,6 +65,8 @@ class Results:
     folders: dict[Key, Path]
     records: dict[Key, Record]
     failed: dict[Key, Record]
+    tuning: TuningRecord | None = None
+    """How the rows' learning rates were chosen, where they were."""
     _tables: dict[Key, Tables] = field(default_factory=dict, repr=False)
     _points: dict[tuple[Key, int, float], dict[str, float]] = field(default_factory=dict, repr=False)
     _replicates: dict[tuple[Key, int, float], dict[str, Floats]] = field(default_factory=dict, repr=False)
@@ -201,7 +204,7 @@ def load(folder: Path) -> Results:
     finished = {key: record for key, record in found.items() if record.status == "finished"}
     failed = {key: record for key, record in found.items() if record.status == "failed"}
     _verify_paired(finished, folders)
-    return Results(suite, store, folders, finished, failed)
+    return Results(suite, store, folders, finished, failed, read_tuning(folder))
 
 
 def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str) -> None:

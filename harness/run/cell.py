@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from harness.errors import ConfigError
 from harness.evaluation.evaluate import Measurement, measure, speak
 from harness.evaluation.probe import probe
 from harness.inference.teacher_forcing import heldout_nll
-from harness.protocols import Adapter
+from harness.protocols import Adapter, Benchmark
 from harness.records import CategoryInfo, Record, layout
 from harness.records.cache import SharedCache
 from harness.records.gallery import gallery_frame
@@ -32,12 +34,13 @@ from harness.suite.cells import Cell
 from harness.suite.schema import NamedObjective
 from harness.system import files, interrupts, profiler, provenance, ranks
 from harness.system.profiler import PhaseRecorder, phase, recording
-from harness.training.finetuning import FineTuning, batches
+from harness.training.finetuning import FineTuning, batches, left_out_objects
 from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
 from harness.training.schedule import collision_rate
 from harness.training.stage import Stage, Work
 from harness.training.stages import kinds
+from harness.types import Example
 
 METRICS = "metrics.jsonl"
 """What training logs, as it comes (see harness.records.log)."""
@@ -125,7 +128,8 @@ class _Run:
             self.predictor = build(context, cell.model)
         plans = () if cell.objective is None else self.suite.plans_of(cell.objective)
         self.plan = plans[0] if plans else self.suite.train
-        self.steps = sum(plan.steps for plan in plans)
+        self.ends = tuple(accumulate(plan.steps for plan in plans)) or (0,)
+        self.steps = self.ends[-1]
         self.heldout = context.questions("calibration", cell.seed)
         self.questions = context.questions("val", cell.seed)
 
@@ -145,7 +149,11 @@ class _Run:
         self.checkpointer.timings |= times
         if self.suite.keep != "none" and self.main:
             adapter.save(folder / WEIGHTS)
-        return {"threshold": ready.threshold, "collision_rate": collisions}
+        return {
+            "threshold": ready.threshold,
+            "collision_rate": collisions,
+            "left_out_objects": left_out_objects(work.examples, self.plan.max_objects),
+        }
 
     def _work(self, adapter: Adapter) -> Work:
         return Work(
@@ -199,15 +207,16 @@ class _Run:
     def _measure(self, step: int, cache: SharedCache) -> Measurement | None:
         """On rank 0; the others make their share of what it is made of, and have nothing."""
         predictor, suite, seed, last = self.predictor, self.suite, self.cell.seed, step == self.steps
-        asked = len(self.questions) * (len(suite.sample.curve) if last else 1)
+        benchmark, questions = self._asked(step)
+        asked = len(questions) * (len(suite.sample.curve) if last else 1)
         counter = _Counter(self.context.watch, f"evaluate at {step}", asked)
         nll = self._heldout_loss(cache)
         if not self.main:
-            speak(predictor, self.questions, suite.sample, seed, last, cache=cache)
+            speak(predictor, questions, suite.sample, seed, last, cache=cache)
             return None
-        return measure(
+        measured = measure(
             predictor,
-            self.context.benchmark,
+            benchmark,
             suite.sample,
             suite.score,
             seed=seed,
@@ -216,8 +225,18 @@ class _Run:
             last=last,
             progress=counter,
             cache=cache,
-            questions=self.questions,
+            questions=questions,
         )
+        some = None if benchmark is self.context.benchmark else len(benchmark.split("val"))
+        return replace(measured, info=measured.info.model_copy(update={"images": some}))
+
+    def _asked(self, step: int) -> tuple[Benchmark, Sequence[Example]]:
+        """What is asked at a step: everything when a stage ends, before that of the images of early evaluations."""
+        if step in self.ends:
+            return self.context.benchmark, self.questions
+        early = self.context.early
+        ids = {example.image_id for example in early.split("val")}
+        return early, [question for question in self.questions if question.image_id in ids]
 
     def _heldout_loss(self, cache: SharedCache) -> float | None:
         """Nats per target token of the held-out examples; None without any, and for what cannot be trained."""

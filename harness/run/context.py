@@ -63,6 +63,12 @@ class Context:
     """Whom else to tell what is logged (see harness.run.trackers)."""
 
     @cached_property
+    def early(self) -> Benchmark:
+        """The benchmark as evaluations before the last step see it; itself unless the suite says `eval_images`."""
+        number = self.suite.train.eval_images
+        return self.benchmark if number is None else task.early(self.benchmark, number)
+
+    @cached_property
     def train_images(self) -> Counter[int]:
         """How many training images have each category, by its id."""
         return Counter(
@@ -109,6 +115,10 @@ def _benchmark(suite: Suite, data: Path | None, watch: Watch) -> Benchmark:
     benchmark = registry.benchmark(suite.benchmark.name, suite.benchmark.settings, data)
     if suite.images == "skip":
         benchmark = task.without_unreadable(benchmark, partial(watch.work, "check images"))
+    if suite.val_ids is not None:
+        inside = suite.val_ids if data is None else data / suite.val_ids
+        path = inside if inside.is_file() else suite.val_ids
+        benchmark = task.Chosen(benchmark, task.read_ids(path, benchmark))
     return task.of_benchmark(benchmark, suite.task)
 
 

@@ -1,4 +1,5 @@
-"""What a suite makes of a benchmark and of a model before anything starts: its task, and `images: skip`.
+"""What a suite makes of a benchmark and of a model before anything starts: its task, `images: skip`, `val_ids`, and the
+images of early evaluations.
 
 `caption` knows no boxes: an instance's box is the whole image, and so is that of a mention. What matches, counts and
 compares boxes then compares categories alone, each at most as often as it is there.
@@ -9,9 +10,14 @@ naming the file, when it comes to it.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
+
+import numpy as np
 
 from harness import images
 from harness.errors import ConfigError
@@ -22,6 +28,8 @@ from harness.sequence.targets import in_reading_order
 from harness.types import Box, Detection, Evaluation, Example, Instance
 
 SPLITS = ("train", "val", "calibration")
+EARLY_SEED = 0
+"""Of the permutation of the validation images whose first ones early evaluations ask about."""
 
 
 def of_benchmark(benchmark: Benchmark, task: Task) -> Benchmark:
@@ -63,6 +71,9 @@ class Captioned:
     def describe(self) -> dict[str, object]:
         return {**self._whole.describe(), "task": self._task}
 
+    def without(self, image_ids: Mapping[str, Collection[int]]) -> Benchmark:
+        return Captioned(_leaving_out(self._whole, image_ids), self._task)
+
     @property
     def _boxed(self) -> bool:
         return self._task != "caption"
@@ -80,6 +91,81 @@ def without_boxes(example: Example) -> Example:
     whole = Box(0, 0, example.width, example.height)
     instances = (Instance(item.id, item.category_id, whole) for item in in_reading_order(example.instances))
     return replace(example, instances=tuple(instances))
+
+
+class Chosen:
+    """A Benchmark whose validation split is only those images that a suite names."""
+
+    def __init__(self, whole: Benchmark, image_ids: Collection[int]) -> None:
+        self.name, self.categories = whole.name, whole.categories
+        self._described = {**whole.describe(), "val_ids": digest_of_ids(image_ids)}
+        self._chosen = only(whole, image_ids)
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        return self._chosen.split(name)
+
+    def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
+        return self._chosen.evaluate(split, detections, engine)
+
+    def match(self, split: str, detections: Sequence[Detection]) -> Matches:
+        return self._chosen.match(split, detections)
+
+    def describe(self) -> dict[str, object]:
+        """The digest of the ids stands for them: LVIS has thousands, and every record would repeat them."""
+        return self._described
+
+    def without(self, image_ids: Mapping[str, Collection[int]]) -> Benchmark:
+        rest = copy.copy(self)
+        rest._chosen = _leaving_out(self._chosen, image_ids)
+        return rest
+
+
+def digest_of_ids(image_ids: Iterable[int]) -> str:
+    """Names a set of image ids: the SHA-256 of them in ascending order, one a line."""
+    return hashlib.sha256("\n".join(map(str, sorted(image_ids))).encode()).hexdigest()
+
+
+def only(benchmark: Benchmark, image_ids: Collection[int]) -> Benchmark:
+    """Leaves out every other image of the validation split. ConfigError where the benchmark cannot."""
+    others = [example.image_id for example in benchmark.split("val") if example.image_id not in image_ids]
+    return _leaving_out(benchmark, {"val": others}) if others else benchmark
+
+
+def _leaving_out(benchmark: Benchmark, image_ids: Mapping[str, Collection[int]]) -> Benchmark:
+    if not isinstance(benchmark, LeavesOut):
+        raise ConfigError(f"the benchmark {benchmark.name} cannot leave images out; use none of val_ids, eval_images")
+    return benchmark.without(image_ids)
+
+
+def read_ids(path: Path, benchmark: Benchmark) -> frozenset[int]:
+    """Reads `val_ids`: whole numbers separated by white space or commas, each the id of a validation image.
+
+    Raises:
+        ConfigError: where the file cannot be read, has no ids, or an id that the validation split does not have.
+    """
+    try:
+        ids = frozenset(int(word) for word in path.read_text().replace(",", " ").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"val_ids: {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except ValueError:
+        raise ConfigError(f"val_ids: {path}: expected image ids, whole numbers separated by white space") from None
+    outside = sorted(ids - {example.image_id for example in benchmark.split("val")})
+    if outside:
+        several = f"{len(outside)} of {len(ids)} ids are" if len(outside) > 1 else "an id is"
+        raise ConfigError(f"val_ids: {path}: {several} of no validation image, such as {outside[0]}")
+    if not ids:
+        raise ConfigError(f"val_ids: {path}: expected image ids, found none")
+    return ids
+
+
+def early(benchmark: Benchmark, number: int) -> Benchmark:
+    """The benchmark with `number` validation images, those of early evaluations: the first of a fixed permutation, so
+    that fewer are always some of more. ConfigError where there are not so many."""
+    ids = [example.image_id for example in benchmark.split("val")]
+    if number > len(ids):
+        raise ConfigError(f"train.eval_images: expected at most the {len(ids)} validation images, got {number}")
+    order = np.random.default_rng(EARLY_SEED).permutation(len(ids))
+    return only(benchmark, {ids[index] for index in order[:number]})
 
 
 def without_unreadable(

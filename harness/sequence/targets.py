@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,9 @@ all(n)     n random members, the same in every epoch
 """
 DRAWS_PER_MEMBER = 64
 """Draws after which another member is taken not to exist: of 6 members, one stays unseen once in 1e28."""
+
+FEWER = 1
+"""Sets the choice of objects apart from that of their order and names."""
 
 Sequence = tuple[int, ...]
 
@@ -95,6 +99,20 @@ def _mentioned(example: Example, codec: CaptionCodec, caption: str) -> list[tupl
     in_order = dict.fromkeys(codec.category_of[name] for name in codec.names_in(caption))
     instances = in_reading_order(example.instances)
     return [(names[c], item.box) for c in in_order for item in instances if item.category_id == c]
+
+
+def fewer_objects(example: Example, number: int, drop: Literal["random", "smallest"], seed: int, epoch: int) -> Example:
+    """Leaves out what an image has beyond `number` objects: the smallest by area, or random ones, which depend on
+    (seed, epoch, image) alone and are others in every epoch. The order of the rest stays."""
+    if len(example.instances) <= number:
+        return example
+    if drop == "smallest":
+        areas = [instance.box.w * instance.box.h for instance in example.instances]
+        kept = np.argsort(-np.array(areas), kind="stable")[:number]
+    else:
+        rng = np.random.default_rng([seed, epoch, *example.key, FEWER])
+        kept = rng.permutation(len(example.instances))[:number]
+    return replace(example, instances=tuple(example.instances[index] for index in sorted(kept)))
 
 
 def in_reading_order(instances: Iterable[Instance]) -> list[Instance]:

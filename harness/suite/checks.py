@@ -24,6 +24,7 @@ from harness.suite.schema import (
     Train,
 )
 from harness.suite.stage_settings import STAGES, Sft, StageSettings
+from harness.suite.tune import Tune
 
 
 def follows_from_another(item: Any) -> bool:
@@ -43,6 +44,7 @@ def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
             "prompt": Prompt,
             "sample": SampleSettings,
             "resources": Resources,
+            "tune": Tune,
             "hypotheses": Hypothesis,
             "early_stops": EarlyStop,
             "resampled": Resampled,
@@ -125,7 +127,28 @@ def reference_problems(suite: Suite) -> list[str]:
             continue
         if hypothesis.metric not in metrics:
             problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
-    return problems + _caption_problems(suite) + _train_problems(suite)
+    return problems + _caption_problems(suite) + _train_problems(suite) + _tune_problems(suite)
+
+
+def _tune_problems(suite: Suite) -> list[str]:
+    """What cannot be tuned as the suite says."""
+    tune = suite.tune
+    if tune is None:
+        return []
+    problems = [
+        f"objectives.{objective.label}.train.lr: expected none beside tune, which chooses it"
+        for objective in suite.objectives
+        if "lr" in objective.train
+    ]
+    if not suite.objectives:
+        problems.append("tune: expected objectives to tune")
+    if len(suite.models) > 1:
+        problems.append("tune: expected one model: a row has one learning rate")
+    if tune.seed in suite.seeds:
+        problems.append(f"tune.seed: expected one that is none of seeds {list(suite.seeds)}, got {tune.seed}")
+    if tune.criterion == "AP" and suite.task == "caption":
+        problems.append("tune.criterion: task: caption has no AP; use heldout_nll")
+    return problems
 
 
 def _caption_problems(suite: Suite) -> list[str]:
@@ -162,6 +185,10 @@ def _train_problems(suite: Suite) -> list[str]:
         except ValidationError as error:
             problems += [schema_problem(item, ("objectives", objective.label, "train")) for item in error.errors()]
             continue
+        if "eval_images" in objective.train:
+            problems.append(f"{where}.eval_images: expected in the suite's train alone: all rows see the same images")
+        if plan.max_objects is not None and objective.then is not None and objective.then.name in ("dpo", "nsft"):
+            problems.append(f"{where}.max_objects: {objective.then.name} trains on whole targets; use another stage")
         if objective.train:
             problems += _micro_problems(where, plan)
         problems += _supply_problems(objective.label, objective.name, objective.settings, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -11,12 +12,13 @@ from harness.errors import unknown
 from harness.sequence import KINDS, Task
 from harness.sequence.targets import PATTERN, members_per_image
 from harness.suite.stage_settings import Batching, Then
+from harness.suite.tune import Tune
 from harness.system.files import PLAIN_NAME
 from harness.system.strict import StrictModel
 
 SCORES = ("category", "name", "sequence", "constant")
 
-LATER = ("gradient_checkpointing", "groups", "loss_weights", "precision")
+LATER = ("eval_images", "gradient_checkpointing", "groups", "loss_weights", "max_objects", "precision")
 """Settings of `train` that the first records did not have."""
 
 Positive = Annotated[int, Field(ge=1)]
@@ -86,12 +88,29 @@ class Group(StrictModel):
     weight_decay: Annotated[float, Field(ge=0)] | None = None
 
 
+class MaxObjects(StrictModel):
+    """`train.max_objects`: a target lists at most `number` objects of its image, so that it stays within what a model
+    can read. `drop`: which ones are left out, `random` ones, others in every epoch, or the `smallest` by area.
+    `max_objects: 20` is {number: 20, drop: random}. The record counts the images and objects concerned."""
+
+    number: Positive
+    drop: Literal["random", "smallest"] = "random"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_number(cls, value: Any) -> Any:
+        return {"number": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Train(StrictModel):
     """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
     `collision_rate`: see harness.sequence.targets and harness.training.schedule. `micro_batch`: sequences per forward
     pass (gradients accumulate up to batch_size); default all at once. `loss_weights`: what the loss at tokens of a kind
     is multiplied with, e.g. {location: 0.5}; 1 where none is given. It is still divided by the number of all target
     tokens.
+    `eval_images`: how many validation images are asked about at the steps of `eval_at` before the last; all by default.
+    They are the first of a fixed permutation, so that fewer are always some of more.
+    `max_objects`: how many objects a target lists at most, see MaxObjects.
     `gradient_checkpointing`: less memory, more time, the same gradients. `groups`: see Group; the first that matches
     counts. `precision`: bf16 is autocast; auto is bf16 on a GPU and fp32 elsewhere.
 
@@ -112,6 +131,8 @@ class Train(StrictModel):
     loss_weights: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     log_every: Positive = 20
     eval_at: tuple[Positive, ...] = ()
+    eval_images: Positive | None = None
+    max_objects: MaxObjects | None = None
     probe: Probe | None = None
     gradient_checkpointing: bool = False
     groups: tuple[Group, ...] = ()
@@ -270,9 +291,11 @@ class Suite(StrictModel):
     """Every cell is a (model, objective, seed). `keep`: the fine-tuned weights of the last step, of all evaluated
     steps, or none; it changes no result, so it is not part of a cell's digest. `images`: what becomes of a picture that
     cannot be read, or is not of the size that its annotations say: `fail` fails the cell that reads it, `skip` leaves
-    it out of its split, and those that were left out are part of the digest (see harness.run.task). `resources` are no
-    part of it. `task`: what sequences are: the objects' names and boxes, a caption that mentions the objects, or a
-    caption and then the boxes of what it mentions (see harness.sequence.captions and harness.run.task)."""
+    it out of its split, and those that were left out are part of the digest (see harness.run.task). `val_ids`: a file
+    of image ids, separated by white space or commas: the validation split is these images alone, and which ones they
+    are is part of the digest. `resources` are no part of it. `task`: what sequences are: the objects' names and boxes,
+    a caption that mentions the objects, or a caption and then the boxes of what it mentions (see
+    harness.sequence.captions and harness.run.task)."""
 
     suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: NamedBenchmark
@@ -286,7 +309,9 @@ class Suite(StrictModel):
     score: Literal["category", "name", "sequence", "constant"] = "category"
     keep: Literal["all", "last", "none"] = "last"
     images: Literal["fail", "skip"] = "fail"
+    val_ids: Path | None = None
     resources: Resources = Resources()
+    tune: Tune | None = None
     early_stops: tuple[EarlyStop, ...] = ()
     resampled: tuple[Resampled, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()

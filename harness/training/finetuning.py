@@ -14,8 +14,8 @@ from torch import Tensor
 from harness.errors import ConfigError
 from harness.protocols import Adapter
 from harness.sequence.noise_objects import with_noise
-from harness.sequence.targets import members
-from harness.suite.schema import Train
+from harness.sequence.targets import fewer_objects, members
+from harness.suite.schema import MaxObjects, Train
 from harness.system.profiler import phase
 from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
@@ -48,7 +48,8 @@ class FineTuning:
             pixels = _awaited(loader, state)
             for number, drawn in enumerate(batched, first):
                 with _waiting(state):
-                    rows = rows_of(adapter, examples, _share(drawn, plan, work.accelerator), plan.targets, seed)
+                    own = _share(drawn, plan, work.accelerator)
+                    rows = rows_of(adapter, examples, own, plan.targets, seed, plan.max_objects)
                 if samples:
                     with phase("sampling"), engine.whole():
                         rows = with_samples(adapter, rows, samples, longest, sampling_seed(seed, number))
@@ -61,20 +62,40 @@ def batches(examples: int, plan: Train, seed: int) -> Iterator[list[Draw]]:
     return draws(examples, plan.members, plan.batch_size, plan.steps, seed, plan.batching, rate)
 
 
-def rows_of(adapter: Adapter, examples: Sequence[Example], drawn: Sequence[Draw], targets: str, seed: int) -> list[Row]:
-    """The sequences of a batch."""
+def rows_of(
+    adapter: Adapter,
+    examples: Sequence[Example],
+    drawn: Sequence[Draw],
+    targets: str,
+    seed: int,
+    limit: MaxObjects | None = None,
+) -> list[Row]:
+    """Makes the sequences of a batch; `limit`: how many objects of its image each may list."""
+
+    def seen(image: int, epoch: int) -> Example:
+        example = examples[image]
+        return example if limit is None else fewer_objects(example, limit.number, limit.drop, seed, epoch)
+
     needed: dict[tuple[int, int], int] = {}  # by epoch and image: the members of an image are drawn once
     for draw in drawn:
         key = draw.epoch, draw.image
         needed[key] = max(needed.get(key, 0), draw.member + 1)
     own = {
         (epoch, image): [
-            with_noise(tokens, examples[image], adapter.codec, seed, epoch)
-            for tokens in members(examples[image], adapter.codec, targets, seed, epoch, count)
+            with_noise(tokens, seen(image, epoch), adapter.codec, seed, epoch)
+            for tokens in members(seen(image, epoch), adapter.codec, targets, seed, epoch, count)
         ]
         for (epoch, image), count in needed.items()
     }
     return [Row(examples[draw.image], own[draw.epoch, draw.image][draw.member]) for draw in drawn]
+
+
+def left_out_objects(examples: Sequence[Example], limit: MaxObjects | None) -> dict[str, int] | None:
+    """Counts the images with more objects than a target lists, and the objects that an epoch leaves out of them."""
+    if limit is None:
+        return None
+    beyond = [len(example.instances) - limit.number for example in examples]
+    return {"images": sum(more > 0 for more in beyond), "objects": sum(more for more in beyond if more > 0)}
 
 
 def require_shares(plan: Train, processes: int) -> None:

@@ -18,9 +18,9 @@ from harness.errors import ConfigError
 from harness.inference.padding import target_batch
 from harness.sequence import NOISE, Codec, CoordinateSpace, Grammar, NameVocabulary, TokenFormat
 from harness.sequence.noise_objects import JITTER, noise_boxes, with_noise
-from harness.sequence.targets import target
-from harness.suite.schema import Train
-from harness.training.finetuning import FineTuning, rows_of
+from harness.sequence.targets import fewer_objects, target
+from harness.suite.schema import MaxObjects, Train
+from harness.training.finetuning import FineTuning, left_out_objects, rows_of
 from harness.training.loop import train
 from harness.training.objective import Objective, prepare
 from harness.training.rows import Row
@@ -174,6 +174,52 @@ def test_rows_without_the_option_are_what_they_were() -> None:
     assert "noise_objects" not in pix2seq(0).describe()  # as records had it
     assert pix2seq(6).describe()["noise_objects"] == 6
     assert other[0].tokens != other[1].tokens
+
+
+# ---- fewer objects ---------------------------------------------------------------------------------------------------
+
+
+def with_areas(*sides: int) -> Example:
+    instances = tuple(Instance(n, 1, Box(0.0, float(n), float(side), 1.0)) for n, side in enumerate(sides, 1))
+    return replace(small.train_examples(1)[0], instances=instances)
+
+
+def ids(example: Example) -> list[int]:
+    return [instance.id for instance in example.instances]
+
+
+def test_the_smallest_objects_are_left_out_and_the_order_of_the_rest_stays() -> None:
+    example = with_areas(5, 1, 9, 3, 5)
+    assert ids(fewer_objects(example, 3, "smallest", 0, 0)) == [1, 3, 5]
+    assert ids(fewer_objects(example, 2, "smallest", 7, 4)) == [1, 3]  # of equals the first
+    assert fewer_objects(example, 5, "smallest", 0, 0) is fewer_objects(example, 5, "random", 0, 0) is example
+
+
+def test_random_objects_are_left_out_others_in_every_epoch() -> None:
+    example = with_areas(*[1] * 8)
+    chosen = [ids(fewer_objects(example, 3, "random", 0, epoch)) for epoch in range(400)]
+    assert chosen[5] == ids(fewer_objects(example, 3, "random", 0, 5))
+    assert all(own == sorted(set(own)) and len(own) == 3 for own in chosen)
+    counts = [sum(number in own for own in chosen) for number in range(1, 9)]
+    assert max(abs(count - 150) for count in counts) < 45  # each with probability 3/8: five standard deviations of 9.7
+    assert ids(fewer_objects(example, 3, "random", 1, 0)) != chosen[0]
+
+
+@pytest.mark.parametrize("drop", ["smallest", "random"])
+def test_targets_list_no_more_objects_than_they_may(drop: str) -> None:
+    adapter, examples = pix2seq(0), small.train_examples(6)
+    drawn = [Draw(epoch, n, 0) for n in range(6) for epoch in range(2)]
+    rows = rows_of(adapter, examples, drawn, "canonical", 0, MaxObjects.model_validate({"number": 1, "drop": drop}))
+    parsed = [adapter.codec.decode(row.tokens, row.example.width, row.example.height) for row in rows]
+    assert [len(own.mentions) for own in parsed] == [1] * len(rows)
+    assert [row.example for row in rows] == [examples[draw.image] for draw in drawn]  # the picture stays whole
+    several = [n for n in range(6) if len(examples[n].instances) > 1]
+    assert several
+    assert left_out_objects(examples, MaxObjects(number=1)) == {
+        "images": len(several),
+        "objects": sum(len(examples[n].instances) - 1 for n in several),
+    }
+    assert left_out_objects(examples, None) is None
 
 
 def extended_rows(adapter: Pix2Seq, count: int = 3) -> list[Row]:

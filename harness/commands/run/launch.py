@@ -16,7 +16,7 @@ from harness.commands import console
 from harness.errors import ConfigError, DataError
 from harness.inference.device import Device
 from harness.records import Record
-from harness.run import runner
+from harness.run import runner, tuning
 from harness.run.context import Planned, open_context
 from harness.run.executors import processes, ray_cluster
 from harness.run.output import status
@@ -46,7 +46,7 @@ def here(
         with console.progress(quiet or not shows(), bars=worker is None) as watch:
             context = open_context(suite, data, device, watch if mirror is None else Sending(watch, mirror))
             context = replace(context, **options)
-            records = ranks.together(context.accelerator, lambda: runner.run(context, folder, only, worker))
+            records = ranks.together(context.accelerator, lambda: tuning.run(context, folder, only, worker))
             ranks.leave(context.accelerator)
     except KeyboardInterrupt:  # between two cells, or for the second time
         raise Interrupted(signal.SIGINT) from None
@@ -110,6 +110,8 @@ def on_cluster(
     mirror: Mirror | None = None,
 ) -> int:
     """The exit code of a run on a Ray cluster. options: of the Context of every cell."""
+    if suite.tune is not None:
+        raise ConfigError("tune: expected --executor local: a cluster's tasks are the cells of a suite that is tuned")
     device = ray_cluster.device_of(device, suite.resources)
     folder = folder.absolute()
     try:

@@ -1,0 +1,59 @@
+"""What `tune:` of a suite found out: DIR/tuning.json, beside the cells that were trained with what it chose.
+
+The trials themselves are finished cells in DIR/tuning, with records of their own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.errors import DataError
+from harness.system.files import write_text
+from harness.system.strict import StrictModel, first_problem
+
+TUNING = "tuning.json"
+TRIALS = "tuning"
+"""The output folder of the trials, in that of the run."""
+
+
+class TunedRow(StrictModel):
+    """One row of a model: what each candidate reached, None where its trial failed or has no such figure, and which one
+    was chosen."""
+
+    model: str
+    label: str
+    values: tuple[float | None, ...]
+    chosen: float
+
+
+class TuningRecord(StrictModel):
+    """How the learning rates of all rows were chosen: the same candidates, steps, seed and criterion for each.
+
+    `criterion` AP: greedy, the highest is chosen; heldout_nll: nats per target token, the lowest. Both are of the
+    calibration split, which no table shows. `steps` None: as many as the row is trained for.
+    """
+
+    candidates: tuple[float, ...]
+    criterion: str
+    seed: int
+    steps: int | None
+    rows: tuple[TunedRow, ...]
+
+    def write(self, folder: Path) -> None:
+        write_text(folder / TUNING, self.model_dump_json(indent=1) + "\n")
+
+
+def read_tuning(folder: Path) -> TuningRecord | None:
+    """Reads what was chosen for a run or a published folder; None where nothing was tuned. DataError (one line) where
+    the file is not as it should be."""
+    path = folder / TUNING
+    try:
+        return TuningRecord.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataError(f"{path}: {first_problem(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
