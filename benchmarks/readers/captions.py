@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.readers import typed_json
-from benchmarks.readers.annotations import AN_ID, Annotations, Id
+from benchmarks.readers.annotation_records import AN_ID, Id
+from benchmarks.readers.annotations import Annotations
 from harness.errors import DataError
 
 Captions = Mapping[int, tuple[str, ...]]

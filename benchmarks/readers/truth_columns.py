@@ -8,6 +8,7 @@ Shape legend: I images, C categories, G objects.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -21,14 +22,15 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from benchmarks.readers import typed_json
-from benchmarks.readers.annotations import (
-    AnnotationFile,
+from benchmarks.readers.annotation_records import (
     AnnotationRecord,
-    ImageRecord,
-    Style,
-    read_categories,
+    EvaluatedImage,
+    EvaluationFile,
+    number_annotations,
+    read_evaluated_categories,
     require_keys_once,
 )
+from benchmarks.readers.annotations import Style
 from benchmarks.readers.detection_parts import NotPlainError, paused_collector
 from harness.errors import DataError
 from harness.metrics.detection.rules import RULES, GroundTruth, Protocol, has_area, make_regular
@@ -89,11 +91,11 @@ class TruthColumns:
 def read_truth(path: Path, style: Style, protocol: Protocol) -> TruthColumns:
     """Read an annotation file. Raises NotPlainError wherever `annotations.load` may have something to say."""
     try:
-        content = typed_json.read(path, "an annotation file")
+        content = typed_json.read(path, "an annotation file").removeprefix(codecs.BOM_UTF8)
         with paused_collector():
-            file = msgspec.json.decode(content, type=AnnotationFile)
+            file = msgspec.json.decode(content, type=EvaluationFile)
         require_keys_once(content, file)
-        categories = read_categories(file.categories)
+        categories = read_evaluated_categories(file.categories)
     except (DataError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotPlainError(str(error)) from None
     image_ids, category_ids = _column(file.images, "id"), _column(file.categories, "id")
@@ -123,9 +125,7 @@ def read_truth(path: Path, style: Style, protocol: Protocol) -> TruthColumns:
 def _read_objects(records: list[AnnotationRecord], style: Style) -> GroundTruth:
     """Collect all objects as the file orders them."""
     n = len(records)
-    ids = _column(records, "id")
-    if len(np.unique(ids)) != n:
-        raise NotPlainError("annotation ids that are not unique")
+    ids = np.array(number_annotations(records), dtype=np.int64)
     boxes = np.fromiter(chain.from_iterable(map(attrgetter("bbox"), records)), np.float64, 4 * n).reshape(n, 4)
     if n and boxes[:, 2:].min() < 0:
         raise NotPlainError("a negative side")
@@ -154,7 +154,7 @@ def _take(objects: GroundTruth, rows: NDArray[np.bool_]) -> GroundTruth:
 
 
 def _flag_evaluated(
-    images: list[ImageRecord],
+    images: list[EvaluatedImage],
     image: NDArray[np.int32],
     category: NDArray[np.int32],
     category_positions: Positions,
@@ -175,8 +175,9 @@ def _flag_evaluated(
     return flags
 
 
-def _image_record(record: ImageRecord, style: Style) -> dict[str, Any]:
-    image: dict[str, Any] = {"id": record.id, "width": record.width, "height": record.height}
+def _image_record(record: EvaluatedImage, style: Style) -> dict[str, Any]:
+    width, height = record.size
+    image: dict[str, Any] = {"id": record.id, "width": width, "height": height}
     if style == "lvis":
         image["neg_category_ids"] = sorted(set(record.neg_category_ids or ()))
         image["not_exhaustive_category_ids"] = sorted(set(record.not_exhaustive_category_ids or ()))

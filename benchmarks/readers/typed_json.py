@@ -6,6 +6,7 @@ the decoding: nonsense of any length fails at its first element.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ T = TypeVar("T")
 LARGEST_ID = 2**53 - 1
 """Ids travel through float64 arrays on their way to the evaluator."""
 
+UNUSED = "not valid JSON: expected finite numbers"
+"""Begins what is said of a number that JSON does not have in a field that is not used."""
+NO_NUMBER = re.compile(rb"(?<=[\[:,\s])-?(?:NaN|Infinity)(?=[\]},\s])")
 TOKENS = re.compile(rb'[{}\[\]]|"[^"\\]*(?:\\.[^"\\]*)*"(?:\s*:)?')
 """Brackets, and strings, with the colon behind them if they are keys."""
 JSON_TYPES = {
@@ -47,20 +51,25 @@ def read(path: Path, expected: str) -> bytes:
     return content
 
 
-def decode(content: bytes, kind: type[T], expected: Mapping[str, str]) -> T:
+def decode(content: bytes, kind: type[T], expected: Mapping[str, str], lenient: bool = False) -> T:
     """`content` as `kind`: a list of records (msgspec Structs), or a record of lists of records.
 
     expected: what to say of a value of a wrong type, by its place without indices: "" is the top level,
     "images" a list, "images[]" a record of it, "images[].width" a field; for a list of records "[]" and "[].width".
     Raises DataError, one line, with the place ("images[3].width"), what was expected and what came. The text of a
     file that is no JSON is refused as a whole, NaN and Infinity in its unused fields too: JSON has no such numbers.
+    lenient: they are no numbers (null) instead. A mark of the byte order in front is skipped: Windows writes it.
     """
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
         raise _misfit(content, str(error), expected) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(content, kind, str(error), expected) from None
+        problem = _malformed(content, kind, str(error), expected)
+    if lenient and str(problem).startswith(UNUSED):
+        return decode(NO_NUMBER.sub(rb"null", content), kind, expected)
+    raise problem
 
 
 def require_keys_once(content: bytes, most: Mapping[str, int]) -> None:
@@ -197,7 +206,7 @@ def _malformed(content: bytes, kind: Any, message: str, expected: Mapping[str, s
     place = _number(content[:start], kind)
     got = literal[0].decode()
     if place is None:
-        return DataError(f"not valid JSON: expected finite numbers, got {got} (byte {start})")
+        return DataError(f"{UNUSED}, got {got} (byte {start})")
     return DataError(f"{place}: expected {expected.get(place.key, 'a finite number')}, got {got}")
 
 

@@ -19,13 +19,13 @@ from harness.types import LossOutput, Projection, Term, TokenBatch
 
 
 def advantages(rewards: Tensor) -> Tensor:
-    """(r - mean) / standard deviation (population) of each image's K samples, [I, K] as the rewards.
+    """(r - mean) / standard deviation of each image's K >= 2 samples, [I, K] as the rewards.
 
-    0 for a whole group that has no spread: it says nothing about which of its samples is better. Shao et al., 2024;
-    arXiv 2402.03300
+    The deviation is that of a sample (over K - 1), as in TRL and verl. 0 for a whole group that has no spread: it says
+    nothing about which of its samples is better. Shao et al., 2024; arXiv 2402.03300
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
-    spread = centred.square().mean(dim=1, keepdim=True).sqrt()
+    spread = rewards.std(dim=1, keepdim=True, correction=1)
     return torch.where(has_spread(rewards)[:, None], centred / spread, 0.0)
 
 
@@ -64,8 +64,9 @@ def grpo(
 
     Log-probabilities are those at `temperature`, which the sequences were drawn at. Sequences that are `sampled`
     (TokenBatch.members) stand in where a process has none of its own: they count for nothing. Statistics: share of the
-    positions where clipping stops the gradient. Without a `before` (TokenBatch.rated) the ratio is 1 throughout.
-    ObjectiveError if `rated`, its reference where there is a kl_weight, `group` or `members` are not given.
+    positions where clipping stops the gradient, and the mean ratio. Without a `before` (TokenBatch.rated) the ratio is
+    1 throughout. ObjectiveError if `rated`, its reference where there is a kl_weight, `group` or `members` are not
+    given.
     """
     rated, group, members = batch.rated, batch.group, batch.members
     if rated is None or group is None or members is None or (kl_weight and rated.reference is None):
@@ -81,7 +82,8 @@ def grpo(
     if not logged:
         return LossOutput(terms)
     stopped = values["policy"].detach() > clipped(log_p.detach(), before, rated.advantage, 1.0, torch.inf)
-    stats = {"clipped": ((stopped & own).sum(), own.sum())}
+    ratio = torch.where(own, (log_p.detach() - before).exp(), 0.0)
+    stats = {"clipped": ((stopped & own).sum(), own.sum()), "ratio": (ratio.sum(), own.sum())}
     if "kl" in terms:
         stats["kl"] = terms["kl"].sum.detach(), own.sum()
     return LossOutput(terms, stats)

@@ -100,15 +100,17 @@ class Sampling(StageSettings):
 class Grpo(Sampling):
     """Group-relative policy optimisation (Shao et al., 2024; arXiv 2402.03300), on the model's own samples.
 
-    Every step draws anew, and makes `updates` optimizer steps of the images whose samples differ in reward. `low`,
-    `high`: how far a token's probability ratio may leave 1 before it is clipped. `kl`: weight of the divergence from
-    the fine-tuned model, which is held in memory only where this is not 0.
+    Every step draws anew, and makes `updates` optimizer steps of its images. The loss is a mean over all their tokens;
+    `filter` leaves out images whose samples all have the same reward, which teach nothing (the others then count for
+    more). `low`, `high`: how far a token's probability ratio may leave 1 before it is clipped. `kl`: weight of the
+    divergence from the fine-tuned model, which is held in memory only where this is not 0.
     """
 
     per_step: ClassVar[str] = "images"
     name: Literal["grpo"]
     images: Positive = 16
     updates: Positive = 1
+    filter: bool = False
     low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     high: Annotated[float, Field(gt=0)] = 0.28
     kl: NotNegative = 0.0

@@ -28,9 +28,10 @@ def gradient(loss: Tensor, of: Tensor) -> Tensor:
 
 
 def test_advantages_by_hand() -> None:
-    """Mean 0.5, deviations -0.5, -0.1, 0.1, 0.5: variance (0.25 + 0.01 + 0.01 + 0.25) / 4 = 0.13."""
+    """Mean 0.5, deviations -0.5, -0.1, 0.1, 0.5: their squares add up to 0.25 + 0.01 + 0.01 + 0.25 = 0.52, so the
+    variance of the sample is 0.52 / 3."""
     found = policy.advantages(torch.stack([values(0.0, 0.4, 0.6, 1.0), values(0.3, 0.3, 0.3, 0.3)]))
-    assert found[0].tolist() == pytest.approx([d / math.sqrt(0.13) for d in (-0.5, -0.1, 0.1, 0.5)])
+    assert found[0].tolist() == pytest.approx([d / math.sqrt(0.52 / 3) for d in (-0.5, -0.1, 0.1, 0.5)])
     assert found[1].tolist() == [0.0] * 4  # no spread: not nan
     assert policy.has_spread(torch.stack([values(0.0, 1.0), values(0.1, 0.1)])).tolist() == [True, False]
 

@@ -166,7 +166,7 @@ def _evaluate_carefully(request: EvaluationRequest, say: Say) -> tuple[Json, Rel
     from benchmarks.readers import annotations as annotation_files
 
     say("reading annotations")
-    truth = annotation_files.load(request.annotations, request.annotations.parent, request.style)
+    truth = annotation_files.load_for_evaluation(request.annotations, request.style)
     say("reading detections")
     detections = _read(request.detections, truth)
     other = None if request.compare is None else _read(request.compare, truth)

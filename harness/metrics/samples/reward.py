@@ -6,6 +6,7 @@ their verification. To add one, write its function and its line in REWARDS.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -68,11 +69,13 @@ def judged(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> t
 
 
 def _sums(answers: Answers, values: NDArray[np.float64] | NDArray[np.bool_]) -> Floats:
-    """Sums [I, K] of values of the mentions."""
-    of = answers.mentions
-    sums = np.zeros(answers.malformed.shape)
-    np.add.at(sums, (of.image, of.sample), values)
-    return sums
+    """Sums [I, K] of values of the mentions, each rounded once: answers that list the same mentions in another order
+    have the same sum, to the last bit. What has no spread would otherwise be given one by rounding."""
+    images, samples = answers.malformed.shape
+    of: list[list[float]] = [[] for _ in range(images * samples)]
+    for place, value in zip(answers.mentions.image * samples + answers.mentions.sample, values.tolist(), strict=True):
+        of[place].append(value)
+    return np.array([math.fsum(own) for own in of]).reshape(images, samples)
 
 
 def _said(answers: Answers, found: Verification, neutral: NDArray[np.bool_]) -> Floats:

@@ -70,9 +70,9 @@ class GrpoStage:
                     seed=seed,
                 )
                 model.train()
-            updates = split(drawn, settings.updates, work)
+            updates = split(drawn, settings, work)
             with phase("forward"):
-                if settings.updates > 1:  # in the first update the model is still the one that drew
+                if settings.updates > 1:  # with one alone the ratio is 1: the model is the one that drew
                     updates = [self._with_log_probs(work, engine, rows, "before", work.adapter) for rows in updates]
                 if self.reference is not None:
                     updates = [
@@ -96,26 +96,31 @@ def stage(settings: Grpo, plan: Train, work: Work) -> GrpoStage:
     return GrpoStage(settings, plan, work.fresh() if settings.kl else None)
 
 
-def split(said: Rollout, updates: int, work: Work) -> list[Group]:
-    """The rows of each optimizer step, this process's: whole images, and only those whose samples differ in reward.
+def split(drawn: Rollout, settings: Grpo, work: Work) -> list[Group]:
+    """The rows of each optimizer step, this process's: whole images; with `filter` only those whose samples differ in
+    reward.
 
-    Equally many steps on all processes, at most `updates` and at most as many as there are such images; none where
-    there is no such image. A process without any for a step takes part with rows that count for nothing.
+    Equally many steps on all processes, at most `updates` and at most as many as there are such images; none where no
+    image of any process has anything to teach. With `filter` a process without any for a step takes part with rows that
+    count for nothing.
     """
-    groups = [_group(said, index) for index in said.telling]
-    most = _largest(len(groups), work)
-    count = min(updates, most)
-    idle = [replace(row, sampled=True, advantage=0.0) for row in _group(said, 0)]
+    telling = drawn.telling
+    most = _largest(len(telling), work)
+    if not most and not settings.kl:
+        return []
+    groups = [_group(drawn, index) for index in (telling if settings.filter else range(len(drawn.examples)))]
+    count = min(settings.updates, most if settings.filter else len(groups))
+    idle = [replace(row, sampled=True, advantage=0.0) for row in _group(drawn, 0)]
     edges = [len(groups) * part // count for part in range(count + 1)] if count else []
     parts = [groups[first:end] for first, end in pairwise(edges)]
     return [[row for group in part for row in group] or idle for part in parts]
 
 
-def _group(said: Rollout, index: int) -> Group:
-    example = said.examples[index]
+def _group(drawn: Rollout, index: int) -> Group:
+    example = drawn.examples[index]
     return [
         Row(example, sample.tokens, advantage=float(advantage))
-        for sample, advantage in zip(said.samples[index], said.advantages[index], strict=True)
+        for sample, advantage in zip(drawn.samples[index], drawn.advantages[index], strict=True)
     ]
 
 
@@ -125,13 +130,13 @@ def _largest(own: int, work: Work) -> int:
     return ranks.same(work.accelerator, max(counts, default=0))
 
 
-def _over_processes(said: Rollout, work: Work) -> dict[str, float]:
+def _over_processes(drawn: Rollout, work: Work) -> dict[str, float]:
     """Means over all images, of which each process has equally many; the entropy's is over all tokens."""
     if work.accelerator.num_processes == 1:
-        return dict(said.figures)
+        return dict(drawn.figures)
     ranks.meet(work.accelerator)
-    tokens = float(sum(len(sample.tokens) for own in said.samples for sample in own))
-    weights = {name: tokens if name == "entropy" else 1.0 for name in said.figures}
-    sums = [[weight, weight * said.figures[name]] for name, weight in weights.items()]
+    tokens = float(sum(len(sample.tokens) for own in drawn.samples for sample in own))
+    weights = {name: tokens if name == "entropy" else 1.0 for name in drawn.figures}
+    sums = [[weight, weight * drawn.figures[name]] for name, weight in weights.items()]
     reduced = work.accelerator.reduce(torch.tensor(sums, device=work.accelerator.device), "sum").tolist()
     return {name: total / weight for name, (weight, total) in zip(weights, reduced, strict=True)}

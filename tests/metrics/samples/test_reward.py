@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -180,3 +181,16 @@ def test_f_score_is_that_of_matching(case: tuple[list[Example], list[list[Parsed
 def test_an_unknown_reward_is_named() -> None:
     with pytest.raises(ConfigError, match=r"unknown reward 'detektion', did you mean 'detection'"):
         rewards("detektion", [], [])
+
+
+def test_equal_answers_have_equal_rewards_to_the_last_bit() -> None:
+    """The IoUs 9/11, 8/12, 7/13, 1 and the half of a duplicate, in all orders: added up as they come they differ."""
+    image = scene([(5, 0), (5, 1), (5, 2), (5, 3)])
+    said = [mention(5, box_at(place, shift=shift)) for place, shift in ((0, 1), (1, 2), (2, 3), (3, 0))]
+    duplicate = mention(5, box_at(0, shift=2))  # its IoU is smaller: in any order it is the duplicate
+    orders = list(permutations([*said, duplicate]))
+    worth = rewards("detection", [image], [[parsed(order, 0, False) for order in orders]])
+    assert worth.tolist() == [[worth[0, 0]] * len(orders)]
+    values = [9 / 11, 8 / 12, 7 / 13, 1.0, -0.5]
+    assert len({sum(order) for order in permutations(values)}) > 1
+    assert worth[0, 0] == pytest.approx(2 * sum(values) / (5 + 4))

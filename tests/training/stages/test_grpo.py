@@ -174,19 +174,61 @@ def said_of(worth: Sequence[Sequence[float]]) -> Rollout:
     return Rollout(examples, samples, torch.tensor(worth), advantages(torch.tensor(worth)), {})
 
 
-def test_groups_without_spread_are_left_out() -> None:
+def settings_of(**changes: Any) -> Grpo:
+    return Grpo.model_validate({**GRPO, "images": 8, **changes})
+
+
+def test_groups_without_spread_stay_in_the_mean() -> None:
+    """Images 1 and 3 have nothing to teach, with an advantage of 0: their tokens count all the same. Two samples have
+    the advantages -1 / sqrt(2) and 1 / sqrt(2): the deviation of 0 and 1 is sqrt(1 / 2)."""
+    drawn = said_of([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [0.2, 0.4]])
+    work, half = work_on(small.fresh(), ()), 0.5**0.5
+    one, other = split(drawn, settings_of(updates=2), work)
+    assert [row.example.image_id for row in one] == [0, 0, 1, 1]
+    assert [row.example.image_id for row in other] == [2, 2, 3, 3, 4, 4]
+    assert [row.advantage for row in one + other] == pytest.approx(
+        [-half, half, 0, 0, half, -half, 0, 0, -half, half], abs=1e-6
+    )
+    nothing = said_of([[0.5, 0.5]])
+    assert split(nothing, settings_of(), work) == []
+    assert len(split(nothing, settings_of(kl=0.1), work)) == 1  # it still has a divergence to lower
+
+
+def test_groups_without_spread_are_left_out_where_asked() -> None:
     """Images 1 and 3 have nothing to teach. Three images are split into updates of one and two, whole."""
     said = said_of([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [0.2, 0.4]])
     work = work_on(small.fresh(), ())
 
     def images(updates: int) -> list[list[int]]:
-        return [[row.example.image_id for row in rows] for rows in split(said, updates, work)]
+        return [
+            [row.example.image_id for row in rows]
+            for rows in split(said, settings_of(updates=updates, filter=True), work)
+        ]
 
     assert images(1) == [[0, 0, 2, 2, 4, 4]]
     assert images(2) == [[0, 0], [2, 2, 4, 4]]
     assert images(5) == [[0, 0], [2, 2], [4, 4]]
-    assert [row.advantage for row in split(said, 1, work)[0]] == pytest.approx([-1, 1, 1, -1, -1, 1])
-    assert split(said_of([[0.5, 0.5]]), 1, work) == []
+    assert split(said_of([[0.5, 0.5]]), settings_of(filter=True), work) == []
+
+
+def test_the_mean_is_over_the_tokens_of_all_images() -> None:
+    """The first image's samples are equal: filtered, the gradient is larger by the tokens of both over those of one."""
+    adapter, examples = small.fitted(), small.fitted_examples()[:2]
+    work, engine = work_on(adapter, examples), DataParallel(adapter.model, small.accelerator())
+    drawn = rollout(adapter, examples, "detection", 4, 1.0, max_tokens=16, seed=0)
+    worth = drawn.rewards.clone()
+    worth[0], worth[1] = 0.5, torch.tensor([0.0, 1.0, 0.0, 1.0])
+    drawn = Rollout(drawn.examples, drawn.samples, worth, advantages(worth), {})
+    gradients, tokens = [], []
+    for chosen in (settings_of(), settings_of(filter=True)):
+        (rows,) = split(drawn, chosen, work)
+        adapter.model.zero_grad()
+        accumulate(adapter, rows, stage_of().objective, 4, small.accelerator(), engine=engine)
+        gradients.append(gradient(adapter))
+        tokens.append(sum(len(row.tokens) for row in rows))
+    assert tokens[0] > tokens[1]
+    assert gradients[0].norm() > 1e-3
+    assert torch.allclose(gradients[0] * tokens[0], gradients[1] * tokens[1], rtol=1e-3, atol=1e-3)
 
 
 def test_a_step_without_anything_to_learn_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +265,15 @@ def test_the_bounds_act_where_a_step_has_several_updates() -> None:
     assert low[0][-1]["clipped"] > plain[-1]["clipped"]
     weights = [outcome()[1], outcome(updates=2)[1], low[1], high[1]]  # all different
     assert all(not torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+
+
+def test_four_updates_leave_the_ratio_of_one_and_clip() -> None:
+    """With the bounds as they are by default: the model has moved since it drew what the later updates learn from."""
+    assert all(row["ratio"] == 1 for row in outcome()[0])
+    curve = [row for row in outcome(updates=4, lr=1e-3)[0] if "ratio" in row]  # without: nothing to learn any more
+    assert curve
+    assert all(abs(row["ratio"] - 1) > 1e-3 for row in curve)
+    assert sum(row["clipped"] for row in curve) > 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Finds the picture that an image record names, inside the folder of the data set and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from harness.errors import DataError
+
+PUBLISHED = frozenset({"train2014", "val2014", "test2015", "train2017", "val2017", "test2017"})
+"""Folders of COCO's layout: where they lie is the choice of whoever has the data, who may have put a link there."""
+
+
+class PictureFolder:
+    """The folder of a data set's pictures. An annotation file may be anyone's: it names files of this folder only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._roots: dict[Path, bool] = {}
+
+    def find(self, file_name: str | None, url: str | None, where: str) -> Path:
+        """Return the first of these that exists, else the first: file_name, 0.jpg, train2017/0.jpg (ends of the url).
+
+        v1 files have `coco_url` alone; v0.5 files also have a `file_name` under which COCO no longer publishes. A
+        backslash is a separator: files are annotated on Windows too. Raises DataError for no name at all, and for one
+        that leads out of the folder, by itself or by a link.
+        """
+        name = (file_name or "").replace("\\", "/")
+        parts = (url or "").split("/")
+        candidates = [candidate for candidate in (name, parts[-1], "/".join(parts[-2:])) if candidate]
+        if not candidates:
+            raise DataError(f'{where}: expected "file_name" or "coco_url"')
+        for candidate in candidates:
+            if PurePosixPath(candidate).is_absolute() or ".." in PurePosixPath(candidate).parts:
+                raise DataError(f"{where}: expected the name of a file inside {self._folder}, got {candidate[:80]!r}")
+        paths = [self._folder / candidate for candidate in candidates]
+        path = next((path for path in paths if is_file(path)), paths[0])
+        if not self._is_inside(path):
+            raise DataError(f"{where}: expected a file inside {self._folder}, got a link out of it: {path}")
+        return path
+
+    def _is_inside(self, path: Path) -> bool:
+        """Links resolved. Folders are resolved once, not for each of their pictures."""
+        parent = path.parent
+        if parent not in self._roots:
+            self._roots[parent] = self._is_below_root(parent)
+        return self._roots[parent] and (not is_link(path) or self._is_below_root(path))
+
+    def _is_below_root(self, path: Path) -> bool:
+        root = self._folder.resolve()
+        places = [root, *((self._folder / name).resolve() for name in PUBLISHED)]
+        resolved = path.resolve()
+        return any(resolved.is_relative_to(place) for place in places)
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that is too long or cannot be encoded is no file's."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_link(path: Path) -> bool:
+    """Tell whether the last part of a path is a link."""
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
