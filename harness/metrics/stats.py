@@ -72,9 +72,11 @@ class Verdict:
 
 
 class _Moments(NamedTuple):
-    estimate: float
-    standard_error: float
-    degrees: float
+    """Of N figures, each [N]."""
+
+    estimate: Floats
+    standard_error: Floats
+    degrees: Floats
     """Of freedom, for the t distribution; infinite (a normal distribution) where seeds do not vary or there is one."""
 
 
@@ -108,8 +110,15 @@ def interval(points: Floats, replicates: Floats, level: float = LEVEL) -> Interv
     normal quantile. Replicates in which some seed is undefined are left out. The interval of a paired difference is
     `interval(points_a - points_b, replicates_a - replicates_b)`.
     """
+    return intervals(points[:, None], replicates[..., None], level)[0]
+
+
+def intervals(points: Floats, replicates: Floats, level: float = LEVEL) -> list[Interval]:
+    """`interval` of N figures at once: points [S, N], replicates [S, R, N]."""
     moments = _moments(points, replicates)
-    return Interval(moments.estimate, *_bounds(moments, level), seeds=len(points))
+    low, high = _bounds(moments, level)
+    rows = zip(moments.estimate.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [Interval(*row, seeds=len(points)) for row in rows]
 
 
 def verdicts(tests: Sequence[PairedTest], level: float = LEVEL) -> list[Verdict]:
@@ -121,7 +130,7 @@ def verdicts(tests: Sequence[PairedTest], level: float = LEVEL) -> list[Verdict]
     stated direction, `refuted` if wholly on the other side, else `inconclusive`. Interval and Holm's
     rejection always agree. An undefined difference counts among the m, has p = 1 and is inconclusive.
     """
-    moments = [_moments(test.points, test.replicates) for test in tests]
+    moments = [_moments(test.points[:, None], test.replicates[..., None]) for test in tests]
     p_values = [_p_value(item, test.margin) for item, test in zip(moments, tests, strict=True)]
     levels = 1.0 - holm_levels(p_values, alpha=1.0 - level)
     return [
@@ -148,40 +157,53 @@ def holm_levels(p_values: Sequence[float], alpha: float) -> Floats:
 
 
 def _moments(points: Floats, replicates: Floats) -> _Moments:
-    if not len(points) or replicates.shape[0] != len(points):
-        raise ValueError(f"expected [S] points and [S, R] replicates, got {points.shape}, {replicates.shape}")
+    """points [S, N], replicates [S, R, N]."""
+    if not len(points) or len(replicates) != len(points):
+        raise ValueError(f"expected [S] points and [S, R] replicates, got {points.shape[:1]}, {replicates.shape[:2]}")
     seeds = len(points)
-    defined = replicates[:, ~np.isnan(replicates).any(axis=0)]
-    if np.isnan(points).any() or defined.shape[1] < 2:
-        return _Moments(float(points.mean()), math.nan, math.inf)
-    means = defined.mean(axis=0)
+    defined: NDArray[np.bool_] = np.asarray(~np.isnan(replicates).any(axis=0))  # [R, N]
+    drawn = defined.sum(axis=0)
+    usable = (drawn >= 2) & ~np.isnan(points).any(axis=0)
+    means = np.where(defined, replicates.mean(axis=0), 0.0)
+    of_images = _variance(means, defined, drawn)
     if seeds == 1:
-        return _Moments(float(points[0]), float(means.std(ddof=1)), math.inf)
-    of_seeds = points.var(ddof=1) / seeds
-    shared = (defined - means).var(axis=1, ddof=1).sum() / (seeds * (seeds - 1))
-    variance = of_seeds + max(0.0, means.var(ddof=1) - shared)
-    degrees = (seeds - 1) * variance / of_seeds if of_seeds > 0 else math.inf
-    return _Moments(float(points.mean()), math.sqrt(variance), degrees)
+        variance, degrees = of_images, np.full(len(drawn), math.inf)
+    else:
+        of_seeds = points.var(axis=0, ddof=1) / seeds
+        apart = np.where(defined, replicates, 0.0) - means
+        shared = np.sum([_variance(own, defined, drawn) for own in apart], axis=0) / (seeds * (seeds - 1))
+        variance = of_seeds + np.maximum(0.0, of_images - shared)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            degrees = np.where(of_seeds > 0, (seeds - 1) * variance / of_seeds, math.inf)
+    estimate = points.mean(axis=0)
+    return _Moments(estimate, np.where(usable, np.sqrt(variance), math.nan), np.where(usable, degrees, math.inf))
 
 
-def _bounds(moments: _Moments, level: float) -> tuple[float, float]:
-    half = float(student.isf((1.0 - level) / 2.0, moments.degrees)) * moments.standard_error
+def _variance(values: Floats, defined: NDArray[np.bool_], count: NDArray[np.int64]) -> Floats:
+    """Over the defined ones of values [R, N], with ddof 1; the others are 0. [N]"""
+    distance = np.where(defined, values - values.sum(axis=0) / np.maximum(count, 1), 0.0)
+    return np.asarray((distance**2).sum(axis=0) / np.maximum(count - 1, 1))
+
+
+def _bounds(moments: _Moments, level: float) -> tuple[Floats, Floats]:
+    half = student.isf((1.0 - level) / 2.0, moments.degrees) * moments.standard_error
     return moments.estimate - half, moments.estimate + half
 
 
 def _p_value(moments: _Moments, margin: float) -> float:
-    """Two-sided p-value of (estimate - margin); 1 where undefined or where there is nothing to tell apart."""
-    distance = abs(moments.estimate - margin)
-    if math.isnan(moments.standard_error) or distance == 0:
+    """Two-sided p-value of (estimate - margin), of one figure; 1 where undefined or where there is nothing to tell
+    apart."""
+    distance, error = abs(moments.estimate[0] - margin), moments.standard_error[0]
+    if math.isnan(error) or distance == 0:
         return 1.0
-    if moments.standard_error == 0:
+    if error == 0:
         return 0.0
-    return float(2.0 * student.sf(distance / moments.standard_error, moments.degrees))
+    return float(2.0 * student.sf(distance / error, moments.degrees[0]))
 
 
 def _verdict(test: PairedTest, moments: _Moments, p: float, level: float) -> Verdict:
-    low, high = _bounds(moments, level)
+    low, high = (float(bound[0]) for bound in _bounds(moments, level))
     above, below = low > test.margin, high < test.margin
     supported, refuted = (above, below) if test.direction == "greater" else (below, above)
     outcome: Outcome = "supported" if supported else "refuted" if refuted else "inconclusive"
-    return Verdict(outcome, moments.estimate, low, high, level, p, seeds=len(test.points))
+    return Verdict(outcome, float(moments.estimate[0]), low, high, level, p, seeds=len(test.points))

@@ -8,6 +8,7 @@
     DIR/progress/<cell>.json         how far it is (see harness.run.output.progress)
     DIR/profile/<cell>.json          where its time went (see harness.system.profiler)
     DIR/trackers/<cell>/             what its tracker writes (see harness.run.trackers)
+    DIR/estimates/<cell>/            what reports computed from it (see harness.report.estimates_cache)
 
 <cell> is the cell's id and the first 8 digits of its digest.
 """
@@ -23,6 +24,7 @@ LOCKS = "locks"
 PROGRESS = "progress"
 PROFILE = "profile"
 TRACKERS = "trackers"
+ESTIMATES = "estimates"
 RESUME = "resume"
 ERROR = "error.txt"
 """The traceback of a failed cell, in its folder."""

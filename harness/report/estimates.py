@@ -1,6 +1,6 @@
 """Figures of one cell at one step, under any image weights: what tables, intervals and verdicts are made of.
 
-Shape legend: I images, C categories, R weightings (1, or the bootstrap replicates), K samples per image.
+Shape legend: I images, C categories, W weightings (1, or 1 and the bootstrap replicates), K samples per image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class CellTables:
     """What a finished cell says: its record, and its tables of these names."""
 
     record: Record
@@ -39,46 +39,52 @@ class Tables:
         return [category.frequency for category in self.record.categories]
 
 
-def estimate(cell: Tables, step: int, temperature: float, weights: Weights | None = None) -> dict[str, Floats]:
-    """Every figure of `figure_names`, each [R], nan where undefined; weights [R, I] or None (all 1: R = 1).
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """Every figure of a cell at one step and temperature, under W image weightings; nan where undefined.
+
+    figures     by name, each [W]
+    categories  CATEGORY_COLUMNS by name, each [W, C]
+    support     how many validation images have each category, [C]
+    """
+
+    figures: dict[str, Floats]
+    categories: dict[str, Floats]
+    support: NDArray[np.int64]
+
+
+def estimate(cell: CellTables, step: int, temperature: float, weights: Weights | None = None) -> Estimates:
+    """Every figure of `figure_names`, and those of each category; weights [W, I] or None (all 1: W = 1).
 
     `temperature` is that of the samples; the detections are those of the greedy answer, and the consensus of these
     samples.
     """
-    figures: dict[str, Floats] = {}
-    if cell.record.evaluation(step).metrics:
-        figures |= ap.summarise(_precision(cell, step, records.GREEDY, weights), cell.frequency)
-    if cell.record.evaluation(step).consensus:
-        own = ap.summarise(_precision(cell, step, temperature, weights), cell.frequency)
-        figures["consensus_AP"], figures["consensus_AP50"] = own["AP"], own["AP50"]
-        figures["consensus_gain"] = own["AP"] - figures["AP"]
     per_category, per_image = tables.tables(cell.images, step, temperature, cell.record)
     by_category = aggregate.category_figures(per_category, weights)
+    own = {"recall": by_category["recall"], "name_diversity": by_category["normalised_name_diversity"]}
+    own["AP"] = np.full_like(own["recall"], np.nan)
+    figures: dict[str, Floats] = {}
+    if cell.record.evaluation(step).metrics:
+        precision = _precision(cell, step, records.GREEDY, weights)
+        own["AP"] = precision.ap
+        figures |= ap.summarise(precision, cell.frequency)
+    if cell.record.evaluation(step).consensus:
+        of_samples = ap.summarise(_precision(cell, step, temperature, weights), cell.frequency)
+        figures["consensus_AP"], figures["consensus_AP50"] = of_samples["AP"], of_samples["AP50"]
+        figures["consensus_gain"] = of_samples["AP"] - figures["AP"]
     for name, source in category_figures(per_category.verified.shape[1] - 1).items():
         means = aggregate.by_frequency(by_category[source], cell.frequency)
         figures[name] = means["all"]
         figures |= {f"{name}/{group}": means[group] for group in FREQUENCIES}
     figures |= aggregate.image_figures(per_image, weights)
-    replicates = len(figures["recall"])
-    figures |= {name: np.full(replicates, value) for name, value in cost(cell.record, step).items()}
-    undefined = np.full(replicates, np.nan)
-    return {name: figures.get(name, undefined) for name in (*figure_names(_samples(per_category)), *figures)}
-
-
-def by_category(cell: Tables, step: int, temperature: float, weights: Weights | None = None) -> dict[str, Floats]:
-    """CATEGORY_COLUMNS of every category, each [R, C], nan where undefined; as `estimate` otherwise."""
-    per_category, _ = tables.tables(cell.images, step, temperature, cell.record)
-    figures = aggregate.category_figures(per_category, weights)
-    own = {"recall": figures["recall"], "name_diversity": figures["normalised_name_diversity"]}
-    own["AP"] = np.full_like(own["recall"], np.nan)
-    if cell.record.evaluation(step).metrics:
-        own["AP"] = _precision(cell, step, records.GREEDY, weights).ap
-    return {name: own[name] for name in CATEGORY_COLUMNS}
-
-
-def support(cell: Tables, step: int, temperature: float) -> NDArray[np.int64]:
-    """How many validation images have each category, [C]."""
-    return aggregate.support(tables.tables(cell.images, step, temperature, cell.record)[0])["recall"]
+    weightings = len(figures["recall"])
+    figures |= {name: np.full(weightings, value) for name, value in cost(cell.record, step).items()}
+    undefined = np.full(weightings, np.nan)
+    return Estimates(
+        {name: figures.get(name, undefined) for name in (*figure_names(_samples(per_category)), *figures)},
+        {name: own[name] for name in CATEGORY_COLUMNS},
+        aggregate.support(per_category)["recall"],
+    )
 
 
 def cost(record: Record, step: int) -> dict[str, float]:
@@ -105,7 +111,7 @@ def _step_seconds(curve: Sequence[tuple[int, float]], step: int, since: float) -
     return float(np.median(stretches)) if stretches else math.nan
 
 
-def _precision(cell: Tables, step: int, temperature: float, weights: Weights | None) -> ap.APs:
+def _precision(cell: CellTables, step: int, temperature: float, weights: Weights | None) -> ap.APs:
     matches = tables.matches(cell.images, cell.detections, step, cell.record, temperature)
     return ap.average_precision(matches, len(cell.record.categories), weights)
 

@@ -24,7 +24,7 @@ from harness.metrics.catalogue import (
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
 from harness.report.chains import foretold
-from harness.report.results import Results
+from harness.report.results import Results, once
 from harness.report.rows import CategoryLine, Row, best, category_lines, differences, gains, table, temperature_lines
 from harness.report.verdicts import Finding, verdicts
 from harness.suite.cells import BASE, chains
@@ -58,6 +58,7 @@ class Grid:
     note: str = ""
 
 
+@once
 def grids(results: Results) -> list[Grid]:
     """One line per row of the suite: detection, diversity, by frequency, and so on; differences; hypotheses.
     A table of figures that no row has (as with records of older code) is left out."""
@@ -87,6 +88,7 @@ def grids(results: Results) -> list[Grid]:
     return made
 
 
+@once
 def category_grids(results: Results, everything: bool = False) -> list[Grid]:
     """One table per figure of CATEGORY_COLUMNS: a line per category, a column per row of the suite. Only categories
     that are reportable, or with `everything` all that have an image; and for which some row has the figure."""

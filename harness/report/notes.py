@@ -9,7 +9,7 @@ from typing import Any
 from harness.metrics.stats import LEVEL, REPLICATES
 from harness.report.chains import collapses
 from harness.report.grids import UNDEFINED
-from harness.report.results import Results
+from harness.report.results import Results, once
 from harness.report.rows import table
 
 
@@ -32,6 +32,7 @@ def code_text(code: dict[str, object]) -> str:
     return f"detmodes {code.get('version')}, commit {str(code['commit'])[:12]}{dirty}"
 
 
+@once
 def caption(results: Results) -> list[str]:
     """What one must know to read the tables, one statement a line."""
     finished = list(results.records.values())

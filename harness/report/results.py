@@ -11,12 +11,12 @@ Other folders under `cells/` belong to older settings and are not looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from harness import records
 from harness.errors import DataError
-from harness.metrics.stats import bootstrap_weights
+from harness.metrics.stats import REPLICATES, bootstrap_weights
 from harness.records import CategoryInfo, Record, layout
 from harness.records.gallery import Answer, answers_by_image
 from harness.records.store import CellStore, open_store
 from harness.records.tuning import TuningRecord, read_tuning
-from harness.report.estimates import Floats, Tables, estimate
+from harness.report.estimates import CellTables, Estimates, Floats, estimate
+from harness.report.estimates_cache import EstimatesCache
 from harness.suite.cells import Cell, listed
 from harness.suite.schema import Suite
 
@@ -51,6 +52,24 @@ class Key(NamedTuple):
         return f"{row} seed {self.seed}"
 
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def once(make: Callable[Concatenate[Results, P], T]) -> Callable[Concatenate[Results, P], T]:
+    """A function of results whose value is made when it is first asked for, and then handed to whoever asks: rows,
+    grids and what figures show are computed once, however many renderers there are."""
+
+    @wraps(make)
+    def made(results: Results, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        asked = (make.__qualname__, args, tuple(kwargs.items()))
+        if asked not in results.made:
+            results.made[asked] = make(results, *args, **kwargs)
+        return results.made[asked]  # type: ignore[no-any-return]
+
+    return made
+
+
 @dataclass
 class Results:
     """Cells of one suite. Tables are read, and figures computed, when they are first asked for, and kept.
@@ -58,6 +77,8 @@ class Results:
     store: where cells are read from. folders: every cell of the suite and the folder that a run leaves it in, in the
     suite's order.
     records: the finished ones. failed: those that left a failed record. The rest are missing.
+    cache: where what was computed from a cell is kept for the next report; None: nowhere.
+    made: what functions made `once` have returned.
     """
 
     suite: Suite
@@ -67,9 +88,10 @@ class Results:
     failed: dict[Key, Record]
     tuning: TuningRecord | None = None
     """How the rows' learning rates were chosen, where they were."""
-    _tables: dict[Key, Tables] = field(default_factory=dict, repr=False)
-    _points: dict[tuple[Key, int, float], dict[str, float]] = field(default_factory=dict, repr=False)
-    _replicates: dict[tuple[Key, int, float], dict[str, Floats]] = field(default_factory=dict, repr=False)
+    cache: EstimatesCache | None = None
+    made: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    _tables: dict[Key, CellTables] = field(default_factory=dict, repr=False)
+    _estimates: dict[tuple[Key, int, float, bool], Estimates] = field(default_factory=dict, repr=False)
 
     @property
     def missing(self) -> list[Key]:
@@ -96,9 +118,12 @@ class Results:
         return next((len(record.image_ids) for record in self.records.values()), 0)
 
     @cached_property
-    def weights(self) -> NDArray[np.float32]:
-        """The same draws for every cell, so that differences are paired."""
-        return bootstrap_weights(self.images)
+    def weights(self) -> NDArray[np.float64]:
+        """[1 + R, I]: every image once, then the draws of the bootstrap, which are the same for every cell, so that
+        differences are paired. Stored by image, which is how they are read."""
+        columns = np.ones((self.images, 1 + REPLICATES))
+        columns[:, 1:] = bootstrap_weights(self.images).T
+        return columns.T
 
     def keys(self, model: str, label: str) -> list[Key]:
         """All cells of a row, one per seed, whatever became of them."""
@@ -114,28 +139,45 @@ class Results:
     def points(self, key: Key, step: int, temperature: float | None = None) -> dict[str, float]:
         """Figures of a cell, nan where undefined, from its samples at a temperature (None: the suite's own). Raises
         DataError if the tables are not those of the record."""
-        heat = self.temperature if temperature is None else temperature
-        tables = self.tables(key)
-        if (key, step, heat) not in self._points:
-            with _of_one_cell(self.folders[key]):
-                self._points[key, step, heat] = self._point(key, tables, step, heat)
-        return self._points[key, step, heat]
+        found = self.estimates(key, step, temperature, replicates=False)
+        return {name: float(values[0]) for name, values in found.figures.items()}
 
     def replicates(self, key: Key, step: int, temperature: float | None = None) -> dict[str, Floats]:
         """The same under the bootstrap weights, each [R]."""
-        heat = self.temperature if temperature is None else temperature
-        if (key, step, heat) not in self._replicates:
-            self._replicates[key, step, heat] = estimate(self.tables(key), step, heat, self.weights)
-        return self._replicates[key, step, heat]
+        found = self.estimates(key, step, temperature)
+        return {name: values[1:] for name, values in found.figures.items()}
 
-    def tables(self, key: Key) -> Tables:
+    def estimates(self, key: Key, step: int, temperature: float | None = None, replicates: bool = True) -> Estimates:
+        """All figures of a cell: the point estimates first, then (with `replicates`) those of the bootstrap."""
+        heat = self.temperature if temperature is None else temperature
+        whole = (key, step, heat, True)
+        if whole in self._estimates:
+            return self._estimates[whole]
+        asked = (key, step, heat, replicates)
+        if asked not in self._estimates:
+            self._estimates[asked] = self._estimated(*asked)
+        return self._estimates[asked]
+
+    def _estimated(self, key: Key, step: int, temperature: float, replicates: bool) -> Estimates:
+        kept = None
+        if self.cache is not None:
+            kept = self.cache.of(self.folders[key], self.records[key], (step, temperature, replicates))
+        found = None if kept is None else kept.read()
+        if found is None:
+            with _of_one_cell(self.folders[key]):
+                found = estimate(self.tables(key), step, temperature, self.weights if replicates else None)
+            if kept is not None:
+                kept.write(found)
+        self._check_ap(key, step, float(found.figures["AP"][0]))
+        return found
+
+    def tables(self, key: Key) -> CellTables:
         """Read, and tried at every step, so that whatever is made of them later can rely on them. Raises DataError."""
         if key not in self._tables:
             with _of_one_cell(self.folders[key]):
-                tables = self._read(key)
-                for step in self.records[key].steps:
-                    self._points[key, step, self.temperature] = self._point(key, tables, step, self.temperature)
-            self._tables[key] = tables
+                self._tables[key] = self._read(key)
+            for step in self.records[key].steps[:-1]:  # the last one is what tables are about: it is tried anyway
+                self.estimates(key, step, replicates=False)
         return self._tables[key]
 
     def read_table(self, key: Key, name: str) -> pd.DataFrame:
@@ -149,17 +191,12 @@ class Results:
         self.store.verify_table(self.folders[key].name, GALLERY)
         return answers_by_image(self.read_table(key, GALLERY), f"{self.folders[key]}: {GALLERY}")
 
-    def _read(self, key: Key) -> Tables:
+    def _read(self, key: Key) -> CellTables:
         images, detections = (self.read_table(key, name) for name in records.PUBLISHED_TABLES)
         most = images["samples"].max()
         if not 0 < most <= self.samples:  # arrays get this width
             raise DataError(f"{self.folders[key]}: images: expected up to {self.samples} samples, got {most}")
-        return Tables(self.records[key], images, detections)
-
-    def _point(self, key: Key, tables: Tables, step: int, temperature: float) -> dict[str, float]:
-        points = {name: float(values[0]) for name, values in estimate(tables, step, temperature).items()}
-        self._check_ap(key, step, points["AP"])
-        return points
+        return CellTables(self.records[key], images, detections)
 
     def _check_ap(self, key: Key, step: int, ap: float) -> None:
         recorded = self.records[key].evaluation(step).metrics.get("AP")
@@ -184,8 +221,11 @@ def _of_one_cell(folder: Path) -> Iterator[None]:
         raise DataError(f"{folder}: {records.RECORD} and tables do not belong together: {told}") from error
 
 
-def load(folder: Path) -> Results:
-    """Reads suite and records and verifies that the tables are the files that the records describe."""
+def load(folder: Path, cache: Path | None = None) -> Results:
+    """Reads suite and records and verifies that the tables are the files that the records describe.
+
+    cache: where to keep what is computed from cells that are large; by default beside them.
+    """
     suite, planned = listed(folder)
     store = open_store(folder)
     folders: dict[Key, Path] = {}
@@ -204,7 +244,8 @@ def load(folder: Path) -> Results:
     finished = {key: record for key, record in found.items() if record.status == "finished"}
     failed = {key: record for key, record in found.items() if record.status == "failed"}
     _verify_paired(finished, folders)
-    return Results(suite, store, folders, finished, failed, read_tuning(folder))
+    kept = EstimatesCache(cache or folder / layout.ESTIMATES)
+    return Results(suite, store, folders, finished, failed, read_tuning(folder), kept)
 
 
 def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.metrics.catalogue import CATEGORY_COLUMNS, GAIN, direction, diversity_columns, figure_names, gain_names
-from harness.metrics.stats import REPLICATES, Interval, interval
-from harness.report.estimates import Floats, by_category, support
-from harness.report.results import Key, Results
+from harness.metrics.stats import REPLICATES, Interval, interval, intervals
+from harness.report.estimates import Floats
+from harness.report.results import Key, Results, once
 from harness.suite.cells import BASE, ORACLES, after_sft, chains
 from harness.suite.schema import EarlyStop
 
@@ -110,9 +110,14 @@ class TemperatureLine:
         return f"{self.label} (T = {self.temperature:g})"
 
 
-def sources(results: Results) -> Iterator[Source]:
+@once
+def sources(results: Results) -> list[Source]:
     """Rows in the order of the table: per model base, objectives, chains before their last stage, early stops,
     other temperatures; then the oracles."""
+    return list(_sources(results))
+
+
+def _sources(results: Results) -> Iterator[Source]:
     suite = results.suite
     for model in suite.models:
         for label in (BASE, *(objective.label for objective in suite.objectives)):
@@ -129,12 +134,14 @@ def sources(results: Results) -> Iterator[Source]:
         yield _at_last_step(results, oracle, oracle)
 
 
+@once
 def table(results: Results) -> list[Row]:
     """One row per source, every figure with the interval of its seed mean."""
     names = figure_names(results.samples)
     return [_row(results, source, names) for source in sources(results)]
 
 
+@once
 def differences(results: Results) -> list[Row]:
     """Diversity figures of every trained row minus the base's, paired by seed and image."""
     by_name = {(source.model, source.label): source for source in sources(results)}
@@ -146,6 +153,7 @@ def differences(results: Results) -> list[Row]:
     return rows
 
 
+@once
 def gains(results: Results) -> list[Row]:
     """What the last stage changed in the figures of each chain, paired by seed and image; empty without a chain."""
     labels = {chain.label for chain in chains(results.suite)}
@@ -190,6 +198,7 @@ def best(results: Results, rows: Sequence[Row], names: Sequence[str]) -> dict[st
     return found
 
 
+@once
 def category_lines(results: Results) -> list[CategoryLine]:
     """One per row with a finished cell, rows of other rows' cells left out."""
     return [
@@ -199,6 +208,7 @@ def category_lines(results: Results) -> list[CategoryLine]:
     ]
 
 
+@once
 def temperature_lines(results: Results) -> list[TemperatureLine]:
     """One per objective (and base) and temperature; empty where the suite samples at a single one."""
     heats = results.suite.sample.curve
@@ -244,21 +254,16 @@ def _early(results: Results, model: str, stop: EarlyStop) -> Source:
 
 def _category_line(results: Results, source: Source) -> CategoryLine:
     assert source.step is not None
-    cells = [results.tables(key) for key in results.finished(source.model, source.label)]
-    where = source.step, results.temperature
-    points = [by_category(cell, *where) for cell in cells]  # each name -> [1, C]
-    replicates = [by_category(cell, *where, results.weights) for cell in cells]  # each name -> [R, C]
-    counts = support(cells[0], *where)
-    figures: dict[int, dict[str, Interval]] = {}
-    for index, category in enumerate(results.categories):
-        figures[category.id] = {
-            name: interval(
-                np.array([own[name][0, index] for own in points]), np.stack([own[name][:, index] for own in replicates])
-            )
-            for name in CATEGORY_COLUMNS
-        }
+    keys = results.finished(source.model, source.label)
+    found = [results.estimates(key, source.step) for key in keys]
     ids = [category.id for category in results.categories]
-    return CategoryLine(source.model, source.label, source.label, figures, dict(zip(ids, counts.tolist(), strict=True)))
+    figures: dict[int, dict[str, Interval]] = {category_id: {} for category_id in ids}
+    for name in CATEGORY_COLUMNS:
+        values = np.stack([own.categories[name] for own in found])  # [S, 1 + R, C]
+        for category_id, figure in zip(ids, intervals(values[:, 0], values[:, 1:]), strict=True):
+            figures[category_id][name] = figure
+    counts = dict(zip(ids, found[0].support.tolist(), strict=True))
+    return CategoryLine(source.model, source.label, source.label, figures, counts)
 
 
 def _incomplete(row: Row) -> bool:
@@ -293,5 +298,5 @@ def stacked(results: Results, source: Source, seeds: Sequence[int], name: str) -
         return after[0] - before[0], after[1] - before[1]
     keys = [source.cell(seed) for seed in seeds]
     where = source.step, source.temperature
-    points = np.array([results.points(key, *where)[name] for key in keys])
-    return points, np.stack([results.replicates(key, *where)[name] for key in keys])
+    values = np.stack([results.estimates(key, *where).figures[name] for key in keys])  # [S, 1 + R]
+    return values[:, 0], values[:, 1:]

@@ -10,7 +10,7 @@ from harness.errors import ConfigError, unknown
 from harness.metrics.catalogue import figure_names, gain_names
 from harness.metrics.stats import REPLICATES, PairedTest, Verdict
 from harness.metrics.stats import verdicts as judge
-from harness.report.results import Results
+from harness.report.results import Results, once
 from harness.report.rows import Source, sources, stacked
 from harness.suite.schema import Hypothesis
 
@@ -25,6 +25,7 @@ class Finding:
     missing: tuple[str, ...] = ()
 
 
+@once
 def verdicts(results: Results) -> list[Finding]:
     """Every hypothesis of the suite, for every model. Holm's procedure counts those that cannot be tested
     too: which cells happen to be missing must not make the others easier to support."""

@@ -101,8 +101,8 @@ def test_clouds_are_the_reportable_categories_by_training_count(results: Results
     clouds = {cloud.label: cloud for cloud in data.clouds(results, "toy")}
     assert list(clouds) == ["base", "ce", "sed"]
     keys = results.finished("toy", "sed")
-    each = [estimates.by_category(results.tables(key), 240, 1.0)["name_diversity"][0] for key in keys]
-    support = estimates.support(results.tables(keys[0]), 240, 1.0)
+    found = [estimates.estimate(results.tables(key), 240, 1.0) for key in keys]
+    each, support = [own.categories["name_diversity"][0] for own in found], found[0].support
     drawn = [i for i in range(5) if support[i] >= REPORTABLE and len(fake_cells.CATEGORIES[i].names) > 1]
     assert 2 <= len(drawn) < 4  # of the four that leave a choice of the name, at least one is too rare to report
     expected = {1000 // (i + 1) ** 2: (each[0][i] + each[1][i]) / 2 for i in drawn}

@@ -62,3 +62,15 @@ def speed_runner(
     from harness.commands.speed.runner import command
 
     raise typer.Exit(command(repeats, output))
+
+
+@app.command(name="report")
+def speed_report(
+    images: Annotated[int, typer.Option(min=1, help="Of each cell.")] = 19_809,
+    cells: Annotated[int, typer.Option(min=6, help="Base, oracles, and three seeds of each objective.")] = 18,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated run.")] = 0,
+) -> None:
+    """CPU seconds and memory of a report on a generated run of large cells, and of the next one; a Markdown table."""
+    from harness.commands.speed.report import command
+
+    raise typer.Exit(command(images, cells, seed))

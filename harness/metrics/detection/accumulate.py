@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
+ROWS = 256
+"""Of an envelope, that are handled together: what comes of them stays in the cache."""
 WIDE = 100
 """Weightings from which on whole rows are handled at a time."""
 
@@ -97,17 +99,25 @@ def precision(events: Events, drawn: Floats, n_gt: Floats) -> Floats:
     """
     own = drawn[events.image]  # [e, R]
     others = running(np.add, events.others @ drawn)
-    recall = _Recall.of(n_gt, most=int(own.sum(axis=0).max()))
+    between = events.others.indptr[1:] > events.others.indptr[:-1]  # [e]: whether others rank between two events
+    sweep = _Sweep(own, n_gt)
 
     @cache  # by mask: neighbouring thresholds often agree
-    def total(mask: bytes) -> Floats:
-        return running(np.add, own[np.frombuffer(mask, dtype=np.bool_)])
+    def detections(mask: bytes) -> Floats:
+        """Those that count up to each event, [e, R]; by the official guard against 0 / 0 never 0."""
+        every = own.copy()
+        every[~np.frombuffer(mask, dtype=np.bool_)] = 0
+        found = running(np.add, every)
+        found += others
+        found += np.spacing(1)
+        return found
 
     @cache
     def at_threshold(tp_mask: bytes, counted_mask: bytes) -> Floats:
         tp, counted = (np.frombuffer(mask, dtype=np.bool_) for mask in (tp_mask, counted_mask))
-        detections = total(counted_mask)[tp[counted]] + others[tp]
-        return _interpolated(total(tp_mask), detections, recall)
+        # It grows where a false positive may stand.
+        false_before = np.cumsum(((counted & ~tp) | between).astype(np.int64))
+        return sweep.average(np.flatnonzero(tp), false_before, detections(counted_mask))
 
     masks = zip(events.true_positive.T, events.counted.T, strict=True)
     values = np.stack([at_threshold(tp.tobytes(), counted.tobytes()) for tp, counted in masks])
@@ -132,40 +142,77 @@ def interpolate_precision(hits: Floats, detections: Floats, n_gt: Floats) -> Flo
 
     n_gt [R]: ground truths, more than 0. The mean over 101 recall thresholds, 0 beyond the recall that is reached.
     """
-    return _interpolated(hits, detections, _Recall.of(n_gt, most=len(hits)))
+    envelope = np.maximum.accumulate((hits / (detections + np.spacing(1)))[::-1], axis=0)[::-1]
+    reached = np.diff(_passed(hits / n_gt), axis=0, prepend=0)
+    return column_sums(envelope * reached) / len(RECALL_THRESHOLDS) if len(hits) else np.zeros(hits.shape[1])
 
 
-@dataclass(frozen=True, slots=True)
-class _Recall:
-    """How many recall thresholds h hits reach: `passed[row[r] + h]` for the ground truths of weighting r.
+class _Sweep:
+    """The area under the precision envelope of one category at one threshold after another.
 
-    row [R] int64; passed [different numbers of ground truths x possible hits] float64. There are few, and searching
-    for every true positive takes ten times as long.
+    A bootstrap handles thousands of rows of R numbers; row by row they stay in the cache, which takes a fifth of the
+    time of whole arrays. The envelope changes at few true positives only, so recall is looked up at those alone.
     """
 
-    row: Integers
-    passed: Floats
+    def __init__(self, own: Floats, n_gt: Floats) -> None:
+        self.own, self.n_gt = own, np.maximum(n_gt, 1)
+        self.hits = np.empty_like(own)
+        self.envelope = np.empty((len(own) + 1, own.shape[1]))
 
-    @classmethod
-    def of(cls, n_gt: Floats, most: int) -> _Recall:
-        n, which = np.unique(n_gt, return_inverse=True)
-        recall = np.arange(most + 1) / np.maximum(n, 1)[:, None]
-        return cls(which * (most + 1), np.searchsorted(RECALL_THRESHOLDS, recall.ravel(), side="right").astype(float))
+    def average(self, true: Integers, false_before: Integers, detections: Floats) -> Floats:
+        """101-point interpolated precision, [R].
+
+        true [k]: which events are true positives. false_before [e] grows from one event to the next where a false
+        positive may stand between them. Where none does, precision only rises, so the envelope has the value of the
+        next event: of each run of true positives the last one is enough.
+        """
+        last = np.append(np.diff(false_before[true]) > 0, True)[: len(true)]
+        ends = int(last.sum())
+        if not ends:
+            return np.zeros(self.own.shape[1])
+        hits, envelope = self.hits[:ends], self.envelope[: ends + 1]
+        self._fill(hits, envelope, true, last, detections)
+        area = np.zeros(hits.shape[1])
+        for start in range(0, ends, ROWS):
+            area += self._area(hits[start : start + ROWS], envelope[start : start + ROWS + 1])
+        return area / len(RECALL_THRESHOLDS)
+
+    def _area(self, hits: Floats, envelope: Floats) -> Floats:
+        """What the falls of the envelope [ends + 1, R] contribute, [R]: each its height, times the recall thresholds
+        that are reached before it."""
+        fall = np.flatnonzero(envelope[:-1] > envelope[1:])
+        replicates = hits.shape[1]
+        which = fall - fall // replicates * replicates  # `%` takes five times as long
+        flat = envelope.ravel()
+        height = flat[fall] - flat[fall + replicates]
+        passed = _passed(hits.ravel()[fall] / self.n_gt[which])
+        return np.bincount(which, weights=passed * height, minlength=replicates).astype(np.float64)
+
+    def _fill(self, hits: Floats, envelope: Floats, true: Integers, last: Booleans, detections: Floats) -> None:
+        """hits [ends, R]: true positives up to the end of each run; envelope [ends + 1, R]: the largest precision from
+        there on, 0 after the last."""
+        ends = len(hits)
+        envelope[ends] = 0
+        if hits.shape[1] < WIDE:
+            hits[:] = np.add.accumulate(self.own[true], axis=0)[last]
+            envelope[:ends] = np.maximum.accumulate((hits / detections[true[last]])[::-1], axis=0)[::-1]
+            return
+        rows, place = list(hits), 0
+        before: Floats = np.zeros(hits.shape[1])
+        for event, ends_run in zip(true.tolist(), last.tolist(), strict=True):
+            before = np.add(before, self.own[event], out=rows[place])
+            if ends_run:
+                np.divide(before, detections[event], out=envelope[place])
+                place += 1
+        after = envelope[ends]
+        for row in envelope[ends - 1 :: -1]:
+            after = np.maximum(row, after, out=row)
 
 
-def _interpolated(hits: Floats, detections: Floats, recall: _Recall) -> Floats:
-    """101-point interpolated precision [R] from the running counts [k, R] at the true positives.
-
-    Instead of looking up the precision at every recall threshold, give each true positive the thresholds that
-    it is the first to reach. Other detections reach none, and precision only falls there, so they are left out of
-    the envelope too.
-    """
-    if not len(hits):
-        return np.zeros(hits.shape[1])
-    passed = recall.passed[recall.row + hits.astype(np.int64)]
-    envelope = running(np.maximum, (hits / (detections + np.spacing(1)))[::-1])[::-1]
-    reached = np.diff(passed, axis=0, prepend=0.0)
-    return column_sums(envelope * reached) / len(RECALL_THRESHOLDS)
+def _passed(recall: Floats) -> Integers:
+    """How many of the recall thresholds, hundredths as the official APIs round them, are at most `recall`."""
+    nearest = (recall * 100 + 1e-9).astype(np.int64)  # a twentieth of the time of a search
+    return nearest + (recall >= RECALL_THRESHOLDS[nearest])
 
 
 def running(operation: np.ufunc, values: Floats) -> Floats:

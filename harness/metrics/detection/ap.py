@@ -41,8 +41,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
-CHUNK = 1 << 22
-"""Elements of an [e, R] block that are held at once: 32 MB per array."""
+CHUNK = 1 << 23
+"""Elements of an [e, R] block that are held at once: 64 MB per array."""
 
 AP75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
 
@@ -127,23 +127,23 @@ def average_precision(matches: Matches, n_categories: int, weights: Weights | No
     would: true and false positives and ground truths are weighted sums. nan where the weighted ground truth sums
     to 0. Raises ValueError for weights that are not whole numbers of at least 0.
     """
-    weights = np.ones((1, matches.n_images)) if weights is None else weights
-    drawn = np.ascontiguousarray(weights.T, dtype=np.float64)  # [I, R]
-    if (drawn < 0).any() or (drawn != np.rint(drawn)).any():
+    columns = np.ones((matches.n_images, 1)) if weights is None else weights.T  # [I, R]
+    if columns.min(initial=0) < 0 or not (columns == np.rint(columns)).all():
         raise ValueError("expected image weights that are whole numbers of at least 0")
+    drawn = np.ascontiguousarray(columns, dtype=np.float64)
     truth = csr_array(
         (matches.gt_count.astype(np.float64), (matches.gt_category, matches.gt_image)),
         shape=(n_categories, matches.n_images),
     )
     n_gt = np.asarray(truth @ drawn)  # [C, R]
-    missed = np.where(n_gt.T > 0, 0.0, np.nan)
-    result = APs(missed, missed.copy(), missed.copy())
+    missed = np.where(n_gt > 0, 0.0, np.nan)
+    ap, ap50, ap75 = missed, missed.copy(), missed.copy()
     for c, events in events_by_category(matches):
         for chunk in _chunks(drawn.shape[1], len(events.image)):
             values = precision(events, drawn[:, chunk], n_gt[c, chunk])  # [T, R]
-            result.ap[chunk, c] = column_sums(values) / len(values)
-            result.ap50[chunk, c], result.ap75[chunk, c] = values[0], values[AP75]
-    return result
+            ap[c, chunk] = column_sums(values) / len(values)
+            ap50[c, chunk], ap75[c, chunk] = values[0], values[AP75]
+    return APs(ap.T, ap50.T, ap75.T)
 
 
 def summarise(figures: APs, frequency: Sequence[Frequency | None]) -> dict[str, Floats]:

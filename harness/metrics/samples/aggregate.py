@@ -10,11 +10,11 @@ with ground truth, K samples per image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from harness.metrics.samples.diversity import CategoryTable, ImageTable, coverage
 from harness.metrics.samples.mentions import Floats, Integers, ratio
@@ -32,6 +32,11 @@ MEANS = (
     "vendi",
 )
 """Figures of one image whose mean over the images is the figure."""
+
+AVERAGED = ("name_diversity", "distinct_names", "box_spread")
+"""Figures of an image and category whose mean over the images is the figure."""
+CHUNK = 1 << 24
+"""Numbers that are held at once: 128 MB."""
 
 REPORTABLE = 10
 """A category's figure is reportable if it rests on at least this many images."""
@@ -54,42 +59,76 @@ def category_figures(table: CategoryTable, weights: Weights | None = None) -> di
     normalised_name_diversity  name_diversity / (1 - 1/S): 1 for a uniform choice among the category's S
                                names; undefined for S = 1. Unbiased, so it may exceed 1; never clamped
     """
-    columns = np.ones((table.n_images, 1)) if weights is None else np.ascontiguousarray(weights.T, np.float64)
-    figures = {
-        name: ratio(*(_by_category(part, table, columns) for part in parts))
-        for name, parts in _fractions(table).items()
-    }
-    figures["normalised_name_diversity"] = normalise(figures["name_diversity"], table.names)
-    return figures
+    columns = np.ones((table.n_images, 1)) if weights is None else weights.T  # [I, R]
+    blocks, replicates, categories = _blocks(table), columns.shape[1], len(table.names)
+    figures = {name: np.empty((categories, replicates)) for name in _fractions(table)}
+    for chunk in _chunks(replicates, categories * sum(len(block) for block in blocks.values())):
+        sums = _by_category(blocks, table, columns[:, chunk])
+        with np.errstate(invalid="ignore"):  # 0 / 0: undefined
+            for name, (top, bottom) in _fractions(table).items():
+                figures[name][:, chunk] = top.of(sums) / bottom.of(sums)
+    found = {name: values.T for name, values in figures.items()}
+    found["normalised_name_diversity"] = normalise(found["name_diversity"], table.names)
+    return found
 
 
 def support(table: CategoryTable) -> dict[str, Integers]:
     """How many images each figure of each category rests on, [C] (by the names of `category_figures`)."""
+    blocks = {name: block[:, None] for name, block in _blocks(table).items()}  # [width, 1, n]
     counts = {
-        name: np.bincount(table.category[denominator > 0], minlength=len(table.names))
-        for name, (_, denominator) in _fractions(table).items()
+        name: np.bincount(table.category[bottom.of(blocks)[0] > 0], minlength=len(table.names))
+        for name, (_, bottom) in _fractions(table).items()
     }
     counts["normalised_name_diversity"] = np.where(table.names > 1, counts["name_diversity"], 0)
     return counts
 
 
-def _fractions(table: CategoryTable) -> dict[str, tuple[Floats, Floats]]:
-    """Numerator and denominator [n] of each figure, to be summed (weighted) over the images of a category."""
-    samples = table.verified.shape[1] - 1
-    counts = np.arange(samples + 1)
-    instances = table.verified.sum(axis=1).astype(np.float64)
+class _Linear(NamedTuple):
+    """A weighted sum of the columns of a block of `_blocks`."""
+
+    block: str
+    coefficients: Floats
+
+    def of(self, blocks: Mapping[str, Floats]) -> Floats:
+        """blocks [width, ...] by name -> [...]."""
+        values = blocks[self.block]
+        return np.asarray(self.coefficients @ values.reshape(len(values), -1)).reshape(values.shape[1:])
+
+
+def _blocks(table: CategoryTable) -> dict[str, Floats]:
+    """What figures are weighted sums of over the rows of a category, each [width, n]. All but the means of real numbers
+    are whole numbers."""
     known = ~np.isnan(table.present)
     present = np.where(known, table.present, 0).astype(np.int64)
-    fractions = {"recall": ((table.verified @ counts).astype(np.float64), samples * instances)}
-    for k in range(1, samples + 1):
+    several = known & (table.names[table.category] > 1)
+    instances = table.verified.sum(axis=1)
+    blocks = {
+        "verified": table.verified.T.astype(np.float64),
+        "named": np.nan_to_num(table.named.T),
+        "present": (present == np.arange(table.verified.shape[1])[:, None]).astype(np.float64),
+        "choices": np.where(several, table.choices, 0.0)[None],
+        "choosable": np.where(several, instances * table.names[table.category], 0.0)[None],
+    }
+    for name in AVERAGED:
+        values = getattr(table, name)
+        blocks |= {name: np.nan_to_num(values)[None], f"{name} defined": (~np.isnan(values)).astype(np.float64)[None]}
+    return blocks
+
+
+def _fractions(table: CategoryTable) -> dict[str, tuple[_Linear, _Linear]]:
+    """Numerator and denominator of each figure, before they are summed (weighted) over the images of a category."""
+    width = table.verified.shape[1]
+    samples, counts, one = width - 1, np.arange(width), np.ones(1)
+    instances = _Linear("verified", np.ones(width))
+    fractions = {
+        "recall": (_Linear("verified", counts.astype(np.float64)), _Linear("verified", np.full(width, float(samples))))
+    }
+    for k in range(1, width):
         covered = coverage(counts, samples, k)
-        fractions[f"coverage@{k}"] = (table.verified @ covered, instances)
-        fractions[f"distinct_names@{k}"] = (np.nan_to_num(table.named @ covered), covered[present])
-    choice = np.where(known & (table.names[table.category] > 1), table.names[table.category], 0)
-    fractions["cluster_coverage"] = (np.where(choice > 0, table.choices, 0.0), instances * choice)
-    for name in ("name_diversity", "distinct_names", "box_spread"):
-        fractions[name] = _defined(getattr(table, name))
-    return fractions
+        fractions[f"coverage@{k}"] = (_Linear("verified", covered), instances)
+        fractions[f"distinct_names@{k}"] = (_Linear("named", covered), _Linear("present", covered))
+    fractions["cluster_coverage"] = (_Linear("choices", one), _Linear("choosable", one))
+    return fractions | {name: (_Linear(name, one), _Linear(f"{name} defined", one)) for name in AVERAGED}
 
 
 def normalise(name_diversity: Floats, names: Integers) -> Floats:
@@ -119,7 +158,8 @@ def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str
         "malformed_rate": (table.malformed, table.mentions + table.malformed),
         "truncation_rate": (table.truncated, table.samples),
     }
-    return {name: ratio(weights @ top, weights @ bottom) for name, (top, bottom) in fractions.items()}
+    sums = iter((weights @ np.column_stack([part for parts in fractions.values() for part in parts])).T)
+    return {name: ratio(next(sums), next(sums)) for name in fractions}
 
 
 def mean_figures(
@@ -150,14 +190,49 @@ def by_frequency(values: Floats, frequency: Sequence[Frequency | None]) -> dict[
     values [R, C], frequency [C] -> each [R].
     """
     group = np.array([item or "" for item in frequency])
-    means = {name: mean_defined(values[:, group == name]) for name in ("r", "c", "f")}
-    return {"all": mean_defined(values)} | means
+    members = np.column_stack([np.ones(len(group)), *((group == name).astype(np.float64) for name in "rcf")])  # [C, 4]
+    undefined = np.isnan(values)
+    sums = np.where(undefined, 0.0, values) @ members
+    means = ratio(sums, members.sum(axis=0) - undefined.astype(np.float64) @ members)
+    return dict(zip(("all", *"rcf"), means.T, strict=True))
 
 
-def _by_category(values: Floats, table: CategoryTable, columns: Floats) -> Floats:
-    """Weighted sum of values [n] over the images of each category: [R, C]; columns: weights as [I, R]."""
-    shape = (len(table.names), table.n_images)
-    return np.asarray(csr_array((values, (table.category, table.image)), shape=shape) @ columns).T
+def _by_category(blocks: Mapping[str, Floats], table: CategoryTable, columns: Weights) -> dict[str, Floats]:
+    """Weighted sums of blocks [width, n] over the images of each category, [width, C, R] each; columns: [I, R].
+
+    Whole numbers are summed in single precision where that is exact: the sums stay below 2**24.
+    """
+    most = float(columns.max(initial=0))
+    exact = [
+        name
+        for name, block in blocks.items()
+        if block.sum(axis=1).max(initial=0) * most < 2**24 and (block == np.rint(block)).all()
+    ]
+    sums: dict[str, Floats] = {}
+    for kind, names in ((np.float32, exact), (np.float64, [name for name in blocks if name not in exact])):
+        values = np.concatenate([blocks[name] for name in names] or [np.zeros((0, len(table.image)))]).astype(kind)
+        found = _sums(values, table, np.ascontiguousarray(columns, dtype=kind))
+        widths = np.cumsum([len(blocks[name]) for name in names])[:-1]
+        sums |= dict(zip(names, np.split(found, widths), strict=True)) if names else {}
+    return sums
+
+
+def _sums(values: NDArray[Any], table: CategoryTable, drawn: NDArray[Any]) -> Floats:
+    """values [P, n] and drawn [I, R], both of one kind -> [P, C, R]: a product of matrices for each category."""
+    order = np.argsort(table.category, kind="stable")
+    bounds = np.searchsorted(table.category[order], np.arange(len(table.names) + 1))
+    values, images = np.ascontiguousarray(values[:, order]), table.image[order]
+    sums = np.zeros((len(values), len(table.names), drawn.shape[1]))
+    for category in np.flatnonzero(np.diff(bounds)).tolist():
+        rows = slice(bounds[category], bounds[category + 1])
+        sums[:, category] = values[:, rows] @ drawn[images[rows]]
+    return sums
+
+
+def _chunks(replicates: int, size: int) -> Iterator[slice]:
+    """Replicates that are handled together where one of them takes `size` numbers."""
+    step = max(1, CHUNK // max(1, size))
+    return (slice(start, start + step) for start in range(0, replicates, step))
 
 
 def _defined(values: Floats) -> tuple[Floats, Floats]:

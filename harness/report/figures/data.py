@@ -11,7 +11,7 @@ import numpy as np
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
 from harness.records import Record
-from harness.report import estimates
+from harness.report.estimates import Floats
 from harness.report.results import Key, Results
 from harness.report.rows import figures_of, seed_mean, temperature_lines
 from harness.suite.cells import BASE, ORACLES
@@ -140,14 +140,13 @@ def clouds(results: Results, model: str) -> list[Cloud]:
     return [cloud for cloud in found if cloud is not None]
 
 
-def _cloud(results: Results, model: str, label: str, counts: estimates.Floats) -> Cloud | None:
+def _cloud(results: Results, model: str, label: str, counts: Floats) -> Cloud | None:
     keys = results.finished(model, label)
     if not keys:
         return None
-    where = results.steps(model, label)[-1], results.temperature
-    each = [estimates.by_category(results.tables(key), *where)["name_diversity"][0] for key in keys]
-    diversity = np.mean(each, axis=0)
-    drawn = np.flatnonzero((estimates.support(results.tables(keys[0]), *where) >= REPORTABLE) & ~np.isnan(diversity))
+    found = [results.estimates(key, results.steps(model, label)[-1]) for key in keys]
+    diversity = np.mean([own.categories["name_diversity"][0] for own in found], axis=0)
+    drawn = np.flatnonzero((found[0].support >= REPORTABLE) & ~np.isnan(diversity))
     order = drawn[np.argsort(counts[drawn], kind="stable")]
     x, y = tuple(counts[order].tolist()), tuple(diversity[order].tolist())
     return Cloud(label, x, y, middle(label, x, y)) if x else None

@@ -1,0 +1,111 @@
+"""What was computed from a large cell, kept for the next report: figures and their bootstrap replicates.
+
+    DIR/estimates/<cell>/<step>-<temperature>-<points | replicates>.npz    beside the cells of a run
+    <user's cache>/estimates/<cell>/...                                    where the folder of the run is read-only
+
+The first line of a file names what it was computed from (the record, which names the digests of its tables; the code
+that computes) and the digest of the rest. A file that says otherwise, or is damaged, counts as not
+there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+import harness.metrics
+from harness.metrics.stats import REPLICATES
+from harness.records import Record, tables
+from harness.report import estimates
+from harness.report.estimates import Estimates
+from harness.system.files import cache_root, replacing
+
+WORTH = 100_000
+"""Images times categories from which on a cell is kept: below, computing takes no longer than reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatesCache:
+    """The estimates of all cells of a run."""
+
+    folder: Path
+
+    def of(self, cell: Path, record: Record, what: tuple[int, float, bool]) -> KeptEstimates | None:
+        """Where those of a cell's folder are kept, at (step, temperature, with replicates or not); None for a cell that
+        is not worth it."""
+        if len(record.image_ids) * len(record.categories) < WORTH:
+            return None
+        step, temperature, replicates = what
+        made_of = hashlib.sha256(record.model_dump_json().encode())
+        made_of.update(f"{what} {REPLICATES} {np.__version__} {_code()}".encode())
+        name = f"{step}-{temperature:g}-{'replicates' if replicates else 'points'}.npz"
+        places = self.folder / cell.name / name, cache_root() / "estimates" / cell.name / name
+        return KeptEstimates(places, made_of.hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEstimates:
+    """The estimates of one cell; the first of the places that can be written is used."""
+
+    places: tuple[Path, ...]
+    made_of: str
+
+    def read(self) -> Estimates | None:
+        """None where there is nothing that can be relied on."""
+        for place in self.places:
+            with suppress(OSError):
+                head, _, content = place.read_bytes().partition(b"\n")
+                if head == self._head(content):
+                    return _unpack(content)
+        return None
+
+    def write(self, found: Estimates) -> None:
+        """Nothing where nothing can be written: it will be computed again."""
+        content = _pack(found)
+        for place in self.places:
+            with suppress(OSError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(place) as partial:
+                    partial.write_bytes(self._head(content) + b"\n" + content)
+                return
+
+    def _head(self, content: bytes) -> bytes:
+        return f"{self.made_of} {hashlib.sha256(content).hexdigest()}".encode()
+
+
+@cache
+def _code() -> str:
+    """Digest of the sources that estimates are computed with."""
+    of_metrics = sorted(Path(harness.metrics.__path__[0]).rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in (*of_metrics, Path(str(tables.__file__)), Path(estimates.__file__)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _pack(found: Estimates) -> bytes:
+    file = io.BytesIO()
+    np.savez(
+        file,
+        names=np.array(list(found.figures)),
+        figures=np.stack(list(found.figures.values())),
+        columns=np.array(list(found.categories)),
+        categories=np.stack(list(found.categories.values())),
+        support=found.support,
+    )
+    return file.getvalue()
+
+
+def _unpack(content: bytes) -> Estimates:
+    with np.load(io.BytesIO(content), allow_pickle=False) as found:
+        return Estimates(
+            dict(zip(found["names"].tolist(), found["figures"], strict=True)),
+            dict(zip(found["columns"].tolist(), found["categories"], strict=True)),
+            found["support"],
+        )
