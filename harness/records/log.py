@@ -21,16 +21,19 @@ def _nobody(row: dict[str, Any], again: bool) -> None:
 class Log:
     """One row per logged step, probe and evaluation: its kind, its step, its figures. Written to `path`, if there is
     one, as they come: a figure that is not finite is null there. tell: called with each row, and whether an earlier
-    process has logged it."""
+    process has logged it. check: called before anything is written, and raises where it must not."""
 
-    def __init__(self, path: Path | None = None, tell: Tell = _nobody) -> None:
-        self._path, self._tell = path, tell
+    def __init__(
+        self, path: Path | None = None, tell: Tell = _nobody, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._path, self._tell, self._check = path, tell, check
         self.rows: list[dict[str, Any]] = []
         self.restore([])
 
     def add(self, kind: Kind, row: dict[str, Any]) -> None:
         self.rows.append({"kind": kind, **row})
         if self._path is not None:
+            self._check()
             with self._path.open("a") as file:
                 file.write(_line(self.rows[-1]))
         self._tell(self.rows[-1], False)
@@ -43,6 +46,7 @@ class Log:
         """These rows and nothing else, in the file too."""
         self.rows = list(rows)
         if self._path is not None:
+            self._check()
             write_text(self._path, "".join(map(_line, self.rows)))
         for row in self.rows:
             self._tell(row, True)

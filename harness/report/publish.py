@@ -7,10 +7,13 @@ harness.records.archive), or whole.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from harness import records
@@ -23,7 +26,7 @@ from harness.report.figures.strips import shown_cells
 from harness.report.notes import code_text, command
 from harness.report.renderers.text import to_category_csv, to_csv, to_markdown
 from harness.report.results import GALLERY, Key, Results, load
-from harness.system.files import write_text
+from harness.system.files import PARTIAL, write_text
 
 README = "README.md"
 TABLE = "table.csv"
@@ -48,21 +51,23 @@ def publish(folder: Path, target: Path, allow_failed: bool = False, whole: bool 
     _verify_alike(results)
     _verify_target(folder, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(work, ignore_errors=True)
+    work = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")  # of no other process
     work.mkdir()
-    for name in (SUITE, DIGESTS, *([] if results.tuning is None else [TUNING])):
-        shutil.copyfile(folder / name, work / name)
-    if whole:
-        _copy_whole(results, work)
-    else:
-        archive.write_archive(work, _archived(results))
-    left_out = _copy_gallery(results, folder, work)
-    copies = load(work)
-    for name, text in tables(copies).items():
-        write_text(work / name, text)
-    draw(copies, work / FIGURES, suffixes=("svg",))
-    _replace(work, target)
+    try:
+        for name in (SUITE, DIGESTS, *([] if results.tuning is None else [TUNING])):
+            shutil.copyfile(folder / name, work / name)
+        if whole:
+            _copy_whole(results, work)
+        else:
+            archive.write_archive(work, _archived(results))
+        left_out = _copy_gallery(results, folder, work)
+        copies = load(work)
+        for name, text in tables(copies).items():
+            write_text(work / name, text)
+        draw(copies, work / FIGURES, suffixes=("svg",))
+        _replace(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return left_out
 
 
@@ -186,10 +191,20 @@ def _copy_gallery(results: Results, folder: Path, work: Path) -> list[str]:
 
 
 def _replace(work: Path, target: Path) -> None:
-    """A folder that is not empty cannot be renamed over, so the old one steps aside first."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    work.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    """Puts the folder in place; the last of several that do so at once wins.
+
+    A folder that is not empty cannot be renamed over, so the old one steps aside first.
+    """
+    placed = False
+    while not placed:
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.old")
+        with suppress(FileNotFoundError):  # there is none, or another process has moved it away
+            target.rename(old)
+        try:
+            work.rename(target)
+            placed = True
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)

@@ -46,14 +46,18 @@ METRICS = "metrics.jsonl"
 """What training logs, as it comes (see harness.records.log)."""
 
 
-def compute(context: Context, item: Planned, folder: Path) -> Record | None:
+def compute(context: Context, item: Planned, folder: Path, check: Callable[[], None] = lambda: None) -> Record | None:
     """Computes a cell in `folder`, going on from what an earlier process left there, and returns its record.
+
+    check: called before anything in the folder is written or removed, and raises where it must not: another process has
+    taken the cell over.
 
     Several processes may compute it together: rank 0 alone writes, and has the record. Raises Interrupted where SIGTERM
     or SIGINT came, once what was computed is saved.
     """
     main = context.accelerator.is_main_process
     if main:
+        check()
         _remove_files(folder)  # made again at the end, from what is kept in the folder RESUME
     provenance.reset_peak_memory(context.accelerator.device)
     settings = f"{item.digest} keep: {context.suite.keep}"
@@ -63,9 +67,9 @@ def compute(context: Context, item: Planned, folder: Path) -> Record | None:
         _tracking(context, item) as tell,
         recording(recorder),
     ):
-        log = Log(folder / METRICS if main else None, tell)
+        log = Log(folder / METRICS if main else None, tell, check)
         checkpointer = CellCheckpointer(
-            folder / RESUME, log, settings, context.snapshot_every, caught, context.accelerator
+            folder / RESUME, log, settings, context.snapshot_every, caught, context.accelerator, check
         )
         run = _Run(context, item.cell, checkpointer)
         figures: dict[str, Any] = {}
@@ -74,6 +78,7 @@ def compute(context: Context, item: Planned, folder: Path) -> Record | None:
         else:
             figures = run.train(item.cell.objective, folder)
         if main:
+            check()
             with phase("tables"):
                 run.write_tables(folder)
         caught.check()

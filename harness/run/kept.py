@@ -43,12 +43,14 @@ class ResumeWarning(UserWarning):
 @dataclass
 class KeptFolder:
     """The folder `resume` of a cell. settings: what the cell's result depends on. weights: digest of the present ones.
-    interrupts: a signal ends the cell once what was made is kept."""
+    interrupts: a signal ends the cell once what was made is kept. check: called before anything is written, and raises
+    where another process has taken the cell over."""
 
     path: Path
     settings: str
     accelerator: Accelerator
     interrupts: Interrupts
+    check: Callable[[], None] = lambda: None
     weights: str = UNTRAINED
 
     @property
@@ -125,7 +127,7 @@ class StageTables:
         return place / next(iter(names))
 
     def _keep(self, name: str, place: Path, made: pd.DataFrame) -> Path:
-        with files.whole_folder(place) as partial:
+        with files.whole_folder(place, self._folder.check) as partial:
             made.to_parquet(partial / f"{name}.parquet", compression="zstd", index=False)
             files.write_json(partial / TABLE, self._folder.content_of(partial))
         return self.read(place)
@@ -187,7 +189,7 @@ class Evaluations:
         measurement = measure(parts)
         if measurement is None:
             return None
-        with files.whole_folder(place) as partial:
+        with files.whole_folder(place, self._folder.check) as partial:
             for name, frame in measurement.tables.items():
                 frame.to_parquet(partial / f"{name}.parquet", compression="zstd", index=False)
             if save is not None:
@@ -223,7 +225,7 @@ class PartsCache:
         if name not in kept:
             value = make()
             if self._folder.main:
-                files.write_json(self._place / f"{name}.json", value)
+                self._write(name, value)
             kept = ranks.same(accelerator, {name: value})
             self._folder.interrupts.check()
         found: T = kept[name]
@@ -243,7 +245,7 @@ class PartsCache:
             wave = missing[start : start + processes]
             made = ranks.gathered(accelerator, makers[wave[own]]() if own < len(wave) else None)
             for name, value in zip(wave, made, strict=False):  # nothing was left for the others to make
-                files.write_json(self._place / f"{name}.json", value)
+                self._write(name, value)
                 values[name] = value
                 ready(name)
             self._folder.interrupts.check()
@@ -251,7 +253,12 @@ class PartsCache:
 
     def remove(self) -> None:
         """Removes the parts, which the whole evaluation has taken the place of."""
+        self._folder.check()
         shutil.rmtree(self._place)
+
+    def _write(self, name: str, value: Any) -> None:
+        self._folder.check()
+        files.write_json(self._place / f"{name}.json", value)
 
     def _read(self, names: Mapping[str, Any] | list[str]) -> dict[str, Any]:
         """Those that were kept, by name; nothing on ranks other than 0."""

@@ -11,6 +11,7 @@ The last three are in harness.run.kept.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -35,6 +36,7 @@ class CellCheckpointer:
         every: steps between two checkpoints; one is also made before each evaluation, and when a signal came.
         interrupts: the signals that came.
         accelerator: the processes that compute the cell together; rank 0 reads and writes.
+        check: called before anything is written or removed; raises where another process has taken the cell over.
     """
 
     def __init__(
@@ -45,15 +47,17 @@ class CellCheckpointer:
         every: int,
         interrupts: Interrupts,
         accelerator: Accelerator,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.log = log
         self.timings = {"train": 0.0, "waiting": 0.0, "evaluate": 0.0, "probe": 0.0}
         self._every, self._interrupts, self._accelerator = every, interrupts, accelerator
-        self._folder = KeptFolder(folder, settings, accelerator, interrupts)
+        self._folder = KeptFolder(folder, settings, accelerator, interrupts, check)
         self.evaluations, self.tables = Evaluations(self._folder), StageTables(self._folder)
         self._checkpoint: Checkpoint | None = None
         if not self._folder.main:
             return
+        check()
         folder.mkdir(exist_ok=True)
         for leftover in partials(folder):
             shutil.rmtree(leftover)
@@ -94,20 +98,29 @@ class CellCheckpointer:
             "timings": self.timings,
             "tables": {name: path.parent.name for name, path in self.tables.paths.items()},
         }
-        self._folder.weights = checkpoints.write(self._folder.path, state, self._folder.settings, extra).weights
+        self._folder.weights = checkpoints.write(
+            self._folder.path, state, self._folder.settings, extra, self._folder.check
+        ).weights
+
+    def _warn(self, message: str) -> None:
+        """Before something that is of no use is removed: to a process that was taken over all may look so."""
+        self._folder.check()
+        warn(message)
 
     def _forget(self) -> None:
         """Training begins anew whatever there is, and what was kept is of other weights."""
         place = self._folder.path
         if self._folder.main and any(place.iterdir()):
-            warn("training cannot go on where it was, as there are no checkpoints under DeepSpeed: it begins anew")
+            self._warn(
+                "training cannot go on where it was, as there are no checkpoints under DeepSpeed: it begins anew"
+            )
             shutil.rmtree(place)
             place.mkdir()
 
     def _newest(self) -> Checkpoint | None:
         if not self._folder.main:
             return None
-        return checkpoints.newest(self._folder.path, self._folder.settings, self._read_named_by, warn)
+        return checkpoints.newest(self._folder.path, self._folder.settings, self._read_named_by, self._warn)
 
     def _read_named_by(self, checkpoint: Checkpoint) -> tuple[list[Evaluated], dict[str, Path]]:
         """Evaluations and tables that had been made when it was written; DataError if one is damaged: its model is

@@ -156,6 +156,11 @@ def _run(
             record = _run_cell(context, item, lock)
     except locks.LostError:
         return None
+    except Exception:  # what the new owner has moved away is missing here, which is no fault of the cell
+        with suppress(locks.LostError):
+            lock.check()
+            raise
+        return None
     forget(output, item.folder.name)
     return record, record.status
 
@@ -196,12 +201,14 @@ def _run_cell(context: Context, item: Planned, lock: locks.Lock) -> Record:
     work = layout.work(item.folder)
     record = _finished_in(work, item)  # killed after its record was written
     if record is None:
+        lock.check()
         _prepare(work, item.folder)
-        record = _computed(context, item, work)
+        record = _computed(context, item, work, lock)
         lock.check()
         for path in work.iterdir():
             files.sync(path)
         records.write(record, work)
+    lock.check()
     _keep_only(record, work)
     lock.check()
     files.remove(item.folder)
@@ -220,15 +227,16 @@ def _prepare(work: Path, failed: Path) -> None:
         files.remove(path)
 
 
-def _computed(context: Context, item: Planned, work: Path) -> Record:
+def _computed(context: Context, item: Planned, work: Path, lock: locks.Lock) -> Record:
     ranks.same(context.accelerator, item)
     try:
-        record = ranks.together(context.accelerator, partial(compute, context, item, work))
+        record = ranks.together(context.accelerator, partial(compute, context, item, work, lock.check))
         assert record is not None
         return record
     except locks.LostError:
         raise
     except Exception as error:
+        lock.check()  # a process that was taken over finds files missing: it must not clean up after the new owner
         if failures.is_storage(error):  # no fault of the cell: it goes on when there is room
             raise DataError(failures.explain(error, work)) from error
         if not isinstance(error, StageError):  # else what was trained before that stage is worth keeping

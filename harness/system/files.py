@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def read_json(path: Path) -> Any:
         content, expected = whole["content"], whole["sha256"]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: expected JSON with its digest, got: {error}") from None
     if _digest(json.dumps(content)) != expected:
         raise DataError(f"{path}: is not what was written: expected sha256 {expected}")
@@ -126,17 +126,23 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _allowed() -> None: ...
+
+
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, check: Callable[[], None] = _allowed) -> Iterator[Path]:
     """A hidden folder beside `folder`, to be filled with files; once all of them have reached the disk it takes the
-    place of `folder`. Nothing of it stays if the block raises."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    place of `folder`. Nothing of it stays if the block raises.
+
+    Each writer has a hidden folder of its own. check: called before it takes its place, and raises where it must not.
+    """
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL}")
+    partial.mkdir()  # not its parents: whoever has moved them away is the one who writes there now
     try:
         yield partial
         for path in (*partial.iterdir(), partial):
             sync(path)
+        check()
         shutil.rmtree(folder, ignore_errors=True)  # there is one only where it was damaged
         partial.rename(folder)
         sync(folder.parent)

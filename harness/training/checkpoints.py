@@ -75,11 +75,18 @@ class Checkpoint(NamedTuple):
         return sha256(repr(own).encode()).hexdigest()
 
 
-def write(folder: Path, state: TrainingState, settings: str, extra: Mapping[str, Any]) -> Checkpoint:
+def write(
+    folder: Path,
+    state: TrainingState,
+    settings: str,
+    extra: Mapping[str, Any],
+    check: Callable[[], None] = lambda: None,
+) -> Checkpoint:
     """A checkpoint in `folder`, verified by reading it back; then all but the two newest are removed.
 
-    settings: names what is trained: a checkpoint of something else is never taken for one of this. DataError if it does
-    not read back; an error of the file system leaves the earlier checkpoints as they are.
+    settings: names what is trained: a checkpoint of something else is never taken for one of this. check: called before
+    anything that was there is replaced or removed, and raises where it must not. DataError if it does not read back; an
+    error of the file system leaves the earlier checkpoints as they are.
     """
     tensors = _tensors(state)
     content = {
@@ -95,11 +102,12 @@ def write(folder: Path, state: TrainingState, settings: str, extra: Mapping[str,
         "extra": extra,
     }
     place = folder / f"step-{state.step:08}"
-    with files.whole_folder(place) as partial:
+    with files.whole_folder(place, check) as partial:
         save_file(tensors, partial / TENSORS)
         files.give_usual_permissions(partial / TENSORS)
         files.write_json(partial / STATE, content)
     written = read(place, settings)
+    check()
     _remove_all_but_one_before(place)
     return written
 

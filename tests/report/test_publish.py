@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from harness.errors import DataError
 from harness.report import figures
+from harness.report import publish as publish_module
 from harness.report.publish import may_show_pictures, publish, tables
 from harness.report.renderers.latex import to_latex
 from harness.report.renderers.text import to_category_csv, to_csv
@@ -214,3 +216,22 @@ def test_foreign_folders_are_left_alone(run: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="expected a folder apart from"):
             publish(run, inside)
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
+
+
+def test_several_at_once_leave_one_whole_folder(tmp_path: Path) -> None:
+    """Each moves a folder of its own into one place, again and again; what is there at the end is whole."""
+    target = tmp_path / "published"
+
+    def place(number: int) -> None:
+        for turn in range(20):
+            work = tmp_path / f"{number}-{turn}"
+            work.mkdir()
+            for name in ("a", "b"):
+                (work / name).write_text(f"{number}-{turn}")
+            publish_module._replace(work, target)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(place, range(3)))
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
+    first, second = (path.read_text() for path in target.iterdir())
+    assert first == second

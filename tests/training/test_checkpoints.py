@@ -367,3 +367,11 @@ def test_other_threads_have_no_handlers() -> None:
     thread.start()
     thread.join()
     assert seen == [(None, before)]
+
+
+def test_json_nested_without_end_is_damage(tmp_path: Path) -> None:
+    three_checkpoints(tmp_path)
+    (tmp_path / "step-00000003" / checkpoints.STATE).write_text('{"content": ' + "[" * 200_000)
+    found = newest(tmp_path, "checkpoint step-00000003 is of no use and was removed: ")
+    assert found is not None
+    assert found.content["step"] == 2

@@ -102,6 +102,7 @@ class Mirror:
 
     def _download(self, name: str, record: Record, target: Path) -> None:
         wanted = [file for file in record.files if not file.endswith(WEIGHTS)]
+        target.parent.mkdir(parents=True, exist_ok=True)
         with files.whole_folder(target) as work:
             with self._reached():
                 for file in wanted:
