@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
@@ -15,15 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import yaml
 
 from harness.run import runner
 from harness.run.context import Context, open_context
 from harness.run.kept import ResumeWarning
-from harness.suite.schema import Suite
-from harness.system import files
 from harness.training import checkpoints
 from tests.support import small
+from tests.support.killing import Server, arguments, counted, flip_last_byte, outcome, suite_file
 
 ROOT = Path(__file__).parents[2]
 CHANGES: dict[str, Any] = {
@@ -48,57 +45,9 @@ BATCHES = 3
 """Of the 6 validation images; evaluations are three, and one of the base."""
 
 
-class Attempt(NamedTuple):
-    """status: exit code, or minus the signal that ended the process."""
-
-    status: int
-    seconds: float
-    printed: str
-
-
-class Server:
-    """`detmodes run` on a suite, in a new process each time (see tests.support.kill_server)."""
-
-    def __init__(self, folder: Path, suite: Suite = SUITE, only: str = "open_flamingo-*") -> None:
-        self._log, self._suite, self._only = folder / "printed.txt", suite_file(folder, suite), only
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.kill_server"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(
-        self, output: Path, after: float | None = None, at: tuple[str, str, int, str] | None = None, every: int = 1
-    ) -> Attempt:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        command = arguments(self._suite, output, every, self._only)
-        request = {"arguments": command, "log": str(self._log), "after": after, "at": at}
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline())
-        return Attempt(answer["status"], answer["seconds"], self._log.read_text())
-
-    def close(self) -> None:
-        self._process.communicate()
-        assert self._process.returncode == 0
-
-
-def suite_file(folder: Path, suite: Suite = SUITE) -> Path:
-    path = folder / "suite.yaml"
-    path.write_text(yaml.safe_dump(suite.model_dump(mode="json", exclude_defaults=True)))
-    return path
-
-
-def arguments(suite: Path, output: Path, every: int, matching: str = "open_flamingo-*") -> list[str]:
-    only = ["--only", matching, "--snapshot-every", str(every)]
-    return ["run", str(suite), "--output", str(output), "--device", "cpu", "--quiet", *only]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"))
+    started = Server(tmp_path_factory.mktemp("server"), SUITE)
     yield started
     started.close()
 
@@ -116,42 +65,6 @@ def reference(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Refer
     done = server.run(output)
     assert (done.status, done.printed) == (0, "")
     return Reference(outcome(output), done.seconds)
-
-
-def outcome(output: Path) -> dict[str, Any]:
-    """Every file of every cell: digests, the record without what differs between two runs, and the log without
-    its times. Hidden folders count too: there must be none."""
-    return {folder.name: cell_outcome(folder) for folder in sorted((output / "cells").iterdir())}
-
-
-def cell_outcome(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        path.name: files.sha256(path) if path.is_file() else "a folder" for path in sorted(folder.iterdir())
-    }
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    found["metrics.jsonl"] = [timeless(json.loads(line)) for line in lines]
-    record = json.loads((folder / "record.json").read_text())
-    assert record["files"].pop("metrics.jsonl") == files.sha256(folder / "metrics.jsonl")
-    record["curve"] = [timeless(row) for row in record["curve"]]
-    found["record.json"] = {key: value for key, value in record.items() if key not in ("timings", "peak_memory_mib")}
-    return found
-
-
-def unkilled(server: Server, output: Path) -> dict[str, Any]:
-    """What the only cell of a run leaves that nobody kills."""
-    done = server.run(output)
-    assert (done.status, done.printed) == (0, "")
-    return outcome_of(output)
-
-
-def outcome_of(output: Path) -> dict[str, Any]:
-    """Of a run's only cell."""
-    (folder,) = (output / "cells").iterdir()
-    return cell_outcome(folder)
-
-
-def timeless(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in ("seconds", "waiting")}
 
 
 def assert_ends_like(server: Server, output: Path, reference: Reference, every: int = 1) -> None:
@@ -294,7 +207,7 @@ def test_a_signal_is_obeyed_when_everything_is_saved(
 
 def test_the_program_itself(reference: Reference, server: Server, tmp_path: Path) -> None:
     """`python -m harness run`, terminated from outside as the second cell begins."""
-    command = [sys.executable, "-P", "-m", "detmodes", *arguments(suite_file(tmp_path), tmp_path / "out", 1)]
+    command = [sys.executable, "-P", "-m", "detmodes", *arguments(suite_file(tmp_path, SUITE), tmp_path / "out", 1)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("out/cells/.open_flamingo-sed-*/resume")):
         assert process.poll() is None
@@ -359,19 +272,6 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, output: Path, target: str, call: 
             runner.run(context(**changes), output, "*-sed-*")
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, target: str) -> list[int]:
-    """Grows by one with each call of `module.function`."""
-    module, _, name = target.rpartition(".")
-    original, calls = getattr(sys.modules[module], name), []
-
-    def counting(*arguments: Any, **settings: Any) -> Any:
-        calls.append(1)
-        return original(*arguments, **settings)
-
-    monkeypatch.setattr(target, counting)
-    return calls
-
-
 def test_nothing_that_was_kept_is_computed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Killed in the second batch of the second evaluation, after step 4 of 6: what is left is 2 batches of it, 2 steps
     and the 3 batches of the third evaluation."""
@@ -418,12 +318,6 @@ def finished_after_damage(output: Path, reference: Reference, *warnings: str) ->
         assert re.search(expected, str(warning.message))
     (cell,) = outcome(output).values()
     assert cell == list(reference.outcome.values())[1]
-
-
-def flip_last_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_damaged_newest_snapshot(killed: Path, reference: Reference) -> None:

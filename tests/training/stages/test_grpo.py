@@ -2,126 +2,74 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from harness.errors import ConfigError
-from harness.inference.padding import target_batch
-from harness.metrics.samples.matching import Verification
-from harness.metrics.samples.mentions import Answers, Floats, Truth
 from harness.metrics.samples.reward import REWARDS, rewards
 from harness.objectives.policy import advantages
 from harness.run import runner
 from harness.run.context import open_context
-from harness.run.resume import CellCheckpointer
 from harness.suite.schema import NamedObjective, Suite
-from harness.suite.stage_settings import Grpo
-from harness.system.interrupts import Interrupted, Interrupts
-from harness.training.checkpoints import TrainingState
-from harness.training.engines.data_parallel import DataParallel
-from harness.training.finetuning import FineTuning
-from harness.training.loop import Hooks, train
-from harness.training.objective import prepare
+from harness.training.loop import Hooks
 from harness.training.rows import Row
-from harness.training.stage import Step, Work
+from harness.training.stage import Work
 from harness.training.stages.grpo import GrpoStage, split
 from harness.training.stages.rollout import Rollout, rollout
 from harness.training.step import accumulate
-from harness.types import IGNORED_LABEL, Example, Sample
+from harness.types import Example, Sample
 from model_zoo.flamingo.network import TrainableFlamingo
 from model_zoo.flamingo.toy import OpenFlamingo
-from tests.run.test_resume import Server, outcome_of, unkilled
 from tests.support import small
-
-GRPO: dict[str, Any] = {"name": "grpo", "steps": 3, "images": 4, "samples": 4, "lr": 1e-4, "warm_up": 0, "log_every": 1}
+from tests.support.chains import (
+    GRPO,
+    brevity,
+    chain_of,
+    first_step,
+    gradient,
+    log_probs,
+    stage_of,
+    train_chain,
+    weights,
+)
 
 
 def suite(train: Mapping[str, Any] = {}, **then: Any) -> Suite:
     """One row: two steps of cross-entropy, then GRPO."""
-    own = {"steps": 2, "batch_size": 4, "lr": 1e-5, "log_every": 1, **train}
-    return small.mini_suite(objectives=[{"name": "ce", "label": "chain", "then": {**GRPO, **then}}], train=own)
+    return chain_of({**GRPO, **then}, train)
 
 
-def stage_of(**then: Any) -> GrpoStage:
-    chain = suite(**then)
-    (objective,) = chain.objectives
-    assert isinstance(objective.then, Grpo)
-    reference = small.fresh() if objective.then.kl else None
-    return GrpoStage(objective.then, chain.plans_of(objective)[1], reference)
+def grpo_stage(**then: Any) -> GrpoStage:
+    stage = stage_of(suite(**then))
+    assert isinstance(stage, GrpoStage)
+    return stage
 
 
-def work_on(adapter: OpenFlamingo, examples: Sequence[Example]) -> Work:
-    return Work(adapter, examples, 0, small.accelerator())
-
-
-def first_step(stage: GrpoStage, adapter: OpenFlamingo, examples: Sequence[Example]) -> Step:
-    """The first step's."""
-    work = work_on(adapter, examples)
-    engine = DataParallel(adapter.model, work.accelerator)
-    state = TrainingState(adapter.model, torch.optim.SGD(adapter.model.parameters()))
-    return next(stage.steps(work, state, engine, 0))
-
-
-def chained(
-    adapter: OpenFlamingo,
-    chain: Suite,
-    kept: CellCheckpointer | None = None,
-    stop: int | None = None,
-    caught: Any = None,
-) -> list[dict[str, Any]]:
-    """The curve of all stages, without times."""
-    (objective,) = chain.objectives
-    assert isinstance(objective.then, Grpo)
-    first, second = chain.plans_of(objective)
-    stage = GrpoStage(objective.then, second, small.fresh() if objective.then.kl else None)
-    ready = prepare("ce", {}, small.fresh(), (), first, 0)
-
-    def progress(step: int, _: float) -> None:
-        if step == stop:
-            caught.pending = signal.SIGTERM
-
-    work = small.work_of(adapter, kept)
-    curve = train(work, [FineTuning(ready, first), stage], Hooks(progress=progress), kept)
-    return [{name: value for name, value in row.items() if name not in ("seconds", "waiting")} for row in curve]
+def first_batch(stage: GrpoStage, adapter: OpenFlamingo, examples: Sequence[Example]) -> Sequence[Row]:
+    """The only one of the first step."""
+    (rows,) = first_step(stage, adapter, examples).updates
+    return rows
 
 
 def rl(curve: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for row in curve if "reward" in row]
 
 
-def parameters(adapter: OpenFlamingo) -> list[Tensor]:
-    return list(adapter.model.parameters())
-
-
 # ---- one step --------------------------------------------------------------------------------------------------------
-
-
-def log_probs(adapter: OpenFlamingo, row: Row) -> Tensor:
-    """Of each token, from one forward pass of the row alone."""
-    batch = target_batch([row.tokens], adapter.codec)
-    logits = adapter.logits(adapter.pixels([row.example]), batch.inputs)[0]
-    kept = batch.labels[0] != IGNORED_LABEL
-    return logits[kept].log_softmax(-1).gather(1, batch.labels[0][kept][:, None])[:, 0]
-
-
-def gradient(adapter: OpenFlamingo) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in parameters(adapter) if p.grad is not None])
 
 
 @pytest.mark.parametrize("micro_batch", [4, 100])
 def test_the_first_update_is_the_policy_gradient(micro_batch: int) -> None:
     """The ratio is exactly 1: the loss is - mean of A over all tokens of the batch, to the last digits of a sum in
     float32, and its gradient that of - mean of A * log p, whatever the micro-batch."""
-    adapter, stage = small.fitted(), stage_of()
-    (rows,) = first_step(stage, adapter, small.fitted_examples()).updates
+    adapter, stage = small.fitted(), grpo_stage()
+    rows = first_batch(stage, adapter, small.fitted_examples())
     adapter.model.zero_grad()
     output = accumulate(adapter, rows, stage.objective, micro_batch, small.accelerator())
     found = gradient(adapter)
@@ -141,7 +89,7 @@ def test_the_first_update_is_the_policy_gradient(micro_batch: int) -> None:
 
 def test_samples_have_the_advantage_of_their_reward() -> None:
     adapter, examples = small.fitted(), small.fitted_examples()
-    (rows,) = first_step(stage_of(), adapter, examples).updates
+    rows = first_batch(grpo_stage(), adapter, examples)
     groups = [rows[start : start + 4] for start in range(0, len(rows), 4)]
     assert groups
     for group in groups:
@@ -153,8 +101,8 @@ def test_samples_have_the_advantage_of_their_reward() -> None:
 
 
 def test_images_are_encoded_once_in_the_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter, stage = small.fitted(), stage_of()
-    (rows,) = first_step(stage, adapter, small.fitted_examples()).updates
+    adapter, stage = small.fitted(), grpo_stage()
+    rows = first_batch(stage, adapter, small.fitted_examples())
     encoded: list[int] = []
     original = TrainableFlamingo.latents
 
@@ -197,7 +145,7 @@ def test_groups_without_spread_stay_in_the_mean() -> None:
 def test_groups_without_spread_are_left_out_where_asked() -> None:
     """Images 1 and 3 have nothing to teach. Three images are split into updates of one and two, whole."""
     said = said_of([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [0.2, 0.4]])
-    work = work_on(small.fresh(), ())
+    work = Work(small.fresh(), (), 0, small.accelerator())
 
     def images(updates: int) -> list[list[int]]:
         return [
@@ -238,11 +186,11 @@ def test_a_step_without_anything_to_learn_changes_nothing(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("harness.training.stages.grpo.rollout", equal)
     adapter = small.fitted()
-    curve = rl(chained(adapter, suite(steps=2)))
+    curve = rl(train_chain(adapter, suite(steps=2)))
     assert [(row["loss"], row["grad_norm"]) for row in curve] == [(0.0, 0.0)] * 2
     tuned = small.fitted()
-    chained(tuned, suite(steps=1))
-    assert all(torch.equal(a, b) for a, b in zip(parameters(adapter), parameters(tuned), strict=True))
+    train_chain(tuned, suite(steps=1))
+    assert torch.equal(weights(adapter), weights(tuned))
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
@@ -252,8 +200,8 @@ def test_a_step_without_anything_to_learn_changes_nothing(monkeypatch: pytest.Mo
 def outcome(**then: Any) -> tuple[list[Mapping[str, Any]], Tensor]:
     """The curve of GRPO, and all weights afterwards."""
     adapter = small.fitted()
-    curve = rl(chained(adapter, suite(**then)))
-    return curve, torch.cat([p.detach().flatten() for p in parameters(adapter)])
+    curve = rl(train_chain(adapter, suite(**then)))
+    return curve, weights(adapter)
 
 
 def test_the_bounds_act_where_a_step_has_several_updates() -> None:
@@ -297,112 +245,24 @@ def test_kl_is_to_the_fine_tuned_model() -> None:
     assert "kl" not in outcome()[0][0]
 
 
-def brevity(truth: Truth, answers: Answers, found: Verification) -> Floats:
-    """1 for a sample that says nothing, less for each entry."""
-    del found
-    said = np.zeros((len(truth.image_ids), answers.malformed.shape[1]))
-    np.add.at(said, (answers.mentions.image, answers.mentions.sample), 1.0)
-    return np.asarray(1.0 / (1.0 + said + answers.malformed))
-
-
 def test_a_reward_is_a_function_and_a_line_and_rises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REWARDS, "brevity", brevity)
-    curve = rl(chained(small.fitted(), suite(steps=12, samples=8, reward="brevity")))
+    curve = rl(train_chain(small.fitted(), suite(steps=12, samples=8, reward="brevity")))
     worth = [float(row["reward"]) for row in curve]
     assert min(worth[-4:]) > max(worth[:4])
 
 
-# ---- the axis of steps, and going on --------------------------------------------------------------------------------
+# ---- the axis of steps -----------------------------------------------------------------------------------------------
 
 
 def test_steps_go_on_counting() -> None:
     seen: dict[str, list[int]] = {"evaluate": [], "probe": []}
     chain = suite(train={"steps": 4, "eval_at": [2], "probe": {"every": 2}}, steps=5, eval_at=[1, 3], log_every=2)
-    (objective,) = chain.objectives
-    first, second = chain.plans_of(objective)
-    later = GrpoStage(Grpo.model_validate(objective.then), second)
-    ready = prepare("ce", {}, small.fresh(), (), first, 0)
-    hooks = Hooks(seen["evaluate"].append, seen["probe"].append)
-    work = work_on(small.fitted(), small.train_examples(8))
-    curve = train(work, [FineTuning(ready, first), later], hooks)
+    hooks = Hooks(evaluate=seen["evaluate"].append, probe=seen["probe"].append)
+    curve = train_chain(small.fitted(), chain, hooks=hooks, examples=small.train_examples(8))
     assert seen == {"evaluate": [2, 4, 5, 7, 9], "probe": [0, 2, 4, 6, 8, 9]}
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6, 8, 9]
     assert [row["step"] for row in rl(curve)] == [5, 6, 8, 9]
-
-
-@pytest.mark.parametrize("then", [{}, {"kl": 0.1, "updates": 2}], ids=["plain", "with a reference"])
-@pytest.mark.parametrize(
-    "stop", [pytest.param(1, marks=pytest.mark.slow), 2, 3, pytest.param(4, marks=pytest.mark.slow)]
-)
-def test_a_stopped_chain_goes_on_to_the_last_bit(then: dict[str, Any], stop: int, tmp_path: Path) -> None:
-    """In the first stage, at its end, and in the second one."""
-    whole, chain = small.fitted(), suite(**then)
-    curve = chained(whole, chain)
-    caught = Interrupts()
-    with pytest.raises(Interrupted):
-        chained(
-            small.fitted(),
-            chain,
-            small.checkpointer(tmp_path, caught),
-            stop,
-            caught,
-        )
-    adapter = small.fresh(seed=5)  # whatever it was: all comes from the checkpoint, where there is one
-    again = chained(adapter, chain, small.checkpointer(tmp_path))
-    assert again == curve
-    assert all(torch.equal(a, b) for a, b in zip(parameters(adapter), parameters(whole), strict=True))
-
-
-CHANGES: dict[str, Any] = {
-    "benchmark": {"name": "shapes", **small.SETTINGS, "val_images": 4, "calibration_images": 4},
-    "models": ["open_flamingo"],
-    "objectives": [{"name": "ce", "label": "chain", "then": {**GRPO, "updates": 2, "kl": 0.1, "eval_at": [1]}}],
-    "train": {"steps": 2, "batch_size": 4, "log_every": 1},
-    "sample": {"samples": 2, "max_tokens": 12, "batch_images": 2},
-    "keep": "all",
-}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"), small.mini_suite(**CHANGES), "*-chain-*")
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
-def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return unkilled(server, tmp_path_factory.mktemp("whole"))
-
-
-def test_the_record_has_every_stage(whole: dict[str, Any]) -> None:
-    record = whole["record.json"]
-    assert [item["step"] for item in record["evaluations"]] == [2, 3, 5]
-    assert all(item["diversity"]["recall"] is not None for item in record["evaluations"])
-    assert [row["step"] for row in record["curve"] if "reward" in row] == [3, 4, 5]
-    assert record["cell"]["train"]["then"]["reward"] == "detection"
-    assert {f"model-step{step}.safetensors" for step in (2, 3, 5)} < whole.keys()
-
-
-KILLS = (
-    ("harness.training.loop", "accumulate", 2, "kill"),  # in the first stage
-    ("harness.training.checkpoints", "save_file", 1, "kill-after"),  # at its end, before its evaluation
-    ("harness.run.kept", "Evaluations._made", 1, "kill-after"),  # after it
-    ("harness.training.stages.grpo", "rollout", 1, "kill-after"),  # in the first step of the second stage
-    ("harness.training.loop", "accumulate", 4, "kill"),  # between the updates of its second
-    ("harness.evaluation.evaluate", "emit", 2, "kill"),
-)
-"""Calls are counted anew in each attempt, which begins where the one before it was killed."""
-
-
-def test_a_killed_chain_leaves_the_record_of_one_that_was_not(
-    server: Server, whole: dict[str, Any], tmp_path: Path
-) -> None:
-    for place in KILLS:
-        assert server.run(tmp_path, at=place).status == -signal.SIGKILL, place
-    done = server.run(tmp_path)
-    assert (done.status, done.printed) == (0, "")
-    assert outcome_of(tmp_path) == whole
 
 
 # ---- what cannot run -------------------------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,88 +20,37 @@ from harness.objectives.apply import token_level
 from harness.objectives.policy import nsft
 from harness.objectives.token import tied_ce
 from harness.protocols import Correction
-from harness.records.cache import Cache, NoCache
 from harness.run import runner
 from harness.run.context import open_context
-from harness.run.resume import CellCheckpointer
 from harness.sequence.targets import target
-from harness.suite.schema import Suite
 from harness.suite.stage_settings import Sft
-from harness.system.interrupts import Interrupted, Interrupts
-from harness.training.checkpoints import TrainingState
-from harness.training.engines.data_parallel import DataParallel
 from harness.training.finetuning import FineTuning
-from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
 from harness.training.rows import Row
-from harness.training.stage import Stage, Step, Work, stage_seed
-from harness.training.stages import kinds as later
+from harness.training.stage import stage_seed
 from harness.training.stages.corrections import Templates
-from harness.training.stages.nsft import CORRECTIONS, NsftStage, answers_of, corrections_of
+from harness.training.stages.nsft import NsftStage, answers_of, corrections_of
 from harness.training.stages.rollout import Rollout
 from harness.training.step import accumulate
 from harness.types import Example, Members, Projection, Sample, TokenBatch
 from model_zoo.flamingo.toy import OpenFlamingo
 from tests.metrics.builders import example
-from tests.run.test_resume import Server, cell_outcome
 from tests.support import small
+from tests.support.chains import (
+    NSFT,
+    SFT,
+    TablesInMemory,
+    chain_of,
+    first_step,
+    gradient,
+    stage_of,
+    steps_of,
+    train_chain,
+    weights,
+)
 from tests.training.stages.test_corrections import CODEC, FAR, A, B, installed, said
-from tests.training.stages.test_preference import Tables
-
-NSFT: dict[str, Any] = {"name": "nsft", "images": 4, "samples": 4, "batch_size": 4}
-SFT: dict[str, Any] = {"name": "sft", "batch_size": 4}
-OWN: dict[str, Any] = {"steps": 3, "lr": 1e-4, "warm_up": 0, "log_every": 1}
 
 __all__ = ["installed"]  # a fixture
-
-
-def suite(then: Mapping[str, Any], train: Mapping[str, Any] = {}) -> Suite:
-    """One row: two steps of cross-entropy, then the stage."""
-    own = {"steps": 2, "batch_size": 4, "lr": 1e-5, "log_every": 1, **train}
-    return small.mini_suite(objectives=[{"name": "ce", "label": "chain", "then": {**OWN, **then}}], train=own)
-
-
-def stage_of(chain: Suite) -> Stage:
-    (objective,) = chain.objectives
-    assert objective.then is not None
-    work = Work(small.fresh(), small.fitted_examples(), 3, small.accelerator(), fresh=small.fresh)
-    return later.stage(objective.then, chain.plans_of(objective)[1], work)
-
-
-def chained(
-    adapter: OpenFlamingo,
-    chain: Suite,
-    kept: CellCheckpointer | None = None,
-    stop: int | None = None,
-    caught: Any = None,
-) -> list[dict[str, Any]]:
-    """The curve of both stages, without times."""
-    plan, _ = chain.plans_of(chain.objectives[0])
-    ready = prepare("ce", {}, small.fresh(), (), plan, 0)
-
-    def progress(step: int, _: float) -> None:
-        if step == stop:
-            caught.pending = signal.SIGTERM
-
-    work = small.work_of(adapter, kept)
-    curve = train(work, [FineTuning(ready, plan), stage_of(chain)], Hooks(progress=progress), kept)
-    return [{name: value for name, value in row.items() if name not in ("seconds", "waiting")} for row in curve]
-
-
-def steps_of(
-    stage: Stage, adapter: OpenFlamingo, examples: Sequence[Example], start: int = 2, cache: Cache | None = None
-) -> list[Step]:
-    work = Work(adapter, examples, 3, small.accelerator(), cache=cache or NoCache())
-    state = TrainingState(adapter.model, torch.optim.SGD(adapter.model.parameters()), step=start)
-    return list(stage.steps(work, state, DataParallel(adapter.model, work.accelerator), start))
-
-
-def weights(adapter: OpenFlamingo) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in adapter.model.parameters()])
-
-
-def gradient(adapter: OpenFlamingo) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in adapter.model.parameters() if p.grad is not None])
 
 
 # ---- the loss, by hand -------------------------------------------------------------------------------------------
@@ -191,7 +139,7 @@ def rows_of(adapter: OpenFlamingo) -> list[Row]:
 
 
 def of_rows(rows: Sequence[Row], micro_batch: int = 100, negative: float = 1.0, kl: float = 0.0) -> tuple[Any, Tensor]:
-    adapter, stage = small.fitted(), stage_of(suite({**NSFT, "negative": negative, "kl": kl}))
+    adapter, stage = small.fitted(), stage_of(chain_of({**NSFT, "negative": negative, "kl": kl}))
     assert isinstance(stage, NsftStage)
     stage = replace(stage, reference=small.fresh(seed=7) if kl else None)
     output = accumulate(adapter, rows, stage.objective, micro_batch, small.accelerator())
@@ -287,16 +235,16 @@ def test_the_table_comes_back_from_disk(tmp_path: Path) -> None:
 def outcome(**then: Any) -> tuple[list[dict[str, Any]], Tensor]:
     """The curve of the stage, and all weights afterwards."""
     adapter = small.fitted()
-    curve = chained(adapter, suite({**NSFT, **then}))
+    curve = train_chain(adapter, chain_of({**NSFT, **then}))
     return curve[2:], weights(adapter)
 
 
 def test_a_step_has_targets_and_some_corrections_of_the_same_images() -> None:
     adapter, images = small.fitted(), small.fitted_examples()
-    stage = stage_of(suite({**NSFT, "rejected_per_image": 3}))
+    stage = stage_of(chain_of({**NSFT, "rejected_per_image": 3}))
     assert isinstance(stage, NsftStage)
-    tables = Tables()
-    steps = [step.updates for step in steps_of(stage, adapter, images, cache=tables)]
+    tables = TablesInMemory()
+    steps = [step.updates for step in steps_of(stage, adapter, images, 2, tables)]
     (table,) = tables.made.values()
     assert len(steps) == 3
     known = answers_of(table)
@@ -315,12 +263,12 @@ def test_a_step_has_targets_and_some_corrections_of_the_same_images() -> None:
 
 
 def test_a_stage_does_not_repeat_the_batches_of_the_one_before() -> None:
-    plan = suite(SFT, {"batch_size": 2}).train
+    plan = chain_of(SFT, {"batch_size": 2}).train
     adapter, images = small.fitted(), small.train_examples(24)
     objective = prepare("ce", {}, small.fresh(), (), plan, 0)
     drawn = []
     for start in (0, 2, 2, 3):
-        first, *_ = steps_of(FineTuning(objective, plan), adapter, images, start)
+        first = first_step(FineTuning(objective, plan), adapter, images, start)
         drawn.append([row.example.image_id for row in first.updates[0]])
     assert drawn[1] == drawn[2]
     assert len({*map(tuple, drawn)}) == 3
@@ -357,17 +305,17 @@ def test_own_errors_become_unlikely() -> None:
 @pytest.mark.usefixtures("installed")
 def test_with_a_corrector_of_ones_own() -> None:
     """The one of tests.training.stages.test_corrections answers every sample with the whole image, in no context."""
-    stage = stage_of(suite({**NSFT, "corrector": "mine"}))
-    (rows,) = steps_of(stage, small.fitted(), small.fitted_examples())[0].updates
+    stage = stage_of(chain_of({**NSFT, "corrector": "mine"}))
+    (rows,) = first_step(stage, small.fitted(), small.fitted_examples(), 2).updates
     corrections = [row for row in rows if row.correction]
     assert corrections
     assert {row.context for row in corrections} == {()}
 
 
 def test_random_targets_have_random_corrections() -> None:
-    plans = [stage_of(suite(NSFT, {"targets": targets})).plan for targets in ("canonical", "all(2)")]
+    plans = [stage_of(chain_of(NSFT, {"targets": targets})).plan for targets in ("canonical", "all(2)")]
     assert [plan.targets for plan in plans] == ["canonical", "all(2)"]
-    steps = steps_of(stage_of(suite(NSFT, {"targets": "random"})), small.fitted(), small.fitted_examples())
+    steps = steps_of(stage_of(chain_of(NSFT, {"targets": "random"})), small.fitted(), small.fitted_examples(), 2)
     drawn = {row.tokens for step in steps for row in step.updates[0] if not row.correction}
     assert len(drawn) > len(small.fitted_examples())
 
@@ -380,7 +328,7 @@ def test_a_model_without_errors_has_nothing_to_correct(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(adapter, "generate", right)
     with pytest.raises(StageError, match="expected errors in the model's samples to correct, found none"):
-        steps_of(stage_of(suite(NSFT)), adapter, small.fitted_examples())
+        first_step(stage_of(chain_of(NSFT)), adapter, small.fitted_examples(), 2)
 
 
 # ---- continued fine-tuning -------------------------------------------------------------------------------------------
@@ -398,8 +346,8 @@ def test_any_objective_can_follow() -> None:
     }
     for name, then in stages.items():
         adapter = small.fitted()
-        chain = suite({**SFT, "steps": 2, **then})
-        curve = chained(adapter, chain)
+        chain = chain_of({**SFT, "steps": 2, **then})
+        curve = train_chain(adapter, chain)
         assert [row["step"] for row in curve] == [1, 2, 3, 4]
         found[name] = weights(adapter)
     assert all(not torch.equal(a, b) for n, a in found.items() for m, b in found.items() if n < m)
@@ -411,7 +359,7 @@ def test_a_reference_is_the_model_as_the_stage_begins() -> None:
     curves = {}
     for mask in ("live", "base"):
         adapter = small.fitted()
-        curves[mask] = chained(adapter, suite({**SFT, "lr": 3e-3, "objective": {**sed, "mask": mask}}))[2:]
+        curves[mask] = train_chain(adapter, chain_of({**SFT, "lr": 3e-3, "objective": {**sed, "mask": mask}}))[2:]
     assert 0 < curves["base"][0]["selected"] < 1
     assert curves["base"][0] == curves["live"][0]
     assert {row["selected"] for row in curves["base"]} == {curves["base"][0]["selected"]}  # all images in every batch
@@ -419,7 +367,7 @@ def test_a_reference_is_the_model_as_the_stage_begins() -> None:
 
 
 def test_the_record_says_the_whole_objective() -> None:
-    chain = suite({**SFT, "objective": "gem"})
+    chain = chain_of({**SFT, "objective": "gem"})
     assert chain.described(chain.objectives[0])["then"]["objective"] == {"name": "gem", "beta": 0.7, "h": "linear"}
     stage = Sft(name="sft", steps=10, objective={"name": "mrt", "samples": 3})
     assert stage.amount.trained == 10 * 16 * 4
@@ -445,71 +393,12 @@ SETS = "mrt needs several targets of an image in a batch"
 )
 def test_what_cannot_be_is_one_line_of_the_suite(then: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        suite({**SFT, **then})
+        chain_of({**SFT, **then})
     (problem,) = caught.value.problems
     assert message in problem
 
 
 def test_an_unknown_corrector_is_told_before_the_first_stage(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"then\.corrector: unknown corrector 'template', did you mean 'templates'"):
-        runner.run(open_context(suite({**NSFT, "corrector": "template"}), None, "cpu"), tmp_path)
+        runner.run(open_context(chain_of({**NSFT, "corrector": "template"}), None, "cpu"), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-# ---- going on --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("then", "stop"), [({**NSFT, "kl": 0.1}, 2), ({**NSFT, "kl": 0.1}, 4), (SFT, 3)], ids=["start", "middle", "sft"]
-)
-def test_a_stopped_chain_goes_on_to_the_last_bit(then: dict[str, Any], stop: int, tmp_path: Path) -> None:
-    whole, chain = small.fitted(), suite(then)
-    curve = chained(whole, chain)
-    caught = Interrupts()
-    with pytest.raises(Interrupted):
-        chained(
-            small.fitted(),
-            chain,
-            small.checkpointer(tmp_path, caught),
-            stop,
-            caught,
-        )
-    adapter = small.fresh(seed=5)  # whatever it was: all comes from the checkpoint
-    again = chained(adapter, chain, small.checkpointer(tmp_path))
-    assert again == curve
-    assert torch.equal(weights(adapter), weights(whole))
-
-
-WARM: dict[str, Any] = {**OWN, **NSFT, "images": 8, "temperature": 2.0, "kl": 0.1, "eval_at": [1]}
-"""At which a model that has learnt this errs."""
-CHANGES: dict[str, Any] = {
-    "benchmark": {"name": "shapes", **small.SETTINGS, "val_images": 4, "calibration_images": 4},
-    "models": ["open_flamingo"],
-    "objectives": [{"name": "ce", "label": "chain", "then": WARM}],
-    "train": {"steps": 2, "batch_size": 4, "log_every": 1},
-    "sample": {"samples": 2, "max_tokens": 12, "batch_images": 2},
-}
-KILLS = (
-    ("harness.training.stages.nsft", "own_samples", 1, "kill-after"),  # what the model said is lost
-    ("harness.run.kept", "StageTables.get_or_make", 1, "kill-after"),  # the corrections are kept
-    ("harness.training.loop", "accumulate", 2, "kill"),  # in the stage, before its second step
-    ("harness.evaluation.evaluate", "emit", 2, "kill"),
-)
-"""Calls are counted anew in each attempt, which begins where the one before it was killed."""
-
-
-def test_a_killed_stage_leaves_the_record_of_one_that_was_not(tmp_path: Path) -> None:
-    server = Server(tmp_path, small.mini_suite(**CHANGES), "*-chain-*")
-    try:
-        assert server.run(tmp_path / "whole").status == 0
-        for place in KILLS:
-            assert server.run(tmp_path / "killed", at=place).status == -signal.SIGKILL, place
-        assert server.run(tmp_path / "killed").status == 0
-    finally:
-        server.close()
-    whole, killed = (next((tmp_path / name / "cells").iterdir()) for name in ("whole", "killed"))
-    assert cell_outcome(killed) == cell_outcome(whole)
-    table = pd.read_parquet(whole / f"{CORRECTIONS}.parquet")
-    assert list(table) == ["image_id", "asked", "kind", "context", "answer", "question", "reply"]
-    assert len(table) > 4
-    assert [row["step"] for row in cell_outcome(whole)["record.json"]["curve"] if "correction_nll" in row] == [3, 4, 5]

@@ -31,7 +31,8 @@ from harness.training.stages.pairs import Said, chosen_over_worst, rare_over_com
 from harness.training.stages.rollout import Rollout, keys
 from harness.types import Box, Example, Parsed, Sample
 from tests.support import small
-from tests.training.stages.test_preference import DIVPO, DPO, tiny
+from tests.support.chains import DIVPO, DPO
+from tests.training.stages.test_preference import tiny
 
 
 def said(tokens: int, reward: float, samples: int = 1) -> Said:

@@ -1,22 +1,16 @@
-"""What ranks tell each other:
-
-python -m torch.distributed.run --standalone --nproc-per-node 3 -m tests.support.ranks.three_ranks FOLDER
-
-Each leaves what it found in FOLDER/<rank>.json. No model library is imported, which would take most of the time."""
+"""What ranks tell each other. No model library is imported, which would take most of the time."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 
 from harness.errors import ElsewhereError
@@ -28,12 +22,14 @@ from harness.suite.schema import SampleSettings
 from harness.system import interrupts, ranks
 from harness.system.interrupts import Interrupted, Interrupts
 from tests.support import tiny
+from tests.support.ranks import on_ranks
 
 IMAGES = 7
 """In batches of two: four batches, which three ranks cannot share evenly."""
 
 
-def three(folder: Path) -> Any:
+def three_ranks(folder: Path) -> Any:
+    """Played on each of three."""
     accelerator = Accelerator(cpu=True)
     own = accelerator.process_index
     found: dict[str, Any] = {
@@ -114,8 +110,42 @@ def _shared(accelerator: Accelerator, folder: Path) -> Any:
         return {"first": first, "second": second, "alone": said(NoCache())}
 
 
-if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    result = three(place)
-    (place / f"{os.environ['RANK']}.json").write_text(json.dumps(result))
-    dist.destroy_process_group()
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return on_ranks(3, "tests.system.test_ranks:three_ranks", tmp_path_factory.mktemp("three"))
+
+
+def test_values_reach_every_rank(three: list[dict[str, Any]]) -> None:
+    assert [own["same"] for own in three] == ["of 0"] * 3
+    assert [own["gathered"] for own in three] == [[0, 1, 2], [], []]
+    assert [own["tensors"] for own in three] == [[[[True, False]], 1.5, [], [0, 1, 2]]] * 3
+    assert [own["afterwards"] for own in three] == [0] * 3
+
+
+def test_all_ranks_stop_for_a_signal_that_one_got(three: list[dict[str, Any]]) -> None:
+    assert [own["signal"] for own in three] == [max(signal.SIGTERM, signal.SIGINT)] * 3
+    assert [own["interrupted"] for own in three] == ["SIGTERM"] * 3
+
+
+@pytest.mark.parametrize("where", ["at the end", "while they meet", "while they share", "while they gather"])
+def test_what_fails_on_one_rank_fails_on_all(three: list[dict[str, Any]], where: str) -> None:
+    """And they go on from there: nobody is left waiting."""
+    elsewhere = "ElsewhereError: process 1: ValueError: a bad value"
+    assert [own[f"one fails {where}"] for own in three] == [elsewhere, "ValueError: a bad\nvalue", elsewhere]
+
+
+def test_seven_images_are_shared_without_duplicates_or_losses(three: list[dict[str, Any]]) -> None:
+    """In batches of two, at two temperatures: of four batches each, rank 0 makes two and the others one. The answers
+    are those of one process, to the last bit. Of what was kept, nothing is made again."""
+    (answers, scores, images), _ = three[0]["shared"]["first"]
+    alone = three[0]["shared"]["alone"]
+    assert [answers, scores] == alone[:2]
+    assert len(answers) == IMAGES
+    assert sum(images) == sum(alone[2]) == 2 * IMAGES
+    made = [own["shared"]["first"][1] for own in three]
+    assert [len(images) for images in made] == [4, 2, 2]
+    assert sorted(made[0] + made[1] + made[2]) == sorted([1, 3, 5, 7] * 2)
+    (answers, scores, _), _ = three[0]["shared"]["second"]
+    assert [answers, scores] == alone[:2]
+    assert [len(own["shared"]["second"][1]) for own in three] == [1, 1, 0]
+    assert three[1]["shared"]["first"][0][0] == []  # only rank 0 goes on with them

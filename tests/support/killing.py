@@ -1,0 +1,116 @@
+"""Runs that are killed, and what they leave: `detmodes run` in processes that die where a test says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from harness.suite.schema import Suite
+from harness.system import files
+
+ROOT = Path(__file__).parents[2]
+Place = tuple[str, str, int, str]
+"""Module, attribute, which of its calls, and what happens there: see tests.support.kill_server."""
+
+
+class Attempt(NamedTuple):
+    """status: exit code, or minus the signal that ended the process."""
+
+    status: int
+    seconds: float
+    printed: str
+
+
+class Server:
+    """`detmodes run` on a suite, in a new process each time (see tests.support.kill_server)."""
+
+    def __init__(self, folder: Path, suite: Suite) -> None:
+        self._log, self._suite = folder / "printed.txt", suite_file(folder, suite)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.kill_server"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(
+        self,
+        output: Path,
+        only: str = "open_flamingo-*",
+        after: float | None = None,
+        at: Place | None = None,
+        every: int = 1,
+    ) -> Attempt:
+        """Runs the cells whose names match `only`, and ends after so many seconds or at this place."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        command = arguments(self._suite, output, every, only)
+        request = {"arguments": command, "log": str(self._log), "after": after, "at": at}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        return Attempt(answer["status"], answer["seconds"], self._log.read_text())
+
+    def close(self) -> None:
+        self._process.communicate()
+        assert self._process.returncode == 0
+
+
+def suite_file(folder: Path, suite: Suite) -> Path:
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump(suite.model_dump(mode="json", exclude_defaults=True)))
+    return path
+
+
+def arguments(suite: Path, output: Path, every: int, matching: str = "open_flamingo-*") -> list[str]:
+    """Of the program, with a snapshot after so many steps."""
+    only = ["--only", matching, "--snapshot-every", str(every)]
+    return ["run", str(suite), "--output", str(output), "--device", "cpu", "--quiet", *only]
+
+
+def outcome(output: Path) -> dict[str, Any]:
+    """Every file of every cell: digests, the record without what differs between two runs, and the log without
+    its times. Hidden folders count too: there must be none."""
+    return {folder.name: cell_outcome(folder) for folder in sorted((output / "cells").iterdir())}
+
+
+def cell_outcome(folder: Path) -> dict[str, Any]:
+    left: dict[str, Any] = {
+        path.name: files.sha256(path) if path.is_file() else "a folder" for path in sorted(folder.iterdir())
+    }
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    left["metrics.jsonl"] = [timeless(json.loads(line)) for line in lines]
+    record = json.loads((folder / "record.json").read_text())
+    assert record["files"].pop("metrics.jsonl") == files.sha256(folder / "metrics.jsonl")
+    record["curve"] = [timeless(row) for row in record["curve"]]
+    left["record.json"] = {key: value for key, value in record.items() if key not in ("timings", "peak_memory_mib")}
+    return left
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("seconds", "waiting")}
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, target: str) -> list[int]:
+    """Grows by one with each call of `module.function`."""
+    module, _, name = target.rpartition(".")
+    original, calls = getattr(sys.modules[module], name), []
+
+    def counting(*arguments: Any, **settings: Any) -> Any:
+        calls.append(1)
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(target, counting)
+    return calls
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)

@@ -1,0 +1,77 @@
+"""One scenario on several processes at once: `on_ranks(2, "tests.training.test_paths:save_gradients", folder)`.
+
+Each rank calls that function with the folder, and leaves what it returns, as JSON, in FOLDER/<rank>.json. By hand:
+
+python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.support.ranks MODULE:FUNCTION FOLDER
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 600.0
+"""Seconds after which a hang is a hang: starting processes takes many of them on a busy machine."""
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def torchrun(processes: int) -> list[str]:
+    """Begins a command that starts a module so many times: append its name and arguments."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+
+
+def accelerate(configuration: Path, processes: int) -> list[str]:
+    """The same with a configuration of accelerate, which says what is split over the processes."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
+    return [*launch, "--num_processes", str(processes), "-m"]
+
+
+def start(command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(command: Sequence[str], **environment: str) -> tuple[int, str]:
+    """Exit code, and what was printed."""
+    process = start(command, **environment)
+    printed, _ = process.communicate(timeout=LIMIT)
+    return process.returncode, printed
+
+
+def scenario(launcher: Sequence[str], reference: str, folder: Path, *arguments: str) -> list[str]:
+    """The command that plays `reference`, "module:function", on every process of the launcher."""
+    return [*launcher, "tests.support.ranks", reference, str(folder), *arguments]
+
+
+def on_ranks(processes: int, reference: str, folder: Path, **environment: str) -> list[Any]:
+    """What the scenario returned on each rank."""
+    code, printed = finish(scenario(torchrun(processes), reference, folder), **environment)
+    assert code == 0, printed[-4000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+def main(reference: str, place: str, *arguments: str) -> None:
+    import torch  # late: tests import this module to start others
+
+    module, _, name = reference.partition(":")
+    torch.manual_seed(0)
+    result = getattr(importlib.import_module(module), name)(Path(place), *arguments)
+    (Path(place) / f"{RANK}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
