@@ -60,9 +60,9 @@ def stop_after(step: int, name: str, folder: Path) -> None:
         if reached == step:
             caught.pending = signal.SIGTERM
 
+    chain, checkpointer = chain_of(STAGES_TRIED[name]), small.checkpointer(folder, caught)
     with pytest.raises(Interrupted):
-        chain = chain_of(STAGES_TRIED[name])
-        train_chain(small.fitted(), chain, small.checkpointer(folder, caught), Hooks(progress=progress))
+        train_chain(small.fitted(), chain, checkpointer, Hooks(progress=progress))
 
 
 def assert_goes_on(name: str, folder: Path) -> None:

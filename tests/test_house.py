@@ -1,0 +1,96 @@
+"""The house in figures: names of classes are unique, and no function takes a row of values that nobody can read.
+
+What does not keep a rule yet is listed here by name. The lists only get shorter: a test fails for what is new, and for
+what has been mended and is still listed. (tests/test_imports.py has the order of folders, and their sizes.)
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from tests.test_imports import SOURCES
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+MOST_ARGUMENTS = 8
+OPTIONS_OF_THE_COMMAND_LINE = frozenset({"harness.commands.app"})
+"""And every module `verbs`: each argument there is an option that a user may type."""
+
+SAME_NAME = {
+    "Answer": {"harness.evaluation.answers", "harness.records.gallery"},
+    "Cell": {"harness.report.grids", "harness.suite.cells"},
+    "Positions": {"benchmarks.readers.truth_columns", "harness.objectives.token"},
+    "Row": {"harness.report.rows", "harness.training.rows"},
+    "Said": {"harness.evaluation.evaluate", "harness.records.gallery", "harness.training.stages.pairs"},
+}
+MANY_ARGUMENTS = {
+    "harness.commands.run.launch.here": 9,
+    "harness.commands.run.launch.on_cluster": 9,
+    "harness.evaluation.evaluate.measure": 11,
+    "harness.sequence.tokens.TokenizerTokens.__init__": 9,
+}
+
+
+def classes_of(source: str) -> set[str]:
+    """Names of all classes, wherever they stand."""
+    return {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)}
+
+
+def shared_names(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Class names that stand in several modules -> those modules."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for module, source in sources.items():
+        for name in classes_of(source):
+            places[name].add(module)
+    return {name: modules for name, modules in places.items() if len(modules) > 1}
+
+
+def functions_of(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Function]]:
+    """Every function with its dotted name, those in classes, functions and branches too."""
+    for node in body:
+        name = f"{prefix}{node.name}" if isinstance(node, ast.ClassDef | Function) else ""
+        if isinstance(node, Function):
+            yield name, node
+        inner = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
+        yield from functions_of(inner, f"{name}." if name else prefix)
+
+
+def arguments_of(function: Function) -> int:
+    """How many a caller may give, but for those that a star collects."""
+    own = function.args
+    given = [argument.arg for argument in (*own.posonlyargs, *own.args)]
+    return len(given) - (given[:1] in (["self"], ["cls"])) + len(own.kwonlyargs)
+
+
+def longest(sources: Mapping[str, str]) -> dict[str, int]:
+    """Functions with more arguments than anybody remembers."""
+    return {
+        f"{module}.{name}": arguments_of(function)
+        for module, source in sources.items()
+        if module not in OPTIONS_OF_THE_COMMAND_LINE and not module.endswith(".verbs")
+        for name, function in functions_of(ast.parse(source).body)
+        if arguments_of(function) > MOST_ARGUMENTS
+    }
+
+
+def test_a_class_name_stands_in_one_module() -> None:
+    """Give the newer one a name by what it means; whatever is mended goes from the list."""
+    assert shared_names(SOURCES) == SAME_NAME
+
+
+def test_functions_have_few_arguments() -> None:
+    """A settings object, or two functions; whatever is mended goes from the list."""
+    assert longest(SOURCES) == MANY_ARGUMENTS
+
+
+def test_the_rules_notice_what_they_are_for() -> None:
+    eight = ", ".join(f"a{index}" for index in range(8))
+    sources = {
+        "one": f"class Row:\n    def make(self, {eight}): ...\n    def many(self, {eight}, last): ...\n",
+        "two": f"if True:\n    class Row: ...\n    async def outer():\n        def inner(a, /, *rest, {eight}): ...\n",
+        "commands.verbs": f"def run({eight}, last): ...\n",
+    }
+    assert shared_names(sources) == {"Row": {"one", "two"}}
+    assert longest(sources) == {"one.Row.many": 9, "two.outer.inner": 9}
