@@ -27,6 +27,7 @@ from model_zoo.flamingo.toy import OpenFlamingo
 from model_zoo.oracle import OracleUniform
 from tests.benchmarks.documents import annotation, category, document, image, loaded
 from tests.support import small
+from tests.support.tiny import Scripted
 
 A, B, ELSEWHERE = Box(8, 8, 16, 16), Box(40, 40, 16, 16), Box(40, 8, 16, 16)
 """On 64 x 64 pixels with 65 bins every edge is a bin, so boxes survive exactly."""
@@ -65,33 +66,12 @@ class HandMade:
         return {"name": self.name}
 
 
-class Scripted:
-    """Emits what it is told: per image the greedy answer, then the samples, each as (name, box) pairs or tokens."""
-
-    def __init__(self, categories: Sequence[Category], answers: dict[int, list[Any]]) -> None:
-        self.tokens = NameVocabulary((*vocabulary_names(categories), "unicorn"), 65)
-        self.codec = Codec(categories, self.tokens, CoordinateSpace(65))
-        self.codec.name_ids["unicorn"] = self.tokens.encode_name("unicorn")  # can be written, belongs to nothing
-        self.answers = answers
-
-    def generate(
-        self,
-        examples: Sequence[Example],
-        temperatures: Sequence[float],
-        seed: int,
-        max_tokens: int,
-        grammar: bool = False,
-    ) -> list[list[Sample]]:
-        del seed, max_tokens, grammar
-        assert temperatures[0] == 0
-        return [[self._sample(answer) for answer in self.answers[e.image_id]] for e in examples]
-
-    def _sample(self, answer: Any) -> Sample:
-        tokens = answer if isinstance(answer, tuple) else self.codec.encode(answer, 64, 64)
-        return Sample(tokens, (-0.5,) * len(tokens))
-
-    def describe(self) -> dict[str, object]:
-        return {"name": "scripted"}
+def scripted(categories: Sequence[Category], answers: dict[int, list[Any]]) -> Scripted:
+    """Answers by image; it can also write "unicorn", which belongs to no category."""
+    tokens = NameVocabulary((*vocabulary_names(categories), "unicorn"), 65)
+    codec = Codec(categories, tokens, CoordinateSpace(65))
+    codec.name_ids["unicorn"] = tokens.encode_name("unicorn")
+    return Scripted(codec, lambda example: answers[example.image_id])
 
 
 SOFA, COUCH, CUP_A, CUP_B = ("sofa", A), ("couch", A), ("cup", A), ("cup", B)
@@ -99,13 +79,13 @@ SOFA, COUCH, CUP_A, CUP_B = ("sofa", A), ("couch", A), ("cup", A), ("cup", B)
 
 def measured(folder: Path, answers: dict[int, list[Any]], samples: int = 2) -> Measurement:
     benchmark = HandMade(folder)
-    predictor = Scripted(benchmark.categories, answers)
+    predictor = scripted(benchmark.categories, answers)
     return measure(predictor, benchmark, SampleSettings(samples=samples), "category", seed=0, step=7, heldout_nll=1.5)
 
 
 def test_the_fakes_are_what_they_stand_for(tmp_path: Path) -> None:
     benchmark: Benchmark = HandMade(tmp_path)
-    predictor: Predictor = Scripted(benchmark.categories, {})
+    predictor: Predictor = scripted(benchmark.categories, {})
     assert predictor.codec.categories == benchmark.categories
 
 
@@ -209,7 +189,8 @@ def test_every_sample_has_a_row_and_tables_have_their_columns(tmp_path: Path) ->
     keys = [tuple(row) for row in samples[["temperature", "image_id", "sample"]].itertuples(index=False)]
     assert keys == [(0, 1, 0), (0, 2, 0), (1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 2)]
     assert samples["text"].tolist()[:2] == ["sofa <loc8> <loc8> <loc24> <loc24> <end>", "<end>"]
-    assert samples["log_prob"].tolist() == pytest.approx([-3.0, -0.5, -0.5, -6.0, -0.5, -0.5])  # -1/2 per token
+    sums = [-5.25, -0.25, -0.25, -19.5, -0.25, -0.25]  # -(1 + ... + n) / 4
+    assert samples["log_prob"].tolist() == pytest.approx(sums)
     box = ["x", "y", "w", "h"]
     flags = ["duplicate", "hallucination", "neutral", "unknown"]
     scores = ["name_score", "category_score", "location_score"]

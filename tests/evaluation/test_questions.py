@@ -30,6 +30,7 @@ from model_zoo.oracle import OracleCollapsed, OracleUniform
 from model_zoo.pix2seq import Pix2Seq
 from tests.sequence.test_prompts import CATEGORIES, A, B, C, image, vocabulary_codec
 from tests.support import small
+from tests.support.tiny import Scripted
 
 # ---- sampling and scoring ------------------------------------------------------------------------------------------
 
@@ -125,36 +126,16 @@ def test_teacher_forcing_follows_each_prompt() -> None:
 # ---- answers to several questions ----------------------------------------------------------------------------------
 
 
-class Told:
-    """Says to each question what it is told to, by the question's key: the greedy answer, then the samples."""
-
-    def __init__(self, said: Mapping[tuple[int, ...], Sequence[Any]]) -> None:
-        self.codec, self._said = vocabulary_codec(), said
-
-    def generate(
-        self,
-        examples: Sequence[Example],
-        temperatures: Sequence[float],
-        seed: int,
-        max_tokens: int,
-        grammar: bool = False,
-    ) -> list[list[Sample]]:
-        del seed, max_tokens, grammar
-        return [[self.sample(own) for own in self._said[e.key][: len(temperatures)]] for e in examples]
-
-    def sample(self, own: Sequence[Any]) -> Sample:
-        tokens = own if isinstance(own, tuple) else self.codec.encode(own, 64, 64)
-        return Sample(tuple(tokens), tuple(-0.25 * (index + 1) for index in range(len(tokens))))
-
-    def describe(self) -> dict[str, object]:
-        return {"name": "told"}
+def scripted(answers: Mapping[tuple[int, ...], Sequence[Any]] = {}) -> Scripted:
+    """Answers by the key of a question."""
+    return Scripted(vocabulary_codec(), lambda question: answers[question.key])
 
 
 def test_what_is_said_to_all_questions_is_one_answer() -> None:
     """Two questions, K = 2. The first sample says a couch to the one, and to the other a mug that has no end; the
     second says something that cannot be read, then a lamp that was not asked about."""
     first, second = (image(4, asked=own) for own in ((7, 2), (5, 1)))
-    told = Told({})
+    told = scripted()
     names, end = told.codec.name_ids, told.codec.tokens.end
     couch, mug = told.sample([("couch", A)]), told.sample(told.sample([("mug", B)]).tokens[:-1])
     rubbish, lamp = told.sample((*names["sofa"], end)), told.sample([("lamp", C)])
@@ -179,7 +160,7 @@ def test_what_is_said_to_all_questions_is_one_answer() -> None:
 
 
 def test_an_answer_to_one_question_stays_what_it_is() -> None:
-    told = Told({})
+    told = scripted()
     answer = understood(told.codec, image(4), told.sample([("couch", A)]))
     assert joined([answer]) is answer
 
@@ -236,17 +217,12 @@ def test_the_tables_are_those_of_the_whole_answers() -> None:
     example = next(e for e in benchmark.split("val") if len(prompts.present(e)) > 1)
     codec_names = {c.id: c.name for c in benchmark.categories}
 
-    class Right(Told):
-        def __init__(self) -> None:
-            super().__init__({})
-            self.codec = OracleCollapsed(benchmark.categories, {}).codec
+    def right(question: Example) -> list[Any]:
+        return [[(codec_names[i.category_id], i.box) for i in question.instances]] * 3
 
-        def generate(self, examples: Sequence[Example], temperatures: Sequence[float], *_: Any) -> list[list[Sample]]:
-            said = [[(codec_names[i.category_id], i.box) for i in e.instances] for e in examples]
-            return [[self.sample(own)] * len(temperatures) for own in said]
-
+    predictor = Scripted(OracleCollapsed(benchmark.categories, {}).codec, right)
     questions = as_asked(benchmark.split("val"), benchmark.categories, 1)
-    result = measure(Right(), benchmark, SampleSettings(samples=2), "category", 0, 0, None, questions=questions)
+    result = measure(predictor, benchmark, SampleSettings(samples=2), "category", 0, 0, None, questions=questions)
     own = result.tables["mentions"].query(f"image_id == {example.image_id} and sample == 1")
     alone = own.groupby("category_id")["name"].transform("size") == 1
     assert len(own[alone]) > 1
@@ -296,6 +272,6 @@ def test_a_rollout_judges_a_question_by_what_it_asks() -> None:
     first, second = (q for own in ((7,), (5,)) for q in prompts.about(example, own, CATEGORIES, 1))
     end = vocabulary_codec().tokens.end
     said = [[("couch", A)], (end,)]
-    told = Told({first.key: said, second.key: said})
+    told = scripted({first.key: said, second.key: said})
     found = rollout(told, [first, second], "f_score", 2, 1.0, 16, 0)
     assert found.rewards.tolist() == [[1.0, 0.0], [0.0, 1.0]]

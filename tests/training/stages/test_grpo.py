@@ -17,6 +17,8 @@ from harness.objectives.policy import advantages
 from harness.run import runner
 from harness.run.context import open_context
 from harness.suite.schema import NamedObjective, Suite
+from harness.suite.stage_settings import Grpo
+from harness.training.engines.data_parallel import DataParallel
 from harness.training.loop import Hooks
 from harness.training.rows import Row
 from harness.training.stage import Work
@@ -130,7 +132,7 @@ def test_groups_without_spread_stay_in_the_mean() -> None:
     """Images 1 and 3 have nothing to teach, with an advantage of 0: their tokens count all the same. Two samples have
     the advantages -1 / sqrt(2) and 1 / sqrt(2): the deviation of 0 and 1 is sqrt(1 / 2)."""
     drawn = said_of([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [0.2, 0.4]])
-    work, half = work_on(small.fresh(), ()), 0.5**0.5
+    work, half = Work(small.fresh(), (), 0, small.accelerator()), 0.5**0.5
     one, other = split(drawn, settings_of(updates=2), work)
     assert [row.example.image_id for row in one] == [0, 0, 1, 1]
     assert [row.example.image_id for row in other] == [2, 2, 3, 3, 4, 4]
@@ -162,7 +164,8 @@ def test_groups_without_spread_are_left_out_where_asked() -> None:
 def test_the_mean_is_over_the_tokens_of_all_images() -> None:
     """The first image's samples are equal: filtered, the gradient is larger by the tokens of both over those of one."""
     adapter, examples = small.fitted(), small.fitted_examples()[:2]
-    work, engine = work_on(adapter, examples), DataParallel(adapter.model, small.accelerator())
+    work = Work(adapter, examples, 0, small.accelerator())
+    engine = DataParallel(adapter.model, work.accelerator)
     drawn = rollout(adapter, examples, "detection", 4, 1.0, max_tokens=16, seed=0)
     worth = drawn.rewards.clone()
     worth[0], worth[1] = 0.5, torch.tensor([0.0, 1.0, 0.0, 1.0])
@@ -171,7 +174,7 @@ def test_the_mean_is_over_the_tokens_of_all_images() -> None:
     for chosen in (settings_of(), settings_of(filter=True)):
         (rows,) = split(drawn, chosen, work)
         adapter.model.zero_grad()
-        accumulate(adapter, rows, stage_of().objective, 4, small.accelerator(), engine=engine)
+        accumulate(adapter, rows, grpo_stage().objective, 4, small.accelerator(), engine=engine)
         gradients.append(gradient(adapter))
         tokens.append(sum(len(row.tokens) for row in rows))
     assert tokens[0] > tokens[1]

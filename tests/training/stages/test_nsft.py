@@ -48,6 +48,7 @@ from tests.support.chains import (
     train_chain,
     weights,
 )
+from tests.support.tiny import Scripted
 from tests.training.stages.test_corrections import CODEC, FAR, A, B, installed, said
 
 __all__ = ["installed"]  # a fixture
@@ -323,10 +324,8 @@ def test_random_targets_have_random_corrections() -> None:
 def test_a_model_without_errors_has_nothing_to_correct(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = small.fitted()
 
-    def right(images: Sequence[Example], temperatures: Sequence[float], *_: Any) -> list[list[Sample]]:
-        return [[Sample(target(e, adapter.codec, "canonical"), (0.0,)) for _ in temperatures] for e in images]
-
-    monkeypatch.setattr(adapter, "generate", right)
+    right = Scripted(adapter.codec, lambda example: [target(example, adapter.codec, "canonical")] * 8)
+    monkeypatch.setattr(adapter, "generate", right.generate)
     with pytest.raises(StageError, match="expected errors in the model's samples to correct, found none"):
         first_step(stage_of(chain_of(NSFT)), adapter, small.fitted_examples(), 2)
 
