@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,3 +215,37 @@ def test_a_picture_has_the_size_that_is_annotated(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected 40 x 20 pixels, got 20 x 40"):
         read(stored)
     assert problem(Example(1, tmp_path / "gone.jpg", 1, 1, ())) == f"{tmp_path}/gone.jpg: no such image"
+
+
+@pytest.mark.parametrize("values", [np.full((4, 5), 0.5, np.float32), np.full((4, 5), 70_000, np.int32)])
+def test_values_without_a_known_range_are_refused(tmp_path: Path, values: Any) -> None:
+    """Pillow makes them white, without a word."""
+    path = tmp_path / "values.tif"
+    Image.fromarray(values).save(path)
+    with pytest.raises(DataError, match=r"expected channels of 8 bits or grey of 16 bits, got values of mode [IF]"):
+        read_rgb(path)
+
+
+def test_eight_bits_in_thirty_two_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "values.tif"
+    Image.fromarray(np.full((4, 5), 255, np.int32)).save(path)
+    with pytest.raises(DataError, match="got values up to 255 in 32 bits"):
+        read_rgb(path)
+
+
+def test_grey_of_sixteen_bits_in_thirty_two_is_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "values.tif"
+    Image.fromarray(np.array([[0, 65535], [32768, 256]], np.int32)).save(path)
+    assert np.asarray(read_rgb(path))[..., 0].tolist() == [[0, 255], [128, 1]]
+
+
+def test_a_picture_is_measured_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of some kilobytes may claim to be of any size."""
+    path = tmp_path / "large.png"
+    Image.new("1", (3000, 2000)).save(path)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("it is decoded"))
+    with pytest.raises(DataError, match="expected 64 x 48 pixels, got 3000 x 2000"):
+        read(Example(1, path, 64, 48, ()))
+    monkeypatch.setattr("harness.images.MOST_PIXELS", 5_999_999)
+    with pytest.raises(DataError, match="expected at most 5,999,999 pixels, got 3000 x 2000"):
+        read_rgb(path)

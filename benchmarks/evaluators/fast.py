@@ -16,10 +16,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evaluators.engines import CATEGORY, IMAGE, SCORE, H, W, X, load_results, load_truth, run_hotcoco
+from benchmarks.evaluators.engines import CATEGORY, IMAGE, SCORE, H, W, X, Y, load_results, load_truth, run_hotcoco
 from benchmarks.readers.annotations import Style
 from benchmarks.readers.detection_parts import NotPlainError, RowTable
 from benchmarks.readers.truth_columns import TruthColumns, read_truth
+from benchmarks.suspicions import (
+    RUN,
+    SAMPLE,
+    Suspicion,
+    find_contradictions,
+    find_in_boxes,
+    find_in_rows,
+    repeats_itself,
+)
 from harness.metrics.detection.rules import LARGEST, RULES, Protocol, has_area, make_regular, select_best
 from harness.types import Category, Evaluation
 
@@ -33,6 +42,7 @@ class FastEvaluation:
     instances: NDArray[np.int64]
     images: NDArray[np.int64]
     detections: NDArray[np.int64]
+    suspicions: tuple[Suspicion, ...]
 
 
 def evaluate_files(
@@ -49,11 +59,12 @@ def evaluate_files(
     say("reading detections")
     table = read_table()
     say("evaluating")
+    suspicions = (*_suspect_annotations(columns), *_suspect_detections(table, columns))
     rows, detections = select_rows(table, columns, protocol)
     results = load_results(protocol, truth, table.rows[:rows])
     del table  # the engine has a copy: millions of rows should not be there twice
     evaluation = run_hotcoco(protocol, truth, results, rows)
-    return FastEvaluation(evaluation, columns.categories, columns.instances, columns.images, detections)
+    return FastEvaluation(evaluation, columns.categories, columns.instances, columns.images, detections, suspicions)
 
 
 def select_rows(table: RowTable, columns: TruthColumns, protocol: Protocol) -> tuple[int, NDArray[np.int64]]:
@@ -97,6 +108,32 @@ def _check_rows(
             part[:, X : H + 1] = make_regular(boxes)
         start = stop
     return image, category, sound
+
+
+def _suspect_annotations(columns: TruthColumns) -> list[Suspicion]:
+    truth = columns.truth
+    sizes = columns.sizes[columns.image_positions.find(truth.image_id)]
+
+    def describe(row: int) -> str:
+        return f"annotation {truth.id[row]} of image {truth.image_id[row]}"
+
+    return [
+        *find_in_boxes(truth.boxes, truth.areas, sizes, describe),
+        *find_contradictions(columns.contradictory, columns.undecided),
+    ]
+
+
+def _suspect_detections(table: RowTable, columns: TruthColumns) -> list[Suspicion]:
+    parts = list(table.parts())
+    if not parts:
+        return []
+    doubled = all(repeats_itself(np.concatenate([part[:, k] for part in parts])) for k in (SCORE, IMAGE))
+    if len(table) > SAMPLE:
+        chosen = np.unique(np.linspace(0, len(parts) - 1, SAMPLE // RUN).astype(np.int64))
+        parts = [parts[k][: SAMPLE // len(chosen)] for k in chosen]
+    sample = np.concatenate(parts)[:, [IMAGE, CATEGORY, X, Y, W, H, SCORE]]
+    sizes = columns.sizes[columns.image_positions.find(sample[:, 0].astype(np.int64))]
+    return find_in_rows(sample, sizes, len(table) if doubled else 0)
 
 
 def _compact(table: RowTable, counts: NDArray[np.bool_]) -> int:

@@ -75,6 +75,9 @@ class TruthColumns:
     image_records  one dict an image, as hotcoco takes it
     truth          the objects that take part
     instances, images  [C] objects of each category, and images with at least one; crowd regions are no objects
+    sizes          [I, 2] width and height of each image in pixels, 0 where the file does not say
+    contradictory  (image id, category id) that are annotated and verified to be absent
+    undecided      (image id, category id) that are verified to be absent and not annotated exhaustively
     evaluated      [I * C] whether a category is evaluated in an image; None: every one is, everywhere
     """
 
@@ -85,6 +88,9 @@ class TruthColumns:
     truth: GroundTruth
     instances: Integers
     images: Integers
+    sizes: NDArray[np.float64]
+    contradictory: list[tuple[int, int]]
+    undecided: list[tuple[int, int]]
     evaluated: NDArray[np.bool_] | None
 
 
@@ -105,7 +111,10 @@ def read_truth(path: Path, style: Style, protocol: Protocol) -> TruthColumns:
     taken = has_area(objects.areas) if RULES[protocol].federated else np.ones(len(image), np.bool_)
     truth, image, category = _take(objects, taken), image[taken], category[taken]
     shape = (len(image_ids), len(category_ids))
-    flags = _flag_evaluated(file.images, image, category, category_positions, shape) if style == "lvis" else None
+    flags, contradictory, undecided = None, list[tuple[int, int]](), list[tuple[int, int]]()
+    if style == "lvis":
+        flags = _flag_annotated(image, category, shape)
+        contradictory, undecided = _flag_absent(flags, file.images, category_positions, shape[1])
     if style == "coco" and any(record.neg_category_ids is not UNSET for record in file.images):
         raise NotPlainError("an LVIS file")
     counted = ~truth.crowd
@@ -118,6 +127,9 @@ def read_truth(path: Path, style: Style, protocol: Protocol) -> TruthColumns:
         truth,
         np.bincount(category[counted], minlength=shape[1]),
         np.bincount(pairs % shape[1], minlength=shape[1]),
+        np.array([record.size for record in file.images], dtype=np.float64).reshape(-1, 2),
+        contradictory,
+        undecided,
         flags,
     )
 
@@ -153,26 +165,33 @@ def _take(objects: GroundTruth, rows: NDArray[np.bool_]) -> GroundTruth:
     )
 
 
-def _flag_evaluated(
-    images: list[EvaluatedImage],
-    image: NDArray[np.int32],
-    category: NDArray[np.int32],
-    category_positions: Positions,
-    shape: tuple[int, int],
-) -> NDArray[np.bool_]:
-    """Flag the pairs [I * C] where a category is annotated or verified to be absent."""
+def _flag_annotated(image: NDArray[np.int32], category: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Flag the pairs [I * C] where a category is annotated."""
     if shape[0] * shape[1] > MOST_PAIRS:
         raise NotPlainError("too many pairs")
     flags = np.zeros(shape[0] * shape[1], np.bool_)
     flags[image.astype(np.int64) * shape[1] + category] = True
+    return flags
+
+
+def _flag_absent(
+    flags: NDArray[np.bool_], images: list[EvaluatedImage], category_positions: Positions, n_categories: int
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Flag the pairs too where a category is verified to be absent; return the contradictory and undecided ones."""
+    contradictory, undecided = [], []
     for position, record in enumerate(images):
         if record.neg_category_ids is UNSET or record.not_exhaustive_category_ids is UNSET:
             raise NotPlainError("no federated fields")
         category_positions.find(np.array(record.not_exhaustive_category_ids, dtype=np.int64))
-        if record.neg_category_ids:
-            absent = category_positions.find(np.array(record.neg_category_ids, dtype=np.int64))
-            flags[position * shape[1] + absent] = True
-    return flags
+        if not record.neg_category_ids:
+            continue
+        ids = np.array(sorted(set(record.neg_category_ids)), dtype=np.int64)
+        pairs = position * n_categories + category_positions.find(ids)
+        contradictory += [(record.id, c) for c in ids[flags[pairs]].tolist()]
+        flags[pairs] = True
+        both = set(record.neg_category_ids).intersection(record.not_exhaustive_category_ids)
+        undecided += [(record.id, c) for c in sorted(both)]
+    return contradictory, undecided
 
 
 def _image_record(record: EvaluatedImage, style: Style) -> dict[str, Any]:

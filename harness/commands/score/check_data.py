@@ -1,7 +1,8 @@
 """`detmodes check-data NAME`: is the data folder complete, and is what is in it what was published?
 
 Every check is made and reported, not only the first that fails: files, counts, pictures, a sample of pictures that
-must decode and have the size their record says, boxes inside their images, and equal categories in train and val.
+must decode and have the size their record says, boxes inside their images, what is suspicious, and equal categories
+in train and val.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.table import Table
 from benchmarks import published as data_sets
 from benchmarks.published import LAYOUTS, File, Layout
 from benchmarks.readers.annotations import Annotations
+from benchmarks.suspicions import find_in_annotations
 from harness import images as images_
 from harness.errors import ConfigError, DataError, unknown
 from harness.system.terminal import screen
@@ -78,6 +80,7 @@ def checks(name: str, data: Path | None, images: int = 50) -> Iterator[Check]:
         yield from _counts(part, file, annotations)
         yield from _pictures(part, chosen, annotations, images)
         yield _boxes(part, annotations)
+        yield from _suspicions(part, annotations)
     if len(read) == 2:
         yield _same_categories(*read)
 
@@ -121,6 +124,13 @@ def _boxes(part: str, annotations: Annotations) -> Check:
     first = "{}: box outside: annotation {} of image {}".format(annotations.path, *outside[0]) if outside else ""
     expected = f"none, by more than {TOLERANCE:.0f} pixel"
     return Check(part, "boxes", f"{len(outside):,} outside their image", expected, not outside, first)
+
+
+def _suspicions(part: str, annotations: Annotations) -> Iterator[Check]:
+    """What is most likely a mistake, with counts. What published files have too is told and passes."""
+    for suspicion in find_in_annotations(annotations):
+        detail = f"{annotations.path}: {suspicion}"
+        yield Check(part, "suspicion", f"{suspicion.count:,} {suspicion.what}", "none", suspicion.harmless, detail)
 
 
 def _inside(corners: tuple[float, float, float, float], example: Example) -> bool:

@@ -64,6 +64,8 @@ def command(quiet: bool, **options: Any) -> None:
         with progress(quiet) as say:
             result, reliability = evaluate(request, say, decoder)
     write(request, result, reliability)
+    for warning in result["warnings"]:
+        print(f"detmodes: warning: {warning}", file=sys.stderr)
     if request.plots is not None and reliability is None:
         print(f"detmodes: no reliability diagram: {result['generative']['calibration']['reason']}", file=sys.stderr)
     from harness.commands.score.evaluate_tables import tables  # late: see above
@@ -158,12 +160,13 @@ def _evaluate_fast(request: EvaluationRequest, say: Say, decoder: SharedDecoder 
         return detection_files.load_table(request.detections) if decoder is None else decoder.finish()
 
     found = fast.evaluate_files(request.annotations, read_table, request.protocol, say)
-    return _document(request, found.evaluation, _per_category_fast(found))
+    return _document(request, found.evaluation, _per_category_fast(found), warnings=list(map(str, found.suspicions)))
 
 
 def _evaluate_carefully(request: EvaluationRequest, say: Say) -> tuple[Json, Reliability | None]:
     from benchmarks.evaluators import diagnostics, evaluator, intervals
     from benchmarks.readers import annotations as annotation_files
+    from benchmarks.suspicions import find_in_annotations, find_in_detections
 
     say("reading annotations")
     truth = annotation_files.load_for_evaluation(request.annotations, request.style)
@@ -172,7 +175,8 @@ def _evaluate_carefully(request: EvaluationRequest, say: Say) -> tuple[Json, Rel
     other = None if request.compare is None else _read(request.compare, truth)
     say("evaluating")
     evaluation = evaluator.evaluate(truth, detections, request.protocol, request.engine)
-    extras: Json = {}
+    suspicions = [*find_in_annotations(truth), *find_in_detections(detections, truth)]
+    extras: Json = {"warnings": list(map(str, suspicions))}
     if other is not None:
         extras["compare"] = _compare(request, truth, detections, other, evaluation.metrics, say)
     if request.bootstrap is not None:
@@ -189,7 +193,7 @@ def _evaluate_carefully(request: EvaluationRequest, say: Say) -> tuple[Json, Rel
 
 
 def _document(request: EvaluationRequest, evaluation: Evaluation, per_category: Json, **extras: Any) -> Json:
-    """Put the result together; `extras`: intervals, errors, generative and compare, where they were asked for."""
+    """Put the result together; `extras`: warnings; intervals, errors, generative and compare if they were asked for."""
     from harness.system.provenance import package_versions
 
     return {
@@ -200,6 +204,7 @@ def _document(request: EvaluationRequest, evaluation: Evaluation, per_category: 
         "intervals": {},
         "errors": {},
         "generative": {},
+        "warnings": [],
         **extras,
         "versions": {"detmodes": __version__, **package_versions(PACKAGES)},
     }

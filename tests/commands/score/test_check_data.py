@@ -192,3 +192,21 @@ def test_the_verb(data: Path, arguments: list[str], code: int, monkeypatch: pyte
 
 def test_real_photographs_pass(shared: Callable[[str], Path]) -> None:
     assert failed(shared("data/coco128-lvis")) == {}
+
+
+def test_what_is_suspicious_is_named_with_its_count(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def confuse(content: dict[str, Any]) -> None:
+        content["images"][0]["neg_category_ids"] = [1]
+        content["annotations"][1]["bbox"] = [10, 10, 20, 0]
+        content["images"][3]["file_name"] = content["images"][2]["file_name"]
+
+    edit(data / "train.json", confuse)
+    assert command("lvis", data, 0) == 1
+    found = {check.found: check.passed for check in checks("lvis", data, 0) if check.name == "suspicion"}
+    assert found == {
+        "1 categories are annotated in an image and verified to be absent from it": False,
+        "1 boxes have no area": True,
+        "1 files are the picture of several images": True,
+    }
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 of 5 boxes have no area (first: annotation 2 of image 2)" in shown
