@@ -25,21 +25,40 @@ class Finding:
     missing: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class StatedTest:
+    """A hypothesis for one model, the paired difference that it is about, and what it lacks, in words."""
+
+    hypothesis: Hypothesis
+    model: str
+    test: PairedTest
+    missing: tuple[str, ...]
+
+
 @once
 def verdicts(results: Results) -> list[Finding]:
     """Every hypothesis of the suite, for every model. Holm's procedure counts those that cannot be tested
     too: which cells happen to be missing must not make the others easier to support."""
-    by_name = {(source.model, source.label): source for source in sources(results)}
-    stated = [(hypothesis, model.label) for hypothesis in results.suite.hypotheses for model in results.suite.models]
-    tests, missing = [], []
-    for hypothesis, model in stated:
-        a, b = (by_name.get((model, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b))
-        missing.append(tuple(dict.fromkeys([*_absent(results, a), *_absent(results, b)])))
-        tests.append(_paired_test(results, hypothesis, a, b, complete=not missing[-1]))
+    stated = stated_tests(results)
     return [
-        Finding(hypothesis, model, None if absent else verdict, absent)
-        for (hypothesis, model), absent, verdict in zip(stated, missing, judge(tests), strict=True)
+        Finding(own.hypothesis, own.model, None if own.missing else verdict, own.missing)
+        for own, verdict in zip(stated, judge([own.test for own in stated]), strict=True)
     ]
+
+
+def stated_tests(results: Results) -> list[StatedTest]:
+    """Every hypothesis of the suite, for every model, with the difference of its rows: nan where cells are missing."""
+    by_name = {(source.model, source.label): source for source in sources(results)}
+    stated = []
+    for hypothesis in results.suite.hypotheses:
+        for model in results.suite.models:
+            a, b = (
+                by_name.get((model.label, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b)
+            )
+            missing = tuple(dict.fromkeys([*_absent(results, a), *_absent(results, b)]))
+            test = _paired_test(results, hypothesis, a, b, complete=not missing)
+            stated.append(StatedTest(hypothesis, model.label, test, missing))
+    return stated
 
 
 def _absent(results: Results, source: Source) -> list[str]:

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import nct
+from scipy.stats import t as student
 
 from harness.metrics.power import VarianceComponents, foresee, variance_components
 from harness.metrics.stats import PairedTest, bootstrap_weights, interval, verdicts
@@ -63,15 +65,24 @@ def test_more_seeds_and_images_never_harm() -> None:
 
 def test_the_chance_at_the_margin_is_what_the_level_leaves() -> None:
     """Where nothing is to be found, a verdict comes out in 5% of the runs."""
-    assert foresee(VarianceComponents(4, 6, 2, 100), 0.3, 0.3, 5, 100, 0.95).chance == pytest.approx(0.05, abs=1e-6)
+    assert foresee(VarianceComponents(4, 6, 2, 100), 0.3, 0.3, 5, 100, 0.95).chance == pytest.approx(0.05, abs=1e-5)
 
 
-def test_the_chance_does_not_jump_where_the_distribution_is_exchanged() -> None:
-    """1e4 degrees and a few more: 2 seeds, whose share is 1e-4 of the variance."""
-    chances = [
-        foresee(VarianceComponents(share, 1.0, 0.0, 1), 2.5, 0.0, 2, 1, 0.95).chance for share in (2.01e-4, 1.99e-4)
-    ]
-    assert chances[0] == pytest.approx(chances[1], abs=1e-4)
+@pytest.mark.parametrize(("seeds", "difference"), [(2, 0.5), (2, 4.0), (5, 2.0), (20, 0.6)])
+def test_the_chance_is_that_of_a_non_central_t(seeds: int, difference: float) -> None:
+    """By SciPy's own, where it can: all of the variance is the seeds', so there are seeds - 1 degrees."""
+    error = 1 / math.sqrt(seeds)
+    beyond = student.isf(0.025, seeds - 1)
+    expected = nct.sf(beyond, seeds - 1, difference / error) + nct.cdf(-beyond, seeds - 1, difference / error)
+    outlook = foresee(VarianceComponents(1, 0, 0, 9), difference, 0.0, seeds, 9, 0.95)
+    assert outlook.chance == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_chance_is_never_undefined() -> None:
+    """SciPy's distribution gives nan for some of these."""
+    components = VarianceComponents(4e-4, 1e-4, 1e-4, 300)
+    chances = [foresee(components, 0.08, 0.0, seeds, 300, 0.99).chance for seeds in range(2, 60)]
+    assert all(0 <= chance <= 1 + 1e-9 for chance in chances)
 
 
 def test_nothing_is_foreseen_from_one_seed_or_an_undefined_difference() -> None:

@@ -79,3 +79,28 @@ def publish(
     for line in publish_folder(mirror.local(folder), to, allow_failed, whole):
         print(line)
     print(to)
+
+
+def power(
+    folder: FolderArgument,
+    suite: Annotated[Optional[str], typer.Option(help="Hypotheses of this suite, not of the run's own.")] = None,  # noqa: UP045
+    format: Annotated[
+        Literal["console", "md"], typer.Option(help="On the screen, or as a text on stdout.")
+    ] = "console",
+) -> None:
+    """How many seeds and images would decide a suite's hypotheses, from the variances of a finished run."""
+    from harness.report import power as planning
+    from harness.report.renderers import text
+    from harness.report.results import load
+    from harness.run.output import mirror
+    from harness.suite import load as suites
+    from harness.system.terminal import screen
+
+    results = load(mirror.local(folder))
+    if suite is not None:
+        results = planning.with_hypotheses(results, suites.load(suite))
+    for grid in planning.power_grids(results):
+        if format == "md":
+            print(text.markdown(grid))
+        else:
+            screen().print(text.panel(grid))

@@ -1,0 +1,188 @@
+"""What a suite's hypotheses need to be decided: from the variances of a finished run to seeds, images and hours.
+
+In:  the cells of a run, and the hypotheses of its suite or of one that is planned.
+Out: for each hypothesis its interval now, and for other numbers of seeds and images the half-width to expect and the
+     chance of a verdict; the cheapest size that decides every hypothesis with the chance ENOUGH.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from harness.errors import ConfigError, unknown
+from harness.metrics.power import Outlook, VarianceComponents, foresee, variance_components
+from harness.metrics.stats import LEVEL, Interval, interval
+from harness.report.grids import UNDEFINED, Cell, Grid, format_interval, number
+from harness.report.results import Results
+from harness.report.rows import sources
+from harness.report.verdicts import StatedTest, stated_tests
+from harness.suite.cells import BASE, ORACLES
+from harness.suite.schema import Suite
+
+SEEDS = (3, 5, 8, 12, 20, 40)
+TIMES_IMAGES = (1, 2, 4, 8)
+"""Sizes of validation sets that are looked at, as multiples of the run's."""
+ENOUGH = 0.8
+"""The chance of a verdict that a plan aims at for each hypothesis."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSize:
+    """A run that could be made. hours: on the machine of the records, from what their cells took."""
+
+    seeds: int
+    images: int
+    hours: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What becomes of one hypothesis in runs of other sizes.
+
+    now: its interval, not adjusted for the others. components: None where nothing can be told, with too few seeds or
+    cells missing; then there are no outlooks.
+    """
+
+    stated: StatedTest
+    now: Interval
+    components: VarianceComponents | None
+    outlooks: dict[RunSize, Outlook]
+
+
+def with_hypotheses(results: Results, planned: Suite) -> Results:
+    """The same cells under the hypotheses of another suite. Raises ConfigError where these name rows that the cells do
+    not make up."""
+    rows = sorted({source.label for source in sources(results)})
+    named = {label for own in planned.hypotheses for label in (own.a, own.b)}
+    if absent := sorted(named - set(rows)):
+        raise ConfigError(*(unknown("row of the run", label, rows) for label in absent))
+    return replace(results, suite=results.suite.model_copy(update={"hypotheses": planned.hypotheses}))
+
+
+def run_sizes(results: Results) -> list[RunSize]:
+    """The sizes that are looked at, cheapest first."""
+    sizes = product(SEEDS, (times * results.images for times in TIMES_IMAGES))
+    return sorted((RunSize(*own, hours(results, *own)) for own in sizes), key=lambda own: own.hours)
+
+
+def hours(results: Results, seeds: int, images: int) -> float:
+    """Of all rows of the suite, from the mean of what their finished cells took. Training does not depend on the
+    validation images, evaluation grows with them; the base and the oracles are computed once for all seeds."""
+    total = 0.0
+    labels = dict.fromkeys((key.model, key.label) for key in results.folders)
+    for model, label in labels:
+        timings = [results.records[key].timings for key in results.finished(model, label)]
+        if not timings:
+            continue
+        trained = np.mean([own.get("train", 0.0) + own.get("probe", 0.0) for own in timings])
+        evaluated = np.mean([own.get("evaluate", 0.0) for own in timings]) * images / results.images
+        total += float(trained + evaluated) * (1 if label in (BASE, *ORACLES) else seeds)
+    return total / 3600
+
+
+def prospects(results: Results, sizes: Sequence[RunSize]) -> list[Prospect]:
+    """Every hypothesis, at the level that Holm's procedure leaves the first of them: no other is asked for more."""
+    stated = stated_tests(results)
+    level = 1 - (1 - LEVEL) / max(1, len(stated))
+    found = []
+    for own in stated:
+        test = own.test
+        components = None if own.missing else variance_components(test.points, test.replicates, results.images)
+        now = interval(test.points, test.replicates)
+        outlooks: dict[RunSize, Outlook] = {}
+        if components is not None:
+            for size in sizes:
+                outlooks[size] = foresee(components, now.estimate, test.margin, size.seeds, size.images, level)
+        found.append(Prospect(own, now, components, outlooks))
+    return found
+
+
+def cheapest(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> RunSize | None:
+    """The first of the sizes at which every hypothesis has the chance ENOUGH; None if there is none such."""
+    told = [own.outlooks for own in found if own.outlooks]
+    return next((size for size in sizes if told and all(own[size].chance >= ENOUGH for own in told)), None)
+
+
+def power_grids(results: Results) -> list[Grid]:
+    """The hypotheses now, then one table for each of what other sizes give, then what each size decides and costs."""
+    sizes = run_sizes(results)
+    found = prospects(results, sizes)
+    return [
+        _now_grid(found, sizes),
+        *(_outlook_grid(own, results) for own in found if own.outlooks),
+        _cost_grid(found, sizes),
+    ]
+
+
+def _now_grid(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
+    headings = ("id", "difference", "metric", "margin", "now", "cheapest to decide it", "hours")
+    rows = tuple(_now_row(own, cheapest([own], sizes)) for own in found)
+    note = (
+        f"Now: the difference and its 95% interval, not adjusted. To decide: a chance of at least {ENOUGH:.0%} that "
+        "the interval, at the level that Holm's procedure leaves the first hypothesis, leaves out the margin, if the "
+        "true difference is the one seen now."
+    )
+    return Grid("Hypotheses now, and what would decide them", headings, rows, words=3, note=note)
+
+
+def _now_row(own: Prospect, size: RunSize | None) -> tuple[Cell, ...]:
+    stated = own.stated.hypothesis
+    if own.components is None:
+        needed = "cells are missing" if own.stated.missing else "two seeds or more are needed"
+    else:
+        needed = f"none up to {SEEDS[-1]} seeds" if size is None else f"{size.seeds} seeds, {size.images} images"
+    return (
+        Cell(stated.id),
+        Cell(f"{stated.a} - {stated.b}"),
+        Cell(stated.metric),
+        Cell(number(stated.margin, signed=True), stated.margin),
+        Cell(format_interval(own.now, signed=True), own.now.estimate),
+        Cell(needed),
+        Cell(UNDEFINED if size is None else f"{size.hours:.1f}", math.nan if size is None else size.hours),
+    )
+
+
+def _outlook_grid(own: Prospect, results: Results) -> Grid:
+    """Seeds down, images across: the half-width, and the chance of a verdict."""
+    images = [times * results.images for times in TIMES_IMAGES]
+    by_size = {(size.seeds, size.images): outlook for size, outlook in own.outlooks.items()}
+    rows = tuple(
+        (
+            Cell(str(seeds), seeds),
+            *(Cell(_shown(by_size[seeds, many]), by_size[seeds, many].chance) for many in images),
+        )
+        for seeds in SEEDS
+    )
+    stated = own.stated.hypothesis
+    title = f"{stated.id} ({own.stated.model}): {stated.metric} of {stated.a} - {stated.b}, half-width and chance"
+    return Grid(title, ("seeds", *(f"{many} images" for many in images)), rows, words=1)
+
+
+def _shown(outlook: Outlook) -> str:
+    return f"±{outlook.half_width:.3f}  {outlook.chance:.0%}"
+
+
+def _cost_grid(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
+    """The sizes that decide more hypotheses than any cheaper one."""
+    rows: list[tuple[Cell, ...]] = []
+    most = 0
+    for size in sizes:
+        decided = [own.stated.hypothesis.id for own in found if own.outlooks and own.outlooks[size].chance >= ENOUGH]
+        if len(decided) > most:
+            most = len(decided)
+            words = (str(size.seeds), str(size.images), f"{most} of {len(found)}", ", ".join(decided))
+            rows.append((*map(Cell, words), Cell(f"{size.hours:.1f}", size.hours)))
+    whole = cheapest(found, sizes)
+    if whole is None:
+        told = f"No size up to {SEEDS[-1]} seeds and {TIMES_IMAGES[-1]} times the images decides all with {ENOUGH:.0%}."
+    else:
+        shown = f"{whole.seeds} seeds, {whole.images} images, {whole.hours:.1f} hours"
+        told = f"The cheapest that decides all with {ENOUGH:.0%}: {shown}."
+    headings = ("seeds", "images", "decides", "which", "hours")
+    note = f"{told} Hours are those of the records' machine."
+    return Grid("What a larger run decides", headings, tuple(rows), words=4, note=note)
