@@ -28,6 +28,7 @@ from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
 from harness.run.context import Context, Planned, Watch, build
 from harness.run.kept import WEIGHTS
+from harness.run.lengths import readable
 from harness.run.resume import CellCheckpointer
 from harness.run.trackers import tracking
 from harness.suite.cells import Cell
@@ -135,7 +136,7 @@ class _Run:
         self.plan = plans[0] if plans else self.suite.train
         self.ends = tuple(accumulate(plan.steps for plan in plans)) or (0,)
         self.steps = self.ends[-1]
-        self.heldout = context.questions("calibration", cell.seed)
+        self.heldout = readable(self.predictor, context.questions("calibration", cell.seed))
         self.questions = context.questions("val", cell.seed)
 
     def train(self, objective: NamedObjective, folder: Path) -> dict[str, Any]:
