@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmarks.shapes import Shapes
 from harness.evaluation.evaluate import Measurement, measure
 from harness.evaluation.generation import generate
+from harness.evaluation.scored_samples import EvaluationSettings
 from harness.inference import confidence, teacher_forcing
 from harness.inference.teacher_forcing import heldout_nll
 from harness.suite.schema import SampleSettings
@@ -84,7 +85,7 @@ def measured(batch_images: int, chunk: int = teacher_forcing.CHUNK, positions: i
         patch.setattr(confidence, "POSITIONS", positions)
         patch.setattr(teacher_forcing, "CHUNK", chunk)
         nll = heldout_nll(shipped(), benchmark().split("calibration"))
-        return measure(shipped(), benchmark(), settings(batch_images), "category", 0, 5, nll)
+        return measure(shipped(), benchmark(), EvaluationSettings(settings(batch_images)), step=5, heldout_nll=nll)
 
 
 @pytest.mark.parametrize(
