@@ -48,7 +48,13 @@ def predict(images: Sequence[Path], model: str, samples: int, temperature: float
             for question, own in zip(asked, emitted, strict=True)
         ]
         first = [own[0] for own in answers]
-        scores = score(predictor, asked, [a.sample.tokens for a in first], [a.parsed for a in first])
+        scores = score(
+            predictor,
+            asked,
+            [answer.sample.tokens for answer in first],
+            [answer.parsed for answer in first],
+            log_probs=[answer.sample.log_probs for answer in first],
+        )
         greedy, *drawn = (join_answers(parts).parsed for parts in zip(*answers, strict=True))
         yield Seen(example, greedy, tuple(item.of("category") for own in scores for item in own), tuple(drawn))
 
