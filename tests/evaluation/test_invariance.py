@@ -109,7 +109,7 @@ def test_figures_and_tables_do_not_depend_on_the_batch_size(batch_images: int, c
 def assert_alike(a: pd.DataFrame, b: pd.DataFrame) -> None:
     real = [column for column in a if column in REAL]
     if "score" in real:  # ranked by it: what is equal but for its last digit may stand either way
-        fixed = [column for column in a if column not in real]
+        fixed = [str(column) for column in a if column not in real]
         a, b = (table.sort_values(fixed, ignore_index=True) for table in (a, b))
     pd.testing.assert_frame_equal(a.drop(columns=real), b.drop(columns=real))
     # A sequence's log-probability is a sum of float32 values of some -40: 1e-5 is two of its last digits there.
