@@ -21,7 +21,6 @@ OPTIONS_OF_THE_COMMAND_LINE = frozenset({"harness.commands.app"})
 SAME_NAME = {
     "Answer": {"harness.evaluation.answers", "harness.records.gallery"},
     "Cell": {"harness.report.grids", "harness.suite.cells"},
-    "Positions": {"benchmarks.readers.truth_columns", "harness.objectives.token"},
     "Row": {"harness.report.rows", "harness.training.rows"},
     "Said": {"harness.evaluation.evaluate", "harness.records.gallery", "harness.training.stages.pairs"},
 }
@@ -29,7 +28,6 @@ MANY_ARGUMENTS = {
     "harness.commands.run.launch.here": 9,
     "harness.commands.run.launch.on_cluster": 9,
     "harness.evaluation.evaluate.measure": 11,
-    "harness.sequence.tokens.TokenizerTokens.__init__": 9,
 }
 
 

@@ -205,6 +205,10 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    if (tune := context.suite.tune) is not None:
+        trials = len(context.suite.objectives) * len(tune.lr)
+        budget = "" if tune.steps is None else f" of {tune.steps} steps"
+        console.print(f"tuning:    {trials} trials{budget} before these cells, not estimated", highlight=False)
     console.print(f"estimated: {sum(costs) / 60:.1f} minutes on {context.accelerator.device}", highlight=False)
 
 

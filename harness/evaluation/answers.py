@@ -16,8 +16,8 @@ from harness.types import Category, Example, Mention, Parsed, Sample
 T = TypeVar("T")
 
 
-class Answer(NamedTuple):
-    """One sequence: as it was emitted, as it is understood, and as a person reads it."""
+class ReadSample(NamedTuple):
+    """One sequence: as it was emitted, as it is read_sample, and as a person reads it."""
 
     sample: Sample
     parsed: Parsed
@@ -25,14 +25,14 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class MatchedSamples:
     """The samples of every image at one temperature, read and matched: K of them, or the one greedy answer.
 
     said: by image and sample. scores: of every mention of `answers`, where they were computed.
     """
 
     temperature: float
-    said: list[list[Answer]]
+    said: list[list[ReadSample]]
     answers: Answers
     verification: Verification
     scores: list[MentionScore] | None = None
@@ -43,31 +43,33 @@ class Read:
         return [mention for own in self.said for answer in own for mention in answer.parsed.mentions]
 
 
-def read(
+def read_and_match(
     predictor: Predictor,
     questions: Sequence[Example],
     truth: Truth,
     categories: Sequence[Category],
     emitted: Sequence[Sequence[Sample]],
     temperature: float,
-) -> Read:
+) -> MatchedSamples:
     """Reads and matches what was emitted for each question. What sample k says to all questions about an image is one
     answer; a mention of a category that its question did not ask about is a mention like others."""
     said = [
-        [understood(predictor.codec, question, sample) for sample in own]
+        [read_sample(predictor.codec, question, sample) for sample in own]
         for question, own in zip(questions, emitted, strict=True)
     ]
-    whole = [[joined(parts) for parts in own] for own in by_image(truth, questions, said)]
+    whole = [[join_answers(parts) for parts in own] for own in group_by_image(truth, questions, said)]
     answers = answers_of([[answer.parsed for answer in own] for own in whole], categories)
-    return Read(temperature, whole, answers, verify(truth, answers.mentions))
+    return MatchedSamples(temperature, whole, answers, verify(truth, answers.mentions))
 
 
-def understood(codec: Codec, question: Example, sample: Sample) -> Answer:
+def read_sample(codec: Codec, question: Example, sample: Sample) -> ReadSample:
     """The answer to a single question."""
-    return Answer(sample, codec.decode(sample.tokens, question.width, question.height), codec.text(sample.tokens))
+    return ReadSample(sample, codec.decode(sample.tokens, question.width, question.height), codec.text(sample.tokens))
 
 
-def by_image(truth: Truth, questions: Sequence[Example], said: Sequence[Sequence[T]]) -> list[list[tuple[T, ...]]]:
+def group_by_image(
+    truth: Truth, questions: Sequence[Example], said: Sequence[Sequence[T]]
+) -> list[list[tuple[T, ...]]]:
     """By image of the truth and by sample: what was said to each question about the image, in their order. Nothing
     where there was no question."""
     found: dict[int, list[Sequence[T]]] = {image_id: [] for image_id in truth.image_ids.tolist()}
@@ -77,7 +79,7 @@ def by_image(truth: Truth, questions: Sequence[Example], said: Sequence[Sequence
     return [list(zip(*answers, strict=True)) or nothing for answers in found.values()]
 
 
-def joined(parts: Sequence[Answer]) -> Answer:
+def join_answers(parts: Sequence[ReadSample]) -> ReadSample:
     """The answers to several questions as one: tokens, mentions and texts one after another, malformed entries summed,
     truncated if one of them is."""
     if len(parts) == 1:
@@ -88,7 +90,7 @@ def joined(parts: Sequence[Answer]) -> Answer:
     for part in parts:
         mentions += [mention.moved(start) for mention in part.parsed.mentions]
         start += len(part.sample.tokens)
-    return Answer(
+    return ReadSample(
         Sample(tuple(t for s in samples for t in s.tokens), tuple(p for s in samples for p in s.log_probs)),
         Parsed(tuple(mentions), sum(own.malformed for own in parsed), any(own.truncated for own in parsed)),
         " ".join(texts),

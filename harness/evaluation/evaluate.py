@@ -6,17 +6,21 @@ AP comes from the greedy answer, diversity from K samples, and at the last step 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from harness.evaluation import sample_tables
-from harness.evaluation.answers import Read, by_image, read
-from harness.evaluation.generation import emit, in_batches
-from harness.inference.confidence import MentionScore, score
+from harness.evaluation.answers import MatchedSamples, group_by_image, read_and_match
+from harness.evaluation.scored_samples import (
+    GREEDY_ANSWER,
+    SAMPLED,
+    EvaluationSettings,
+    ScoredSamples,
+    sample_and_score,
+)
+from harness.inference.confidence import MentionScore
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.consensus import consensus
 from harness.metrics.samples.diversity import CategoryTable, ImageTable, category_table, image_table
@@ -24,11 +28,10 @@ from harness.metrics.samples.mentions import Truth, name_counts, truth_of
 from harness.metrics.stats import nan_to_none
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import GREEDY, EvaluationInfo, Figures
-from harness.records.cache import NoCache, SharedCache
+from harness.records.cache import SharedCache
 from harness.records.tables import detection_frame, image_frame
-from harness.suite.schema import SampleSettings
 from harness.system.profiler import phase
-from harness.types import Box, Category, Detection, Evaluation, Example, Sample
+from harness.types import Box, Category, Detection, Evaluation, Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,131 +44,36 @@ class Measurement:
     score_source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a model says at one temperature to every question (to every image, with the open prompt). emitted: by
-    question, the greedy answer and then K samples; scores: of their mentions, None for a sequence nothing is made of
-    the scores of."""
-
-    emitted: list[list[Sample]]
-    scores: list[list[list[MentionScore] | None]]
-
-
-GREEDY_ANSWER, SAMPLED, ALL, NONE = slice(0, 1), slice(1, None), slice(0, None), slice(0, 0)
-
-
-def speak(
-    predictor: Predictor,
-    questions: Sequence[Example],
-    settings: SampleSettings,
-    seed: int,
-    last: bool = True,
-    progress: Callable[[int], None] = lambda images: None,
-    cache: SharedCache | None = None,
-) -> dict[float, Said]:
-    """All that an evaluation asks of a model, by temperature; batches that the `cache` has are not asked again. The
-    samples are scored at the `last` step only, the greedy answer always.
-
-    Where several processes share the parts, each of them calls this, and the one that goes on has the answers.
-    """
-    cache = NoCache() if cache is None else cache
-    said = {}
-    for heat in settings.curve if last else (settings.temperature,):
-        batches = {f"said-{heat}-{_name(batch)}": batch for batch in in_batches(questions, settings)}
-        scored = SAMPLED if heat != settings.temperature else ALL if last else GREEDY_ANSWER
-        make = partial(_batch, predictor, heat=heat, settings=settings, seed=seed, scored=scored)
-        makers = {name: partial(make, own) for name, own in batches.items()}
-        sizes = {name: len(own) for name, own in batches.items()}
-        said[heat] = _said(cache.get_or_make_each(makers, partial(_count, progress, sizes)))
-    return said
-
-
-def _name(batch: Sequence[Example]) -> str:
-    """Of no other batch: questions about one image have no category in common."""
-    return "-".join(map(str, batch[0].key[:2]))
-
-
-def _count(progress: Callable[[int], None], sizes: Mapping[str, int], name: str) -> None:
-    progress(sizes[name])
-
-
-def _batch(
-    predictor: Predictor,
-    batch: Sequence[Example],
-    heat: float,
-    settings: SampleSettings,
-    seed: int,
-    scored: slice,
-) -> list[list[Any]]:
-    """For each question and sample: tokens, log-probabilities, and the fields of each mention's score or None. A
-    sequence that several samples emit is scored once. Scores are for detections: where there are no boxes, none are
-    made."""
-    scored = scored if predictor.codec.boxed else NONE
-    with phase("generation"):
-        emitted = emit(predictor, batch, heat, settings, seed)
-    different = dict.fromkeys((image, sample.tokens) for image, own in enumerate(emitted) for sample in own[scored])
-    with phase("scoring"):
-        scores = dict(zip(different, _scores(predictor, batch, list(different)), strict=True))
-    chosen = range(settings.samples + 1)[scored]
-    return [
-        [
-            (sample.tokens, sample.log_probs, scores[image, sample.tokens] if index in chosen else None)
-            for index, sample in enumerate(own)
-        ]
-        for image, own in enumerate(emitted)
-    ]
-
-
-def _scores(
-    predictor: Predictor, batch: Sequence[Example], different: Sequence[tuple[int, tuple[int, ...]]]
-) -> list[list[tuple[float, float | None, float]]]:
-    """The fields of each mention's score, for sequences by image and tokens."""
-    examples, sequences = [batch[image] for image, _ in different], [tokens for _, tokens in different]
-    pairs = zip(examples, sequences, strict=True)
-    parsed = [predictor.codec.decode(tokens, example.width, example.height) for example, tokens in pairs]
-    if not isinstance(predictor, Adapter):
-        return [[CERTAIN] * len(own.mentions) for own in parsed]
-    return [[astuple(mention) for mention in own] for own in score(predictor, examples, sequences, parsed)]
-
-
-CERTAIN = (1.0, 1.0, 1.0)
-"""Of a predictor without probabilities."""
-
-
-def _said(values: Sequence[list[list[Any]]]) -> Said:
-    """What batches were kept as."""
-    rows = [own for batch in values for own in batch]
-    emitted = [[Sample(tuple(tokens), tuple(log_probs)) for tokens, log_probs, _ in own] for own in rows]
-    scores = [[None if of is None else [MentionScore(*m) for m in of] for *_, of in own] for own in rows]
-    return Said(emitted, scores)
-
-
 def measure(
     predictor: Predictor,
     benchmark: Benchmark,
-    settings: SampleSettings,
-    score_source: str,
-    seed: int,
+    settings: EvaluationSettings,
+    *,
     step: int,
     heldout_nll: float | None,
-    last: bool = True,
+    questions: Sequence[Example] | None = None,
     progress: Callable[[int], None] = lambda images: None,
     cache: SharedCache | None = None,
-    questions: Sequence[Example] | None = None,
 ) -> Measurement:
-    """Evaluates a predictor on the validation split; `last`: with all that is measured of the last step alone.
-    What the model says is kept in the `cache`, batch by batch. questions: what is asked of its images; None:
-    everything.
+    """Evaluates a predictor on the validation split.
 
-    A predictor without logits has no probabilities: its score source is "constant".
+    Args:
+        predictor: One without logits has no probabilities: its score source is "constant".
+        benchmark: Has the images and the official figures.
+        settings: How it is evaluated.
+        step: Of training, as the tables say it.
+        heldout_nll: As the record says it, in nats per token.
+        questions: What is asked of the images; the images themselves by default.
+        progress: Told of so many images more.
+        cache: Keeps what the model says, batch by batch.
     """
     examples, categories = benchmark.split("val"), benchmark.categories
     truth = truth_of(examples, categories)
-    source = score_source if isinstance(predictor, Adapter) else "constant"
-    questions = examples if questions is None else questions
-    said = speak(predictor, questions, settings, seed, last, progress, cache)
+    source = settings.score if isinstance(predictor, Adapter) else "constant"
+    questions, last = examples if questions is None else questions, settings.last
+    said = sample_and_score(predictor, questions, settings, progress, cache)
     with phase("matching and AP"):
-        greedy, *sampled = _answers(predictor, questions, truth, categories, said, settings.temperature)
+        greedy, sampled = _match_answers(predictor, questions, truth, categories, said, settings)
         boxed = predictor.codec.boxed
         detections = {GREEDY: _detections(truth, greedy, source) if boxed else []}
         if last and boxed:
@@ -178,8 +86,8 @@ def measure(
     info = EvaluationInfo(
         step=step,
         metrics=dict(official[GREEDY].metrics),
-        consensus=dict(official[settings.temperature].metrics) if last and boxed else {},
-        diversity=_means(*tables[settings.temperature], categories),
+        consensus=dict(official[settings.sample.temperature].metrics) if last and boxed else {},
+        diversity=_means(*tables[settings.sample.temperature], categories),
         heldout_nll=heldout_nll,
     )
     ids = [category.id for category in categories]
@@ -194,7 +102,7 @@ def measure(
 
 
 def figure_tables(
-    truth: Truth, own: Read, categories: Sequence[Category], text: bool = True
+    truth: Truth, own: MatchedSamples, categories: Sequence[Category], text: bool = True
 ) -> tuple[CategoryTable, ImageTable]:
     """What every diversity figure is made of; `text`: with those of harness.metrics.samples.text."""
     return (
@@ -208,28 +116,43 @@ def _without_boxes(table: CategoryTable) -> CategoryTable:
     return replace(table, box_spread=np.full_like(table.box_spread, np.nan))
 
 
-def _answers(
+def _match_answers(
     predictor: Predictor,
     questions: Sequence[Example],
     truth: Truth,
     categories: Sequence[Category],
-    said: Mapping[float, Said],
-    temperature: float,
-) -> list[Read]:
-    """The greedy answer, then the samples at each temperature."""
+    said: Mapping[float, ScoredSamples],
+    settings: EvaluationSettings,
+) -> tuple[MatchedSamples, list[MatchedSamples]]:
+    """The greedy answer, and the samples at each temperature, matched with what is there and with their scores."""
+    greedy, *sampled = [
+        replace(
+            read_and_match(predictor, questions, truth, categories, [samples[part] for samples in own.emitted], heat),
+            scores=_flat_scores(truth, questions, [samples[part] for samples in own.scores]),
+        )
+        for own, part, heat in [
+            (said[settings.sample.temperature], GREEDY_ANSWER, GREEDY),
+            *((own, SAMPLED, heat) for heat, own in said.items()),
+        ]
+    ]
+    return greedy, sampled
 
-    def of(own: Said, part: slice, heat: float) -> Read:
-        found = read(predictor, questions, truth, categories, [samples[part] for samples in own.emitted], heat)
-        by_sample = by_image(truth, questions, [samples[part] for samples in own.scores])
-        scores = [scored for samples in by_sample for parts in samples for scored in parts]
-        known = [scored for scored in scores if scored is not None]
-        return replace(found, scores=[m for scored in known for m in scored] if len(known) == len(scores) else None)
 
-    greedy = of(said[temperature], GREEDY_ANSWER, GREEDY)
-    return [greedy, *(of(own, SAMPLED, heat) for heat, own in said.items())]
+def _flat_scores(
+    truth: Truth, questions: Sequence[Example], scores: Sequence[Sequence[list[MentionScore] | None]]
+) -> list[MentionScore] | None:
+    """Of every mention, in the order of matched samples; None where a sequence was not scored."""
+    flat: list[MentionScore] = []
+    for samples in group_by_image(truth, questions, scores):
+        for answers in samples:
+            for own in answers:
+                if own is None:
+                    return None
+                flat += own
+    return flat
 
 
-def _detections(truth: Truth, own: Read, source: str) -> list[Detection]:
+def _detections(truth: Truth, own: MatchedSamples, source: str) -> list[Detection]:
     """One per greedy mention of a known name."""
     assert own.scores is not None
     rows = zip(own.answers.mentions.image, own.mentions, own.scores, strict=True)
@@ -240,7 +163,7 @@ def _detections(truth: Truth, own: Read, source: str) -> list[Detection]:
     ]
 
 
-def _consensus(truth: Truth, categories: Sequence[Category], own: Read, source: str) -> list[Detection]:
+def _consensus(truth: Truth, categories: Sequence[Category], own: MatchedSamples, source: str) -> list[Detection]:
     """One per cluster of the samples' mentions; their probability is that of the record's score source."""
     assert own.scores is not None
     values = np.array([mention_score.of(source) for mention_score in own.scores], dtype=np.float64)

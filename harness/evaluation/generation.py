@@ -13,17 +13,20 @@ def generate(
     predictor: Predictor, examples: Sequence[Example], temperature: float, settings: SampleSettings, seed: int
 ) -> list[list[Sample]]:
     """For each example 1 + K samples, the greedy answer first, then K at `temperature`."""
-    found = [emit(predictor, batch, temperature, settings, seed) for batch in in_batches(examples, settings)]
+    found = [
+        generate_batch(predictor, batch, temperature, settings, seed)
+        for batch in split_into_batches(examples, settings)
+    ]
     return [own for batch in found for own in batch]
 
 
-def in_batches(examples: Sequence[Example], settings: SampleSettings) -> Iterator[Sequence[Example]]:
-    """As they are generated."""
+def split_into_batches(examples: Sequence[Example], settings: SampleSettings) -> Iterator[Sequence[Example]]:
+    """Yields the examples that are generated together."""
     for start in range(0, len(examples), settings.batch_images):
         yield examples[start : start + settings.batch_images]
 
 
-def emit(
+def generate_batch(
     predictor: Predictor, batch: Sequence[Example], temperature: float, settings: SampleSettings, seed: int
 ) -> list[list[Sample]]:
     """`generate` for one batch. Every image is encoded once."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.evaluation.answers import read
+from harness.evaluation.answers import read_and_match
 from harness.evaluation.evaluate import figure_tables
 from harness.evaluation.generation import generate
 from harness.inference.teacher_forcing import teacher_forced
@@ -46,7 +46,9 @@ def probe(
     shown = set(truth.image_ids.tolist())
     questions = [example for example in asked or examples if example.image_id in shown]
     emitted = generate(adapter, questions, settings.temperature, settings, seed)
-    own = read(adapter, questions, truth, categories, [samples[1:] for samples in emitted], settings.temperature)
+    own = read_and_match(
+        adapter, questions, truth, categories, [samples[1:] for samples in emitted], settings.temperature
+    )
     table, _ = figure_tables(truth, own, categories, text=False)
     figures = aggregate.category_figures(table)
     means = {name: aggregate.mean_defined(figures[source])[0] for name, source in _SAMPLED.items()}

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.evaluation.answers import Read
+from harness.evaluation.answers import MatchedSamples
 from harness.metrics.samples.mentions import Truth
 from harness.records import GREEDY
 
 
-def sample_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
+def sample_frame(step: int, truth: Truth, own: MatchedSamples) -> pd.DataFrame:
     images, samples = own.answers.malformed.shape
     said = [answer for samples in own.said for answer in samples]
     return pd.DataFrame(
@@ -30,12 +30,12 @@ def sample_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
     )
 
 
-def _sample_numbers(own: Read) -> NDArray[np.int64]:
+def _sample_numbers(own: MatchedSamples) -> NDArray[np.int64]:
     """0 is the greedy answer, the others count from 1."""
     return np.arange(own.answers.samples) + (own.temperature != GREEDY)
 
 
-def mention_frame(step: int, truth: Truth, own: Read) -> pd.DataFrame:
+def mention_frame(step: int, truth: Truth, own: MatchedSamples) -> pd.DataFrame:
     """`name_score` and `location_score` of every mention; `category_score` of those that were scored: the greedy
     ones, and all of the last step."""
     columns, found, rows = own.answers.mentions, own.verification, own.mentions

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from harness.errors import ObjectiveError
 from harness.objectives.calibration import log_probs
 from harness.objectives.sets import Sequences
-from harness.objectives.token import PerToken, Positions, entropy
+from harness.objectives.token import PerToken, ScoredPositions, entropy
 from harness.types import IGNORED_LABEL, LossOutput, Projection, Term, TokenBatch
 
 CHUNK_ELEMENTS = 2**20
@@ -31,7 +31,7 @@ LARGEST_SHARE = 80
 """A long batch is cut into no more than this many chunks: 1/8 of its logits at ten tensors a chunk."""
 
 Stat = tuple[Tensor, Tensor]
-TokenFunction = Callable[[Positions], PerToken]
+TokenFunction = Callable[[ScoredPositions], PerToken]
 SetFunction = Callable[[Sequences], Term]
 
 
@@ -82,12 +82,12 @@ def token_nll(logits: Tensor | Projection, labels: Tensor) -> Tensor:
         ]
         nll = torch.cat(parts)
     else:
-        nll = Positions(log_probs(logits), _indices(labels)).nll
+        nll = ScoredPositions(log_probs(logits), _indices(labels)).nll
     return torch.where(labels != IGNORED_LABEL, nll, 0.0)
 
 
 def _nll(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    return Positions(log_probs(hidden @ weight.T), _indices(labels)).nll
+    return ScoredPositions(log_probs(hidden @ weight.T), _indices(labels)).nll
 
 
 def _indices(labels: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: sl
     labels = batch.labels[rows]
     selected, weight = (None if own is None else own[rows] for own in (batch.selected, batch.weight))
     target = labels != IGNORED_LABEL
-    at = Positions(log_p, _indices(labels), selected, _reference(batch.reference, rows))
+    at = ScoredPositions(log_p, _indices(labels), selected, _reference(batch.reference, rows))
     made = function(at)
     sums = [_weighted(values, target, weight).sum() for values in made.terms.values()]
     return _Block(

@@ -27,7 +27,7 @@ Scaling = Literal["linear", "logsigmoid"]
 
 
 @dataclass(frozen=True)
-class Positions:
+class ScoredPositions:
     """What a token-level objective sees.
 
     log_p     [N, V]  log softmax of the logits, float32 or float64, with gradient. (An objective that needs
@@ -61,12 +61,12 @@ class PerToken:
     selected: Tensor | None = None
 
 
-def ce(at: Positions) -> PerToken:
+def ce(at: ScoredPositions) -> PerToken:
     """Cross-entropy: -log p_y."""
     return PerToken({"ce": at.nll})
 
 
-def tied_ce(at: Positions, *, weight: float) -> PerToken:
+def tied_ce(at: ScoredPositions, *, weight: float) -> PerToken:
     """-log p_y + weight * KL(p || q), q being the reference's: sum over v of p_v * (log p_v - log q_v).
 
     Without a weight there is no such term, and no reference is needed. ObjectiveError where one is missing.
@@ -79,7 +79,7 @@ def tied_ce(at: Positions, *, weight: float) -> PerToken:
     return PerToken({"ce": at.nll, "kl": divergence}, {"kl": weight})
 
 
-def label_smoothing(at: Positions, *, epsilon: float) -> PerToken:
+def label_smoothing(at: ScoredPositions, *, epsilon: float) -> PerToken:
     """Cross-entropy against (1 - epsilon) one-hot + epsilon/V:
 
     (1 - epsilon) * (-log p_y) + epsilon * mean over v of (-log p_v). Szegedy et al., CVPR 2016; arXiv 1512.00567
@@ -87,19 +87,19 @@ def label_smoothing(at: Positions, *, epsilon: float) -> PerToken:
     return PerToken({"ce": at.nll, "uniform": -at.log_p.mean(-1)}, {"ce": 1 - epsilon, "uniform": epsilon})
 
 
-def focal(at: Positions, *, gamma: float) -> PerToken:
+def focal(at: ScoredPositions, *, gamma: float) -> PerToken:
     """-(1 - p_y)^gamma * log p_y, differentiated through both factors. Lin et al., ICCV 2017; arXiv 1708.02002"""
     # The clamp keeps the derivative of the power finite where p_y rounds to 1 (its limit there is 0).
     rest = -torch.expm1(-at.nll)
     return PerToken({"focal": rest.clamp(min=torch.finfo(rest.dtype).tiny) ** gamma * at.nll})
 
 
-def dft(at: Positions) -> PerToken:
+def dft(at: ScoredPositions) -> PerToken:
     """-p_y * log p_y, the factor p_y carrying no gradient. Wu et al., ICLR 2026; arXiv 2508.05629"""
     return PerToken({"dft": (-at.nll.detach()).exp() * at.nll})
 
 
-def eaft(at: Positions, *, alpha: float, top_k: int, z: float | None = None) -> PerToken:
+def eaft(at: ScoredPositions, *, alpha: float, top_k: int, z: float | None = None) -> PerToken:
     """-log p_y * (H / Z)^alpha: entropy-adaptive fine-tuning. Diao et al., 2026; arXiv 2601.02151
 
     H: entropy (nats) of the softmax over the min(top_k, V) largest logits, without gradient. Z: `z`, by default
@@ -114,13 +114,13 @@ def eaft(at: Positions, *, alpha: float, top_k: int, z: float | None = None) -> 
     return PerToken({"eaft": factor * at.nll})
 
 
-def entropy_bonus(at: Positions, *, weight: float) -> PerToken:
+def entropy_bonus(at: ScoredPositions, *, weight: float) -> PerToken:
     """-log p_y - weight * H(p): rewards entropy everywhere, the non-selective baseline of SED-SFT.
     H(p) = -sum over v of p_v log p_v. Pereyra et al., 2017; arXiv 1701.06548"""
     return PerToken({"ce": at.nll, "negative_entropy": -entropy(at.log_p)}, {"negative_entropy": weight})
 
 
-def gem(at: Positions, *, beta: float, h: Scaling) -> PerToken:
+def gem(at: ScoredPositions, *, beta: float, h: Scaling) -> PerToken:
     """GEM: - sum over v of q_v * h(z_v - z_y) * (log p_y - log p_v); Li et al., ICLR 2025; arXiv 2408.16673
 
     z: logits; q = softmax(z / beta); h = 1 (`linear`) or sigmoid(0.01 * (z_v - z_y)) (`logsigmoid`). q and h
@@ -135,7 +135,7 @@ def gem(at: Positions, *, beta: float, h: Scaling) -> PerToken:
 
 
 def sed_sft(
-    at: Positions,
+    at: ScoredPositions,
     *,
     mask: Mask,
     weight: float,
@@ -165,7 +165,7 @@ def sed_sft(
 
 @torch.no_grad()
 def select(
-    at: Positions,
+    at: ScoredPositions,
     *,
     mask: Mask,
     top_k: int | None = None,

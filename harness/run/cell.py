@@ -17,8 +17,10 @@ import torch
 
 from harness import records
 from harness.errors import ConfigError
-from harness.evaluation.evaluate import Measurement, measure, speak
+from harness.evaluation.evaluate import Measurement, measure
 from harness.evaluation.probe import probe
+from harness.evaluation.scored_samples import EvaluationSettings, sample_and_score
+from harness.inference.precision import choose_numbers
 from harness.inference.teacher_forcing import heldout_nll
 from harness.protocols import Adapter, Benchmark
 from harness.records import CategoryInfo, Record, layout
@@ -26,8 +28,9 @@ from harness.records.cache import SharedCache
 from harness.records.gallery import gallery_frame
 from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
-from harness.run.context import Context, Planned, Watch, build
+from harness.run.context import Context, Planned, Watch, build, evaluation_numbers
 from harness.run.kept import WEIGHTS
+from harness.run.lengths import readable
 from harness.run.resume import CellCheckpointer
 from harness.run.trackers import tracking
 from harness.suite.cells import Cell
@@ -129,13 +132,14 @@ class _Run:
         self.context, self.suite, self.cell, self.checkpointer = context, context.suite, cell, checkpointer
         self.log, self.main = checkpointer.log, context.accelerator.is_main_process
         torch.manual_seed(cell.seed)
-        with phase("preparation"):
-            self.predictor = build(context, cell.model)
         plans = () if cell.objective is None else self.suite.plans_of(cell.objective)
         self.plan = plans[0] if plans else self.suite.train
         self.ends = tuple(accumulate(plan.steps for plan in plans)) or (0,)
         self.steps = self.ends[-1]
-        self.heldout = context.questions("calibration", cell.seed)
+        self.numbers = evaluation_numbers(context, self.plan)
+        with phase("preparation"):
+            self.predictor = build(context, cell.model, self.plan)
+        self.heldout = readable(self.predictor, context.questions("calibration", cell.seed))
         self.questions = context.questions("val", cell.seed)
 
     def train(self, objective: NamedObjective, folder: Path) -> dict[str, Any]:
@@ -145,7 +149,10 @@ class _Run:
             started = time.perf_counter()
             work = self._work(adapter)
             later = self._later_stages(objective, work)
-            ready = prepare(objective.name, objective.settings, work.fresh(), self.heldout, self.plan, work.seed)
+            with choose_numbers(
+                work.accelerator.device, self.plan.precision
+            ).autocast():  # as the reference in training
+                ready = prepare(objective.name, objective.settings, work.fresh(), self.heldout, self.plan, work.seed)
             collisions = collision_rate(batches(len(work.examples), self.plan, work.seed))
             prepared = time.perf_counter() - started
         hooks = Hooks(evaluate=self.evaluate, probe=self.probe, progress=self._tell_progress)
@@ -182,8 +189,8 @@ class _Run:
         return [kinds.stage(settings, self.suite.plans_of(objective)[1], work)]
 
     def _fresh(self) -> Adapter:
-        """The base once more."""
-        base = build(self.context, self.cell.model)
+        """The base once more; what is frozen is in memory once."""
+        base = build(self.context, self.cell.model, self.plan, like=self._adapter())
         assert isinstance(base, Adapter)
         return base
 
@@ -215,23 +222,22 @@ class _Run:
         benchmark, questions = self._asked(step)
         asked = len(questions) * (len(suite.sample.curve) if last else 1)
         counter = _Counter(self.context.watch, f"evaluate at {step}", asked)
-        nll = self._heldout_loss(cache)
-        if not self.main:
-            speak(predictor, questions, suite.sample, seed, last, cache=cache)
-            return None
-        measured = measure(
-            predictor,
-            benchmark,
-            suite.sample,
-            suite.score,
-            seed=seed,
-            step=step,
-            heldout_nll=nll,
-            last=last,
-            progress=counter,
-            cache=cache,
-            questions=questions,
-        )
+        settings = EvaluationSettings(suite.sample, suite.score, seed, last)
+        with self.numbers.autocast():
+            nll = self._heldout_loss(cache)
+            if not self.main:
+                sample_and_score(predictor, questions, settings, cache=cache)
+                return None
+            measured = measure(
+                predictor,
+                benchmark,
+                settings,
+                step=step,
+                heldout_nll=nll,
+                questions=questions,
+                progress=counter,
+                cache=cache,
+            )
         some = None if benchmark is self.context.benchmark else len(benchmark.split("val"))
         return replace(measured, info=measured.info.model_copy(update={"images": some}))
 
@@ -256,7 +262,7 @@ class _Run:
         assert self.plan.probe is not None
         benchmark, sample = self.context.benchmark, self.suite.sample
         shown = benchmark.split("calibration")[: self.plan.probe.images]
-        with phase("probe"):
+        with phase("probe"), self.numbers.autocast():
             row = probe(self._adapter(), shown, benchmark.categories, sample, self.cell.seed, self.heldout)
         self.log.add("probe", {"step": step, **row})
         self.checkpointer.timings["probe"] += time.perf_counter() - started

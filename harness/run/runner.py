@@ -21,6 +21,7 @@ from typing import Any
 from harness import objectives, records
 from harness.errors import ConfigError, DataError, DetmodesError, StageError
 from harness.records import CellInfo, Record, gallery, layout
+from harness.run import lengths
 from harness.run.cell import compute, record_of
 from harness.run.context import Context, Planned, build
 from harness.run.output.progress import Recorder, forget
@@ -36,16 +37,21 @@ WAITING = "wait for others"
 
 
 def plan(context: Context, output: Path, only: str | None = None) -> list[Planned]:
-    """Every cell of the suite (that matches `only`), in order."""
+    """Every cell of the suite (that matches `only`), in order. ConfigError where a model cannot read what it is to be
+    trained on or asked for."""
     described: dict[str, dict[str, Any]] = {}
-    planned = []
+    planned, too_long = [], []
     for cell in cells(context.suite):
         key = cell.model.model_dump_json()
         if key not in described:
-            described[key] = build(context, cell.model).describe()
+            made = build(context, cell.model)
+            described[key] = made.describe()
+            too_long += lengths.problems(context, cell.model, made)
         info = _cell_info(context, cell, described[key])
         digest = records.digest_of(info)
         planned.append(Planned(cell, info, digest, layout.cell(output, cell.id, digest)))
+    if too_long:
+        raise ConfigError(*too_long)
     return matching(planned, only)
 
 

@@ -17,7 +17,17 @@ from harness.sequence.codec import NOISE, Codec
 from harness.sequence.formats import KINDS, Format, JsonFormat, TokenFormat
 from harness.sequence.grammar import Grammar, State
 from harness.sequence.spaces import CoordinateSpace, PatchSpace, PixelSpace, Space
-from harness.sequence.tokens import NAMES, Asks, Ids, NameVocabulary, TextTokens, Tokenizer, TokenizerTokens, Tokens
+from harness.sequence.tokens import (
+    NAMES,
+    Asks,
+    Ids,
+    NameQuestion,
+    NameVocabulary,
+    TextTokens,
+    Tokenizer,
+    TokenizerTokens,
+    Tokens,
+)
 from harness.types import Category
 
 __all__ = [
@@ -32,6 +42,7 @@ __all__ = [
     "Grammar",
     "Ids",
     "JsonFormat",
+    "NameQuestion",
     "NameVocabulary",
     "PatchSpace",
     "PixelSpace",

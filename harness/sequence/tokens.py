@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from harness.errors import ConfigError, DataError
 
@@ -118,6 +118,14 @@ class Tokenizer(Protocol):
     ) -> str | list[str]: ...
 
 
+class NameQuestion(NamedTuple):
+    """A prompt that asks about some categories alone: its text, with NAMES in the place of their names, and what stands
+    between two of them."""
+
+    text: str
+    between: str = "; "
+
+
 class TokenizerTokens:
     """`TextTokens` over a Hugging Face tokenizer, which gets the tokens that it lacks.
 
@@ -127,8 +135,7 @@ class TokenizerTokens:
     end         the token that ends an answer; the tokenizer's own end token if None
     before      stands before every name, always the same, so that a name always has the same tokens: a space, or
                 nothing for a tokenizer that puts a space before any text itself, and for JSON
-    asking      the prompt that asks about categories alone, with NAMES where they stand; it has none without that
-    between     stands between two of these names
+    asking      the prompt that asks about categories alone; without one, a suite cannot ask so
     room        rows of the model's embedding, where it cannot grow; None if it can
 
     A name is written with spaces for its underscores. Padding falls back to the end
@@ -144,13 +151,12 @@ class TokenizerTokens:
         prompt: str = "",
         end: str | None = None,
         before: str = " ",
-        asking: str = "",
-        between: str = "; ",
+        asking: NameQuestion | None = None,
         room: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._before = before
-        self._asking, self._between = asking, between
+        self._asking = asking
         self._pieces: dict[int, str] = {}
         vocabulary = _extend(tokenizer, [*locations, *added, *([] if end is None else [end])])
         self.size = max(vocabulary.values()) + 1
@@ -176,11 +182,12 @@ class TokenizerTokens:
         return self.encode_text(self._before + _spaced(name))
 
     def ask(self, names: Sequence[str]) -> Ids:
-        if NAMES not in self._asking:
+        if self._asking is None or NAMES not in self._asking.text:
             raise ConfigError(
                 f"prompt: kind: categories: this model's prompt has no place for names ({NAMES}); use kind: open"
             )
-        return self.encode_text(self._asking.replace(NAMES, self._between.join(map(_spaced, names))))
+        written = self._asking.between.join(map(_spaced, names))
+        return self.encode_text(self._asking.text.replace(NAMES, written))
 
     def decode_name(self, ids: Sequence[int]) -> str:
         return self.decode_text(ids).strip()

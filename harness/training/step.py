@@ -100,9 +100,9 @@ def _forward(
     kept = batch.labels != IGNORED_LABEL
     ties = "reference_logits" in objective.needs
     selected, reference = None, None
-    if objective.reference is not None and not ties:
-        selected = reference_selection(objective, rows, pixels)
     with engine.autocast():
+        if objective.reference is not None and not ties:
+            selected = reference_selection(objective, rows, pixels)
         if ties:
             reference = _reference_logits(objective, pixels, batch.inputs.to(device), kept.to(device))
         logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), kept.to(device)))

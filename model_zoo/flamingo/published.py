@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from harness.errors import ConfigError, DataError, unknown
-from harness.sequence import NAMES, Codec, CoordinateSpace, TokenizerTokens, vocabulary_names
+from harness.sequence import NAMES, Codec, CoordinateSpace, NameQuestion, TokenizerTokens, vocabulary_names
 from harness.types import Category, Example
 from model_zoo import checkpoint, timm_tower
 from model_zoo.flamingo import released_checkpoints, vision
@@ -176,7 +176,9 @@ def _tokens(tokenizer: Any, bins: int) -> TokenizerTokens:
     locations = [f"<loc{bin}>" for bin in range(bins)]
     first = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False))[0]
     spaced = first.startswith("\u2581")  # it puts a space before any text itself, as SentencePiece does
-    return TokenizerTokens(tokenizer, locations, prompt=PROMPT, end=END, before="" if spaced else " ", asking=ASKING)
+    return TokenizerTokens(
+        tokenizer, locations, prompt=PROMPT, end=END, before="" if spaced else " ", asking=NameQuestion(ASKING)
+    )
 
 
 def _entries(tokenizer: Any) -> int:

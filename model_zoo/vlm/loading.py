@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from harness.errors import ConfigError, DataError
-from harness.sequence import TokenizerTokens
+from harness.sequence import NameQuestion, TokenizerTokens
 from model_zoo import checkpoint
 from model_zoo.vlm.families import FAMILIES
 from model_zoo.vlm.family import TOY_SIDE, Family, ImagePrompt
@@ -146,8 +146,7 @@ def _tokens(tokenizer: Any, family: Family, prompt: str, asking: str = "") -> To
         prompt=prompt,
         end=family.end,
         before=family.before,
-        asking=asking,
-        between=family.between,
+        asking=NameQuestion(asking, family.between),
     )
 
 

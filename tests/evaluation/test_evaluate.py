@@ -13,6 +13,7 @@ import pytest
 from benchmarks.evaluators import evaluator
 from benchmarks.readers.annotations import Annotations
 from harness.evaluation.evaluate import Measurement, measure
+from harness.evaluation.scored_samples import EvaluationSettings
 from harness.metrics.detection import ap
 from harness.metrics.detection.accumulate import Matches
 from harness.metrics.samples import aggregate
@@ -80,7 +81,7 @@ SOFA, COUCH, CUP_A, CUP_B = ("sofa", A), ("couch", A), ("cup", A), ("cup", B)
 def measured(folder: Path, answers: dict[int, list[Any]], samples: int = 2) -> Measurement:
     benchmark = HandMade(folder)
     predictor = scripted(benchmark.categories, answers)
-    return measure(predictor, benchmark, SampleSettings(samples=samples), "category", seed=0, step=7, heldout_nll=1.5)
+    return measure(predictor, benchmark, EvaluationSettings(SampleSettings(samples=samples)), step=7, heldout_nll=1.5)
 
 
 def test_the_fakes_are_what_they_stand_for(tmp_path: Path) -> None:
@@ -279,7 +280,7 @@ def test_official_ap_can_be_recomputed_from_the_tables(kind: str, tmp_path: Path
     }
     predictor = made[kind]()
     settings = small.SAMPLE.model_copy(update={"max_tokens": 32, "grammar": kind != "jittered oracle"})
-    result = measure(predictor, benchmark, settings, "category", seed=0, step=0, heldout_nll=None)
+    result = measure(predictor, benchmark, EvaluationSettings(settings), step=0, heldout_nll=None)
     tables = {}
     for name, table in result.tables.items():  # the way through the file is part of it
         table.to_parquet(tmp_path / f"{name}.parquet", index=False)
@@ -309,7 +310,9 @@ def test_a_model_scores_by_category_and_a_setting_says_otherwise() -> None:
     scores = {}
     for source in ("category", "name", "sequence", "constant"):
         settings = small.SAMPLE.model_copy(update={"max_tokens": 18, "grammar": True})
-        result = measure(small.fitted(), small.benchmark(), settings, source, seed=0, step=0, heldout_nll=None)
+        result = measure(
+            small.fitted(), small.benchmark(), EvaluationSettings(settings, source), step=0, heldout_nll=None
+        )
         assert result.score_source == source
         # boxes and ids fix the order: the table is ranked by score
         scores[source] = (
@@ -338,7 +341,9 @@ def test_the_consensus_counts_samples(tmp_path: Path) -> None:
 def test_only_the_last_step_has_other_temperatures_and_a_consensus() -> None:
     settings = small.SAMPLE.model_copy(update={"temperatures": (0.5, 2.0), "max_tokens": 18, "grammar": True})
     results = {
-        last: measure(small.fitted(), small.benchmark(), settings, "category", 0, 3, heldout_nll=None, last=last)
+        last: measure(
+            small.fitted(), small.benchmark(), EvaluationSettings(settings, last=last), step=3, heldout_nll=None
+        )
         for last in (False, True)
     }
     heats = {last: result.tables["images"]["temperature"].unique().tolist() for last, result in results.items()}

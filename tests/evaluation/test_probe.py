@@ -8,6 +8,7 @@ import torch
 
 from harness.evaluation.evaluate import measure
 from harness.evaluation.probe import probe
+from harness.evaluation.scored_samples import EvaluationSettings
 from harness.inference.padding import target_batch
 from harness.sequence.targets import target
 from harness.types import IGNORED_LABEL, Example
@@ -24,7 +25,7 @@ def test_samples_are_measured_as_everywhere() -> None:
     adapter, benchmark = small.fitted(), small.benchmark()
     settings = small.SAMPLE.model_copy(update={"max_tokens": 30, "grammar": True})
     seen = probe(adapter, images(), benchmark.categories, settings, seed=3)
-    info = measure(adapter, benchmark, settings, "category", seed=3, step=0, heldout_nll=None).info
+    info = measure(adapter, benchmark, EvaluationSettings(settings, seed=3), step=0, heldout_nll=None).info
     assert seen["recall"] == info.diversity["recall"]
     assert seen["name_diversity"] == info.diversity["normalised_name_diversity"]
     shipped = OpenFlamingo(benchmark.categories, {})  # the fitted one knows four images, none of these

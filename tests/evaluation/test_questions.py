@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.evaluation.answers import by_image, joined, read, understood
+from harness.evaluation.answers import group_by_image, join_answers, read_and_match, read_sample
 from harness.evaluation.evaluate import measure
+from harness.evaluation.scored_samples import EvaluationSettings
 from harness.inference.confidence import score
 from harness.inference.decoding import uniforms
 from harness.inference.padding import target_batch
@@ -141,7 +142,7 @@ def test_what_is_said_to_all_questions_is_one_answer() -> None:
     rubbish, lamp = told.sample((*names["sofa"], end)), told.sample([("lamp", C)])
     # A couch is 1 token, 4 locations and the end: the mug starts at 6.
     truth = truth_of([image(3), image(4, [(7, A), (1, B)])], CATEGORIES)
-    found = read(told, [first, second], truth, CATEGORIES, [[couch, rubbish], [mug, lamp]], 1.0)
+    found = read_and_match(told, [first, second], truth, CATEGORIES, [[couch, rubbish], [mug, lamp]], 1.0)
     nothing, (one, two) = found.said
     assert one.sample == Sample((*couch.tokens, *mug.tokens), (*couch.log_probs, *mug.log_probs))
     assert [(m.name, m.box, m.name_start, m.name_end, m.box_start, m.box_end) for m in one.parsed.mentions] == [
@@ -161,14 +162,14 @@ def test_what_is_said_to_all_questions_is_one_answer() -> None:
 
 def test_an_answer_to_one_question_stays_what_it_is() -> None:
     told = scripted()
-    answer = understood(told.codec, image(4), told.sample([("couch", A)]))
-    assert joined([answer]) is answer
+    answer = read_sample(told.codec, image(4), told.sample([("couch", A)]))
+    assert join_answers([answer]) is answer
 
 
 def test_answers_are_put_together_in_the_order_of_the_questions() -> None:
     truth = truth_of([image(8), image(2), image(5)], CATEGORIES)
     questions = [image(8, asked=(7,)), image(8, asked=(2,)), image(5, asked=(1,))]
-    assert by_image(truth, questions, [["a", "b"], ["c", "d"], ["e", "f"]]) == [
+    assert group_by_image(truth, questions, [["a", "b"], ["c", "d"], ["e", "f"]]) == [
         [("a", "c"), ("b", "d")],
         [(), ()],
         [("e",), ("f",)],
@@ -186,7 +187,7 @@ def test_the_oracles_bound_the_figures_as_ever(made_by: type[OracleCollapsed | O
     benchmark = small.benchmark()
     oracle, settings = made_by(benchmark.categories, {}), SampleSettings(samples=4, batch_images=7)
     questions = as_asked(benchmark.split("val"), benchmark.categories, chunk)
-    result = measure(oracle, benchmark, settings, "category", 0, 0, None, questions=questions)
+    result = measure(oracle, benchmark, EvaluationSettings(settings), step=0, heldout_nll=None, questions=questions)
     assert result.info.metrics["AP"] == pytest.approx(1.0)
     assert result.info.consensus["AP"] == pytest.approx(1.0)
     assert (result.info.diversity["recall"], result.info.diversity["hallucination_rate"]) == (1.0, 0.0)
@@ -222,7 +223,8 @@ def test_the_tables_are_those_of_the_whole_answers() -> None:
 
     predictor = Scripted(OracleCollapsed(benchmark.categories, {}).codec, right)
     questions = as_asked(benchmark.split("val"), benchmark.categories, 1)
-    result = measure(predictor, benchmark, SampleSettings(samples=2), "category", 0, 0, None, questions=questions)
+    asked = EvaluationSettings(SampleSettings(samples=2))
+    result = measure(predictor, benchmark, asked, step=0, heldout_nll=None, questions=questions)
     own = result.tables["mentions"].query(f"image_id == {example.image_id} and sample == 1")
     alone = own.groupby("category_id")["name"].transform("size") == 1
     assert len(own[alone]) > 1

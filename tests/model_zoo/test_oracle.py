@@ -9,9 +9,10 @@ from itertools import permutations, product
 import pytest
 
 from benchmarks.shapes import Shapes
-from harness.evaluation.answers import read
+from harness.evaluation.answers import read_and_match
 from harness.evaluation.evaluate import Measurement, figure_tables, measure
 from harness.evaluation.generation import generate
+from harness.evaluation.scored_samples import EvaluationSettings
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.mentions import Floats, truth_of
 from harness.metrics.stats import Interval, bootstrap_weights, interval
@@ -34,7 +35,7 @@ def benchmark() -> Shapes:
 
 
 def measured(predictor: Predictor, benchmark: Shapes) -> Measurement:
-    return measure(predictor, benchmark, SAMPLES, "category", seed=0, step=0, heldout_nll=None)
+    return measure(predictor, benchmark, EvaluationSettings(SAMPLES), step=0, heldout_nll=None)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def normalised_diversity(predictor: Predictor, benchmark: Shapes) -> Interval:
     examples = benchmark.split("val")
     truth = truth_of(examples, benchmark.categories)
     emitted = [own[1:] for own in generate(predictor, examples, SAMPLES.temperature, SAMPLES, seed=0)]
-    answers = read(predictor, examples, truth, benchmark.categories, emitted, SAMPLES.temperature)
+    answers = read_and_match(predictor, examples, truth, benchmark.categories, emitted, SAMPLES.temperature)
     table, _ = figure_tables(truth, answers, benchmark.categories, text=False)
 
     def mean(weights: aggregate.Weights | None) -> Floats:

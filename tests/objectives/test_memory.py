@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.objectives import apply, build
-from harness.objectives.token import PerToken, Positions
+from harness.objectives.token import PerToken, ScoredPositions
 from harness.types import IGNORED_LABEL, Projection, TokenBatch
 from tests.objectives.cases import SET_LEVEL, chunks_of, every_objective, factored_batch, factors, over
 
@@ -86,7 +86,7 @@ def test_every_chunk_is_freed_before_the_next() -> None:
     # What a chunk's autograd graph holds is gone when the next chunk is scored.
     alive: list[weakref.ref[Tensor]] = []
 
-    def watched(at: Positions) -> PerToken:
+    def watched(at: ScoredPositions) -> PerToken:
         assert not any(reference() is not None for reference in alive)
         alive.append(weakref.ref(at.log_p))
         return PerToken({"ce": at.nll})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.errors import ObjectiveError
 from harness.objectives import apply, build
-from harness.objectives.token import PerToken, Positions
+from harness.objectives.token import PerToken, ScoredPositions
 from harness.types import IGNORED_LABEL, LossOutput, Projection, TokenBatch
 from tests.objectives.cases import (
     LIVE,
@@ -94,7 +94,7 @@ def test_sizes_of_chunks(
     monkeypatch.setattr(apply, "LARGEST_SHARE", share)
     seen: list[int] = []
 
-    def counting(at: Positions) -> PerToken:
+    def counting(at: ScoredPositions) -> PerToken:
         seen.append(len(at.labels))
         return PerToken({"ce": at.nll})
 
@@ -164,7 +164,7 @@ def test_autocast_leaves_float64_alone() -> None:
 
 def test_an_objective_may_ignore_the_label() -> None:
     # Its gradient is one number per position, expanded over the vocabulary.
-    def uniform(at: Positions) -> PerToken:
+    def uniform(at: ScoredPositions) -> PerToken:
         return PerToken({"uniform": -at.log_p.sum(-1)})
 
     batch = factored_batch(17)

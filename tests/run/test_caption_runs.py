@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from harness import records
 from harness.commands.models.predict import open_model
 from harness.errors import ConfigError
-from harness.evaluation.answers import read
+from harness.evaluation.answers import read_and_match
 from harness.evaluation.evaluate import figure_tables
 from harness.evaluation.generation import generate
 from harness.inference.padding import target_batch
@@ -194,7 +194,7 @@ def order_distance_after(targets: Literal["canonical", "random"]) -> float:
     categories = small.benchmark().categories
     truth = truth_of(examples, categories)
     emitted = generate(adapter, examples, 1.0, SampleSettings(samples=8, max_tokens=16), seed=0)
-    own = read(adapter, examples, truth, categories, [samples[1:] for samples in emitted], 1.0)
+    own = read_and_match(adapter, examples, truth, categories, [samples[1:] for samples in emitted], 1.0)
     assert (own.verification.instance >= 0).mean() > 0.8, "it has not learnt what to say"
     return float(np.nanmean(figure_tables(truth, own, categories)[1].order_distance))
 

@@ -117,7 +117,7 @@ def cells(folder: Path) -> Any:
         found["rank 1 fails in training"] = run("failing", "open_flamingo-[bc]*")
     with failing(0, 1, broken, "harness.evaluation.evaluate.figure_tables", evaluate.figure_tables):
         found["rank 0 fails in evaluation"] = run("evaluation", "open_flamingo-base-*")
-    with failing(1, 3, broken, "harness.evaluation.evaluate.emit", generation.emit):
+    with failing(1, 3, broken, "harness.evaluation.scored_samples.generate_batch", generation.generate_batch):
         found["rank 1 fails in generation"] = run("generation", "open_flamingo-base-*")
     with failing(0, 1, full, "harness.training.checkpoints.write", checkpoints.write):
         found["the disk is full"] = run("full", "open_flamingo-ce-*")

@@ -133,7 +133,7 @@ def test_killed_again_and_again(server: Server, reference: Reference, tmp_path: 
 
 PLACES = {
     "in training": ("harness.training.loop", "accumulate", 4, "kill"),
-    "in generation": ("harness.evaluation.evaluate", "emit", 2 * BATCHES + 2, "kill"),
+    "in generation": ("harness.evaluation.scored_samples", "generate_batch", 2 * BATCHES + 2, "kill"),
     "in scoring": ("harness.evaluation.evaluate", "_scores", BATCHES + 2, "kill"),
     "as a checkpoint is written": ("harness.training.checkpoints", "save_file", 3, "kill-after"),
     "as a checkpoint is renamed": ("harness.training.checkpoints", "read", 3, "kill"),
@@ -157,7 +157,7 @@ def test_killed_at_a_chosen_place(server: Server, reference: Reference, tmp_path
 
 
 CHAIN = (
-    ("harness.evaluation.evaluate", "emit", 2, "kill"),  # of the base
+    ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),  # of the base
     ("harness.records.record", "write_text", 1, "kill-after"),
     ("harness.training.checkpoints", "save_file", 1, "kill-after"),  # before step 2
     ("harness.training.loop", "accumulate", 3, "kill"),
@@ -165,7 +165,7 @@ CHAIN = (
     ("harness.run.kept", "Evaluations._made", 1, "kill-after"),
     ("harness.training.checkpoints", "_remove_all_but_one_before", 1, "kill"),  # after step 5
     ("harness.training.checkpoints", "read", 2, "kill"),  # the second one is that of the new checkpoint, after step 6
-    ("harness.evaluation.evaluate", "emit", 2, "kill"),
+    ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
     ("harness.evaluation.evaluate", "_scores", 1, "kill"),
     ("harness.run.cell", "gallery_frame", 1, "kill"),
     ("harness.records.record", "write_text", 1, "kill"),
@@ -190,7 +190,12 @@ def test_killed_at_one_chosen_place_after_the_other(server: Server, reference: R
             "terminate", ("harness.training.loop", "accumulate", 5), 143, "step-00000005", marks=pytest.mark.slow
         ),
         ("interrupt", ("harness.training.loop", "accumulate", 3), 130, "step-00000003"),
-        ("terminate", ("harness.evaluation.evaluate", "emit", BATCHES + 2), 143, "*.parts/said-1.0-*.json"),
+        (
+            "terminate",
+            ("harness.evaluation.scored_samples", "generate_batch", BATCHES + 2),
+            143,
+            "*.parts/said-1.0-*.json",
+        ),
     ],
 )
 def test_a_signal_is_obeyed_when_everything_is_saved(
@@ -275,9 +280,10 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, output: Path, target: str, call: 
 def test_nothing_that_was_kept_is_computed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Killed in the second batch of the second evaluation, after step 4 of 6: what is left is 2 batches of it, 2 steps
     and the 3 batches of the third evaluation."""
-    killed_at(monkeypatch, tmp_path, "harness.evaluation.evaluate.emit", 3 + 2)
+    killed_at(monkeypatch, tmp_path, "harness.evaluation.scored_samples.generate_batch", 3 + 2)
     steps, batches = (
-        counted(monkeypatch, name) for name in ("harness.training.loop.accumulate", "harness.evaluation.evaluate.emit")
+        counted(monkeypatch, name)
+        for name in ("harness.training.loop.accumulate", "harness.evaluation.scored_samples.generate_batch")
     )
     (record,) = runner.run(context(), tmp_path, "*-sed-*")
     assert (len(steps), len(batches)) == (2, 2 + 3)
@@ -348,7 +354,7 @@ def test_a_damaged_evaluation_takes_its_later_checkpoints_with_it(killed: Path, 
 
 
 def test_a_damaged_part_is_made_again(monkeypatch: pytest.MonkeyPatch, reference: Reference, tmp_path: Path) -> None:
-    killed_at(monkeypatch, tmp_path, "harness.evaluation.evaluate.emit", 3)
+    killed_at(monkeypatch, tmp_path, "harness.evaluation.scored_samples.generate_batch", 3)
     parts = sorted(resume_folder(tmp_path).glob("*.parts/said-*"))
     assert len(parts) == 2
     parts[0].write_text(parts[0].read_text().replace("-0.", "-1.", 1))

@@ -14,7 +14,16 @@ import pytest
 from harness import records
 from harness.errors import ConfigError
 from harness.records import CellInfo
-from harness.sequence import NAMES, Codec, CoordinateSpace, NameVocabulary, TokenizerTokens, prompts, vocabulary_names
+from harness.sequence import (
+    NAMES,
+    Codec,
+    CoordinateSpace,
+    NameQuestion,
+    NameVocabulary,
+    TokenizerTokens,
+    prompts,
+    vocabulary_names,
+)
 from harness.suite.schema import Prompt, Suite
 from harness.types import Box, Category, Example
 from tests.support import small, small_tokenizers
@@ -120,8 +129,8 @@ def test_names_stand_before_the_token_that_every_answer_follows() -> None:
 def test_a_tokenizer_writes_the_names_as_text() -> None:
     made = small_tokenizers.byte_level(vocabulary_names(CATEGORIES))
     locations = [f"<loc{index}>" for index in range(65)]
-    asking = f"<image>detect {NAMES}\n"
-    tokens = TokenizerTokens(made, locations, added=["<image>"], prompt="<image>detect", asking=asking, between=" ; ")
+    asking = NameQuestion(f"<image>detect {NAMES}\n", between=" ; ")
+    tokens = TokenizerTokens(made, locations, added=["<image>"], prompt="<image>detect", asking=asking)
     codec = Codec(CATEGORIES, tokens, CoordinateSpace(65))
     written = codec.prompt(image(1, asked=(7, 5)))
     assert tokens.decode_text(written) == "<image>detect sofa ; floor lamp\n"

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from harness.errors import ElsewhereError
 from harness.evaluation import generation
-from harness.evaluation.evaluate import speak
+from harness.evaluation.scored_samples import EvaluationSettings, sample_and_score
 from harness.records.cache import NoCache, SharedCache
 from harness.run.kept import KeptFolder, PartsCache
 from harness.suite.schema import SampleSettings
@@ -91,15 +91,15 @@ def _shared(accelerator: Accelerator, folder: Path) -> Any:
         made.append(arguments[1][0].image_id)
         return original(*arguments)
 
-    original = generation.emit
+    original = generation.generate_batch
 
     def said(cache: SharedCache) -> tuple[list[Any], list[Any], list[int]]:
         images: list[int] = []
-        own = speak(predictor, examples, settings, 0, True, images.append, cache)[1.0]
+        own = sample_and_score(predictor, examples, EvaluationSettings(settings), images.append, cache)[1.0]
         return [[s.tokens for s in row] for row in own.emitted], [str(row) for row in own.scores], images
 
     settings = SampleSettings(samples=2, max_tokens=12, batch_images=2, temperatures=(0.5,), grammar=True)
-    with patch("harness.evaluation.evaluate.emit", counted):
+    with patch("harness.evaluation.scored_samples.generate_batch", counted):
         first = said(cache), made.copy()
         made.clear()
         accelerator.wait_for_everyone()

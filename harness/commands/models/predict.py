@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from harness import records, registry
 from harness.errors import ConfigError, DataError, unknown
-from harness.evaluation.answers import joined, understood
+from harness.evaluation.answers import join_answers, read_sample
 from harness.images import read_rgb
 from harness.inference.confidence import score
 from harness.protocols import Adapter, Predictor
@@ -44,12 +44,18 @@ def predict(images: Sequence[Path], model: str, samples: int, temperature: float
         asked = [example] if chunk is None else _about_all(example, predictor.codec, chunk)
         emitted = predictor.generate(asked, temperatures, seed, MAX_TOKENS)
         answers = [
-            [understood(predictor.codec, question, s) for s in own]
+            [read_sample(predictor.codec, question, s) for s in own]
             for question, own in zip(asked, emitted, strict=True)
         ]
         first = [own[0] for own in answers]
-        scores = score(predictor, asked, [a.sample.tokens for a in first], [a.parsed for a in first])
-        greedy, *drawn = (joined(parts).parsed for parts in zip(*answers, strict=True))
+        scores = score(
+            predictor,
+            asked,
+            [answer.sample.tokens for answer in first],
+            [answer.parsed for answer in first],
+            log_probs=[answer.sample.log_probs for answer in first],
+        )
+        greedy, *drawn = (join_answers(parts).parsed for parts in zip(*answers, strict=True))
         yield Seen(example, greedy, tuple(item.of("category") for own in scores for item in own), tuple(drawn))
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 from harness import images, registry
 from harness.evaluation.evaluate import measure
+from harness.evaluation.scored_samples import EvaluationSettings
 from harness.inference.device import accelerator_on
 from harness.protocols import Adapter
 from harness.run import runner
@@ -201,7 +202,7 @@ def evaluate(images: int, samples: int) -> int:
     benchmark = registry.benchmark("shapes", _sets(images), None)
     adapter = registry.model("open_flamingo", benchmark.categories, {})
     settings = SampleSettings(samples=samples, max_tokens=32, batch_images=SEQUENCES // (samples + 1))
-    return len(measure(adapter, benchmark, settings, "category", 0, 1, None).tables["mentions"])
+    return len(measure(adapter, benchmark, EvaluationSettings(settings), step=1, heldout_nll=None).tables["mentions"])
 
 
 # ---- training ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from harness.commands.score import measure as measuring
 from harness.commands.score.measure import DiversityRequest, Measured
 from harness.errors import ConfigError, DataError
 from harness.evaluation.evaluate import Measurement, measure
+from harness.evaluation.scored_samples import EvaluationSettings
 from harness.suite.schema import SampleSettings
 from harness.types import Box, Detections
 from model_zoo.oracle import OracleUniform
@@ -211,7 +212,7 @@ def test_each_temperature_is_measured_as_if_alone(tmp_path: Path) -> None:
 def cell(folder: Path, settings: SampleSettings, benchmark: Any) -> Measurement:
     """Evaluates an oracle and writes its tables as a cell has them."""
     oracle = OracleUniform(benchmark.categories, {})
-    found = measure(oracle, benchmark, settings, "category", seed=0, step=8, heldout_nll=None)
+    found = measure(oracle, benchmark, EvaluationSettings(settings), step=8, heldout_nll=None)
     (folder / "cell").mkdir()
     for name in ("samples", "mentions"):
         found.tables[name].to_parquet(folder / "cell" / f"{name}.parquet", index=False)

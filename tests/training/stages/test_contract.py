@@ -129,7 +129,7 @@ KILLS: Mapping[str, tuple[Place, ...]] = {
         ("harness.run.kept", "Evaluations._made", 1, "kill-after"),  # after it
         ("harness.training.stages.grpo", "rollout", 1, "kill-after"),  # in the first step of the second stage
         ("harness.training.loop", "accumulate", 4, "kill"),  # between the updates of its second
-        ("harness.evaluation.evaluate", "emit", 2, "kill"),
+        ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
     ),
     "dpo": (
         ("harness.training.stages.rollout", "rollout", 1, "kill-after"),  # before there are pairs
@@ -142,11 +142,11 @@ KILLS: Mapping[str, tuple[Place, ...]] = {
         ("harness.training.stages.nsft", "own_samples", 1, "kill-after"),  # what the model said is lost
         ("harness.run.kept", "StageTables.get_or_make", 1, "kill-after"),  # the corrections are kept
         ("harness.training.loop", "accumulate", 2, "kill"),  # in the stage, before its second step
-        ("harness.evaluation.evaluate", "emit", 2, "kill"),
+        ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
     ),
     "sft": (
         ("harness.training.loop", "accumulate", 4, "kill"),
-        ("harness.evaluation.evaluate", "emit", 2, "kill"),
+        ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
     ),
 }
 KILLS = {**KILLS, "divpo": KILLS["dpo"]}

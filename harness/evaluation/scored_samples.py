@@ -1,0 +1,148 @@
+"""What a model says when it is evaluated: the greedy answer and K samples for every image, and their scores.
+
+In: a predictor, questions, and how it is evaluated. Out: emitted sequences and scores of their mentions by temperature.
+Each batch is kept as a JSON value in a cache, so that an evaluation that was interrupted goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from typing import Any
+
+from harness.evaluation.generation import generate_batch, split_into_batches
+from harness.inference.confidence import MentionScore, score
+from harness.protocols import Adapter, Predictor
+from harness.records.cache import NoCache, SharedCache
+from harness.suite.schema import SampleSettings
+from harness.system.profiler import phase
+from harness.types import Example, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """How a model is evaluated.
+
+    sample  how many samples, at which temperatures, in which batches
+    score   what the scores of detections are: "category", "name", "sequence" or "constant"
+    seed    of the samples
+    last    with all that is measured of the last step alone: scores of samples, their consensus, every temperature
+    """
+
+    sample: SampleSettings
+    score: str = "category"
+    seed: int = 0
+    last: bool = True
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """At which K samples are drawn."""
+        return self.sample.curve if self.last else (self.sample.temperature,)
+
+    def scored(self, temperature: float) -> slice:
+        """Which of the greedy answer and the K samples at a temperature are scored. The greedy answer is the same at
+        every temperature."""
+        if temperature != self.sample.temperature:
+            return SAMPLED
+        return ALL if self.last else GREEDY_ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSamples:
+    """What a model says at one temperature to every question (to every image, with the open prompt).
+
+    emitted  by question, the greedy answer and then K samples
+    scores   of their mentions; None where a sequence's scores are not needed
+    """
+
+    emitted: list[list[Sample]]
+    scores: list[list[list[MentionScore] | None]]
+
+
+GREEDY_ANSWER, SAMPLED, ALL, NONE = slice(0, 1), slice(1, None), slice(0, None), slice(0, 0)
+
+
+def sample_and_score(
+    predictor: Predictor,
+    questions: Sequence[Example],
+    settings: EvaluationSettings,
+    progress: Callable[[int], None] = lambda images: None,
+    cache: SharedCache | None = None,
+) -> dict[float, ScoredSamples]:
+    """Asks a model everything that an evaluation needs, by temperature; batches that the cache has are not asked again.
+
+    Where several processes share the batches, each of them calls this, and the one that goes on has the answers.
+    """
+    cache = NoCache() if cache is None else cache
+    found = {}
+    for temperature in settings.temperatures:
+        batches = split_into_batches(questions, settings.sample)
+        named = {f"said-{temperature}-{_name(batch)}": batch for batch in batches}
+        makers = {name: partial(_make_batch, predictor, batch, temperature, settings) for name, batch in named.items()}
+        sizes = {name: len(batch) for name, batch in named.items()}
+        found[temperature] = _read_batches(cache.get_or_make_each(makers, partial(_count, progress, sizes)))
+    return found
+
+
+def _name(batch: Sequence[Example]) -> str:
+    """Of no other batch: questions about one image have no category in common."""
+    return "-".join(map(str, batch[0].key[:2]))
+
+
+def _count(progress: Callable[[int], None], sizes: Mapping[str, int], name: str) -> None:
+    progress(sizes[name])
+
+
+def _make_batch(
+    predictor: Predictor, batch: Sequence[Example], temperature: float, settings: EvaluationSettings
+) -> list[list[Any]]:
+    """For each question and sample: tokens, log-probabilities, and the fields of each mention's score or None.
+
+    A sequence that several samples emit is scored once. Scores are for detections: where there are no boxes, none are
+    made.
+    """
+    scored = settings.scored(temperature) if predictor.codec.boxed else NONE
+    with phase("generation"):
+        emitted = generate_batch(predictor, batch, temperature, settings.sample, settings.seed)
+    different = {(image, sample.tokens): sample for image, own in enumerate(emitted) for sample in own[scored]}
+    with phase("scoring"):
+        examples = [batch[image] for image, _ in different]
+        found = _score(predictor, examples, list(different.values()), settings.score)
+    scores = dict(zip(different, found, strict=True))
+    chosen = range(settings.sample.samples + 1)[scored]
+    return [
+        [
+            (sample.tokens, sample.log_probs, scores[image, sample.tokens] if index in chosen else None)
+            for index, sample in enumerate(own)
+        ]
+        for image, own in enumerate(emitted)
+    ]
+
+
+def _score(
+    predictor: Predictor, examples: Sequence[Example], samples: Sequence[Sample], source: str
+) -> list[list[tuple[float | None, ...]]]:
+    """The fields of each mention's score, for one sample of each example."""
+    sequences = [sample.tokens for sample in samples]
+    parsed = [
+        predictor.codec.decode(tokens, example.width, example.height)
+        for tokens, example in zip(sequences, examples, strict=True)
+    ]
+    if not isinstance(predictor, Adapter):
+        return [[CERTAIN] * len(own.mentions) for own in parsed]
+    log_probs = [sample.log_probs for sample in samples]
+    found = score(predictor, examples, sequences, parsed, source, log_probs)
+    return [[astuple(mention) for mention in own] for own in found]
+
+
+CERTAIN = (1.0, 1.0, 1.0)
+"""Of a predictor without probabilities."""
+
+
+def _read_batches(values: Sequence[list[list[Any]]]) -> ScoredSamples:
+    """What batches were kept as."""
+    rows = [own for batch in values for own in batch]
+    emitted = [[Sample(tuple(tokens), tuple(log_probs)) for tokens, log_probs, _ in own] for own in rows]
+    scores = [[None if of is None else [MentionScore(*m) for m in of] for *_, of in own] for own in rows]
+    return ScoredSamples(emitted, scores)

@@ -1,0 +1,132 @@
+"""Whether prompts, targets and answers stay within what a model can read, told before anything is computed.
+
+In: the questions of a suite's splits and a model with a context length. Out: problems, one line each, with the share of
+the images concerned. Otherwise a target beyond the context would end in an index error deep within a network, or in
+positions that it was never trained for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from harness.protocols import Adapter, ContextLength, Predictor
+from harness.run.context import Context
+from harness.sequence import CaptionCodec, Codec
+from harness.sequence.targets import fewer_objects, target
+from harness.suite.schema import NamedModel, Train
+from harness.types import Box, Example
+
+SLACK = 4
+"""Tokens by which an object may be longer than the one that a bound is made of: coordinates written as text differ."""
+
+
+@dataclass
+class Lengths:
+    """How many tokens a model reads of an image: the prompt, and the longest target that it may be trained on.
+
+    The last token of a target or an answer is only predicted, so it takes no place.
+    """
+
+    codec: Codec
+    _longest: dict[int, str] = field(default_factory=dict)
+    _object: dict[int, int] = field(default_factory=dict)
+
+    def trained(self, example: Example, plan: Train) -> int:
+        """Places of prompt and target, the longest that `targets` and `max_objects` allow."""
+        limit, canonical = plan.max_objects, plan.targets == "canonical"
+        if limit is not None and limit.drop == "smallest":
+            example = fewer_objects(example, limit.number, limit.drop, 0, 0)
+        prompt = len(self.codec.prompt(example))
+        if isinstance(self.codec, CaptionCodec):
+            return prompt + len(target(example, self.codec, "canonical")) - 1
+        names = {
+            c: self.codec.names_of[c][0] if canonical else self.name(c)
+            for c in {instance.category_id for instance in example.instances}
+        }
+        objects = [(names[instance.category_id], instance.box) for instance in example.instances]
+        if limit is not None:
+            objects.sort(key=lambda named: len(self.codec.tokens.encode_name(named[0])), reverse=True)
+            objects = objects[: limit.number]
+        return prompt + len(self.codec.encode(objects, example.width, example.height)) - 1
+
+    def bound(self, example: Example) -> int:
+        """No fewer places than `trained`, without making any target."""
+        each = [self.object(instance.category_id) + SLACK for instance in example.instances]
+        return len(self.codec.prompt(example)) + sum(each) + SLACK
+
+    def name(self, category: int) -> str:
+        """The name of a category that takes the most tokens."""
+        if category not in self._longest:
+            names = self.codec.names_of[category]
+            self._longest[category] = max(names, key=lambda name: len(self.codec.tokens.encode_name(name)))
+        return self._longest[category]
+
+    def object(self, category: int) -> int:
+        """Tokens of a target that lists one object of this category."""
+        if category not in self._object:
+            alone = [(self.name(category), Box(50.0, 50.0, 50.0, 50.0))]
+            self._object[category] = len(self.codec.encode(alone, 100, 100))
+        return self._object[category]
+
+    def beyond(self, examples: Sequence[Example], plan: Train, most: int) -> list[int]:
+        """Places of every image that may take more than `most`."""
+        captions = isinstance(self.codec, CaptionCodec)
+        long = (example for example in examples if captions or self.bound(example) > most)
+        return [places for example in long if (places := self.trained(example, plan)) > most]
+
+
+def problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
+    """Says where the suite may ask a model to read more than it can: nothing of one that has no context length."""
+    most = made.context_length if isinstance(made, ContextLength) else None
+    if most is None:
+        return []
+    found = _answers(context, model, made, most)
+    if not isinstance(made, Adapter):
+        return found
+    lengths, seed = Lengths(made.codec), context.suite.seeds[0]
+    plans = {objective.label: context.suite.train_of(objective) for objective in context.suite.objectives}
+    told: dict[tuple[str, str], None] = {}
+    for label, plan in plans.items():
+        same = (plan.targets, str(plan.max_objects))
+        if same in told:
+            continue
+        told[same] = None
+        examples = context.questions("train", seed)
+        if places := lengths.beyond(examples, plan, most):
+            found.append(
+                f"model {model.label}: objectives.{label}: prompt and target take up to {max(places)} places, "
+                f"expected at most the {most} that it can read; {_share(len(places), len(examples))} of the training "
+                "images take more; give train.max_objects"
+            )
+    return found
+
+
+def _answers(context: Context, model: NamedModel, made: Predictor, most: int) -> list[str]:
+    questions, tokens = context.questions("val", 0), context.suite.sample.max_tokens
+    places = [len(made.codec.prompt(question)) + tokens - 1 for question in questions]
+    if (number := sum(own > most for own in places)) == 0:
+        return []
+    return [
+        f"sample.max_tokens: prompt and answer of model {model.label} may take {max(places)} places, expected at most "
+        f"the {most} that it can read, for {_share(number, len(questions))} of the validation images; use at most "
+        f"{tokens - max(places) + most}"
+    ]
+
+
+def _share(some: int, everything: int) -> str:
+    return f"{100 * some / everything:.3g}%"
+
+
+def readable(made: Predictor, examples: Sequence[Example]) -> tuple[Example, ...]:
+    """The examples whose whole target a model can read: held-out loss and calibration are about these."""
+    most = made.context_length if isinstance(made, ContextLength) else None
+    if most is None:
+        return tuple(examples)
+    lengths, plan = Lengths(made.codec), Train(targets="random")
+    captions = isinstance(made.codec, CaptionCodec)
+    return tuple(
+        example
+        for example in examples
+        if (not captions and lengths.bound(example) <= most) or lengths.trained(example, plan) <= most
+    )
