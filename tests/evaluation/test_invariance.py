@@ -60,8 +60,13 @@ def answers(batch_images: int, grammar: bool, kind: str) -> list[list[Sample]]:
     return generate(adapter, benchmark().split("val"), 1.0, settings(batch_images, grammar), seed=4)
 
 
-@pytest.mark.parametrize("kind", ["trained", "random"])
-@pytest.mark.parametrize("grammar", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "grammar"),
+    [
+        *(("trained", True), ("random", False)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("trained", False), ("random", True))),
+    ],
+)
 def test_answers_do_not_depend_on_the_batch_size(kind: str, grammar: bool) -> None:
     """Greedy and sampled tokens to the bit; the random model's choices are all close."""
     one, *others = (answers(size, grammar, kind) for size in SIZES)

@@ -403,15 +403,17 @@ GROUPED = PLAN.model_copy(update={"targets": "all(2)", "batching": "grouped"})
 COLLIDING = PLAN.model_copy(update={"targets": "random", "batching": "collision", "collision_rate": 0.5})
 
 
+STOPPED = [
+    ("sed_sft", SED["base"], PLAN.model_copy(update={"targets": "random"}), "all", 1),
+    ("ce", {}, PLAN.model_copy(update={"micro_batch": 3}), "flamingo", 2),
+    ("mrt", {"weight": 0.5}, COLLIDING, "all", 2),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "settings", "plan", "trains"),
-    [
-        ("sed_sft", SED["base"], PLAN.model_copy(update={"targets": "random"}), "all"),
-        ("ce", {}, PLAN.model_copy(update={"micro_batch": 3}), "flamingo"),
-        ("mrt", {"weight": 0.5}, COLLIDING, "all"),
-    ],
+    ("name", "settings", "plan", "trains", "stop"),
+    [*STOPPED, *(pytest.param(*case, 3 - stop, marks=pytest.mark.slow) for *case, stop in STOPPED)],
 )
-@pytest.mark.parametrize("stop", [1, 2])
 def test_stopped_training_goes_on_to_the_last_bit(
     name: str, settings: dict[str, Any], plan: Train, trains: str, stop: int, tmp_path: Path
 ) -> None:
