@@ -29,6 +29,7 @@ from harness.records.gallery import gallery_frame
 from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
 from harness.run.context import Context, Planned, Watch, build, evaluation_numbers
+from harness.run.interval import Interval
 from harness.run.kept import WEIGHTS
 from harness.run.lengths import readable
 from harness.run.resume import CellCheckpointer
@@ -69,11 +70,16 @@ def compute(context: Context, item: Planned, folder: Path, check: Callable[[], N
         interrupts.deferred(partial(ranks.meet, context.accelerator)) as caught,
         _tracking(context, item) as tell,
         recording(recorder),
+        CellCheckpointer(
+            folder / RESUME,
+            Log(folder / METRICS if main else None, tell, check),
+            settings,
+            Interval.of(context.snapshot_every),
+            caught,
+            context.accelerator,
+            check,
+        ) as checkpointer,
     ):
-        log = Log(folder / METRICS if main else None, tell, check)
-        checkpointer = CellCheckpointer(
-            folder / RESUME, log, settings, context.snapshot_every, caught, context.accelerator, check
-        )
         run = _Run(context, item.cell, checkpointer)
         figures: dict[str, Any] = {}
         if item.cell.objective is None:
@@ -89,7 +95,7 @@ def compute(context: Context, item: Planned, folder: Path, check: Callable[[], N
         return None
     if recorder is not None:
         profiler.write(layout.beside(item.folder, layout.PROFILE, ".json"), recorder.seconds)
-    evaluations = checkpointer.evaluations.finished
+    evaluations, log = checkpointer.evaluations.finished, checkpointer.log
     return record_of(
         context,
         item,

@@ -26,6 +26,8 @@ from harness.system import ranks
 from harness.training.prefetch import WORKERS
 from harness.types import Category, Example
 
+SNAPSHOT_EVERY = "10m"
+
 
 class Watch(Protocol):
     """What a run tells about its progress (the command line draws it)."""
@@ -51,8 +53,8 @@ class Context:
     benchmark: Benchmark
     accelerator: Accelerator
     watch: Watch = field(default_factory=Silence)
-    snapshot_every: int = 50
-    """Training steps between two checkpoints (see harness.run.resume)."""
+    snapshot_every: str | int = SNAPSHOT_EVERY
+    """How often there is a checkpoint: steps, or a time like 10m (see harness.run.interval)."""
     workers: int = WORKERS
     """Threads that read the images training comes to next (see harness.training.prefetch)."""
     profile: bool = False

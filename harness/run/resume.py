@@ -11,12 +11,16 @@ The last three are in harness.run.kept.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from harness.records.log import Log
+from harness.run.interval import Interval
 from harness.run.kept import Evaluated, Evaluations, KeptFolder, StageTables, warn
 from harness.system import ranks
 from harness.system.files import partials
@@ -33,7 +37,8 @@ class CellCheckpointer:
         folder: `resume` of the cell.
         log: of training.
         settings: what the result depends on: what was kept under other ones is of no use.
-        every: steps between two checkpoints; one is also made before each evaluation, and when a signal came.
+        every: how often there is a checkpoint; one is also made before each evaluation, and when a signal came. It is
+            written in a thread while training goes on; only what needs it waits for it.
         interrupts: the signals that came.
         accelerator: the processes that compute the cell together; rank 0 reads and writes.
         check: called before anything is written or removed; raises where another process has taken the cell over.
@@ -44,10 +49,11 @@ class CellCheckpointer:
         folder: Path,
         log: Log,
         settings: str,
-        every: int,
+        every: Interval,
         interrupts: Interrupts,
         accelerator: Accelerator,
         check: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.log = log
         self.timings = {"train": 0.0, "waiting": 0.0, "evaluate": 0.0, "probe": 0.0}
@@ -55,6 +61,9 @@ class CellCheckpointer:
         self._folder = KeptFolder(folder, settings, accelerator, interrupts, check)
         self.evaluations, self.tables = Evaluations(self._folder), StageTables(self._folder)
         self._checkpoint: Checkpoint | None = None
+        self._clock, self._saved_at = clock, clock()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Checkpoint] | None = None
         if not self._folder.main:
             return
         check()
@@ -84,23 +93,49 @@ class CellCheckpointer:
     def after_step(self, state: TrainingState, evaluated: bool) -> None:
         """Saves the state where that is due. Raises Interrupted, once it is saved, if a signal came."""
         signal = self._interrupts.agreed()
-        due = state.resumes and (evaluated or signal or state.step % self._every == 0)
+        due = state.resumes and (evaluated or signal or self._is_due(state.step))
         if due and not self._folder.main:
             checkpoints.take_part(state)
         elif due:
             self._save(state)
+        if evaluated or signal:  # an evaluation is named by the weights; and after a signal nothing goes on
+            self._finish_writing()
         stop(signal)
 
+    def __enter__(self) -> CellCheckpointer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for what is being written. Its error is raised unless there is another one."""
+        with suppress(Exception) if kind is not None else nullcontext():
+            self._finish_writing()
+        self._writer.shutdown()
+
+    def _is_due(self, step: int) -> bool:
+        """Whether the interval is over: by the clock of rank 0, where it is a time."""
+        over = self._every.is_over(step, self._clock() - self._saved_at)
+        if self._every.seconds is None:
+            return over
+        return bool(ranks.meet(self._accelerator, int(over and self._folder.main)))
+
     def _save(self, state: TrainingState) -> None:
+        """Copies the state, and begins to write it."""
+        self._finish_writing()
+        self._saved_at = self._clock()
         extra = {
-            "log": self.log.rows,
+            "log": list(self.log.rows),
             "evaluations": [evaluation.folder.name for evaluation in self.evaluations.finished],
-            "timings": self.timings,
+            "timings": dict(self.timings),
             "tables": {name: path.parent.name for name, path in self.tables.paths.items()},
         }
-        self._folder.weights = checkpoints.write(
-            self._folder.path, state, self._folder.settings, extra, self._folder.check
-        ).weights
+        copy = checkpoints.copy_of(state, self._folder.settings, extra)
+        self._writing = self._writer.submit(checkpoints.write_copy, self._folder.path, copy, self._folder.check)
+
+    def _finish_writing(self) -> None:
+        """Waits until the newest checkpoint is written. Raises what its writing raised."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            self._folder.weights = writing.result().weights
 
     def _warn(self, message: str) -> None:
         """Before something that is of no use is removed: to a process that was taken over all may look so."""

@@ -4,7 +4,7 @@
                          state.json            everything else, and a digest of each tensor
 
 Nothing here is code: no pickle is written or read. The two newest checkpoints are kept; the older of them goes only
-after a newer one has been read back.
+after a newer one can be read. Writing is done from a copy, so that training may go on meanwhile.
 """
 
 from __future__ import annotations
@@ -75,20 +75,18 @@ class Checkpoint(NamedTuple):
         return sha256(repr(own).encode()).hexdigest()
 
 
-def write(
-    folder: Path,
-    state: TrainingState,
-    settings: str,
-    extra: Mapping[str, Any],
-    check: Callable[[], None] = lambda: None,
-) -> Checkpoint:
-    """A checkpoint in `folder`, verified by reading it back; then all but the two newest are removed.
+class StateCopy(NamedTuple):
+    """All that a checkpoint will hold, in memory of its own: training may go on while it is written. content: what
+    state.json will hold, but for the digests."""
 
-    settings: names what is trained: a checkpoint of something else is never taken for one of this. check: called before
-    anything that was there is replaced or removed, and raises where it must not. DataError if it does not read back; an
-    error of the file system leaves the earlier checkpoints as they are.
-    """
-    tensors = _tensors(state)
+    step: int
+    tensors: dict[str, Tensor]
+    content: dict[str, Any]
+
+
+def copy_of(state: TrainingState, settings: str, extra: Mapping[str, Any]) -> StateCopy:
+    """Copies the state to the CPU. settings: names what is trained: a checkpoint of something else is never taken for
+    one of this. extra: the caller's, kept as JSON; it must not change any more."""
     content = {
         "format": FORMAT,
         "settings": settings,
@@ -98,18 +96,47 @@ def write(
         "last": state.last,
         "random": {"python": random.getstate(), "numpy": _numpy_state()},
         "selections": [[image, tokens, len(found)] for (image, tokens), found in state.selections.items()],
-        "tensors": {name: digest(tensor) for name, tensor in tensors.items()},
         "extra": extra,
     }
-    place = folder / f"step-{state.step:08}"
+    return StateCopy(state.step, _tensors(state), content)
+
+
+def write_copy(folder: Path, copy: StateCopy, check: Callable[[], None] = lambda: None) -> Checkpoint:
+    """Writes a checkpoint into `folder`; once it can be read, all but the two newest are removed.
+
+    Each tensor is hashed once, here; `read` compares. check: called before anything that was there is replaced or
+    removed, and raises where it must not. DataError if it cannot be read; an error of the file system leaves the
+    earlier checkpoints as they are.
+    """
+    content = {**copy.content, "tensors": {name: digest(tensor) for name, tensor in copy.tensors.items()}}
+    place = folder / f"step-{copy.step:08}"
     with files.whole_folder(place, check) as partial:
-        save_file(tensors, partial / TENSORS)
+        save_file(copy.tensors, partial / TENSORS)
         files.give_usual_permissions(partial / TENSORS)
         files.write_json(partial / STATE, content)
-    written = read(place, settings)
+    _require_readable(place / TENSORS, copy.tensors)
     check()
     _remove_all_but_one_before(place)
-    return written
+    return Checkpoint(place, content)
+
+
+def write(
+    folder: Path,
+    state: TrainingState,
+    settings: str,
+    extra: Mapping[str, Any],
+    check: Callable[[], None] = lambda: None,
+) -> Checkpoint:
+    """Copies the state and writes it at once (see `copy_of` and `write_copy`)."""
+    return write_copy(folder, copy_of(state, settings, extra), check)
+
+
+def _require_readable(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """DataError if the file is cut off, or does not list these tensors."""
+    with _opened(path) as file:
+        listed = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    if listed != {name: list(tensor.shape) for name, tensor in tensors.items()}:
+        raise DataError(f"{path}: expected the tensors of a checkpoint, got others than were written")
 
 
 def _remove_all_but_one_before(place: Path) -> None:
@@ -206,14 +233,14 @@ def _shared(checkpoint: Checkpoint, accelerator: Accelerator) -> Iterator[Callab
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
-    """On the CPU, in memory of their own where safetensors asks for it."""
+    """Copies on the CPU."""
     found = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _of_reference(state)
     found["random/torch"] = torch.get_rng_state()
     if state.device.type == "cuda":
         found["random/cuda"] = torch.cuda.get_rng_state(state.device)
     empty = torch.zeros(0, dtype=torch.bool)
     found["selections"] = torch.cat([empty.to(state.device), *state.selections.values()])
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()}
 
 
 def _changed(state: TrainingState) -> dict[str, Tensor]:

@@ -172,8 +172,6 @@ class _RunningStage:
         with closing(self._stage.steps(self._work, state, self._engine, self._start)) as steps:
             for number in numbers:
                 self._train_step(number, steps)
-                assert state.last is not None
-                self._hooks.progress(number, state.last["loss"])
                 with phase("checkpoint"):
                     checkpointer.after_step(state, evaluated=number in self._evaluations)
                 self.look()
@@ -187,8 +185,9 @@ class _RunningStage:
         logged = own == 1 or own % plan.log_every == 0 or own == plan.steps
         figures = self._update(number, step, logged)
         state.seconds += time.perf_counter() - started
+        assert state.last is not None
+        self._hooks.progress(number, state.last["loss"])
         if logged:
-            assert state.last is not None
             times = {"seconds": state.seconds, "waiting": state.waiting}
             self._work.log.add("train", {**state.last, **figures, **step.figures, **times})
 

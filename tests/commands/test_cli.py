@@ -157,7 +157,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 def test_snapshots_are_made_as_often_as_asked_for(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    every: list[int] = []
+    every: list[str | int] = []
 
     def noted(context: Context, *_: object) -> list[Record]:
         every.append(context.snapshot_every)
@@ -166,8 +166,12 @@ def test_snapshots_are_made_as_often_as_asked_for(invoke: Invoke, mini: Path, mo
     monkeypatch.setattr("harness.run.runner.run", noted)
     for arguments in ((), ("--snapshot-every", "7")):
         invoke("run", mini, "--only", "*", "--device", "cpu", "--quiet", *arguments)
-    assert every == [50, 7]
-    assert invoke("run", mini, "--snapshot-every", "0").code == 2
+    assert every == ["10m", "7"]
+    refused = invoke("run", mini, "--snapshot-every", "0")
+    assert refused.code == 2
+    assert (
+        "--snapshot-every: expected a number of steps (50) or a time (90s, 10m, 1.5h), got '0'" in refused.problems[0]
+    )
 
 
 def test_jobs_run_the_same_command_in_workers(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:

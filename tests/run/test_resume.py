@@ -136,7 +136,7 @@ PLACES = {
     "in generation": ("harness.evaluation.scored_samples", "generate_batch", 2 * BATCHES + 2, "kill"),
     "in scoring": ("harness.evaluation.evaluate", "_scores", BATCHES + 2, "kill"),
     "as a checkpoint is written": ("harness.training.checkpoints", "save_file", 3, "kill-after"),
-    "as a checkpoint is renamed": ("harness.training.checkpoints", "read", 3, "kill"),
+    "as a checkpoint is renamed": ("harness.training.checkpoints", "_require_readable", 3, "kill"),
     "as the older checkpoint is removed": ("harness.training.checkpoints", "_remove_all_but_one_before", 3, "kill"),
     "as a part of an evaluation is stored": ("harness.system.files", "write_text", 10, "kill"),
     "as an evaluation is stored": ("harness.run.kept", "Evaluations._write_content", 3, "kill"),
@@ -164,7 +164,7 @@ CHAIN = (
     ("harness.run.kept", "Evaluations._write_content", 1, "kill"),  # after step 4
     ("harness.run.kept", "Evaluations._made", 1, "kill-after"),
     ("harness.training.checkpoints", "_remove_all_but_one_before", 1, "kill"),  # after step 5
-    ("harness.training.checkpoints", "read", 2, "kill"),  # the second one is that of the new checkpoint, after step 6
+    ("harness.training.checkpoints", "_require_readable", 1, "kill"),  # after step 6
     ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
     ("harness.evaluation.evaluate", "_scores", 1, "kill"),
     ("harness.run.cell", "gallery_frame", 1, "kill"),

@@ -21,7 +21,7 @@ class WaitingError(Exception):
 
 
 def context() -> Context:
-    suite = small.mini_suite(objectives=["ce"], train={"steps": 4, "batch_size": 2, "log_every": 1})
+    suite = small.mini_suite(objectives=["ce"], train={"steps": 4, "batch_size": 2, "log_every": 1, "eval_at": [2]})
     made = open_context(suite, None, "cpu")
     made.snapshot_every = 1
     return made
@@ -71,7 +71,8 @@ def test_nothing_of_the_new_owner_is_touched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[Exception] | None
 ) -> None:
     """Neither by an error, which may be nothing but the other's work, nor by what would have come next: a row of the
-    log, a checkpoint, an evaluation. The new owner goes on from step 2 and finishes the cell."""
+    log, a checkpoint, an evaluation. The new owner goes on from step 2, which was evaluated and so
+    has a checkpoint for sure, and finishes the cell."""
     lock, before = run_until_taken_over(monkeypatch, tmp_path, error)
     assert "resume/step-00000002/state.json" in before
     assert content(tmp_path) == before

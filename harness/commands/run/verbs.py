@@ -22,7 +22,7 @@ def run(
     seeds: Annotated[Optional[str], typer.Option(help="Instead of the suite's, e.g. 0,1.")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their cost.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, in processes that share GPUs and cores.")] = 1,
-    snapshot_every: Annotated[int, typer.Option(min=1, help="Steps between two snapshots to go on from.")] = 50,
+    snapshot_every: Annotated[str, typer.Option(help="Time (10m) or steps (50) between states to go on from.")] = "10m",
     workers: Annotated[Optional[int], typer.Option(min=0, help="Threads reading ahead; 0: read when needed.")] = None,  # noqa: UP045
     profile: Annotated[bool, typer.Option("--profile", help="Where the time goes; slows a GPU down.")] = False,
     track: Annotated[Optional[Literal["tensorboard", "wandb", "trackio"]], typer.Option(help="Also log there.")] = None,  # noqa: UP045
@@ -38,6 +38,7 @@ def run(
     from harness.commands.run import launch
     from harness.run import trackers
     from harness.run.context import open_context
+    from harness.run.interval import Interval
     from harness.run.output import mirror as mirrors
     from harness.suite import load
 
@@ -46,6 +47,7 @@ def run(
         chosen = load.with_seeds(chosen, seeds)
     launch.require_executor(executor, ray_address, jobs)
     folder, mirror = mirrors.opened(output or f"runs/{chosen.suite}")
+    Interval.of(snapshot_every)
     if dry_run:
         launch.require_one_process("--dry-run")
         console.show_plan(open_context(chosen, data, device), folder, only)
