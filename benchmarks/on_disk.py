@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +19,11 @@ from benchmarks.evaluators import evaluator
 from benchmarks.published import LAYOUTS, File, Layout
 from benchmarks.readers.annotations import Annotations, left_out, without
 from benchmarks.readers.captions import with_captions
+from harness import settings as checks
 from harness.errors import ConfigError, DataError, unknown
 from harness.metrics.detection.accumulate import Matches
 from harness.metrics.detection.rules import Protocol
+from harness.settings import Setting
 from harness.types import Category, Detection, Detections, Evaluation, Example
 
 FILES = ("train", "val", "images")
@@ -48,13 +50,11 @@ class DataSetSettings:
     @classmethod
     def read(cls, name: str, settings: Mapping[str, object], splits: Sequence[str]) -> DataSetSettings:
         """Settings of a suite file, every mistake reported at once. `splits`: those allowed, the default first."""
-        known = [field.name for field in fields(cls)]
-        problems = [f"{name}: {unknown('setting', key, known)}" for key in settings if key not in known]
-        problems += [_problem(name, key, value, splits) for key, value in settings.items() if key in known]
+        problems = checks.problems(name, settings, _known(splits))
         if "split" in settings and any(key in settings for key in FILES):
             problems.append(f"{name}: expected either split or names of files (train, val, images), got both")
-        if any(problems):
-            raise ConfigError(*filter(None, problems))
+        if problems:
+            raise ConfigError(*problems)
         given: dict[str, Any] = {"split": splits[0], **settings}
         usual = LAYOUTS[given["split"]]
         return cls(**{"train": usual.train.path, "val": usual.val.path, "images": usual.images, **given})
@@ -67,18 +67,17 @@ class DataSetSettings:
         return replace(usual, train=train, val=val, images=self.images)
 
 
-def _problem(name: str, key: str, value: object, splits: Sequence[str]) -> str:
-    """What is wrong with the value of a known setting; empty if nothing."""
-    if key == "split":
-        return "" if value in splits else f"{name}: {unknown('split', str(value), splits)}"
-    if key == "captions":
-        good, expected = isinstance(value, bool), "true or false"
-    elif key in FILES:
-        good, expected = isinstance(value, str) and _inside(value), "a name relative to the data folder"
-    else:
-        low = 0 if key == "calibration_images" else 1
-        good, expected = type(value) is int and value >= low, f"an integer of at least {low}"
-    return "" if good else f"{name}.{key}: expected {expected}, got {value!r}"
+def _known(splits: Sequence[str]) -> dict[str, Setting]:
+    """The settings of a data set on disk; null is no number of images."""
+    inside = checks.text("a name relative to the data folder", _inside)
+    return {
+        "split": checks.named(splits),
+        **dict.fromkeys(FILES, inside),
+        "train_images": checks.whole(1),
+        "val_images": checks.whole(1),
+        "calibration_images": checks.whole(0),
+        "captions": checks.flag(),
+    }
 
 
 def _inside(name: str) -> bool:

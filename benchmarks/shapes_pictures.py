@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from harness.errors import ConfigError, unknown
+from harness import settings as checks
+from harness.errors import ConfigError
 from harness.types import Frequency
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -59,39 +60,27 @@ class ShapesSettings:
     @classmethod
     def read(cls, settings: Mapping[str, object]) -> ShapesSettings:
         """Settings of a suite file, every mistake reported at once."""
-        known = {field.name: field for field in fields(cls)}
-        problems = [f"shapes: {unknown('setting', key, known)}" for key in settings if key not in known]
-        readable: dict[str, Any] = {}
-        for key, value in settings.items():
-            if key == "domain" and value not in ("plain", "cluttered"):
-                problems.append(f"shapes.domain: expected plain or cluttered, got {value!r}")
-            elif key in known and key != "domain" and (not isinstance(value, int) or isinstance(value, bool)):
-                problems.append(f"shapes.{key}: expected an integer, got {value!r}")
-            elif key in known:
-                readable[key] = value
-        made = cls(**readable)
-        problems += made._ranges()
-        if problems:
-            raise ConfigError(*problems)
-        return made
+        problems = checks.problems("shapes", settings, SETTINGS)
+        if not problems:
+            made = cls(**cast(dict[str, Any], dict(settings)))
+            if made.max_objects >= made.min_objects:
+                return made
+            expected = f"at least min_objects {made.min_objects}"
+            problems.append(f"shapes.max_objects: expected {expected}, got {made.max_objects}")
+        raise ConfigError(*problems)
 
-    def _ranges(self) -> list[str]:
-        top = len(KINDS) * len(COLOURS)
-        bounds = {
-            "train_images": (1, 10**6),
-            "val_images": (1, 10**6),
-            "calibration_images": (0, 10**6),
-            "categories": (1, top),
-            "min_objects": (0, 8),
-            "max_objects": (min(max(1, self.min_objects), 8), 8),
-            "size": (32, 1024),
-            "seed": (0, 2**31 - 1),
-        }
-        return [
-            f"shapes.{name}: expected {low} to {high}, got {getattr(self, name)}"
-            for name, (low, high) in bounds.items()
-            if not low <= getattr(self, name) <= high
-        ]
+
+SETTINGS = {
+    "domain": checks.one_of(("plain", "cluttered")),
+    "train_images": checks.whole(1, 10**6),
+    "val_images": checks.whole(1, 10**6),
+    "calibration_images": checks.whole(0, 10**6),
+    "categories": checks.whole(1, len(KINDS) * len(COLOURS)),
+    "min_objects": checks.whole(0, 8),
+    "max_objects": checks.whole(1, 8),
+    "size": checks.whole(32, 1024),
+    "seed": checks.whole(0, 2**31 - 1),
+}
 
 
 # ---- categories ----------------------------------------------------------------------------------------------

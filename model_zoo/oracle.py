@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import unknown
+from harness import settings as checks
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, Space, vocabulary_names
 from harness.sequence.targets import target
 from harness.types import Category, Example, Sample
@@ -47,11 +47,7 @@ class _Oracle:
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
-        found = [unknown("setting of an oracle", key, ["bins"]) for key in settings if key != "bins"]
-        bins = settings.get("bins", DEFAULT_BINS)
-        if not isinstance(bins, int) or isinstance(bins, bool) or bins < 2:
-            found.append(f"oracle.bins: expected an integer of at least 2, got {bins!r}")
-        return found
+        return checks.problems("oracle", settings, {"bins": checks.whole(2)})
 
     def describe(self) -> dict[str, object]:
         usual = self.space == CoordinateSpace(self.bins)

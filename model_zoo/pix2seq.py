@@ -21,10 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.errors import ConfigError, DataError, unknown
+from harness import settings as checks
+from harness.errors import ConfigError, DataError
 from harness.inference.decoding import Steps, sample_all
 from harness.inference.pixels import read_pixels
 from harness.sequence import NOISE, Codec, CoordinateSpace, NameVocabulary, TokenFormat, vocabulary_names
+from harness.settings import Setting
 from harness.types import Category, Example, Projection, Sample, TokenTrees
 from model_zoo import checkpoint, timm_tower
 from model_zoo.timm_tower import TimmTower, position_encoding
@@ -42,12 +44,25 @@ DEFAULTS: dict[str, Any] = {
     "trains": "all",
     "noise_objects": 0,
 }
-LIMITS = {"image_size": (16, 4096), "stride": (1, 64), "width": (4, 8192), "layers": (1, 64), "heads": (1, 128)}
-"""Least and greatest value of each whole number among the settings; `bins` as everywhere."""
 MAX_NOISE = 100
 """Objects that the paper has in every sequence."""
 MAX_BINS = 10_000
 TRAINS = ("all", "decoder")
+ANYTHING = Setting("anything", lambda value: True)
+"""What model_zoo.timm_tower checks."""
+SETTINGS = {
+    "backbone": ANYTHING,
+    "backbone_weights": ANYTHING,
+    "image_size": checks.whole(16, 4096),
+    "stride": checks.whole(1, 64),
+    "width": checks.whole(4, 8192),
+    "layers": checks.whole(1, 64),
+    "heads": checks.whole(1, 128),
+    "bins": checks.whole(2, MAX_BINS),
+    "weights": checks.text("'random' or a file"),
+    "trains": checks.named(TRAINS),
+    "noise_objects": checks.whole(0, MAX_NOISE),
+}
 VOCABULARY = ("decoder.embedding.weight", "decoder.output.weight")
 CARDS = [
     {
@@ -95,19 +110,11 @@ class Pix2Seq:
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
-        found = [unknown("setting of pix2seq", key, DEFAULTS) for key in settings if key not in DEFAULTS]
         full = {**DEFAULTS, **settings}
+        found = checks.problems("pix2seq", settings, SETTINGS)
         found += timm_tower.problems(full["backbone"], full["backbone_weights"])
-        for key, (least, most) in {**LIMITS, "bins": (2, MAX_BINS), "noise_objects": (0, MAX_NOISE)}.items():
-            value = full[key]
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                found.append(f"pix2seq.{key}: expected an integer from {least} to {most}, got {value!r}")
         if not found and full["width"] % math.lcm(4, full["heads"]):
             found.append(f"pix2seq.width: expected a multiple of 4 and of heads {full['heads']}, got {full['width']}")
-        if full["trains"] not in TRAINS:
-            found.append(unknown("pix2seq.trains", str(full["trains"]), TRAINS))
-        if not isinstance(full["weights"], str):
-            found.append(f"pix2seq.weights: expected 'random' or a file, got {full['weights']!r}")
         return found
 
     @property

@@ -21,6 +21,7 @@ PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 ORDER: tuple[frozenset[str], ...] = (
     frozenset({"harness.types", "harness.errors"}),
+    frozenset({"harness.settings"}),
     frozenset({"harness.system", "harness.sequence", "harness.metrics", "harness.objectives", "harness.images"}),
     frozenset({"harness.records", "harness.protocols", "benchmarks"}),
     frozenset({"harness.registry", "harness.inference"}),
@@ -39,7 +40,15 @@ MOST_MODULES = 12
 MOST_LINES = 350
 
 TORCH_FREE = (
-    *("harness.types", "harness.errors", "harness.protocols", "harness.registry", "harness.images", "harness.system"),
+    *(
+        "harness.types",
+        "harness.errors",
+        "harness.settings",
+        "harness.protocols",
+        "harness.registry",
+        "harness.images",
+        "harness.system",
+    ),
     *("harness.metrics", "harness.sequence", "harness.records", "harness.suite", "harness.report", "benchmarks"),
     *(
         "harness.objectives.spec",
@@ -53,7 +62,14 @@ TORCH_FREE = (
 WITH_TORCH = frozenset({"harness.system.ranks"})
 """Not these of them: they are about processes that compute together."""
 PURE = (
-    *("harness.metrics", "harness.objectives", "harness.errors", "harness.sequence", "harness.training.schedule"),
+    *(
+        "harness.metrics",
+        "harness.objectives",
+        "harness.errors",
+        "harness.settings",
+        "harness.sequence",
+        "harness.training.schedule",
+    ),
     *("harness.inference.padding", "harness.inference.decoding", "harness.training.stages.corrections"),
 )
 PURE_LIBRARIES = frozenset(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harness.objectives.names import OBJECTIVES
 from harness.objectives.ready import LossFunction, ReadyObjective, Selection, build, problems, ready
-from harness.objectives.spec import Need, ObjectiveSpec, Setting
+from harness.objectives.spec import Need, ObjectiveSpec
 
 __all__ = [
     "OBJECTIVES",
@@ -18,7 +18,6 @@ __all__ = [
     "ObjectiveSpec",
     "ReadyObjective",
     "Selection",
-    "Setting",
     "build",
     "problems",
     "ready",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness.objectives.spec import Need, ObjectiveSpec, Setting, Settings, above, at_least, count, fraction, one_of
+from harness.objectives.spec import Need, ObjectiveSpec
+from harness.settings import Settings, above, at_least, fraction, number, one_of, whole
 
 MASKS = ("live", "none", "base")
 CALIBRATION = ("quantile", "calibration_top_k", "calibration_positions", "calibration_examples")
@@ -51,12 +52,12 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         "-log p_y + weight * m * (p_y*(p_y - 1) + 1/4), m = 1 where the top_k mass < threshold, else 0",
         "Chen et al., ACL 2026; arXiv 2602.07464",
         {
-            "top_k": count(),
-            "threshold": Setting(float, "a number in (0, 1]", lambda t: 0 < t <= 1),
-            "quantile": Setting(float, "a number in (0, 1)", lambda q: 0 < q < 1),
-            "calibration_top_k": count(),
+            "top_k": whole(1),
+            "threshold": number("a number in (0, 1]", lambda t: 0 < t <= 1),
+            "quantile": number("a number in (0, 1)", lambda q: 0 < q < 1),
+            "calibration_top_k": whole(1),
             "calibration_positions": one_of(("targets", "all")),
-            "calibration_examples": count(),
+            "calibration_examples": whole(1),
             "weight": at_least(0, default=1.0),
             "mask": one_of(MASKS, default="live"),
         },
@@ -80,7 +81,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         "token",
         "-log p_y * sg(H_k / z)^alpha, H_k: entropy of the top_k largest logits' softmax, z = ln k by default",
         "Diao et al., 2026; arXiv 2601.02151",
-        {"alpha": at_least(0, default=1.0), "top_k": count(20), "z": above(0)},
+        {"alpha": at_least(0, default=1.0), "top_k": whole(1, default=20), "z": above(0)},
     ),
     "focal": ObjectiveSpec(
         "token",
@@ -104,7 +105,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         "set",
         "ce + weight * sum_i q_i * (1 - F_i) over the members and samples of a set, q: normalised probabilities",
         "minimum-risk training, Shen et al., ACL 2016; arXiv 1512.02433",
-        {"weight": at_least(0, default=1.0), "samples": count(2)},
+        {"weight": at_least(0, default=1.0), "samples": whole(1, default=2)},
         needs=lambda settings: frozenset({"samples"}),
     ),
 }

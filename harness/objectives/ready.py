@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from harness import settings as checks
 from harness.errors import ConfigError, ObjectiveError, unknown
 from harness.objectives.names import CALIBRATION, OBJECTIVES
-from harness.objectives.spec import Need, ObjectiveSpec, Settings
+from harness.objectives.spec import Need, ObjectiveSpec
+from harness.settings import Settings
 from harness.types import LossOutput
 
 if TYPE_CHECKING:
@@ -101,20 +103,11 @@ def problems(name: str, settings: Settings) -> list[str]:
     if name not in OBJECTIVES:
         return [unknown("objective", name, OBJECTIVES)]
     spec = OBJECTIVES[name]
-    wrong = [problem for key, value in settings.items() for problem in _problem(spec, str(key), value)]
-    wrong += spec.problems(_with_defaults(spec, settings))
-    return [f"{name}: {problem}" for problem in wrong]
-
-
-def _problem(spec: ObjectiveSpec, key: str, value: object) -> list[str]:
-    if key not in spec.settings:
-        return [unknown("setting", key, spec.settings)]
-    setting = spec.settings[key]
-    return [] if setting.valid(value) else [f"{key} must be {setting.expected}, got {value!r}"]
+    between = spec.problems(_with_defaults(spec, settings))
+    return [*checks.problems(name, settings, spec.settings), *(f"{name}: {problem}" for problem in between)]
 
 
 def _with_defaults(spec: ObjectiveSpec, settings: Settings) -> dict[str, Any]:
     """Orders the settings as the spec does; defaults where none is given, absent where there is no default."""
-    defaults = {key: setting.default for key, setting in spec.settings.items() if setting.default is not None}
-    given = {**defaults, **settings}
+    given = {**checks.defaults(spec.settings), **settings}
     return {key: given[key] for key in spec.settings if key in given}

@@ -6,12 +6,12 @@ harness.objectives.ready).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-Settings = Mapping[str, Any]
+from harness.settings import Setting, Settings
+
 Level = Literal["token", "set"]
 """token: a sum over target positions (harness.objectives.token). set: cross-entropy plus a sum over equivalence sets
 (harness.objectives.sets)."""
@@ -24,47 +24,6 @@ calibration       a threshold made of the base model's masses before training (R
 sets              TokenBatch.members, with sets of two or more targets of one image in the batch
 samples           sequences drawn from the model in training among the members, with their costs
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A setting has a type, and a range in words and as a predicate. `default` None: absent unless given."""
-
-    kind: type[int] | type[float] | type[str]
-    expected: str
-    accepts: Callable[[Any], bool]
-    default: int | float | str | None = None
-
-    def valid(self, value: object) -> bool:
-        """Says whether the value has the type (an int is a number, a bool is not) and lies in the range."""
-        kinds = (int, float) if self.kind is float else (self.kind,)
-        return isinstance(value, kinds) and not isinstance(value, bool) and self.accepts(value)
-
-
-def at_least(low: float, default: float | None = None) -> Setting:
-    """Describes a finite number of at least `low`."""
-    return Setting(float, f"a finite number >= {low:g}", lambda x: low <= x < math.inf, default)
-
-
-def above(low: float, default: float | None = None) -> Setting:
-    """Describes a finite number greater than `low`."""
-    return Setting(float, f"a finite number > {low:g}", lambda x: low < x < math.inf, default)
-
-
-def fraction(default: float | None = None) -> Setting:
-    """Describes a number in [0, 1)."""
-    return Setting(float, "a number in [0, 1)", lambda x: 0 <= x < 1, default)
-
-
-def count(default: int | None = None) -> Setting:
-    """Describes an integer of at least 1."""
-    return Setting(int, "an integer >= 1", lambda k: k >= 1, default)
-
-
-def one_of(choices: tuple[str, ...], default: str | None = None) -> Setting:
-    """Describes one of several words."""
-    words = ", ".join(choices[:-1]) + f" or {choices[-1]}"
-    return Setting(str, words, lambda value: value in choices, default)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
+from harness import settings as checks
 from harness.errors import ConfigError, DataError, unknown
 from harness.sequence import NAMES, Codec, CoordinateSpace, NameQuestion, TokenizerTokens, vocabulary_names
+from harness.settings import Setting
 from harness.types import Category, Example
 from model_zoo import checkpoint, timm_tower
 from model_zoo.flamingo import released_checkpoints, vision
@@ -53,7 +55,16 @@ TOY_DEFAULTS = {"vision": vision.TOY, "bins": 65, "trains": "all"}
 """With a toy as language model."""
 TRAINS = ("all", "flamingo", "frozen_embeddings", "lora")
 MAX_BINS = 10_000
-IMAGE_SIZES = (32, 4096)
+ANYTHING = Setting("anything", lambda value: True)
+"""What the part itself checks."""
+SETTINGS = {
+    **dict.fromkeys(("language", "vision", "vision_weights", "weights"), ANYTHING),
+    "image_size": checks.whole(32, 4096),
+    "every": checks.whole(1, 64),
+    "bins": checks.whole(2, MAX_BINS),
+    "trains": checks.named(TRAINS),
+    "trust_remote_code": checks.flag(),
+}
 LORA_RANK = 16
 ADDED = ".rows.added"
 """How parameters of new tokens' rows end."""
@@ -102,21 +113,13 @@ class OpenFlamingoHf(FlamingoAdapter):
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
-        found = [unknown("setting of open_flamingo_hf", key, DEFAULTS) for key in settings if key not in DEFAULTS]
+        given = {key: value for key, value in settings.items() if (key, value) != ("image_size", None)}
+        found = checks.problems("open_flamingo_hf", given, SETTINGS)
         full = _with_defaults(settings)
         found += _language_problems(full["language"])
         found += vision.problems(full["vision"], full["vision_weights"], full["image_size"])
-        for key, (least, most) in {"every": (1, 64), "bins": (2, MAX_BINS), "image_size": IMAGE_SIZES}.items():
-            value = full[key]
-            whole = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-            if not whole and not (key == "image_size" and value is None):
-                found.append(f"{key}: expected an integer from {least} to {most}, got {value!r}")
-        if full["trains"] not in TRAINS:
-            found.append(unknown("trains", str(full["trains"]), TRAINS))
-        elif full["trains"] == "lora" and importlib.util.find_spec("peft") is None:
+        if full["trains"] == "lora" and importlib.util.find_spec("peft") is None:
             found.append("trains: lora needs the package peft; install detmodes[lora]")
-        if not isinstance(full["trust_remote_code"], bool):
-            found.append(f"trust_remote_code: expected true or false, got {full['trust_remote_code']!r}")
         return found + _source_problems("weights", full["weights"])
 
     def _assemble(self, language: Language, tokens: TokenizerTokens) -> TrainableFlamingo:

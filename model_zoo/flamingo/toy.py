@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import images
-from harness.errors import ConfigError, unknown
+from harness import settings as checks
+from harness.errors import ConfigError
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.types import Category, Example
 from model_zoo import checkpoint
@@ -118,17 +119,13 @@ class OpenFlamingo(FlamingoAdapter):
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
-        known = (*CHOICES, "bins")
-        found = [unknown("setting of open_flamingo", key, known) for key in settings if key not in known]
-        full = _with_defaults(settings)
-        for key, allowed in CHOICES.items():
-            saved = key == "weights" and isinstance(full[key], str) and checkpoint.find_saved(full[key]) is not None
-            if full[key] not in allowed and not saved:
-                found.append(unknown(f"open_flamingo.{key}", str(full[key]), allowed))
-        bins = full["bins"]
-        if not isinstance(bins, int) or isinstance(bins, bool) or not 2 <= bins <= MAX_BINS:
-            found.append(f"open_flamingo.bins: expected an integer from 2 to {MAX_BINS}, got {bins!r}")
-        return found
+        weights = settings.get("weights")
+        saved = isinstance(weights, str) and checkpoint.find_saved(weights) is not None
+        return checks.problems(
+            "open_flamingo",
+            {key: value for key, value in settings.items() if not (saved and key == "weights")},
+            {**{key: checks.named(names) for key, names in CHOICES.items()}, "bins": checks.whole(2, MAX_BINS)},
+        )
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         """[B, 3, S, S] in [-1, 1]; the image is squeezed to a square, coordinates being normalised."""

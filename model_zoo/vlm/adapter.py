@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from harness import images
-from harness.errors import ConfigError, DataError, unknown
+from harness import settings as checks
+from harness.errors import ConfigError, DataError
 from harness.inference.decoding import Steps, sample_all
 from harness.inference.pixels import read_pixels
 from harness.sequence import Codec, vocabulary_names
@@ -40,6 +41,18 @@ DEFAULTS: dict[str, Any] = {
     "question": None,
 }
 TRAINS = ("all", "decoder", "lora")
+UNLESS_GIVEN = ("image_size", "question")
+"""Settings that are the family's own where they are null."""
+SETTINGS = {
+    "family": checks.named(FAMILIES),
+    "weights": checks.text(
+        f"'random', a folder or {HUB}OWNER/NAME@REVISION (a tag or commit)",
+        lambda weights: not weights.startswith(HUB) or all(weights.removeprefix(HUB).partition("@")),
+    ),
+    "trains": checks.named(TRAINS),
+    "image_size": checks.whole(1, 4096),
+    "question": checks.text(),
+}
 CARDS: list[dict[str, object]] = [
     {
         "settings": {},
@@ -130,22 +143,8 @@ class Vlm:
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
-        found = [unknown("setting of vlm", key, DEFAULTS) for key in settings if key not in DEFAULTS]
-        full = {**DEFAULTS, **settings}
-        for key, allowed in (("family", tuple(FAMILIES)), ("trains", TRAINS)):
-            if full[key] not in allowed:
-                found.append(unknown(f"vlm.{key}", str(full[key]), allowed))
-        weights, side = full["weights"], full["image_size"]
-        if not isinstance(weights, str) or (
-            weights.startswith(HUB) and not all(weights.removeprefix(HUB).partition("@"))
-        ):
-            expected = f"'random', a folder or {HUB}OWNER/NAME@REVISION (a tag or commit)"
-            found.append(f"vlm.weights: expected {expected}, got {weights!r}")
-        if side is not None and (not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= 4096):
-            found.append(f"vlm.image_size: expected an integer from 1 to 4096, got {side!r}")
-        if full["question"] is not None and not isinstance(full["question"], str):
-            found.append(f"vlm.question: expected text, got {full['question']!r}")
-        return found
+        given = {key: value for key, value in settings.items() if value is not None or key not in UNLESS_GIVEN}
+        return checks.problems("vlm", given, SETTINGS)
 
     @property
     def device(self) -> torch.device:

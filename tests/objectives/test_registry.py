@@ -20,29 +20,29 @@ CALIBRATED: dict[str, Any] = {"top_k": 2, "quantile": 0.3}
     ("settings", "expected"),
     [
         ({"topk": 2}, "unknown setting 'topk', did you mean 'top_k'"),
-        ({"top_k": 0}, "top_k must be an integer >= 1, got 0"),
-        ({"top_k": 2.0}, "top_k must be an integer >= 1, got 2.0"),
-        ({"top_k": True}, "top_k must be an integer >= 1, got True"),
-        ({"threshold": 0}, r"threshold must be a number in (0, 1], got 0"),
-        ({"threshold": 1.1}, r"threshold must be a number in (0, 1], got 1.1"),
-        ({"threshold": "0.5"}, r"threshold must be a number in (0, 1], got '0.5'"),
-        ({"threshold": None}, r"threshold must be a number in (0, 1], got None"),
-        ({"weight": -1}, "weight must be a finite number >= 0, got -1"),
-        ({"weight": float("inf")}, "weight must be a finite number >= 0, got inf"),
-        ({"weight": float("nan")}, "weight must be a finite number >= 0, got nan"),
-        ({"mask": "alive"}, "mask must be live, none or base, got 'alive'"),
+        ({"top_k": 0}, "top_k: expected an integer of at least 1, got 0"),
+        ({"top_k": 2.0}, "top_k: expected an integer of at least 1, got 2.0"),
+        ({"top_k": True}, "top_k: expected an integer of at least 1, got True"),
+        ({"threshold": 0}, r"threshold: expected a number in (0, 1], got 0"),
+        ({"threshold": 1.1}, r"threshold: expected a number in (0, 1], got 1.1"),
+        ({"threshold": "0.5"}, r"threshold: expected a number in (0, 1], got '0.5'"),
+        ({"threshold": None}, r"threshold: expected a number in (0, 1], got None"),
+        ({"weight": -1}, "weight: expected a finite number >= 0, got -1"),
+        ({"weight": float("inf")}, "weight: expected a finite number >= 0, got inf"),
+        ({"weight": float("nan")}, "weight: expected a finite number >= 0, got nan"),
+        ({"mask": "alive"}, "mask: expected live, none or base, got 'alive'"),
         ({"quantile": 0.3}, "give either threshold or quantile, not both"),
     ],
 )
 def test_one_wrong_setting_is_one_problem(settings: dict[str, Any], expected: str) -> None:
     (problem,) = problems("sed_sft", {**LIVE, **settings})
-    assert problem.startswith(f"sed_sft: {expected}")
+    assert problem.startswith((f"sed_sft: {expected}", f"sed_sft.{expected}"))
 
 
 @pytest.mark.parametrize("quantile", [0, 1, -0.1])
 def test_quantile_is_inside_0_1(quantile: float) -> None:
     (problem,) = problems("sed_sft", {"top_k": 2, "quantile": quantile})
-    assert problem == f"sed_sft: quantile must be a number in (0, 1), got {quantile!r}"
+    assert problem == f"sed_sft.quantile: expected a number in (0, 1), got {quantile!r}"
 
 
 @pytest.mark.parametrize("mask", ["live", "base"])
@@ -92,7 +92,13 @@ def test_all_problems_of_a_call_come_at_once() -> None:
         build("sed_sft", **settings)
     assert list(raised.value.problems) == problems("sed_sft", settings)
     assert len(raised.value.problems) == 5
-    for part in ("top_k must", "quantile must", "weight must", "'maks', did you mean 'mask'", "not both"):
+    for part in (
+        "top_k: expected",
+        "quantile: expected",
+        "weight: expected",
+        "'maks', did you mean 'mask'",
+        "not both",
+    ):
         assert part in str(raised.value)
 
 
@@ -144,7 +150,7 @@ def test_needs_of_every_objective_are_tested() -> None:
 
 
 def test_needs_refuses_wrong_settings() -> None:
-    with pytest.raises(ConfigError, match="mask must be"):
+    with pytest.raises(ConfigError, match="mask: expected"):
         ready("sed_sft", {**LIVE, "mask": "bas"})
 
 
@@ -229,7 +235,7 @@ def test_every_setting_changes_loss_and_gradient(name: str, setting: str) -> Non
 def test_every_setting_is_checked(name: str, setting: str, value: object) -> None:
     # Nothing of these is a value of any setting: the message names objective, setting, range and value.
     settings = {**(LIVE if name == "sed_sft" else {}), setting: value}
-    expected = f"{name}: {setting} must be {OBJECTIVES[name].settings[setting].expected}, got {value!r}"
+    expected = f"{name}.{setting}: expected {OBJECTIVES[name].settings[setting].expected}, got {value!r}"
     assert expected in problems(name, settings)
     with pytest.raises(ConfigError):
         build(name, **settings)
@@ -242,19 +248,19 @@ def test_every_setting_is_checked(name: str, setting: str, value: object) -> Non
         ("gem", "beta", 0, "a finite number > 0"),
         ("gem", "h", "sigmoid", "linear or logsigmoid"),
         ("entropy_bonus", "weight", float("inf"), "a finite number >= 0"),
-        ("sed_sft", "calibration_top_k", 0, "an integer >= 1"),
+        ("sed_sft", "calibration_top_k", 0, "an integer of at least 1"),
         ("sed_sft", "calibration_positions", "prompt", "targets or all"),
-        ("sed_sft", "calibration_examples", 1.5, "an integer >= 1"),
-        ("eaft", "top_k", 1.5, "an integer >= 1"),
+        ("sed_sft", "calibration_examples", 1.5, "an integer of at least 1"),
+        ("eaft", "top_k", 1.5, "an integer of at least 1"),
         ("eaft", "z", 0, "a finite number > 0"),
         ("focal", "gamma", -0.5, "a finite number >= 0"),
         ("eco", "log_prob", "max", "sum or mean"),
-        ("mrt", "samples", 0, "an integer >= 1"),
+        ("mrt", "samples", 0, "an integer of at least 1"),
     ],
 )
 def test_ranges(name: str, setting: str, value: object, expected: str) -> None:
     others = CALIBRATED if name == "sed_sft" else {}
-    assert problems(name, {**others, setting: value}) == [f"{name}: {setting} must be {expected}, got {value!r}"]
+    assert problems(name, {**others, setting: value}) == [f"{name}.{setting}: expected {expected}, got {value!r}"]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -302,5 +308,5 @@ def test_resolve_without_a_quantile_raises(name: str, settings: dict[str, Any]) 
 
 
 def test_resolve_reports_wrong_settings_first() -> None:
-    with pytest.raises(ConfigError, match="top_k must be"):
+    with pytest.raises(ConfigError, match="top_k: expected"):
         ready("sed_sft", {**CALIBRATED, "top_k": 0}).calibrated(torch.tensor([0.5]))
