@@ -141,10 +141,10 @@ def build(context: Context, model: NamedModel, plan: Train | None = None, like: 
     numbers = choose_numbers(device, plan.precision), evaluation_numbers(context, plan)
     make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
     made = base_of(make, context.accelerator, frozen_in_bf16=all(own.bf16 for own in numbers), like=like)
-    if isinstance(made, TakesCoordinates):
-        made.take_coordinates(_coordinates(context))
-    elif model == context.suite.models[0]:
+    if model == context.suite.models[0]:
         context.coordinates = made.codec.space
+    elif isinstance(made, TakesCoordinates):
+        made.take_coordinates(_coordinates(context))
     task.of_model(made, context.benchmark, context.suite.task)
     if context.suite.sample.grammar:
         Grammar(made.codec)  # a format that has none is refused now, not after training

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from harness.errors import ConfigError, DataError
+from model_zoo.flamingo.released_sizes import ENTRIES, build_language, released_size
 
 HUB = "hub:"
 TOY = "toy-"
@@ -70,7 +71,8 @@ class Language:
 
 
 def load(source: str, names: Iterable[str], trusted: bool) -> Language:
-    """What `source` says: `toy-FAMILY`, a folder, a GGUF file, or hub:OWNER/NAME@REVISION.
+    """What `source` says: `toy-FAMILY`, a released size with random weights (see `model_zoo.flamingo.released_sizes`),
+    a folder, a GGUF file, or hub:OWNER/NAME@REVISION.
 
     names: what a toy's tokenizer knows. trusted: run the code that comes with the model. ConfigError for a family that
     is not known, and for one that transformers would compute otherwise; DataError for files that are not there or do
@@ -80,18 +82,24 @@ def load(source: str, names: Iterable[str], trusted: bool) -> Language:
         family = source.removeprefix(TOY)
         tokenizer = toy_tokenizer(names)
         return Language(toy_model(family, len(tokenizer)), tokenizer, FAMILIES[family], ())
+    size = released_size(source)
+    if size is not None:
+        tokenizer = toy_tokenizer(names, ENTRIES)
+        return Language(build_language(size, len(tokenizer)), tokenizer, FAMILIES[size.family], ())
     return _read(_local(source, trusted), trusted)
 
 
 # ---- toys ----------------------------------------------------------------------------------------------------------
 
 
-def toy_tokenizer(names: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token for each word of the names, with the space before it, and for each other character."""
+def toy_tokenizer(names: Iterable[str], entries: int = 0) -> PreTrainedTokenizerFast:
+    """One token for each word of the names, with the space before it, and for each other character; and others that
+    nothing is written with, up to so many entries."""
     pieces = r" ?[A-Za-z0-9]+| ?[^A-Za-z0-9\s]"
     texts = ["Output: ;", "a", ";", *(" " + name.replace("_", " ") for name in names)]
     words = dict.fromkeys(piece for text in texts for piece in re.findall(pieces, text))
     vocabulary = {piece: index for index, piece in enumerate(["<unk>", "</s>", *words])}
+    vocabulary |= {f"<unused{index}>": index for index in range(len(vocabulary), entries)}
     fast = FastTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.Split(Regex(pieces), "isolated")
     fast.decoder = decoders.Fuse()

@@ -24,6 +24,7 @@ from model_zoo.flamingo.adapter import FlamingoAdapter
 from model_zoo.flamingo.language import END, FAMILIES, HUB, IMAGE, PAD, TOY, Language, load
 from model_zoo.flamingo.network import ReaderSizes, TrainableFlamingo, assemble, resize
 from model_zoo.flamingo.new_embeddings import Rows, grow
+from model_zoo.flamingo.released_sizes import RANDOM, SIZES, released_size
 
 VIT = "ViT-L-14-quickgelu"
 """OpenAI's CLIP, as it was published: its activation is QuickGELU, which open_clip's plain ViT-L-14 has not."""
@@ -74,7 +75,8 @@ class OpenFlamingoHf(FlamingoAdapter):
     """The Adapter protocol over open_flamingo's Flamingo with a tokenizer.
 
     Settings:
-    language        a folder or GGUF file of transformers, hub:OWNER/NAME@REVISION, or toy-FAMILY (random weights)
+    language        a folder or GGUF file of transformers, hub:OWNER/NAME@REVISION, toy-FAMILY (random weights), or
+                    random-3b, random-4b, random-9b (random weights at a released size, for measuring)
     vision          a ViT of open_clip, timm:NAME, or "toy"; `vision_weights`: "random", a safetensors file, or
                     hub:OWNER/NAME@REVISION; `image_size` in pixels for timm (224)
     every           cross-attention before every so-manyth layer; published: 1 for 3B, 2 for 4B, 4 for 9B
@@ -152,6 +154,10 @@ def _language_problems(language: object) -> list[str]:
     if isinstance(language, str) and language.startswith(TOY):
         family = language.removeprefix(TOY)
         return [] if family in FAMILIES else [unknown("language", language, [TOY + name for name in FAMILIES])]
+    if isinstance(language, str) and language.startswith(RANDOM):
+        sizes = ", ".join(RANDOM + name for name in SIZES)
+        fits = released_size(language) is not None
+        return [] if fits else [f"language: expected one of {sizes}, with :LAYERS for fewer of them, got {language!r}"]
     return _source_problems("language", language)
 
 

@@ -259,7 +259,7 @@ def test_an_interrupted_cell_stays_hidden_and_the_next_run_finds_it_as_it_was(
     folder = cell_folder(copy, "base")
     shutil.rmtree(folder)
 
-    def interrupted(_: Context, __: Planned, work: Path) -> Record:
+    def interrupted(_: Context, __: Planned, work: Path, *___: object) -> Record:
         (work / layout.RESUME).mkdir()
         (work / layout.RESUME / "checkpoint").touch()
         (work / f".table.0123{files.PARTIAL}").touch()
@@ -273,7 +273,7 @@ def test_an_interrupted_cell_stays_hidden_and_the_next_run_finds_it_as_it_was(
     assert status.read(copy).cells[0].state == "interrupted"
     seen: list[list[str]] = []
 
-    def resumed(context: Context, item: Planned, work: Path) -> Record | None:
+    def resumed(context: Context, item: Planned, work: Path, *_: object) -> Record | None:
         seen.append(sorted(str(path.relative_to(work)) for path in work.rglob("*")))
         return compute(context, item, work)
 
@@ -286,7 +286,7 @@ def test_an_interrupted_cell_stays_hidden_and_the_next_run_finds_it_as_it_was(
 def test_a_failed_cell_begins_anew(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(cell_folder(copy, "base"))
 
-    def broken(_: Context, __: Planned, work: Path) -> Record:
+    def broken(_: Context, __: Planned, work: Path, *___: object) -> Record:
         (work / layout.RESUME).mkdir()
         raise ValueError("no luck")
 
@@ -300,7 +300,7 @@ def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_cell(copy: Path, monk
     folder = cell_folder(copy, "base")
     shutil.rmtree(folder)
 
-    def full(_: Context, __: Planned, work: Path) -> Record:
+    def full(_: Context, __: Planned, work: Path, *___: object) -> Record:
         (work / layout.RESUME).mkdir()
         raise OSError(errno.ENOSPC, "No space left on device", str(work / "images.parquet"))
 
@@ -409,7 +409,7 @@ def test_who_lost_its_lock_writes_no_record(copy: Path, others: Others, monkeypa
     """Cut off for longer than the lease while it computed: the cell is another process's now, so it waits for it."""
     others.lock.release()
 
-    def cut_off(_: Context, item: Planned, __: Path) -> Record:
+    def cut_off(_: Context, item: Planned, *__: object) -> Record:
         (lock,) = (copy / layout.LOCKS / item.folder.name).iterdir()
         taken = replace(locks._myself(), token="fedc")
         others.lock = locks.Lock(lock.rename(lock.with_name(taken.file_name)), taken)
@@ -428,7 +428,7 @@ def test_a_cell_that_lost_its_lock_stops_when_it_tells_its_progress(
 ) -> None:
     others.lock.release()
 
-    def cut_off(context: Context, item: Planned, _: Path) -> Record:
+    def cut_off(context: Context, item: Planned, *_: object) -> Record:
         (lock,) = (copy / layout.LOCKS / item.folder.name).iterdir()
         lock.rename(others.lock.path)
         context.watch.work("train", 1, 2)

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from harness.commands.options import DeviceOption
+
 app = typer.Typer(help="Measure this machine: time and memory, side by side in one run.", no_args_is_help=True)
 
 
@@ -74,3 +76,18 @@ def speed_report(
     from harness.commands.speed.report import command
 
     raise typer.Exit(command(images, cells, seed))
+
+
+@app.command(name="model")
+def speed_model(
+    shape: Annotated[str, typer.Option(help="small, 3b, 4b or 9b: OpenFlamingo, random weights.")] = "small",
+    device: DeviceOption = "auto",
+    layers: Annotated[Optional[int], typer.Option(min=1, help="Fewer of its layers.")] = None,  # noqa: UP045
+    images: Annotated[int, typer.Option(min=1, help="Of a training step, and generated at once.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each measurement; the table has medians.")] = 3,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """What a model costs at its true shape: training, generation, scoring, memory, a checkpoint; a Markdown table."""
+    from harness.commands.speed.model import command
+
+    raise typer.Exit(command(shape, device, layers, images, repeats, output))

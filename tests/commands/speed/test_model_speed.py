@@ -1,0 +1,45 @@
+"""`detmodes speed model` measures everything, and its table is a function of what it wrote. No speed is tested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.commands.speed import model
+from harness.errors import ConfigError
+from model_zoo.flamingo.released_sizes import SIZES, released_size
+
+
+def test_the_command_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "model.json"
+    assert model.command("small", "cpu", None, images=2, repeats=1, output=output) == 0
+    document = json.loads(output.read_text())
+    assert capsys.readouterr().out == model.from_document(document) + "\n"
+    training, memory = document["training"], document["memory"]
+    # Forward and backward: at least three products of each weight that tokens pass with each of their positions.
+    assert training["flop"] > 3 * 2 * 64 * 64 * training["positions"]
+    assert memory["gradients"] == memory["trained weights"]
+    assert memory["optimizer"] >= 2 * memory["trained weights"]  # two moments, and a step for each tensor
+    assert document["checkpoint"]["bytes"] >= memory["trained weights"] + 2 * memory["trained weights"]
+    assert document["evaluation"]["rows"] == 2 * (1 + model.SAMPLES)
+    assert document["evaluation"]["mentions"] > document["evaluation"]["rows"]
+    assert all(value > 0 for value in document["evaluation"].values())
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_released_sizes(name: str) -> None:
+    size = released_size(f"random-{name}")
+    assert size == SIZES[name]
+    few = released_size(f"random-{name}:4")
+    assert few is not None
+    assert (few.layers, few.width) == (4, SIZES[name].width)
+    assert [released_size(f"random-{name}:{layers}") for layers in ("0", "99", "x")] == [None] * 3
+    assert released_size("random-5b") is released_size("toy-mpt") is None
+
+
+@pytest.mark.parametrize(("shape", "layers"), [("tiny", None), ("small", 2)])
+def test_a_wrong_shape_is_refused(shape: str, layers: int | None) -> None:
+    with pytest.raises(ConfigError, match=r"unknown shape 'tiny'|--layers: small has two"):
+        model.command(shape, "cpu", layers, 1, 1, None)
