@@ -20,9 +20,10 @@ def test_the_command_prints_what_it_writes(tmp_path: Path, capsys: pytest.Captur
     training, memory = document["training"], document["memory"]
     # Forward and backward: at least three products of each weight that tokens pass with each of their positions.
     assert training["flop"] > 3 * 2 * 64 * 64 * training["positions"]
-    assert memory["gradients"] == memory["trained weights"]
-    assert memory["optimizer"] >= 2 * memory["trained weights"]  # two moments, and a step for each tensor
-    assert document["checkpoint"]["bytes"] >= memory["trained weights"] + 2 * memory["trained weights"]
+    # But for the little that no target depends on.
+    assert 0.9 * memory["trained weights"] < memory["gradients"] <= memory["trained weights"]
+    assert memory["optimizer"] >= 2 * memory["gradients"]  # two moments, and a step for each tensor
+    assert document["checkpoint"]["bytes"] >= memory["trained weights"] + 2 * memory["gradients"]
     assert document["evaluation"]["rows"] == 2 * (1 + model.SAMPLES)
     assert document["evaluation"]["mentions"] > document["evaluation"]["rows"]
     assert all(value > 0 for value in document["evaluation"].values())
