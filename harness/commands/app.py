@@ -20,7 +20,7 @@ from harness.commands.score import verbs as score
 from harness.commands.speed import verbs as speed
 from harness.errors import ConfigError, DetmodesError
 from harness.system.interrupts import Deserted, Stopped
-from harness.system.terminal import shows
+from harness.system.terminal import shows, tell
 
 RUN, MODELS, RESULTS, SCORE, SPEED = "Run suites", "Models", "Results", "Score files", "Speed"
 """The panels of `--help`: one for each job of a user."""
@@ -81,7 +81,7 @@ def main() -> None:
         _refuse(*(" ".join(problem.split()) for problem in problems))
     except Stopped as stop:
         if str(stop) and (shows() or isinstance(stop, Deserted)):
-            print(f"detmodes: {stop}", file=sys.stderr)
+            tell(str(stop))
         sys.exit(stop.exit_code)
     except BrokenPipeError:
         _drop_output()
@@ -110,7 +110,7 @@ def _admit(error: Exception) -> NoReturn:
         file.write(f"detmodes {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
         file.writelines(traceback.format_exception(error))
     what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    print(f"detmodes: this is a fault of detmodes, not of your input: {what}; details: {file.name}", file=sys.stderr)
+    tell(f"this is a fault of detmodes, not of your input: {what}; details: {file.name}")
     sys.exit(70)
 
 
@@ -120,7 +120,7 @@ def _refuse(*problems: str) -> NoReturn:
     if not shows():
         time.sleep(10)
     for problem in problems if shows() else ():
-        print(f"detmodes: {problem}", file=sys.stderr)
+        tell(problem)
     sys.exit(2)
 
 

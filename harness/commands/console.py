@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -29,7 +28,7 @@ from harness.run.output.status import STATES, CellStatus, Status
 from harness.suite.cells import Cell
 from harness.system import profiler
 from harness.system.messages import route_messages
-from harness.system.terminal import screen
+from harness.system.terminal import escape_controls, make_console, screen
 
 
 @contextmanager
@@ -56,7 +55,7 @@ def _empty_bars() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
+        console=make_console(stderr=True),
     )
 
 
@@ -176,7 +175,7 @@ def show_leftovers(leftovers: Sequence[Leftover], folder: Path) -> None:
     """What would be removed, and how much room that makes."""
     for item in leftovers:
         name = item.path.relative_to(folder)
-        print(f"{item.size / 2**20:10.2f} MiB  {name}  ({item.reason})")
+        print(escape_controls(f"{item.size / 2**20:10.2f} MiB  {name}  ({item.reason})"))
     print(f"{sum(item.size for item in leftovers) / 2**20:10.2f} MiB  in all")
 
 

@@ -1,9 +1,16 @@
-"""Where tables are printed, and by whom."""
+"""Where tables and messages are printed, and by whom; nothing that is printed can drive the terminal.
+
+Names come from files that may be anyone's: what moves the cursor, changes colours or reverses the direction of text is
+shown escaped, as `\\x1b`.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import sys
+import threading
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +26,55 @@ def shows() -> bool:
 
 def screen() -> Console:
     """The terminal, or the width that COLUMNS asks for; else wide enough for the tables (rich takes 80)."""
-    from rich.console import Console  # here: every command asks whether it prints, few print a table
+    console = make_console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else make_console(width=WIDTH)
 
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDTH)
+
+def make_console(**options: Any) -> Console:
+    """Make a console of rich that escapes what it is given; `options` are those of rich.console.Console."""
+    made: Console = _console_class()(**options)
+    return made
+
+
+@cache
+def _console_class() -> type[Console]:
+    from collections.abc import Iterable
+
+    from rich.console import Console, ConsoleOptions, RenderableType  # here: few commands print a table
+    from rich.segment import Segment
+
+    depth = threading.local()
+
+    class EscapingConsole(Console):
+        """Escapes the texts that are printed; what rich itself sends to the terminal stays."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            """Escape at the outermost call alone: inside of a table the longer text would be cut."""
+            inner = iter(super().render(renderable, options))
+            if getattr(depth, "inside", False):
+                yield from inner
+                return
+            while True:
+                depth.inside = True
+                try:
+                    text, style, control = next(inner)
+                except StopIteration:
+                    return
+                finally:
+                    depth.inside = False
+                yield Segment(text if control else escape_controls(text), style, control)
+
+    return EscapingConsole
+
+
+def tell(message: str) -> None:
+    """Print one line for the user on stderr, after the name of the program."""
+    print(f"detmodes: {escape_controls(' '.join(message.splitlines()))}", file=sys.stderr)
+
+
+def escape_controls(text: str) -> str:
+    """Return the text with all that cannot be printed escaped, but for ends of lines: control characters, marks that
+    change the direction of text, separators other than the space, and halves of characters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

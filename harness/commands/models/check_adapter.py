@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,7 +15,7 @@ from harness.conformance import Outcome, State
 from harness.errors import ConfigError
 from harness.inference.device import Device
 from harness.system.messages import route_messages
-from harness.system.terminal import screen
+from harness.system.terminal import make_console, screen
 
 COLOURS: dict[State, str] = {"passed": "green", "failed": "red", "skipped": "dim"}
 
@@ -27,7 +26,7 @@ def check(name: str, assignments: Sequence[str], device: Device) -> int:
     made_by, settings = registry.find("model", name), read_settings(assignments)
     if problems := made_by.problems(settings):
         raise ConfigError(*problems)
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     with route_messages(console, False, lambda: True), console.status(f"checking {escape(name)}") as status:
         outcomes = conformance.check(
             made_by, settings, device, lambda outcome: status.update(f"{outcome.check} {outcome.state}")

@@ -8,7 +8,6 @@ Everything is computed before anything is written, and every file is written who
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from harness.commands.score.documents import Json, describe_intervals, subtract,
 from harness.commands.score.request import ScoreRequest, find_path_problems, is_writable
 from harness.errors import ConfigError, unknown
 from harness.system.files import write_text
-from harness.system.terminal import screen
+from harness.system.terminal import make_console, screen, tell
 
 if TYPE_CHECKING:  # at run time where they are used: what one evaluation does not need, it does not wait for
     from benchmarks.evaluators.fast import FastEvaluation
@@ -65,9 +64,9 @@ def command(quiet: bool, **options: Any) -> None:
             result, reliability = evaluate(request, say, decoder)
     write(request, result, reliability)
     for warning in result["warnings"]:
-        print(f"detmodes: warning: {warning}", file=sys.stderr)
+        tell(f"warning: {warning}")
     if request.plots is not None and reliability is None:
-        print(f"detmodes: no reliability diagram: {result['generative']['calibration']['reason']}", file=sys.stderr)
+        tell(f"no reliability diagram: {result['generative']['calibration']['reason']}")
     from harness.commands.score.evaluate_tables import tables  # late: see above
 
     screen().print(tables(result, *(str(path) for path in _inputs(request))))
@@ -302,8 +301,6 @@ def _category_rows(per_category: Mapping[str, Json]) -> list[Json]:
 @contextmanager
 def progress(quiet: bool) -> Iterator[Say]:
     """A line on stderr that says what is being done, where somebody may be looking."""
-    from rich.console import Console  # late: see above
-
-    console = Console(stderr=True, quiet=quiet)
+    console = make_console(stderr=True, quiet=quiet)
     with console.status("") as status:
         yield lambda stage: status.update(stage)
