@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from harness import images
-from harness.errors import ConfigError, DataError, unknown
+from harness import settings as checks
+from harness.errors import ConfigError, DataError
 from harness.inference.decoding import Steps, sample_all
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.types import Category, Example, Sample
@@ -27,7 +28,7 @@ CARDS: list[dict[str, object]] = [
         "weights": "random",
     },
 ]
-DEFAULTS = {"bins": 65, "width": 128}
+SETTINGS = {"bins": checks.whole(2, default=65), "width": checks.whole(2, default=128)}
 SIDE = 64
 """Pictures are squeezed to a square of this many pixels; coordinates are relative, so boxes need no change."""
 
@@ -57,7 +58,7 @@ class GruDetector:
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
         if problems := self.problems(settings):
             raise ConfigError(*problems)
-        self.settings = {**DEFAULTS, **settings}
+        self.settings = {**checks.defaults(SETTINGS), **settings}
         bins = self.settings["bins"]
         self.tokens = NameVocabulary(vocabulary_names(categories), bins)
         self.codec = Codec(categories, self.tokens, CoordinateSpace(bins))
@@ -65,10 +66,7 @@ class GruDetector:
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
-        found = [unknown("setting", key, DEFAULTS) for key in settings if key not in DEFAULTS]
-        given = {key: value for key, value in settings.items() if key in DEFAULTS}
-        wrong = {key: value for key, value in given.items() if not isinstance(value, int) or value < 2}
-        return found + [f"{key}: expected an integer of at least 2, got {value!r}" for key, value in wrong.items()]
+        return checks.problems("gru_detector", settings, SETTINGS)
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         squares = [images.read(example).resize((SIDE, SIDE), Image.Resampling.BILINEAR) for example in examples]

@@ -25,7 +25,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.errors import ConfigError, DataError, unknown
+from harness import settings as checks
+from harness.errors import ConfigError, DataError
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.types import Category, Example, Sample
 from model_zoo import checkpoint
@@ -40,8 +41,8 @@ CARDS: list[dict[str, object]] = [
         "weights": "say where they come from",
     },
 ]
-DEFAULTS = {"bins": 65}
-"""Every setting that a suite file may give, and its default."""
+SETTINGS = {"bins": checks.whole(2, default=65)}
+"""Every setting that a suite file may give: its range and its default (see harness.settings)."""
 
 
 class ${made_by}:
@@ -50,7 +51,7 @@ class ${made_by}:
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
         if problems := self.problems(settings):
             raise ConfigError(*problems)
-        self.settings = {**DEFAULTS, **settings}
+        self.settings = {**checks.defaults(SETTINGS), **settings}
         bins = self.settings["bins"]
         # One token for each name, for a model that is trained from scratch. One with a tokenizer of its own takes
         # harness.sequence.TokenizerTokens, and the coordinate space and format that it was pretrained with.
@@ -61,11 +62,7 @@ class ${made_by}:
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
         """What is wrong with settings, one line each, without loading anything: unknown keys, types, ranges."""
-        found = [unknown("setting of ${name}", key, DEFAULTS) for key in settings if key not in DEFAULTS]
-        bins = settings.get("bins", DEFAULTS["bins"])
-        if not isinstance(bins, int) or bins < 2:
-            found.append(f"${name}.bins: expected an integer of at least 2, got {bins!r}")
-        return found
+        return checks.problems("${name}", settings, SETTINGS)
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         # For example: harness.images.read(example).resize((64, 64)) for each, stacked, / 255. `read` gives an RGB
