@@ -59,7 +59,7 @@ State = Literal["passed", "failed", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """message: why it failed or was skipped, in one line."""
+    """How a check ended. message: why it failed or was skipped, in one line."""
 
     check: str
     state: State
@@ -86,7 +86,7 @@ def check(
 
 
 def run(name: str, subject: Subject) -> Outcome:
-    """One check. Whatever it raises is its message, with the line of the adapter's own code that raised it."""
+    """Runs one check. What it raises is its message, with the line of the adapter's own code that raised it."""
     started = time.perf_counter()
     state: State = "passed"
     message = ""

@@ -40,11 +40,11 @@ MAX_TOKENS = 32
 
 
 class ContractError(Exception):
-    """What was expected, what came, and what to do."""
+    """A check failed: says what was expected, what came, and what to do."""
 
 
 class NotApplicableError(Exception):
-    """Why a check does not apply."""
+    """A check does not apply: says why."""
 
 
 def require(held: bool, message: str) -> None:
@@ -65,7 +65,7 @@ class Training:
 
     @property
     def learnt(self) -> bool:
-        """Whether the loss has fallen as it must."""
+        """Says whether the loss has fallen as it must."""
         return self.losses[-1] <= FALL * self.losses[0]
 
 

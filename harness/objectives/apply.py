@@ -49,7 +49,7 @@ def token_level(function: TokenFunction, batch: TokenBatch, logged: bool) -> Los
 
 
 def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool) -> LossOutput:
-    """Cross-entropy over the targets (not over sampled sequences), and the objective's own term over the sets.
+    """Computes cross-entropy over the targets (not over sampled sequences), and the objective's own term over the sets.
 
     Weights of positions are the cross-entropy's alone: the other term is about probabilities of whole sequences.
     """
@@ -73,7 +73,7 @@ def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool)
 
 
 def token_nll(logits: Tensor | Projection, labels: Tensor) -> Tensor:
-    """-log p_y [N] with gradient, 0 where ignored; of a Projection without holding its logits."""
+    """Computes -log p_y [N] with gradient, 0 where ignored; of a Projection without holding its logits."""
     if isinstance(logits, Projection):
         hidden, weight = _operands(logits)
         parts = [
@@ -91,7 +91,7 @@ def _nll(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def _indices(labels: Tensor) -> Tensor:
-    """Labels to gather with: any token where ignored. Nothing else is mended, so that a wrong label fails."""
+    """Makes labels to gather with: any token where ignored. Nothing else is mended, so that a wrong label fails."""
     return torch.where(labels == IGNORED_LABEL, 0, labels)
 
 
@@ -141,7 +141,7 @@ class _Block:
 
 
 def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: slice, logged: bool) -> _Block:
-    """log_p [n, V] of these rows of the batch."""
+    """Applies a function to one block of positions; log_p [n, V]: of these rows of the batch."""
     labels = batch.labels[rows]
     selected, weight = (None if own is None else own[rows] for own in (batch.selected, batch.weight))
     target = labels != IGNORED_LABEL
@@ -160,7 +160,7 @@ def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: sl
 
 @torch.no_grad()
 def _reference(logits: Tensor | Projection | None, rows: slice) -> Tensor | None:
-    """Log-probabilities [n, V] of the frozen model at these rows."""
+    """Computes the log-probabilities [n, V] of the frozen model at these rows."""
     if isinstance(logits, Projection):
         hidden, weight = _operands(logits)
         return log_probs(hidden[rows] @ weight.T)
@@ -168,7 +168,7 @@ def _reference(logits: Tensor | Projection | None, rows: slice) -> Tensor | None
 
 
 def _weighted(values: Tensor, where: Tensor, weight: Tensor | None) -> Tensor:
-    """Values [N] times their weights, 0 where they do not count."""
+    """Multiplies values [N] with their weights; 0 where they do not count."""
     kept = torch.where(where, values, 0.0)
     return kept if weight is None else kept * weight
 
@@ -196,7 +196,7 @@ def _stats(nll: Tensor, log_p: Tensor | None, target: Tensor, selected: Tensor |
 
 
 def _over(values: Tensor, where: Tensor) -> Stat:
-    """Sum of values [N] over the positions `where` [N], and how many those are."""
+    """Sums values [N] over the positions `where` [N], and counts these."""
     return torch.where(where, values, 0.0).sum(), where.sum()
 
 
@@ -239,7 +239,7 @@ def _chunked(function: TokenFunction, projection: Projection, batch: TokenBatch,
 
 
 def _operands(projection: Projection) -> tuple[Tensor, Tensor]:
-    """Hidden states and embedding in the type in which autocast would multiply them."""
+    """Casts hidden states and embedding to the type in which autocast would multiply them."""
     hidden, weight = projection.hidden, projection.weight
     device = hidden.device.type
     lowered = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64  # which autocast leaves alone
@@ -248,7 +248,7 @@ def _operands(projection: Projection) -> tuple[Tensor, Tensor]:
 
 
 def _chunks(positions: int, vocabulary: int) -> Iterator[slice]:
-    """At least one chunk, so that an empty batch has its terms too."""
+    """Cuts the positions into chunks: at least one, so that an empty batch has its terms too."""
     size = max(1, CHUNK_ELEMENTS // vocabulary, -(-positions // LARGEST_SHARE))
     return (slice(start, start + size) for start in range(0, max(positions, 1), size))
 

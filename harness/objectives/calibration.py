@@ -12,20 +12,20 @@ from harness.errors import ObjectiveError
 
 
 def log_probs(logits: Tensor) -> Tensor:
-    """log softmax [N, V] in nats of finite logits [N, V]; in float32 at least (float64 stays float64)."""
+    """Computes log softmax [N, V] in nats of finite logits [N, V]; in float32 at least (float64 stays float64)."""
     # The dtype argument fuses the cast: bf16 logits on a GPU get no float32 copy beside the result.
     return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 @torch.no_grad()
 def top_k_mass(logits: Tensor, top_k: int) -> Tensor:
-    """Sum of the `top_k` largest softmax probabilities [N] of logits [N, V]; in (0, 1], no gradient."""
+    """Sums the `top_k` largest softmax probabilities of logits [N, V] into masses [N] in (0, 1], without gradient."""
     return mass_of(log_probs(logits), top_k)
 
 
 @torch.no_grad()
 def mass_of(log_p: Tensor, top_k: int) -> Tensor:
-    """`top_k_mass` of log-probabilities [N, V] that are at hand already: the same value to the last bit."""
+    """Computes `top_k_mass` of log-probabilities [N, V] that are at hand: the same value to the last bit."""
     vocabulary = log_p.shape[-1]
     if top_k > vocabulary:
         raise ObjectiveError(f"top_k is {top_k}, but the vocabulary has {vocabulary} tokens: use a smaller top_k")
@@ -34,7 +34,7 @@ def mass_of(log_p: Tensor, top_k: int) -> Tensor:
 
 
 def threshold_at(masses: Tensor, quantile: float) -> float:
-    """The linearly interpolated `quantile` of the top-k masses [N] of all target positions.
+    """Interpolates the `quantile` of the top-k masses [N] of all positions linearly.
 
     Undefined (ObjectiveError) without positions or where a mass is not a number.
     """

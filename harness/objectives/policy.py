@@ -30,7 +30,7 @@ def advantages(rewards: Tensor) -> Tensor:
 
 
 def has_spread(rewards: Tensor) -> Tensor:
-    """Which of the groups [I] have samples of different rewards [I, K]."""
+    """Says which of the groups [I] have samples of different rewards [I, K]."""
     return rewards.amax(dim=1) > rewards.amin(dim=1)
 
 
@@ -113,7 +113,7 @@ def nsft(batch: TokenBatch, logged: bool = True, *, negative: float, kl: float) 
 
 
 def _at(batch: TokenBatch, rows: Tensor) -> TokenBatch:
-    """The positions [N] that a mask selects, for an objective of positions alone."""
+    """Takes the positions [N] that a mask selects, for an objective of positions alone."""
     reference = None if batch.reference is None else _taken(batch.reference, rows)
     weight = None if batch.weight is None else batch.weight[rows]
     return TokenBatch(_taken(batch.logits, rows), batch.labels[rows], weight=weight, reference=reference)
@@ -124,7 +124,7 @@ def _taken(logits: Tensor | Projection, rows: Tensor) -> Tensor | Projection:
 
 
 def log_probability(logits: Tensor | Projection, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(logits / temperature) at the labels, [N], in nats; 0 where ignored."""
+    """Computes log softmax(logits / temperature) at the labels, [N], in nats; 0 where ignored."""
     if isinstance(logits, Projection):
         return -token_nll(Projection(logits.hidden / temperature, logits.weight), labels)
     return -token_nll(logits / temperature, labels)
@@ -181,7 +181,7 @@ def preference(
 
 
 def _sums(values: Tensor, group: Tensor, sequences: int) -> Tensor:
-    """Of the values [N] of each sequence's positions, [sequences]."""
+    """Sums the values [N] of each sequence's positions, [sequences]."""
     return values.new_zeros(sequences).index_add(0, group, values)
 
 

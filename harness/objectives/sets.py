@@ -37,16 +37,16 @@ class Sequences:
         return int(self.set.max()) + 1 if len(self.set) else 0
 
     def per_set(self, values: Tensor) -> Tensor:
-        """Sums [M] of values [S]."""
+        """Sums the values [S] of each set's sequences, [M]."""
         return values.new_zeros(self.n_sets).index_add(0, self.set, values)
 
     @property
     def sizes(self) -> Tensor:
-        """Number of members [M]; samples are no members."""
+        """How many members each set has, [M]; samples are no members."""
         return self.per_set((~self.sampled).to(self.log_prob.dtype))
 
     def term(self, values: Tensor, weight: float) -> Term:
-        """The term of values [M], over the sets with at least two members."""
+        """Makes a term of values [M], over the sets with at least two members."""
         counted = self.sizes >= 2
         return Term(torch.where(counted, values, 0.0).sum(), counted.sum(), weight, "sets")
 

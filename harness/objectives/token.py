@@ -28,7 +28,7 @@ Scaling = Literal["linear", "logsigmoid"]
 
 @dataclass(frozen=True)
 class ScoredPositions:
-    """What a token-level objective sees.
+    """The positions that a token-level objective sees, as the model scored them.
 
     log_p     [N, V]  log softmax of the logits, float32 or float64, with gradient. (An objective that needs
                       logits takes these: the two differ by a constant per position.)
@@ -51,7 +51,7 @@ class ScoredPositions:
 
 @dataclass(frozen=True, slots=True)
 class PerToken:
-    """terms: name -> contributions [N], weighted by `weights` (1 where not named).
+    """What every position contributes to the loss. terms: name -> [N], weighted by `weights` (1 where not named).
 
     selected [N] bool or None: where a selective penalty acts.
     """
@@ -192,7 +192,7 @@ def sed_sft_selection(logits: Tensor, *, top_k: int, threshold: float, **_: obje
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """-sum over v of p_v log p_v [N] in nats, of log-probabilities [N, V]; in [0, ln V]."""
+    """Computes -sum over v of p_v log p_v [N] in nats, of log-probabilities [N, V]; in [0, ln V]."""
     made: Tensor = _Entropy.apply(log_p)
     return made
 

@@ -60,5 +60,5 @@ __all__ = [
 
 
 def vocabulary_names(categories: Sequence[Category]) -> tuple[str, ...]:
-    """Every name of every category, in a fixed order."""
+    """Lists every name of every category, in a fixed order."""
     return tuple(name for category in categories for name in category.names)

@@ -54,11 +54,11 @@ class Writing(Protocol):
     def write(self, names: Sequence[str], template: int) -> Ids: ...
 
     def found(self, caption: Ids) -> list[Found]:
-        """The names in a caption, in order."""
+        """Lists the names in a caption, in order."""
         ...
 
     def malformed(self, caption: Ids, truncated: bool) -> int:
-        """How many parts of a caption cannot be read."""
+        """Counts the parts of a caption that cannot be read."""
         ...
 
     def text(self, caption: Ids) -> str:
@@ -111,7 +111,7 @@ class CaptionCodec(Codec):
         return isinstance(self.writing, Prose)
 
     def names_in(self, caption: str) -> list[str]:
-        """The names in such a caption, in order."""
+        """Lists the names in such a caption, in order."""
         assert isinstance(self.writing, Prose)
         return [name for name, _, _ in self.writing.mentioned(caption)]
 
@@ -191,7 +191,7 @@ class Names:
         return readable.count(False) - excused
 
     def _entries(self, caption: Ids) -> list[list[Found]]:
-        """The names between separators."""
+        """Yields the names between separators."""
         entries: list[list[Found]] = [[]] if caption else []
         for position, token in enumerate(caption):
             if token == self._tokens.separator:
@@ -290,5 +290,5 @@ def sentence(names: Sequence[str], template: int) -> str:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """As they are looked for: small letters, spaces for underscores, each sign a word of its own."""
+    """Splits a text as names are looked for: small letters, spaces for underscores, each sign a word of its own."""
     return tuple(word.lower() for word in _WORD.findall(name.replace("_", " ")))

@@ -62,7 +62,7 @@ class Codec:
         return frozenset(name for ids, name in self._name_of_ids.items() if ids in beginnings)
 
     def encode(self, objects: Sequence[tuple[str, Box]], width: int, height: int) -> Ids:
-        """Target tokens, end token included."""
+        """Returns the target tokens that list these objects, end token included."""
         entries = [(self.name_ids[name], self.space.quantise(box, width, height)) for name, box in objects]
         return (*self.form.encode(entries), self.tokens.end)
 
@@ -111,15 +111,15 @@ class Codec:
         return self.form.kinds(tuple(tokens))
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The sequence as a person reads it."""
+        """Writes a sequence as a person reads it."""
         return self.form.text(tuple(tokens), self._name)
 
     def _name(self, ids: Ids) -> str:
-        """The exact name that has these tokens; what they say if none has."""
+        """Returns the exact name that has these tokens, or what they say if none has."""
         return self._name_of_ids.get(ids) or self.tokens.decode_name(ids)
 
     def _is_noise(self, entry: Entry | None) -> bool:
-        """With as many numbers as a box has."""
+        """Says whether an entry is noise, with as many numbers as a box has."""
         return entry is not None and entry.name == self.noise and len(entry.numbers) == self.space.count
 
     def _mention(self, entry: Entry | None, width: int, height: int) -> Mention | None:

@@ -55,7 +55,7 @@ class Format(Protocol):
         ...
 
     def text(self, tokens: Ids, name_of: Callable[[Ids], str]) -> str:
-        """A whole sequence as a person reads it."""
+        """Writes a whole sequence as a person reads it."""
         ...
 
     def check(self, name: str, ids: Ids) -> None:
@@ -153,11 +153,11 @@ class TokenFormat:
             )
 
     def location(self, token: int) -> int | None:
-        """The bin of a location token; None for any other token."""
+        """Returns the bin of a location token; None for any other token."""
         return self._bins.get(token)
 
     def begins(self, before: int, token: int) -> bool:
-        """Whether, without a separator, `token` after `before` begins another entry."""
+        """Says whether, without a separator, `token` after `before` begins another entry."""
         old, new = before in self._bins, token in self._bins
         return (old and not new) if self.name_first else (new and not old)
 
@@ -184,7 +184,7 @@ class TokenFormat:
         return len(body) - max(len(part) for part in [(), *endings] if body[len(body) - len(part) :] == part)
 
     def _cuts(self, body: Ids, start: int, stop: int) -> list[tuple[int, int]]:
-        """Start and end of every entry between these positions; one at least."""
+        """Finds start and end of every entry between these positions; one at least."""
         size = len(self.separator)
         if size:
             breaks = [(i, i + size) for i in range(start, stop - size + 1) if body[i : i + size] == self.separator]
@@ -273,7 +273,7 @@ class JsonFormat:
         return [END if token == self._tokens.end else kind for token, kind in zip(tokens, kinds, strict=True)]
 
     def text(self, tokens: Ids, name_of: Callable[[Ids], str]) -> str:
-        """As it is written; `name_of` has nothing to add."""
+        """Writes the text as it is; `name_of` has nothing to add."""
         del name_of
         end = tokens.index(self._tokens.end) if self._tokens.end in tokens else len(tokens)
         return self._tokens.decode_text(tokens[:end]) + " <end>" * (end < len(tokens))

@@ -44,12 +44,12 @@ class Grammar:
         self._in_names = {token for ids in self._names for token in ids}
 
     def allowed(self, state: State) -> frozenset[int]:
-        """Tokens that may follow `state`."""
+        """Returns the tokens that may follow `state`."""
         following = self._following(self._parts(state.first), state.read)
         return frozenset({*following, self._form.end} if state == self.START else following)
 
     def advance(self, state: State, token: int) -> State:
-        """The state after an allowed `token`."""
+        """Returns the state after an allowed `token`."""
         form, read = self._form, (*state.read, token)
         if form.separator:
             return State(False, ()) if read[-len(form.separator) :] == form.separator else State(state.first, read)
@@ -62,7 +62,7 @@ class Grammar:
         return (form.opening if first else (), *entry, "after")
 
     def _following(self, parts: tuple[Part, ...], read: Ids) -> set[int]:
-        """Tokens that may follow `read`, the beginning of something that has these parts."""
+        """Returns the tokens that may follow `read`, the beginning of something that has these parts."""
         part, rest = parts[0], parts[1:]
         if part == "after":
             return set(self._after(read))

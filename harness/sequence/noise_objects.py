@@ -51,13 +51,13 @@ def _anywhere(width: int, height: int, rng: np.random.Generator) -> Box:
 
 
 def _moved(box: Box, width: int, height: int, rng: np.random.Generator) -> Box:
-    """To another place inside the picture."""
+    """Moves a box to another place inside the picture."""
     x, y = rng.uniform(0, 1, 2) * (max(0.0, width - box.w), max(0.0, height - box.h))
     return Box(float(x), float(y), box.w, box.h)
 
 
 def _jittered(box: Box, width: int, height: int, rng: np.random.Generator) -> Box:
-    """Clipped to the picture."""
+    """Jitters a box, clipped to the picture."""
     edges = np.array(box.corners) + rng.uniform(-JITTER, JITTER, 4) * (box.w, box.h, box.w, box.h)
     x0, y0, x1, y1 = np.clip(edges, 0, (width, height, width, height))
     return Box(float(x0), float(y0), float(x1 - x0), float(y1 - y0))

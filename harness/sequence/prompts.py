@@ -15,7 +15,7 @@ from harness.types import Category, Example
 
 
 def about(example: Example, asked: Collection[int], categories: Sequence[Category], chunk: int) -> list[Example]:
-    """The questions of an image about the categories with these ids, at most `chunk` in each; none about none."""
+    """Makes the questions of an image about the categories with these ids, `chunk` in each; none about none."""
     ordered = [category.id for category in categories if category.id in asked]
     return [_question(example, tuple(ordered[start : start + chunk])) for start in range(0, len(ordered), chunk)]
 
@@ -37,7 +37,7 @@ def verified(example: Example) -> set[int]:
 
 
 def present(example: Example) -> set[int]:
-    """The categories with instances."""
+    """Returns the categories with instances."""
     return {instance.category_id for instance in example.instances}
 
 

@@ -91,7 +91,7 @@ class CoordinateSpace:
         return range(numbers[-2] + 1, self.bins) if len(numbers) >= 2 else range(self.bins - 1)
 
     def _swap(self, four: Sequence[int]) -> tuple[int, int, int, int]:
-        """Between `yxyx` and `order`; its own inverse."""
+        """Converts between `yxyx` and `order`; its own inverse."""
         a, b, c, d = four
         return (a, b, c, d) if self.order == "yxyx" else (b, a, d, c)
 
@@ -127,7 +127,7 @@ class PatchSpace:
         return near[0] * self.side + near[1], far[0] * self.side + far[1]
 
     def restore(self, numbers: Sequence[int], width: int, height: int) -> Box | None:
-        """None where the second patch lies above the first or left of it."""
+        """Returns the box of two patches; None where the second lies above the first or left of it."""
         (y0, x0), (y1, x1) = (divmod(number, self.side) for number in numbers)
         if y1 < y0 or x1 < x0:
             return None
@@ -149,7 +149,7 @@ class PatchSpace:
         return min(max(index, 0), self.side - 1)
 
     def _extent(self, near: int, far: int, length: int) -> tuple[float, float]:
-        """Start and length in pixels of what lies between two patches of an axis."""
+        """Returns start and length in pixels of what lies between two patches of an axis."""
         inset, patches = (0.5, far - near) if far > near else (0.0, 1)
         return (near + inset) * length / self.side, patches * length / self.side
 

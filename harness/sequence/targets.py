@@ -30,7 +30,7 @@ Sequence = tuple[int, ...]
 
 
 def members_per_image(targets: str) -> int:
-    """How many sequences an image has in an epoch: n for all(n), else 1."""
+    """Says how many sequences an image has in an epoch: n for all(n), else 1."""
     found = re.fullmatch(r"all\((\d+)\)", targets)
     return int(found[1]) if found else 1
 
@@ -66,7 +66,7 @@ def _at_most(example: Example, codec: Codec) -> int:
 
 
 def _given(example: Example, codec: Codec) -> tuple[str, ...]:
-    """The captions that the image comes with, where the model is to write some and can."""
+    """Returns the captions that the image comes with, where the model is to write some and can."""
     return example.captions if isinstance(codec, CaptionCodec) and codec.writes_text else ()
 
 
@@ -76,7 +76,7 @@ def target(
     targets: Literal["canonical", "random"],
     rng: np.random.Generator | None = None,
 ) -> Sequence:
-    """Target tokens of one member of the equivalence set, see `objects`.
+    """Makes the target tokens of one member of the equivalence set, see `objects`.
 
     A caption is one that the image comes with, if there is any: the first, or one drawn from `rng`. Else it is a
     sentence about all objects: the first of the templates, or one drawn from `rng`.
@@ -116,7 +116,7 @@ def fewer_objects(example: Example, number: int, drop: Literal["random", "smalle
 
 
 def in_reading_order(instances: Iterable[Instance]) -> list[Instance]:
-    """By the upper edge, then the left edge."""
+    """Sorts instances by the upper edge, then the left edge."""
     return sorted(instances, key=lambda instance: (instance.box.y, instance.box.x, instance.id))
 
 
@@ -126,7 +126,7 @@ def objects(
     targets: Literal["canonical", "random"],
     rng: np.random.Generator | None = None,
 ) -> list[tuple[str, Box]]:
-    """The names and boxes of one member of the equivalence set.
+    """Chooses the names and boxes of one member of the equivalence set.
 
     canonical: reading order (upper edge, then left edge) and every category's first name; always the same. Where the
     task has no boxes, the instances are in that order already (see harness.run.task).

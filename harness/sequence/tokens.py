@@ -209,12 +209,12 @@ class TokenizerTokens:
 
 
 def _spaced(name: str) -> str:
-    """As language models know it."""
+    """Writes a name as language models know it: with spaces."""
     return name.replace("_", " ")
 
 
 def _extend(tokenizer: Tokenizer, wanted: Sequence[str]) -> dict[str, int]:
-    """The tokenizer's vocabulary after the wanted tokens were added; ConfigError where it takes none."""
+    """Adds the wanted tokens and returns the tokenizer's vocabulary; ConfigError where it takes none."""
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in dict.fromkeys(wanted) if token not in vocabulary]
     if not missing:

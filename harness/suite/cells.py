@@ -34,7 +34,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The row it belongs to."""
+        """Names the row that the cell belongs to."""
         if self.role == "oracle":
             return self.model.name
         return BASE if self.objective is None else self.objective.label
@@ -65,17 +65,17 @@ def cells(suite: Suite, untrained: Sequence[int] = (UNTRAINED_SEED,)) -> Iterato
 
 
 def after_sft(objective: NamedObjective) -> str:
-    """The row that shows a chain as it is before its last stage."""
+    """Returns the label of the row that shows a chain as it is before its last stage."""
     return f"{objective.label} after sft"
 
 
 def chains(suite: Suite) -> list[NamedObjective]:
-    """The objectives that a further stage follows."""
+    """Returns the objectives that a further stage follows."""
     return [objective for objective in suite.objectives if objective.then is not None]
 
 
 def rows(suite: Suite) -> list[str]:
-    """Labels of the table's rows, in order."""
+    """Lists the labels of the table's rows, in order."""
     objectives_ = [objective.label for objective in suite.objectives]
     early = [stop.label for stop in suite.early_stops]
     return [
@@ -116,5 +116,5 @@ def _digests(path: Path, numbers: set[int]) -> list[str]:
 
 
 def _is_digest(value: object) -> bool:
-    """It becomes part of a folder's name, so nothing else will do."""
+    """Says whether it is a SHA-256: it becomes part of a folder's name, so nothing else will do."""
     return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None

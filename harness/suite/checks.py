@@ -28,12 +28,12 @@ from harness.suite.tune import Tune
 
 
 def follows_from_another(item: Any) -> bool:
-    """pydantic calls a list too short whose items are all wrong."""
+    """Says whether a mistake only repeats others: pydantic calls a list too short whose items are all wrong."""
     return item["type"] == "too_short" and len(item["input"]) > 0
 
 
 def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
-    """One mistake in words; `prefix`: where the part that was validated stands in the suite."""
+    """Puts one of pydantic's mistakes into words; `prefix`: where the part that was validated stands in the suite."""
     location, stage = _without_tag((*prefix, *item["loc"]))
     where = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
@@ -66,7 +66,7 @@ def _without_tag(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...]
 
 
 def content_problems(content: Mapping[str, Any]) -> list[str]:
-    """Unknown names and wrong settings, as far as the content has the right shape."""
+    """Lists unknown names and wrong settings, as far as the content has the right shape."""
     problems = []
     for kind, key in (("benchmark", "benchmark"), ("model", "models")):
         for name, settings in _named(content.get(key)):
@@ -92,12 +92,12 @@ def _named(value: object, *own: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _odd(pair: Mapping[Any, Any]) -> list[Any]:
-    """Keys that are no strings (YAML reads `on:` as true)."""
+    """Lists the keys that are no strings (YAML reads `on:` as true)."""
     return [key for key in pair if not isinstance(key, str)]
 
 
 def reference_problems(suite: Suite) -> list[str]:
-    """Labels that clash, and hypotheses that name a row which the suite does not make."""
+    """Lists labels that clash, and hypotheses that name a row which the suite does not make."""
     labels = rows(suite)
     problems = [f"label {label!r}: used twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
     models = [model.label for model in suite.models]
@@ -131,7 +131,7 @@ def reference_problems(suite: Suite) -> list[str]:
 
 
 def _tune_problems(suite: Suite) -> list[str]:
-    """What cannot be tuned as the suite says."""
+    """Lists what cannot be tuned as the suite says."""
     tune = suite.tune
     if tune is None:
         return []
@@ -152,7 +152,7 @@ def _tune_problems(suite: Suite) -> list[str]:
 
 
 def _caption_problems(suite: Suite) -> list[str]:
-    """What a task with captions does not have."""
+    """Lists what the suite asks for that a task with captions does not have."""
     problems = []
     if suite.task != "boxes" and suite.sample.grammar:
         problems.append(f"sample.grammar: task: {suite.task} has no decoding grammar; set grammar: false")
@@ -176,7 +176,7 @@ def _caption_problems(suite: Suite) -> list[str]:
 
 
 def _train_problems(suite: Suite) -> list[str]:
-    """Training that cannot be done as the suite and its rows say."""
+    """Lists training that cannot be done as the suite and its rows say."""
     problems = _micro_problems("train", suite.train)
     for objective in suite.objectives:
         where = f"objectives.{objective.label}.train"
@@ -197,7 +197,7 @@ def _train_problems(suite: Suite) -> list[str]:
 
 
 def _stage_problems(suite: Suite, objective: NamedObjective) -> list[str]:
-    """A further stage whose batches cannot be made, or do not supply what its objective needs."""
+    """Says why the batches of a further stage cannot be made, or do not supply what its objective needs."""
     try:
         *_, plan = suite.plans_of(objective)
     except ValidationError as error:
@@ -215,7 +215,7 @@ def _micro_problems(where: str, plan: Train) -> list[str]:
 
 
 def _supply_problems(label: str, name: str, settings: Mapping[str, Any], plan: Train) -> list[str]:
-    """An objective that needs sets of targets, which the training data conditions do not supply."""
+    """Says where an objective needs sets of targets, which the training data conditions do not supply."""
     if objectives.problems(name, settings):  # told already
         return []
     if "sets" not in objectives.ready(name, settings).needs:

@@ -18,7 +18,7 @@ from harness.suite.schema import Suite
 
 
 def load(reference: str) -> Suite:
-    """A suite by path, or by the name of a shipped one. ConfigError lists every mistake."""
+    """Reads a suite by path, or by the name of a shipped one. ConfigError lists every mistake."""
     shipped = registry.shipped_suites()
     path = Path(reference)
     if not path.is_file():
@@ -53,7 +53,7 @@ def parse(content: object, where: str) -> Suite:
 
 
 def with_seeds(suite: Suite, text: str) -> Suite:
-    """The suite with the seeds of a command line ("0,1,2") in place of its own."""
+    """Puts the seeds of a command line ("0,1,2") in place of the suite's own."""
     try:
         return suite.model_validate({**suite.model_dump(mode="json"), "seeds": [int(part) for part in text.split(",")]})
     except (ValueError, ValidationError):

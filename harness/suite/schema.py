@@ -27,7 +27,7 @@ Label = Annotated[str, Field(pattern=PLAIN_NAME)]
 
 
 class _Named(BaseModel):
-    """A name, and settings that only the thing of that name understands."""
+    """A part of a suite that has a name, and settings that only the thing of that name understands."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
@@ -43,7 +43,7 @@ class _Named(BaseModel):
 
 
 class NamedBenchmark(_Named):
-    """`benchmark: {name: shapes, ...}`"""
+    """The images that a suite is about: `benchmark: {name: shapes, ...}`."""
 
 
 class _Labelled(_Named):
@@ -60,7 +60,7 @@ class _Labelled(_Named):
 
 
 class NamedModel(_Labelled):
-    """One of `models:`."""
+    """A model that the suite fine-tunes, one of `models:`."""
 
 
 class NamedObjective(_Labelled):
@@ -171,7 +171,7 @@ class Train(StrictModel):
 
     @property
     def members(self) -> int:
-        """Target sequences of an image in an epoch."""
+        """How many target sequences an image has in an epoch."""
         return members_per_image(self.targets)
 
     @property
@@ -183,7 +183,7 @@ class Train(StrictModel):
 
     @property
     def evaluations(self) -> tuple[int, ...]:
-        """Steps that are evaluated; the last one always is."""
+        """The steps that are evaluated; the last one always is."""
         return tuple(sorted({*self.eval_at, self.steps}))
 
     @property

@@ -60,13 +60,13 @@ class StageSettings(StrictModel):
 
     @property
     def batch(self) -> int:
-        """What a step takes, in units that stay whole: images, sequences or pairs."""
+        """How much a step takes, in units that stay whole: images, sequences or pairs."""
         size: int = getattr(self, self.per_step)
         return size
 
     @property
     def planned(self) -> dict[str, Any]:
-        """What it has otherwise than `train`, by the names that this has there."""
+        """The settings that this stage has otherwise than `train`, by their names there."""
         ends = {"batching": "shuffled", "collision_rate": None, "groups": ()}
         return {**ends, **self.model_dump(include={*OPTIMISED}), "batch_size": self.batch}
 
@@ -150,7 +150,7 @@ class Preference(Sampling):
 
     @property
     def described(self) -> dict[str, Any]:
-        """The pairs of a file are what they are wherever it lies."""
+        """As of any stage, but with the digest of the file: the pairs are the same wherever it lies."""
         if self.pairs is None:
             return super().described
         try:
@@ -258,7 +258,7 @@ class Sft(StageSettings):
 
 
 def _by_name(value: Any) -> Any:
-    """`grpo` is `{name: grpo}`."""
+    """Writes a bare name out: `grpo` is `{name: grpo}`."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -273,7 +273,7 @@ STAGES: dict[str, type[StageSettings]] = {
 
 
 def _named(value: Any) -> Any:
-    """`then: grpo` is `then: {name: grpo}`. ValueError for an unknown name."""
+    """Writes a bare name out and checks it. ValueError for an unknown name."""
     value = _by_name(value)
     if isinstance(value, Mapping) and value.get("name") not in STAGES:
         raise ValueError(unknown("stage", str(value.get("name")), STAGES))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness import records
+from harness.commands.console import show_plan
 from harness.errors import ConfigError, DataError
 from harness.records import Record
 from harness.records.tuning import TRIALS, TUNING, TunedRow, TuningRecord, read_tuning
@@ -91,6 +92,12 @@ def test_the_table_and_what_is_published_show_it(output: Path, tmp_path: Path) -
     publish(output, tmp_path / "published")
     assert read_tuning(tmp_path / "published") == read_tuning(output)
     assert line in (tmp_path / "published" / "README.md").read_text().replace("\\", "")
+
+
+def test_a_dry_run_tells_of_the_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(open_context(suite(), None, "cpu"), tmp_path, "oracle-*")
+    assert "tuning:    4 trials of 2 steps before these cells, not estimated" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 # ---- the choice ------------------------------------------------------------------------------------------------------
