@@ -43,6 +43,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _nobody_pulls_the_plug() -> Iterator[None]:
+    """What the system has taken is as good as written, then; waiting for a busy disk takes longer than many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_as_in_the_foreground() -> Iterator[None]:
     """SIGINT is ignored in what a shell starts in the background, and in all that such a process starts in turn."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

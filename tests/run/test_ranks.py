@@ -32,7 +32,7 @@ from harness.training import checkpoints, step
 from harness.types import LossOutput
 from tests.support import small
 from tests.support.killing import cell_outcome
-from tests.support.ranks import LIMIT, RANK, finish, on_ranks, scenario, start, torchrun
+from tests.support.ranks import LIMIT, finish, on_ranks, rank, scenario, start, torchrun
 
 IMAGES = 7
 """Validation images, one in a batch: neither 2 nor 3 ranks share them evenly."""
@@ -59,7 +59,7 @@ SUITE = small.mini_suite(**CHANGES)
 @contextmanager
 def writing_nothing(on: int) -> Iterator[None]:
     """On that rank the system refuses to write a single byte to any file, and Python to make or rename one."""
-    if on != RANK:
+    if on != rank():
         yield
         return
     allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -70,7 +70,7 @@ def writing_nothing(on: int) -> Iterator[None]:
         made = event in ("os.mkdir", "os.rename", "os.remove", "os.link", "os.utime")
         made = made or (event == "open" and bool(int(arguments[2]) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
         if refusing[0] and made and not str(arguments[0]).startswith("/dev/"):
-            raise PermissionError(errno.EPERM, f"{event} on rank {RANK}", str(arguments[0]))
+            raise PermissionError(errno.EPERM, f"{event} on rank {rank()}", str(arguments[0]))
 
     sys.addaudithook(refuse)
     try:
@@ -85,7 +85,7 @@ def failing(on: int, calls: int, error: Callable[[], Exception], target: str, or
     count = iter(range(1, 1000))
 
     def perhaps(*arguments: Any, **settings: Any) -> Any:
-        if next(count) == calls and on == RANK:
+        if next(count) == calls and on == rank():
             raise error()
         return original(*arguments, **settings)
 
@@ -217,11 +217,11 @@ def program(folder: Path, *arguments: str) -> None:
     """`detmodes ARGUMENTS`; a rank is killed as it begins the nth step where KILL says so."""
     del folder
     sys.argv = ["detmodes", *arguments]
-    rank, nth = map(int, os.environ.get("KILL", "-1 0").split())
+    victim, nth = map(int, os.environ.get("KILL", "-1 0").split())
     original, count = step.accumulate, iter(range(1, 1000))
 
     def killed(*arguments: Any, **settings: Any) -> LossOutput:
-        if next(count) == nth and rank == RANK:
+        if next(count) == nth and victim == rank():
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **settings)
 

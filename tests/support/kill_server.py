@@ -124,5 +124,6 @@ def kill(process: int) -> None:
 
 
 if __name__ == "__main__":
+    os.fsync = lambda fd: None  # a killed process is no power cut: what it has written stays
     for line in sys.stdin:
         print(json.dumps(attempt(json.loads(line))), flush=True)

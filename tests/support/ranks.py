@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,11 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 LIMIT = 600.0
 """Seconds after which a hang is a hang: starting processes takes many of them on a busy machine."""
-RANK = int(os.environ.get("RANK", "0"))
+
+
+def rank() -> int:
+    """Of this process."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def torchrun(processes: int) -> list[str]:
@@ -57,21 +63,51 @@ def scenario(launcher: Sequence[str], reference: str, folder: Path, *arguments: 
 
 
 def on_ranks(processes: int, reference: str, folder: Path, **environment: str) -> list[Any]:
-    """What the scenario returned on each rank."""
-    code, printed = finish(scenario(torchrun(processes), reference, folder), **environment)
+    """What the scenario returned on each rank. Modules are imported once for all of them, unlike with torchrun."""
+    command = [sys.executable, "-m", "tests.support.ranks", "--fork", str(processes), reference, str(folder)]
+    code, printed = finish(command, **environment)
     assert code == 0, printed[-4000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+    return [json.loads((folder / f"{index}.json").read_text()) for index in range(processes)]
 
 
-def main(reference: str, place: str, *arguments: str) -> None:
+def play(reference: str, place: str, *arguments: str) -> None:
     import torch  # late: tests import this module to start others
 
     module, _, name = reference.partition(":")
     torch.manual_seed(0)
     result = getattr(importlib.import_module(module), name)(Path(place), *arguments)
-    (Path(place) / f"{RANK}.json").write_text(json.dumps(result))
+    (Path(place) / f"{rank()}.json").write_text(json.dumps(result))
     torch.distributed.destroy_process_group()
 
 
+def fork(processes: int, reference: str, place: str) -> int:
+    """Plays the scenario in forks of this process, with the environment that torchrun gives its own. The largest of
+    their exit codes."""
+    importlib.import_module(reference.partition(":")[0])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    children = []
+    for index in range(processes):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                size, own = str(processes), str(index)
+                os.environ.update(address, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size, RANK=own, LOCAL_RANK=own)
+                play(reference, place)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "--fork":
+        sys.exit(fork(int(sys.argv[2]), *sys.argv[3:]))
+    play(*sys.argv[1:])
