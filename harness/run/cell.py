@@ -29,7 +29,7 @@ from harness.records.gallery import gallery_frame
 from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
 from harness.run.context import Context, Planned, Watch, build, evaluation_numbers
-from harness.run.interval import Interval
+from harness.run.interval import CheckpointInterval
 from harness.run.kept import WEIGHTS
 from harness.run.lengths import readable
 from harness.run.resume import CellCheckpointer
@@ -74,7 +74,7 @@ def compute(context: Context, item: Planned, folder: Path, check: Callable[[], N
             folder / RESUME,
             Log(folder / METRICS if main else None, tell, check),
             settings,
-            Interval.of(context.snapshot_every),
+            CheckpointInterval.of(context.snapshot_every),
             caught,
             context.accelerator,
             check,

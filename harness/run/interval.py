@@ -11,14 +11,14 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class CheckpointInterval:
     """steps: None where it is a time; seconds: None where it is a number of steps."""
 
     steps: int | None = None
     seconds: float | None = None
 
     @classmethod
-    def of(cls, text: str | int, option: str = "--snapshot-every") -> Interval:
+    def of(cls, text: str | int, option: str = "--snapshot-every") -> CheckpointInterval:
         """Reads `50` as steps, and `90s`, `10m` or `1.5h` as time. ConfigError for anything else."""
         found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])?", str(text), re.ASCII)
         number, unit = found.groups() if found else ("0", None)

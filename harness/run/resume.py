@@ -20,7 +20,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from harness.records.log import Log
-from harness.run.interval import Interval
+from harness.run.interval import CheckpointInterval
 from harness.run.kept import Evaluated, Evaluations, KeptFolder, StageTables, warn
 from harness.system import ranks
 from harness.system.files import partials
@@ -49,7 +49,7 @@ class CellCheckpointer:
         folder: Path,
         log: Log,
         settings: str,
-        every: Interval,
+        every: CheckpointInterval,
         interrupts: Interrupts,
         accelerator: Accelerator,
         check: Callable[[], None] = lambda: None,

@@ -309,7 +309,7 @@ def test_a_base_with_the_wrong_digest(invoke: Invoke, mini: Path, monkeypatch: p
     [
         ("models", ["open_flamingo", "2.1 M", "65 bins, y x y x", "oracle-uniform"]),
         ("benchmarks", ["shapes", "lvis", "benchmarks.lvis:Lvis"]),
-        ("objectives", ["sed_sft", "settings: top_k, threshold, quantile, weight=1.0, mask=live", "2602.07464"]),
+        ("objectives", ["sed_sft", "settings: top_k, threshold, quantile,", "weight=1.0, mask=live", "2602.07464"]),
         ("suites", ["quickstart", "photos", "base", "sed_sft_w5_base"]),
     ],
 )
@@ -467,7 +467,7 @@ def test_publish_says_what_it_leaves_out(invoke: Invoke, simulated: Path) -> Non
     assert done.code == 0
     assert "pictures" in done.out + done.err
     assert not Path("published/gallery").exists()
-    assert Path("published/tables.tex").is_file()
+    assert Path("published/table.csv").is_file()
 
 
 SAMPLED = [

@@ -3,18 +3,22 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import ConfigError
-from harness.run.interval import Interval
+from harness.run.interval import CheckpointInterval
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        *(("50", Interval(steps=50)), (7, Interval(steps=7)), ("90s", Interval(seconds=90.0))),
-        *(("10m", Interval(seconds=600.0)), ("1.5h", Interval(seconds=5400.0))),
+        *(
+            ("50", CheckpointInterval(steps=50)),
+            (7, CheckpointInterval(steps=7)),
+            ("90s", CheckpointInterval(seconds=90.0)),
+        ),
+        *(("10m", CheckpointInterval(seconds=600.0)), ("1.5h", CheckpointInterval(seconds=5400.0))),
     ],
 )
-def test_steps_and_times(text: str | int, expected: Interval) -> None:
-    assert Interval.of(text) == expected
+def test_steps_and_times(text: str | int, expected: CheckpointInterval) -> None:
+    assert CheckpointInterval.of(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -22,9 +26,9 @@ def test_steps_and_times(text: str | int, expected: Interval) -> None:
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--snapshot-every: expected a number of steps \(50\) or a time"):
-        Interval.of(text)
+        CheckpointInterval.of(text)
 
 
 def test_when_it_is_over() -> None:
-    assert [step for step in range(1, 9) if Interval(steps=3).is_over(step, 1e9)] == [3, 6]
-    assert [seconds for seconds in (0, 59, 60, 61) if Interval(seconds=60).is_over(5, seconds)] == [60, 61]
+    assert [step for step in range(1, 9) if CheckpointInterval(steps=3).is_over(step, 1e9)] == [3, 6]
+    assert [seconds for seconds in (0, 59, 60, 61) if CheckpointInterval(seconds=60).is_over(5, seconds)] == [60, 61]

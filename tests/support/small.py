@@ -17,7 +17,7 @@ from harness.inference.device import accelerator_on
 from harness.inference.padding import target_batch
 from harness.protocols import Adapter
 from harness.records.log import Log
-from harness.run.interval import Interval
+from harness.run.interval import CheckpointInterval
 from harness.run.resume import CellCheckpointer
 from harness.sequence.targets import target
 from harness.suite.load import parse
@@ -113,7 +113,7 @@ def mini_suite(**changes: Any) -> Suite:
 
 def checkpointer(folder: Path, caught: Interrupts | None = None) -> CellCheckpointer:
     """One for the cell "cell", with a log of its own; it saves after 50 steps, and when a signal was `caught`."""
-    return CellCheckpointer(folder, Log(), "cell", Interval(steps=50), caught or Interrupts(), accelerator())
+    return CellCheckpointer(folder, Log(), "cell", CheckpointInterval(steps=50), caught or Interrupts(), accelerator())
 
 
 def work_of(adapter: Adapter, kept: CellCheckpointer | None = None) -> Work:

@@ -20,7 +20,7 @@ from torch import nn
 
 from harness.errors import DataError
 from harness.records.log import Log
-from harness.run.interval import Interval
+from harness.run.interval import CheckpointInterval
 from harness.run.resume import CellCheckpointer
 from harness.suite.schema import Train
 from harness.system import files, interrupts
@@ -416,7 +416,13 @@ class Watched:
     def __init__(self, folder: Path, every: str) -> None:
         self.now, self.seen = 0.0, list[tuple[int, list[str]]]()
         self.kept = CellCheckpointer(
-            folder, Log(), "cell", Interval.of(every), Interrupts(), small.accelerator(), clock=lambda: self.now
+            folder,
+            Log(),
+            "cell",
+            CheckpointInterval.of(every),
+            Interrupts(),
+            small.accelerator(),
+            clock=lambda: self.now,
         )
         self._folder = folder
 

@@ -38,7 +38,7 @@ def run(
     from harness.commands.run import launch
     from harness.run import trackers
     from harness.run.context import open_context
-    from harness.run.interval import Interval
+    from harness.run.interval import CheckpointInterval
     from harness.run.output import mirror as mirrors
     from harness.suite import load
 
@@ -47,7 +47,7 @@ def run(
         chosen = load.with_seeds(chosen, seeds)
     launch.require_executor(executor, ray_address, jobs)
     folder, mirror = mirrors.opened(output or f"runs/{chosen.suite}")
-    Interval.of(snapshot_every)
+    CheckpointInterval.of(snapshot_every)
     if dry_run:
         launch.require_one_process("--dry-run")
         console.show_plan(open_context(chosen, data, device), folder, only)
