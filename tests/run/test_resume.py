@@ -134,7 +134,7 @@ def test_killed_again_and_again(server: Server, reference: Reference, tmp_path: 
 PLACES = {
     "in training": ("harness.training.loop", "accumulate", 4, "kill"),
     "in generation": ("harness.evaluation.scored_samples", "generate_batch", 2 * BATCHES + 2, "kill"),
-    "in scoring": ("harness.evaluation.evaluate", "_scores", BATCHES + 2, "kill"),
+    "in scoring": ("harness.evaluation.scored_samples", "_score", BATCHES + 2, "kill"),
     "as a checkpoint is written": ("harness.training.checkpoints", "save_file", 3, "kill-after"),
     "as a checkpoint is renamed": ("harness.training.checkpoints", "_require_readable", 3, "kill"),
     "as the older checkpoint is removed": ("harness.training.checkpoints", "_remove_all_but_one_before", 3, "kill"),
@@ -166,7 +166,7 @@ CHAIN = (
     ("harness.training.checkpoints", "_remove_all_but_one_before", 1, "kill"),  # after step 5
     ("harness.training.checkpoints", "_require_readable", 1, "kill"),  # after step 6
     ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
-    ("harness.evaluation.evaluate", "_scores", 1, "kill"),
+    ("harness.evaluation.scored_samples", "_score", 1, "kill"),
     ("harness.run.cell", "gallery_frame", 1, "kill"),
     ("harness.records.record", "write_text", 1, "kill"),
     ("harness.run.runner", "_keep_only", 1, "kill-after"),
