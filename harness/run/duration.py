@@ -30,9 +30,12 @@ def estimate(
         per_step, per_image = speeds[key]
         objective, suite = item.cell.objective, context.suite
         plans = () if objective is None else suite.plans_of(objective)
-        evaluations = len(suite.sample.curve) - 1 + (sum(len(plan.evaluations) for plan in plans) or 1)
+        every = len(context.questions("val", item.cell.seed))
+        whole = len(suite.sample.curve) - 1 + max(len(plans), 1)  # at the end of each stage everything is asked
+        early = sum(len(plan.evaluations) - 1 for plan in plans)
+        asked = whole * every + early * (suite.train.eval_images or every)
         steps = plans[0].steps if plans else 0
-        cost = steps * per_step + evaluations * per_image * len(context.questions("val", item.cell.seed))
+        cost = steps * per_step + asked * per_image
         if objective is not None and objective.then is not None:
             drawn, trained = objective.then.amount
             cost += drawn * per_image / suite.sample.samples + trained * per_step / suite.train.batch_size

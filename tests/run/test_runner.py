@@ -599,6 +599,10 @@ def test_the_estimate_follows_from_measured_speeds(finished: Path, tmp_path: Pat
     costs = duration.estimate(own, runner.plan(own, tmp_path), clock=lambda: float(next(now)))
     assert costs == pytest.approx([2.0, 10.0, 10.0, 2.0, 2.0])
     assert duration.estimate(own, runner.plan(own, finished, "*-base-*")) == [0.0]
+    # The early evaluation of 3 of the 12 images costs a quarter: 3 steps, 1.25 evaluations.
+    few = context(train={"steps": 3, "batch_size": 4, "eval_at": [2], "eval_images": 3})
+    (ce,) = duration.estimate(few, runner.plan(few, tmp_path, "*-ce-*"), clock=lambda: float(next(now)))
+    assert ce == pytest.approx(8.5)
 
 
 def test_without_cuda_it_says_so() -> None:
