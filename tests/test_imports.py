@@ -70,7 +70,12 @@ PURE = (
         "harness.sequence",
         "harness.training.schedule",
     ),
-    *("harness.inference.padding", "harness.inference.decoding", "harness.training.stages.corrections"),
+    *(
+        "harness.inference.padding",
+        "harness.inference.decoding",
+        "harness.inference.constraint",
+        "harness.training.stages.corrections",
+    ),
 )
 PURE_LIBRARIES = frozenset(
     {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "re", "typing"}

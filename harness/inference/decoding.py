@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.sequence import Codec, Grammar
+from harness.inference.constraint import GrammarMasks
+from harness.sequence import Codec
 from harness.types import Example, Sample
 
 Step = Callable[[Tensor], Tensor]
@@ -108,7 +109,7 @@ def sample(
     device = temperatures.device
     emitted = torch.full((rows, length), codec.tokens.pad, device=device)
     scores = torch.zeros(rows, length, device=device)
-    walk = _Walk(codec, rows) if grammar else None
+    masks = GrammarMasks(codec, rows) if grammar else None
     active = torch.arange(rows, device=device)  # the rows that `step` still sees, finished ones among them
     unfinished = torch.ones(rows, dtype=torch.bool, device=device)
     prompts = [codec.tokens.prompt] if examples is None else [codec.prompt(example) for example in examples]
@@ -118,7 +119,7 @@ def sample(
     drawn = bool((temperatures > 0).any())
     for position in range(length):
         raw = step(tokens).float()
-        logits = raw if walk is None else walk.mask(raw, active.tolist())
+        logits = raw if masks is None else masks.apply(raw, active.tolist())
         chosen = _choose(logits, temperatures[active], noise[active, position]) if drawn else logits.argmax(-1)
         chosen = torch.where(unfinished, chosen, codec.tokens.pad)
         emitted[active, position] = chosen
@@ -128,8 +129,8 @@ def sample(
             left = int(unfinished.sum())
             if not left:
                 break
-            if walk is not None:
-                walk.advance(active[unfinished].tolist(), chosen[unfinished].tolist())
+            if masks is not None:
+                masks.advance(active[unfinished].tolist(), chosen[unfinished].tolist())
             if keep is not None and left < SHRINK_BELOW * len(active):
                 rest = unfinished.nonzero()[:, 0]
                 keep(rest)
@@ -156,21 +157,3 @@ def _split(tokens: list[list[int]], scores: list[list[float]], end: int) -> list
     """Cut every row after its first end token."""
     lengths = [row.index(end) + 1 if end in row else len(row) for row in tokens]
     return [Sample(tuple(row[:n]), tuple(score[:n])) for row, score, n in zip(tokens, scores, lengths, strict=True)]
-
-
-class _Walk:
-    """The grammar's state for every row."""
-
-    def __init__(self, codec: Codec, rows: int) -> None:
-        self._grammar = Grammar(codec)
-        self._states = [Grammar.START] * rows
-
-    def mask(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        allowed = torch.zeros_like(logits, dtype=torch.bool)
-        for position, row in enumerate(rows):
-            allowed[position, list(self._grammar.allowed(self._states[row]))] = True
-        return logits.masked_fill(~allowed, -torch.inf)
-
-    def advance(self, rows: Sequence[int], chosen: Sequence[int]) -> None:
-        for row, token in zip(rows, chosen, strict=True):
-            self._states[row] = self._grammar.advance(self._states[row], token)

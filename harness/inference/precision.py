@@ -42,6 +42,13 @@ def choose_numbers(device: torch.device, *precisions: Precision) -> Numbers:
     return Numbers(device, bf16=device.type == "cuda" if chosen is None else chosen == "bf16")
 
 
+def describe_precision(training: Numbers | None, evaluation: Numbers) -> str:
+    """What a cell computed in, as its record says it. training: None where nothing was trained."""
+    if training is None or training.bf16 == evaluation.bf16:
+        return evaluation.describe()
+    return f"{training.describe()}, evaluated in {evaluation.describe()}"
+
+
 def numbers_in_use(device: torch.device) -> str:
     """What a forward pass at this very place would compute in, as a record says it."""
     on = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16

@@ -20,7 +20,7 @@ from harness.errors import ConfigError
 from harness.evaluation.evaluate import Measurement, measure
 from harness.evaluation.probe import probe
 from harness.evaluation.scored_samples import EvaluationSettings, sample_and_score
-from harness.inference.precision import choose_numbers
+from harness.inference.precision import choose_numbers, describe_precision
 from harness.inference.teacher_forcing import heldout_nll
 from harness.protocols import Adapter, Benchmark
 from harness.records import CategoryInfo, Record, layout
@@ -312,9 +312,20 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
         model=item.info.model,
         code=provenance.code_version(),
         packages=provenance.package_versions(),
-        device=provenance.describe_device(context.accelerator.device, context.accelerator.num_processes),
+        device=provenance.describe_device(
+            context.accelerator.device, context.accelerator.num_processes, _precision(context, item.cell)
+        ),
         **fields,
     )
+
+
+def _precision(context: Context, cell: Cell) -> str:
+    """What the cell computed in."""
+    if cell.objective is None:
+        return describe_precision(None, evaluation_numbers(context, context.suite.train))
+    plan = context.suite.plans_of(cell.objective)[0]
+    training = choose_numbers(context.accelerator.device, plan.precision)
+    return describe_precision(training, evaluation_numbers(context, plan))
 
 
 def _link(source: Path, target: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
@@ -42,6 +42,11 @@ class Grammar:
             for cut in range(len(ids)):
                 self._continues.setdefault(ids[:cut], set()).add(ids[cut])
         self._in_names = {token for ids in self._names for token in ids}
+        numbers: tuple[int, ...] = ()
+        while len(numbers) < self._space.count:
+            numbers = (*numbers, self._space.following(numbers)[0])
+        self._some_name = min(self._names, key=len)
+        self._some_box = tuple(self._locations[number] for number in numbers)
 
     def allowed(self, state: State) -> frozenset[int]:
         """Returns the tokens that may follow `state`."""
@@ -55,6 +60,33 @@ class Grammar:
             return State(False, ()) if read[-len(form.separator) :] == form.separator else State(state.first, read)
         begun = len(state.read) > (len(form.opening) if state.first else 0)
         return State(False, (token,)) if begun and form.begins(state.read[-1], token) else State(state.first, read)
+
+    def simplify(self, state: State) -> tuple[State, Hashable]:
+        """A state from which the same follows, whatever its complete names and boxes are; and a key: where it is equal,
+        the same tokens are allowed."""
+        left = state.read
+        told: list[int] = []  # what was read, with one name and one box in place of complete ones
+        for part in self._parts(state.first):
+            if part == "name":
+                size = sum(1 for _ in takewhile(self._in_names.__contains__, left))
+                if size == len(left):  # it may go on
+                    break
+                whole = self._some_name
+            elif part == "box":
+                size = self._space.count
+                if len(left) < size:
+                    reduced = State(state.first, (*told, *left))
+                    following = self._space.following(self._numbers(left))
+                    return reduced, following if isinstance(following, range) else tuple(following)
+                whole = self._some_box
+            elif part == "after" or len(left) <= len(part):
+                break
+            else:
+                size, whole = len(part), part
+            told += whole
+            left = left[size:]
+        reduced = State(state.first, (*told, *left))
+        return reduced, reduced
 
     def _parts(self, first: bool) -> tuple[Part, ...]:
         form = self._form

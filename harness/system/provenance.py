@@ -56,16 +56,18 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
 # The versions are asked for by commands that have no use for torch, which takes seconds and half a GiB to import.
 
 
-def describe_device(device: torch.device, processes: int) -> dict[str, Any]:
-    """Of one process, and how many of them made the cell together. batch_invariant: whether what is generated for an
-    image is the same in any batch, to the last bit: on a CPU in float32 (tested); a GPU's kernels do not promise it."""
+def describe_device(device: torch.device, processes: int, precision: str) -> dict[str, Any]:
+    """Of one process, and how many of them made the cell together. precision: what was computed in (see
+    harness.inference.precision). batch_invariant: whether what is generated for an image is the same in any batch, to
+    the last bit: on a CPU in float32 (tested); neither a GPU's kernels nor bf16 promise it."""
     import torch
 
     on_gpu = device.type == "cuda"
-    own: dict[str, Any] = {"type": "cuda" if on_gpu else "cpu", "processes": processes, "batch_invariant": not on_gpu}
+    exact = not on_gpu and precision.endswith("float32")  # what is said last is what answers are generated in
+    own: dict[str, Any] = {"type": "cuda" if on_gpu else "cpu", "processes": processes, "batch_invariant": exact}
     if on_gpu:
-        return {**own, "name": torch.cuda.get_device_name(device), "precision": "bf16 autocast"}
-    return {**own, "name": platform.machine(), "threads": torch.get_num_threads(), "precision": "float32"}
+        return {**own, "name": torch.cuda.get_device_name(device), "precision": precision}
+    return {**own, "name": platform.machine(), "threads": torch.get_num_threads(), "precision": precision}
 
 
 def reset_peak_memory(device: torch.device) -> None:

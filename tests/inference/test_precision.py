@@ -16,12 +16,14 @@ from harness.inference.padding import target_batch
 from harness.inference.precision import (
     HeldLinear,
     choose_numbers,
+    describe_precision,
     hold_frozen_in_bf16,
     numbers_in_use,
     share_frozen,
 )
 from harness.protocols import Adapter
 from harness.sequence.targets import target
+from harness.system.provenance import describe_device
 from tests.support import small
 
 CPU = torch.device("cpu")
@@ -32,6 +34,15 @@ def test_the_first_precision_that_is_not_auto_counts() -> None:
     assert choose_numbers(torch.device("cuda"), "auto", "auto").describe() == "bf16 autocast"
     assert choose_numbers(CPU, "auto", "bf16").describe() == "bf16 autocast"
     assert choose_numbers(torch.device("cuda"), "fp32", "bf16").describe() == "float32"
+
+
+def test_a_record_says_what_was_computed_in() -> None:
+    whole, half = choose_numbers(CPU, "fp32"), choose_numbers(CPU, "bf16")
+    assert describe_precision(None, whole) == describe_precision(whole, whole) == "float32"
+    assert describe_precision(half, half) == "bf16 autocast"
+    assert describe_precision(half, whole) == "bf16 autocast, evaluated in float32"
+    assert describe_device(CPU, 1, "bf16 autocast, evaluated in float32")["batch_invariant"]
+    assert not describe_device(CPU, 1, "bf16 autocast")["batch_invariant"]
 
 
 def test_what_is_in_use_is_told_where_it_is_used() -> None:
