@@ -25,6 +25,7 @@ from model_zoo.flamingo.language import END, FAMILIES, HUB, IMAGE, PAD, TOY, Lan
 from model_zoo.flamingo.network import ReaderSizes, TrainableFlamingo, assemble, resize
 from model_zoo.flamingo.new_embeddings import Rows, grow
 from model_zoo.flamingo.released_sizes import RANDOM, SIZES, released_size
+from model_zoo.location_rows import WAVES
 
 VIT = "ViT-L-14-quickgelu"
 """OpenAI's CLIP, as it was published: its activation is QuickGELU, which open_clip's plain ViT-L-14 has not."""
@@ -141,7 +142,11 @@ class OpenFlamingoHf(FlamingoAdapter):
         return self.vision.pixels(examples)
 
     def describe(self) -> dict[str, object]:
-        sizes = {"parameters": sum(p.numel() for p in self.model.parameters()), "image_size": self.vision.side}
+        sizes = {
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "image_size": self.vision.side,
+            "location_waves": WAVES,  # how new locations start
+        }
         return {"name": "open_flamingo_hf", **self.settings, "sizes": sizes, "weights_digest": self.digests}
 
 
