@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.commands.speed import diversity, objectives, runner
+from harness.commands.speed import diversity, model, objectives, runner
 from harness.commands.speed import evaluation as evaluation_speed
 from harness.report.figures import available
 from harness.report.publish import FIGURES, README, tables
@@ -25,6 +25,7 @@ SPEED = {
     "speed-evaluation": evaluation_speed.from_document,
     "speed-diversity": diversity.from_document,
     "speed-runner": runner.from_document,
+    "speed-model": model.from_document,
 }
 PAGES = ("README.md", "docs/running-at-scale.md", "docs/after-fine-tuning.md")
 NOTHING = pytest.param(RESULTS, id="none", marks=pytest.mark.skip(reason="results/ holds no published folder yet"))

@@ -242,14 +242,18 @@ def _rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     training, evaluation = document["training"], document["evaluation"]
     reached, peak = training["flop"] / training["seconds"], training["peak"]
     drawn = evaluation["tokens"] * evaluation["rows"] / evaluation["samples"]
-    gib = {name: value / 2**30 for name, value in document["memory"].items()}
     return [
         ("training, target tokens a second", f"{training['tokens'] / training['seconds']:,.0f}", ""),
         (f"of the peak ({peak['flops'] / 1e12:.3g} TFLOP/s, {peak['of']})", f"{reached / peak['flops']:.0%}", ""),
         (f"generation with K = {SAMPLES}, tokens a second", f"{drawn:,.0f}", ""),
         ("K samples and the greedy answer, of greedy alone", f"{evaluation['samples'] / evaluation['greedy']:.2f}", ""),
         ("scoring, of generation's time", f"{evaluation['scoring'] / evaluation['samples']:.2f}", "at most 0.5"),
-        *((f"memory, {name}", f"{value:,.3f} GiB", "") for name, value in gib.items()),
+        *((f"memory, {name}", _size(value), "") for name, value in document["memory"].items()),
         ("a checkpoint", f"{document['checkpoint']['seconds']:.2f} s", ""),
-        ("of this size", f"{document['checkpoint']['bytes'] / 2**30:,.3f} GiB", ""),
+        ("of this size", _size(document["checkpoint"]["bytes"]), ""),
     ]
+
+
+def _size(count: int) -> str:
+    """Bytes in a unit that has digits before the point."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
