@@ -217,13 +217,25 @@ class JsonFormat:
 
     OPENING, MIDDLE, SEPARATOR, CLOSING, EMPTY = '[{"bbox_2d": [', '], "label": "', '"}, {"bbox_2d": [', '"}]', "[]"
 
-    _HEAD = re.compile(r"\s*(```(json)?\s*)?\[\s*")
-    _ENTRY = re.compile(
-        r'\{\s*"bbox_2d"\s*:\s*\[\s*(?P<box>[0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*)\s*\]\s*,'
-        r'\s*"label"\s*:\s*"(?P<name>[^"{}\\]+)"\s*\}'
+    _HEAD = re.compile(r"([^{]*```(json)?)?\s*\[?\s*")
+    _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+    _BOX = rf'"bbox_2d"~:~\[~(?P<box>{_NUMBER}(?:~,~{_NUMBER})*)~,?~\]'
+    _LABEL = r'"label"~:~"(?P<name>[^"{}\\]+)"'
+    _VALUE = rf'(?:"[^"{{}}\\]{{0,200}}"|-?{_NUMBER}|true|false|null)'
+    _OTHER = rf'"(?!bbox_2d"|label")[^"{{}}\\]{{1,40}}"~:~{_VALUE}'
+    _ENTRIES = tuple(
+        re.compile(
+            rf"\{{~(?:{other}~,~){{0,8}}{first}~,~(?:{other}~,~){{0,8}}{second}(?:~,~{other}){{0,8}}~,?~\}}".replace(
+                "~",
+                r"[ \t\r\n]*",  # JSON's white space; `int` and regular expressions each have a longer list
+            )
+        )
+        for other, first, second in ((_OTHER, _BOX, _LABEL), (_OTHER, _LABEL, _BOX))
     )
+    """An entry as the model was trained to write it, or with its keys the other way; further fields are skipped."""
     _BETWEEN = re.compile(r"\s*,\s*")
-    _TAIL = re.compile(r"\s*\]\s*(```\s*)?")
+    _TAIL, _ALONE = re.compile(r"\s*,?\s*\]\s*(```[^{]*)?"), re.compile(r"\s*(```[^{]*)?")
+    """The end of a list, and of one object without a list; then what is said after a code fence."""
     _NOTHING = re.compile(r"\s*((```(json)?\s*)?\[\s*\]\s*(```\s*)?)?")
 
     def __init__(self, tokens: TextTokens) -> None:
@@ -253,11 +265,13 @@ class JsonFormat:
         starts = [found.start() for found in re.finditer(r"\{", text)]
         if not starts:
             return [] if self._NOTHING.fullmatch(text) else [None]
-        head: list[Entry | None] = [] if self._HEAD.fullmatch(text[: starts[0]]) else [None]
+        opened, closed = "[" in text[: starts[0]], "]" in text[text.rfind("}") + 1 :]
+        begins = self._HEAD.fullmatch(text[: starts[0]]) and (opened or not closed)
+        head: list[Entry | None] = [] if begins else [None]
         owners = [token for token, piece in enumerate(pieces) for _ in piece]  # of each character
         last = starts[-1]
         return head + [
-            self._entry(body, owners, text, start, stop, truncated and start == last)
+            self._entry(body, owners, text, (start, stop), truncated and start == last, opened or closed)
             for start, stop in pairwise([*starts, len(text)])
         ]
 
@@ -286,13 +300,18 @@ class JsonFormat:
                 f"tokenizer: {name!r} cannot be written as JSON text and read again, it gives {written!r}"
             )
 
-    def _entry(self, body: Ids, owners: list[int], text: str, start: int, stop: int, cut: bool) -> Entry | None:
-        """The entry that `text[start:stop]` begins with; `cut`: it is the last one, and the answer does not end."""
-        found = self._ENTRY.match(text, start, stop)
+    def _entry(
+        self, body: Ids, owners: list[int], text: str, place: tuple[int, int], cut: bool, listed: bool
+    ) -> Entry | None:
+        """The entry that the text begins with at `place` (start and stop); `cut`: it is the last one, and the answer
+        does not end; listed: it stands in a list."""
+        start, stop = place
+        found = next(filter(None, (entry.match(text, start, stop) for entry in self._ENTRIES)), None)
         if found is None:
             return None
         rest = text[found.end() : stop]
-        ended = self._TAIL.fullmatch(rest) if stop == len(text) else self._BETWEEN.fullmatch(rest)
+        tail = self._TAIL if listed else self._ALONE
+        ended = (tail if stop == len(text) else self._BETWEEN).fullmatch(rest)
         if not (ended or (cut and re.fullmatch(r"[\s,\]`]*", rest))):
             return None
         name, box = ((owners[left], owners[right - 1] + 1) for left, right in (found.span("name"), found.span("box")))
@@ -301,4 +320,4 @@ class JsonFormat:
         around = "".join(self._tokens.piece(token) for token in body[slice(*name)]).split(found["name"])
         label = said.strip().removeprefix(around[0].strip()).removesuffix(around[-1].strip())
         ids = self._tokens.encode_name(label.strip())
-        return Entry(ids, tuple(int(n) for n in found["box"].split(",")), *name, *box)
+        return Entry(ids, tuple(round(float(n)) for n in found["box"].split(",")), *name, *box)

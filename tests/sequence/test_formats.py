@@ -274,6 +274,23 @@ JSON_GOLDENS: dict[str, tuple[str, list[str], int]] = {
     "no bracket at the start": (f"{SOFA}]", ["sofa"], 1),
     "words before it": (f"Here they are: [{SOFA}]", ["sofa"], 1),
     "words after it": (f"[{SOFA}] That is all.", [], 1),
+    "the other order": ('[{"label": "sofa", "bbox_2d": [1, 2, 3, 4]}]', ["sofa"], 0),
+    "one object": (SOFA, ["sofa"], 0),
+    "one object in a fence": (f"```json\n{SOFA}\n```", ["sofa"], 0),
+    "a sentence after the fence": (f"```json\n[{SOFA}]\n```\nThere is one sofa.", ["sofa"], 0),
+    "a sentence before the fence": (f"I see:\n```json\n[{SOFA}]\n```", ["sofa"], 0),
+    "a comma at the end": (f"[{SOFA},]", ["sofa"], 0),
+    "decimals": ('[{"bbox_2d": [1.4, 2.0, 3.5, 4], "label": "sofa"}]', ["sofa"], 0),
+    "further fields": (
+        '[{"id": 1, "bbox_2d": [1, 2, 3, 4], "score": 0.5, "label": "sofa", "sub": "x", "crowd": false}]',
+        ["sofa"],
+        0,
+    ),
+    "the same field twice": ('[{"label": "sofa", "label": "couch", "bbox_2d": [1, 2, 3, 4]}]', [], 1),
+    "a separator that is no white space": ('[{"bbox_2d": [1,\x1f2, 3, 4], "label": "sofa"}]', [], 1),
+    "white space of other alphabets": ('[{"bbox_2d": [1,\u20032, 3, 4], "label": "sofa"}]', [], 1),
+    "a number of many digits": ('[{"bbox_2d": [1, 2, 3, 12345678901], "label": "sofa"}]', [], 1),
+    "nested": ('[{"bbox_2d": [[[[1, 2, 3, 4]]]], "label": "sofa"}]', [], 1),
     "only words": ("There is a sofa.", [], 1),
 }
 
