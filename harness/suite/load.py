@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from harness import registry
 from harness.errors import ConfigError, unknown
 from harness.suite.checks import content_problems, follows_from_another, reference_problems, schema_problem
 from harness.suite.schema import Suite
+from harness.suite.yaml_text import read_yaml
 
 
 def load(reference: str) -> Suite:
@@ -28,8 +28,8 @@ def load(reference: str) -> Suite:
             raise ConfigError(unknown("suite", reference, shipped))
         path = shipped[reference]
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+        content = read_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: expected YAML: {' '.join(str(error).split())}") from None
     return parse(content, str(path))
 
