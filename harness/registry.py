@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.benchmark_checks import require_valid
 from harness.errors import ConfigError, DataError, unknown
 
 if TYPE_CHECKING:  # both import torch, which listing names does not need
@@ -73,7 +74,9 @@ def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]
 
 
 def benchmark(name: str, settings: Mapping[str, object], data: Path | None) -> Benchmark:
+    """Make a benchmark, and see that its examples are what training and evaluation rely on."""
     made: Benchmark = find("benchmark", name)(settings, data)
+    require_valid(name, made)
     return made
 
 
