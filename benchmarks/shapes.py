@@ -34,6 +34,8 @@ class Shapes:
     """The Benchmark protocol over a rendered set."""
 
     name = "shapes"
+    renders_pictures = True
+    """Settings and digests of annotations say what the pictures are."""
 
     def __init__(self, settings: Mapping[str, object], data: Path | None = None) -> None:
         del data  # nothing to find: the set is rendered

@@ -33,7 +33,11 @@ Tokens = tuple[int, ...]
 
 
 class Benchmark(Protocol):
-    """Images with objects, and the official evaluator for them."""
+    """Images with objects, and the official evaluator for them.
+
+    One that renders its pictures itself, so that `describe` says all about them, has `renders_pictures = True`; of
+    others, digests of the pictures are a part of what identifies a cell.
+    """
 
     name: str
     categories: tuple[Category, ...]

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +42,14 @@ def names(kind: Kind) -> dict[str, str]:
     package, attribute, group = _SOURCES[kind]
     own: dict[str, str] = getattr(importlib.import_module(package), attribute)
     return {**{point.name: point.value for point in entry_points(group=group)}, **own}
+
+
+def foreign(kind: Kind, name: str) -> EntryPoint | None:
+    """The entry point by which another package brings this name; None if it is one of detmodes' own, or no name."""
+    package, attribute, group = _SOURCES[kind]
+    if name in getattr(importlib.import_module(package), attribute):
+        return None
+    return next((point for point in entry_points(group=group) if point.name == name), None)
 
 
 def find(kind: Kind, name: str) -> Any:

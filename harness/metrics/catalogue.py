@@ -68,7 +68,8 @@ MEANINGS: dict[str, str] = {
     "makes before its first step.",
     "log_step_seconds": "Natural logarithm of step_seconds: a difference of 0.05 is 5% more time.",
     "log_peak_memory": "Natural logarithm of peak_memory_mib: a difference of 0.05 is 5% more memory.",
-    "peak_memory_mib": "Largest memory use in MiB: of the accelerator where there is one, else of the process.",
+    "peak_memory_mib": "Largest memory use in MiB: of the accelerator where there is one, else of the process. "
+    "Undefined unless every cell of the row had a process of its own.",
 }
 """By the name of the figure. `@k` stands for every k; a suffix `/r`, `/c` or `/f` (rare, common, frequent) limits a
 figure to the categories of that frequency."""

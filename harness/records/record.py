@@ -29,6 +29,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 
 from harness.errors import DataError
 from harness.system.files import PLAIN_NAME, sha256, write_text
+from harness.system.provenance.parts import PartInfo
 from harness.system.strict import StrictModel, first_problem
 from harness.types import Frequency, Role
 
@@ -65,12 +66,18 @@ class CellInfo(StrictModel):
     sample: dict[str, Any]
     score: str
     prompt: dict[str, Any] | None = None
-    """None for the open prompt, and then left out, as in records of older code."""
+    """None for the open prompt."""
+    pictures: dict[str, str] = Field(default_factory=dict)
+    """Split -> digest of its pictures (harness.system.provenance.pictures); empty where the benchmark renders them."""
+    parts: dict[str, str] = Field(default_factory=dict)
+    """Parts that other packages bring, as "model mine" -> digest of their source (harness.system.provenance.parts)."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What older code did not know is left out where it is not used: its cells stay the same."""
         content: dict[str, Any] = serialise(self)
-        return {key: value for key, value in content.items() if (key, value) != ("prompt", None)}
+        unused: dict[str, Any] = {"prompt": None, "pictures": {}, "parts": {}}
+        return {key: value for key, value in content.items() if key not in unused or value != unused[key]}
 
 
 class EvaluationInfo(StrictModel):
@@ -122,7 +129,15 @@ class Record(StrictModel):
     model: dict[str, Any] = Field(default_factory=dict)
     code: dict[str, Any]
     packages: dict[str, str]
+    parts: dict[str, PartInfo] = Field(default_factory=dict)
+    """Of other packages, by the names that `cell` has for them."""
+    seeds: dict[str, int] = Field(default_factory=dict)
+    """base: of what a base has no weights for; training: of batches, targets and dropout; samples: of what is drawn
+    from the model. Empty in records of older code: there the base's is 0, the others the cell's."""
     device: dict[str, Any]
+    precision: dict[str, str] = Field(default_factory=dict)
+    """What training and generation computed in, as their forward passes were seen to; empty for an oracle. `device`
+    has what the settings ask for (in records of older code: what was expected on a device of that type)."""
     evaluator: dict[str, str] = Field(default_factory=dict)
     score_source: str = ""
     evaluations: tuple[EvaluationInfo, ...] = ()
@@ -131,7 +146,11 @@ class Record(StrictModel):
     """What harness.evaluation.probe saw along training, step 0 (the base) first; undefined values None."""
     timings: dict[str, float] = Field(default_factory=dict)
     """Seconds; `waiting`, for data, is a part of `train`."""
+    own_peak_mib: float | None = None
+    """Largest memory use of the cell in MiB; None unless it was the first that its process computed, see
+    harness.system.provenance.memory.PeakMemory."""
     peak_memory_mib: float | None = None
+    """In records of older code: the same whatever the process had computed before. No figure is made of it."""
     files: dict[FileName, str] = Field(default_factory=dict)
     """Name -> sha256 of every other file of the cell."""
 

@@ -93,7 +93,7 @@ def cost(record: Record, step: int) -> dict[str, float]:
     curve = [(row["step"], row["seconds"]) for row in record.curve if "seconds" in row]
     train = record.cell.train or {}
     seconds = _step_seconds(curve, step, since=train["steps"] if "then" in train else math.inf)
-    memory = math.nan if record.peak_memory_mib is None or not curve else record.peak_memory_mib
+    memory = math.nan if record.own_peak_mib is None or not curve else record.own_peak_mib
     return {
         "step_seconds": seconds,
         "peak_memory_mib": memory,

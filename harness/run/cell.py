@@ -20,6 +20,7 @@ from harness.errors import ConfigError
 from harness.evaluation.evaluate import Measurement, measure
 from harness.evaluation.probe import probe
 from harness.evaluation.scored_samples import EvaluationSettings, sample_and_score
+from harness.inference.device import BASE_SEED
 from harness.inference.precision import choose_numbers, describe_precision
 from harness.inference.teacher_forcing import heldout_nll
 from harness.protocols import Adapter, Benchmark
@@ -29,6 +30,7 @@ from harness.records.gallery import gallery_frame
 from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
 from harness.run.context import Context, Planned, Watch, build, evaluation_numbers
+from harness.run.identity import foreign_parts
 from harness.run.interval import CheckpointInterval
 from harness.run.kept import WEIGHTS
 from harness.run.lengths import readable
@@ -36,8 +38,10 @@ from harness.run.resume import CellCheckpointer
 from harness.run.trackers import tracking
 from harness.suite.cells import Cell
 from harness.suite.schema import NamedObjective
-from harness.system import files, interrupts, profiler, provenance, ranks
+from harness.system import files, interrupts, profiler, ranks
 from harness.system.profiler import PhaseRecorder, phase, recording
+from harness.system.provenance.memory import PeakMemory
+from harness.system.provenance.versions import code_version, describe_device, package_versions
 from harness.training.finetuning import FineTuning, batches, left_out_objects
 from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
@@ -63,7 +67,7 @@ def compute(context: Context, item: Planned, folder: Path, check: Callable[[], N
     if main:
         check()
         _remove_files(folder)  # made again at the end, from what is kept in the folder RESUME
-    provenance.reset_peak_memory(context.accelerator.device)
+    peak = PeakMemory(context.accelerator.device)
     settings = f"{item.digest} keep: {context.suite.keep}"
     recorder = PhaseRecorder(_settle(context)) if context.profile else None
     with (
@@ -108,7 +112,8 @@ def compute(context: Context, item: Planned, folder: Path, check: Callable[[], N
         curve=tuple(log.of("train")),
         probe=tuple(log.of("probe")),
         timings=checkpointer.timings,
-        peak_memory_mib=provenance.peak_memory(context.accelerator.device),
+        precision=checkpointer.precision.found,
+        own_peak_mib=peak.read(from_the_start=not checkpointer.goes_on),
         files={path.name: files.sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
     )
 
@@ -145,6 +150,8 @@ class _Run:
         self.numbers = evaluation_numbers(context, self.plan)
         with phase("preparation"):
             self.predictor = build(context, cell.model, self.plan)
+        if isinstance(self.predictor, Adapter):
+            checkpointer.precision.watch(self.predictor.model, context.accelerator.device)
         self.heldout = readable(self.predictor, context.questions("calibration", cell.seed))
         self.questions = context.questions("val", cell.seed)
 
@@ -310,9 +317,11 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
         ),
         data=context.benchmark.describe(),
         model=item.info.model,
-        code=provenance.code_version(),
-        packages=provenance.package_versions(),
-        device=provenance.describe_device(
+        code=code_version(),
+        packages=package_versions(),
+        parts=foreign_parts(context.suite, item.cell),
+        seeds=_seeds(item.cell),
+        device=describe_device(
             context.accelerator.device, context.accelerator.num_processes, _precision(context, item.cell)
         ),
         **fields,
@@ -320,12 +329,17 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
 
 
 def _precision(context: Context, cell: Cell) -> str:
-    """What the cell computed in."""
+    """What the settings ask the cell to compute in; what it was seen to compute in is the record's `precision`."""
     if cell.objective is None:
         return describe_precision(None, evaluation_numbers(context, context.suite.train))
     plan = context.suite.plans_of(cell.objective)[0]
     training = choose_numbers(context.accelerator.device, plan.precision)
     return describe_precision(training, evaluation_numbers(context, plan))
+
+
+def _seeds(cell: Cell) -> dict[str, int]:
+    trained = {} if cell.objective is None else {"training": cell.seed}
+    return {"base": BASE_SEED, **trained, "samples": cell.seed}
 
 
 def _link(source: Path, target: Path) -> None:

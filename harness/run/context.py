@@ -18,6 +18,7 @@ from harness.inference.precision import Numbers, choose_numbers
 from harness.protocols import Adapter, Benchmark, Predictor, TakesCoordinates
 from harness.records import CellInfo, gallery
 from harness.run import task
+from harness.run.identity import digest_splits
 from harness.run.trackers import Name
 from harness.sequence import Grammar, Space, prompts
 from harness.suite.cells import Cell
@@ -99,6 +100,11 @@ class Context:
             return prompts.about(example, prompts.taught(example, prompt.negatives, seed), categories, chunk)
         everything = {category.id for category in categories} if prompt.evaluate == "all" else prompts.verified(example)
         return prompts.about(example, everything, categories, chunk)
+
+    @cached_property
+    def picture_digests(self) -> dict[str, str]:
+        """See harness.run.identity."""
+        return digest_splits(self.benchmark, partial(self.watch.work, "read pictures"))
 
     @cached_property
     def pictures(self) -> list[Example]:

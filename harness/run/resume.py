@@ -19,6 +19,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from harness.inference.observed_precision import PrecisionObserver
 from harness.records.log import Log
 from harness.run.interval import CheckpointInterval
 from harness.run.kept import Evaluated, Evaluations, KeptFolder, StageTables, warn
@@ -28,10 +29,14 @@ from harness.system.interrupts import Interrupts, stop
 from harness.training import checkpoints
 from harness.training.checkpoints import Checkpoint, TrainingState
 
+PRECISION = "precision.json"
+"""See harness.inference.observed_precision."""
+
 
 class CellCheckpointer:
     """The Checkpointer (harness.training.loop) of a cell, with what belongs to a checkpoint: the log, the evaluations
     and the tables of stages that there were by then, and the timings (seconds, those of earlier processes included).
+    Beside it: what was computed in (`precision`), and whether an earlier process has left something (`goes_on`).
 
     Args:
         folder: `resume` of the cell.
@@ -64,6 +69,8 @@ class CellCheckpointer:
         self._clock, self._saved_at = clock, clock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Checkpoint] | None = None
+        self.goes_on = folder.is_dir() and any(folder.iterdir())
+        self.precision = PrecisionObserver(folder / PRECISION if self._folder.main else None)
         if not self._folder.main:
             return
         check()

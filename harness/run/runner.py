@@ -24,6 +24,7 @@ from harness.records import CellInfo, Record, gallery, layout
 from harness.run import lengths
 from harness.run.cell import compute, record_of
 from harness.run.context import Context, Planned, build
+from harness.run.identity import foreign_parts, warn_of_changes
 from harness.run.output.progress import Recorder, forget
 from harness.suite.cells import Cell, cells, chains
 from harness.system import failures, files, locks, ranks
@@ -156,6 +157,7 @@ def _run(
     context: Context, recorder: Recorder, item: Planned, output: Path, place: tuple[int, int], lock: locks.Lock
 ) -> tuple[Record, str] | None:
     """Computes a cell; None if another process has taken it over meanwhile."""
+    warn_of_changes(item.cell, item.info, item.folder.parent)
     recorder.cell(item.cell, *place, "running")
     try:
         with recorder.during(item.folder.name, lock.check):
@@ -275,4 +277,6 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         sample=context.suite.sample.described,
         score=context.suite.score,
         prompt=context.suite.prompt.described,
+        pictures=context.picture_digests,
+        parts={name: part.source for name, part in foreign_parts(context.suite, cell).items()},
     )

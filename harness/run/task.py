@@ -55,6 +55,7 @@ class Captioned:
 
     def __init__(self, benchmark: Benchmark, task: Task) -> None:
         self.name, self.categories = benchmark.name, benchmark.categories
+        self.renders_pictures = getattr(benchmark, "renders_pictures", False)
         self._whole, self._task = benchmark, task
 
     def split(self, name: str) -> tuple[Example, ...]:

@@ -65,7 +65,7 @@ def test_what_was_kept_of_another_record_is_stale(run: Path, computed: list[Any]
     report(run)
     computed.clear()
     (cell,) = (run / "cells").glob("toy-ce-*")
-    fake_cells.rewrite(cell, peak_memory_mib=1.0)
+    fake_cells.rewrite(cell, own_peak_mib=1.0)
     assert "peak_memory_mib,1.000000" in report(run)
     assert len(computed) == 3
 

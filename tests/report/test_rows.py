@@ -171,3 +171,12 @@ def test_tables_of_another_cell_are_noticed(tmp_path: Path) -> None:
     fake_cells.rewrite(ce, files={path.name: files.sha256(path) for path in ce.glob("*.parquet")})
     with pytest.raises(DataError, match="do not belong together"):
         table(load(folder))
+
+
+def test_a_peak_of_older_records_is_not_shown(tmp_path: Path) -> None:
+    """It depended on what the process had computed before."""
+    run = fake_cells.write_run(tmp_path, fake_cells.suite(seeds=[0]), images=8)
+    (cell,) = (run / "cells").glob("toy-ce-*")
+    assert figures_of(load(run), "toy", "ce", ["peak_memory_mib"])["peak_memory_mib"].estimate == 902.0
+    fake_cells.rewrite(cell, own_peak_mib=None, peak_memory_mib=902.0)
+    assert np.isnan(figures_of(load(run), "toy", "ce", ["peak_memory_mib"])["peak_memory_mib"].estimate)

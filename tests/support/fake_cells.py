@@ -163,7 +163,7 @@ def _write_cell(
         evaluations=tuple(item[0] for item in measured),
         curve=_curve(rng, suite, cell) if cell.role == "trained" else (),
         probe=_probe(suite, cell) if cell.role == "trained" else (),
-        peak_memory_mib=900.0 + len(cell.label) + cell.seed,
+        own_peak_mib=900.0 + len(cell.label) + cell.seed,
         files={file.name: sha256(file) for file in sorted(path.glob("*.parquet"))},
     )
     records.write(record, path)

@@ -89,7 +89,7 @@ def cell_outcome(folder: Path) -> dict[str, Any]:
     record = json.loads((folder / "record.json").read_text())
     assert record["files"].pop("metrics.jsonl") == files.sha256(folder / "metrics.jsonl")
     record["curve"] = [timeless(row) for row in record["curve"]]
-    left["record.json"] = {key: value for key, value in record.items() if key not in ("timings", "peak_memory_mib")}
+    left["record.json"] = {key: value for key, value in record.items() if key not in ("timings", "own_peak_mib")}
     return left
 
 

@@ -193,7 +193,7 @@ def _evaluate_carefully(request: EvaluationRequest, say: Say) -> tuple[Json, Rel
 
 def _document(request: EvaluationRequest, evaluation: Evaluation, per_category: Json, **extras: Any) -> Json:
     """Put the result together; `extras`: warnings; intervals, errors, generative and compare if they were asked for."""
-    from harness.system.provenance import package_versions
+    from harness.system.provenance.versions import package_versions
 
     return {
         "protocol": request.protocol,

@@ -35,7 +35,7 @@ from harness.metrics.samples.matching import verify
 from harness.metrics.samples.mentions import Answers, Floats, Integers, Truth, name_counts, truth_of
 from harness.metrics.stats import bootstrap_weights, interval, nan_to_none
 from harness.system.files import write_text
-from harness.system.provenance import package_versions
+from harness.system.provenance.versions import package_versions
 from harness.system.terminal import screen
 from harness.types import Category, Detections, Frequency
 

@@ -77,7 +77,7 @@ def command(images: int, samples_per_image: int, mentions: int, seed: int, outpu
     """
     if output is not None:
         check_place(output)
-    from harness.system.provenance import package_versions
+    from harness.system.provenance.versions import package_versions
 
     shape = SampleSetSize(images, samples_per_image, mentions)
     with tempfile.TemporaryDirectory(prefix="detmodes-speed-") as folder:

@@ -77,7 +77,9 @@ def command(
     """
     if output is not None:
         check_place(output)
-    from harness.system.provenance import package_versions  # late: torch, which the measured processes do not need
+    from harness.system.provenance.versions import (
+        package_versions,  # late: torch, which the measured processes do not need
+    )
 
     machine = {**timing.machine(), "packages": package_versions(PACKAGES)}
     full = DetectionSetSize(images, detections_per_image, categories)

@@ -1,4 +1,4 @@
-"""What a record says of where its figures come from: code, packages, device, memory."""
+"""Versions of the code and of packages, and the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.system.timing import peak_rss, reset_peak_rss
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +28,7 @@ PACKAGES = (
 
 def code_version() -> dict[str, Any]:
     """Version, and commit and whether tracked files differ from it, where the code is a git checkout."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
 
     def git(*arguments: str) -> str | None:
         try:
@@ -68,21 +67,3 @@ def describe_device(device: torch.device, processes: int, precision: str) -> dic
     if on_gpu:
         return {**own, "name": torch.cuda.get_device_name(device), "precision": precision}
     return {**own, "name": platform.machine(), "threads": torch.get_num_threads(), "precision": precision}
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        reset_peak_rss()
-
-
-def peak_memory(device: torch.device) -> float:
-    """MiB since the last reset: allocated on the GPU; on a CPU resident, with what the process held before."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return peak_rss()

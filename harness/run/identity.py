@@ -1,0 +1,79 @@
+"""What else identifies a cell than its settings: the pictures it is computed from, and parts of other packages."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from harness import records, registry
+from harness.errors import DataError
+from harness.protocols import Benchmark
+from harness.records import CellInfo
+from harness.suite.cells import Cell
+from harness.suite.schema import Suite
+from harness.system.provenance.parts import PartInfo, describe_part
+from harness.system.provenance.pictures import digest_pictures
+
+SPLITS = ("train", "val", "calibration")
+
+
+class ChangedWarning(UserWarning):
+    """A cell was finished before, with pictures or parts that are not the same any more."""
+
+
+def digest_splits(
+    benchmark: Benchmark, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, str]:
+    """One digest for the pictures of each split. Empty for a benchmark that `renders_pictures`: its settings and the
+    digests of its annotations say everything."""
+    if getattr(benchmark, "renders_pictures", False):
+        return {}
+    total = sum(len(benchmark.split(split)) for split in SPLITS)
+    done, found = 0, {}
+    for split in SPLITS:
+        examples = benchmark.split(split)
+        found[split] = digest_pictures((example.path for example in examples), partial(_shifted, progress, done, total))
+        done += len(examples)
+    return found
+
+
+def _shifted(progress: Callable[[int, int], None], before: int, total: int, done: int, of: int) -> None:
+    del of
+    progress(before + done, total)
+
+
+def foreign_parts(suite: Suite, cell: Cell) -> dict[str, PartInfo]:
+    """The parts of a cell that other packages bring, by what they are: "benchmark mine", "model theirs"."""
+    used: list[tuple[registry.Kind, str]] = [("benchmark", suite.benchmark.name), ("model", cell.model.name)]
+    then = None if cell.objective is None else cell.objective.then
+    corrector = getattr(then, "corrector", None)
+    if corrector is not None:
+        used.append(("corrector", corrector))
+    points = {f"{kind} {name}": registry.foreign(kind, name) for kind, name in used}
+    return {name: describe_part(point) for name, point in points.items() if point is not None}
+
+
+def warn_of_changes(cell: Cell, info: CellInfo, cells: Path) -> None:
+    """Says, before a cell is computed, that it had been finished with other pictures or parts, and with which. cells:
+    the folder that the run's cells are in."""
+    for folder in sorted(cells.glob(f"{cell.id}-*")):
+        try:
+            before = records.read(folder).cell
+        except DataError:
+            continue
+        changed = _changed(before, info)
+        if changed:
+            what = " and ".join(changed)
+            message = f"{cell.id}: {what} changed since {folder.name} was computed: it is computed again"
+            warnings.warn(message, ChangedWarning, stacklevel=2)
+
+
+def _changed(before: CellInfo, now: CellInfo) -> list[str]:
+    """What differs of pictures and parts, where nothing else does."""
+    if before.model_copy(update={"pictures": now.pictures, "parts": now.parts}) != now:
+        return []
+    splits = [split for split in now.pictures if before.pictures.get(split) != now.pictures[split]]
+    pictures = [f"the pictures of {', '.join(splits)}"] if splits else []
+    return [*pictures, *(name for name in now.parts if before.parts.get(name) != now.parts[name])]

@@ -1,0 +1,54 @@
+"""What a cell uses of other people's packages, and which source that was: adapters, benchmarks and correctors that an
+entry point names. In: an entry point. Out: what a record says of it, with the digest that identifies a cell."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from functools import cache
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+from harness.system.strict import StrictModel
+
+UNKNOWN = "unknown"
+
+
+class PartInfo(StrictModel):
+    """reference: "module:Class"; package, version: the distribution that names it ("unknown" where none is told);
+    source: sha256 of its Python files, see `digest_source`."""
+
+    reference: str
+    package: str
+    version: str
+    source: str
+
+
+def describe_part(point: EntryPoint) -> PartInfo:
+    """Says which part an entry point names, without importing it."""
+    dist = point.dist
+    return PartInfo(
+        reference=point.value,
+        package=UNKNOWN if dist is None else dist.name,
+        version=UNKNOWN if dist is None else dist.version,
+        source=digest_source(point.module),
+    )
+
+
+@cache
+def digest_source(module: str) -> str:
+    """The sha256 of the Python files, with their names, of the top-level package that a module is in (of the file alone
+    where the module is one): a part may use any of them. "unknown" where there is no source."""
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    if spec is None:
+        return UNKNOWN
+    folders = [Path(place) for place in spec.submodule_search_locations or ()]
+    found = [(path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*.py")]
+    if not folders and spec.origin is not None and spec.origin.endswith(".py"):
+        found = [(Path(spec.origin).name, Path(spec.origin))]
+    if not found:
+        return UNKNOWN
+    digest = hashlib.sha256()
+    for name, path in sorted(found):
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""Digests of pictures: names, sizes and contents of many files, kept in a cache so that only what has changed is read
+again. In: paths. Out: one digest for all of them.
+
+    CACHE/pictures/<digest of a folder's path>.json    file name -> its size, its time, the sha256 of its content
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from harness.errors import DataError
+from harness.system.files import cache_root, read_json, sha256, write_json
+
+FOLDER = "pictures"
+RECENT = 5.0
+"""Seconds. A file that has been written just now may be written once more within the same tick of its clock: what is
+read of it is not kept."""
+MISSING = "missing"
+
+Entry = tuple[int, int, str]
+"""Size in bytes, time of the last change in nanoseconds, sha256."""
+
+
+def digest_pictures(paths: Iterable[Path], progress: Callable[[int, int], None] = lambda done, total: None) -> str:
+    """Returns one sha256 over the names, sizes and contents of these files, in whatever order and folder they are.
+
+    A file that is not there counts as missing. `progress(done, total)` is told of files as they are read.
+    """
+    folders: dict[Path, list[str]] = {}
+    for path in dict.fromkeys(paths):
+        folders.setdefault(path.parent, []).append(path.name)
+    total, done, lines = sum(map(len, folders.values())), 0, []
+    for folder, names in folders.items():
+        for name, (size, _, content) in _entries(folder, names):
+            done += 1
+            progress(done, total)
+            lines.append(f"{name}\0{size}\0{content}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _entries(folder: Path, names: list[str]) -> Iterator[tuple[str, Entry]]:
+    """The entries of these files of a folder, from the cache where size and time are what they were."""
+    place = cache_root() / FOLDER / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
+    known: dict[str, list[Any]] = {}
+    with suppress(DataError):
+        known = read_json(place)
+    fresh: dict[str, list[Any]] = {}
+    with ThreadPoolExecutor() as pool:
+        for name, entry in zip(
+            names, pool.map(lambda name: _entry(folder / name, known.get(name)), names), strict=True
+        ):
+            yield name, entry
+            if list(entry) != known.get(name) and time.time_ns() - entry[1] > RECENT * 1e9:
+                fresh[name] = list(entry)
+    if fresh:
+        with suppress(OSError):  # a cache that cannot be written costs time only
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(place, known | fresh)
+
+
+def _entry(path: Path, known: list[Any] | None) -> Entry:
+    try:
+        found = path.stat()  # before reading: what is written meanwhile is read again next time
+        if known is not None and known[:2] == [found.st_size, found.st_mtime_ns]:
+            return found.st_size, found.st_mtime_ns, str(known[2])
+        return found.st_size, found.st_mtime_ns, sha256(path)
+    except OSError:
+        return -1, -1, MISSING
