@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import DataError
-from harness.system.files import give_usual_permissions
+from harness.system.files import give_usual_permissions, replacing
 from harness.system.files import sha256 as sha256
 
 DIGESTS = "digests.json"
@@ -33,10 +33,9 @@ def save(model: nn.Module, entries: Sequence[str], path: Path, names: Collection
     """Writes parameters and buffers (each aliased tensor once, under its first name), or those of `names` alone;
     returns the sha256."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _chosen(model, names).items()}
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata={"entries": json.dumps(list(entries))})
-    give_usual_permissions(partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={"entries": json.dumps(list(entries))})
+        give_usual_permissions(partial)
     return sha256(path)
 
 

@@ -8,7 +8,6 @@ process, and the next one that runs the cell goes on from what it finds there.
 from __future__ import annotations
 
 import copy
-import fnmatch
 import json
 import traceback
 from collections.abc import Sequence
@@ -19,14 +18,14 @@ from time import sleep
 from typing import Any
 
 from harness import objectives, records
-from harness.errors import ConfigError, DataError, DetmodesError, StageError
+from harness.errors import DataError, DetmodesError, StageError
 from harness.records import CellInfo, Record, gallery, layout
 from harness.run import lengths
 from harness.run.cell import compute, record_of
 from harness.run.context import Context, Planned, build
 from harness.run.identity import foreign_parts, warn_of_changes
 from harness.run.output.progress import Recorder, forget
-from harness.suite.cells import Cell, cells, chains
+from harness.suite.cells import Cell, cells, chains, select_cells
 from harness.system import failures, files, locks, ranks
 from harness.system.files import write_text
 from harness.training.finetuning import require_shares
@@ -57,10 +56,8 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
 
 
 def matching(planned: list[Planned], only: str | None) -> list[Planned]:
-    chosen = [item for item in planned if only is None or fnmatch.fnmatch(item.cell.id, only)]
-    if not chosen:
-        raise ConfigError(f"--only {only!r}: matches none of: {', '.join(item.cell.id for item in planned)}")
-    return chosen
+    chosen = set(select_cells({item.folder: item.cell.id for item in planned}, only, "--only"))
+    return [item for item in planned if item.folder in chosen]
 
 
 def require_possible(context: Context) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from harness.errors import DataError
+from harness.errors import ConfigError, DataError
 from harness.records.layout import DIGESTS, SUITE
 from harness.suite.schema import NamedModel, NamedObjective, Suite
 from harness.system.strict import first_problem
 from harness.types import Role
+
+Key = TypeVar("Key", bound=Hashable)
 
 BASE = "base"
 ORACLES = ("oracle-uniform", "oracle-collapsed")
@@ -72,6 +76,19 @@ def after_sft(objective: NamedObjective) -> str:
 def chains(suite: Suite) -> list[NamedObjective]:
     """Returns the objectives that a further stage follows."""
     return [objective for objective in suite.objectives if objective.then is not None]
+
+
+def select_cells(ids: Mapping[Key, str], pattern: str | None, option: str) -> list[Key]:
+    """Returns the keys of the cells whose id matches a pattern as of a shell ("*-ce-*"); all without one.
+
+    Args:
+        ids: The cells to choose from, each with its id.
+        option: How the command line calls the pattern. Raises ConfigError, naming it, where no cell matches.
+    """
+    chosen = [key for key, name in ids.items() if pattern is None or fnmatch.fnmatch(name, pattern)]
+    if not chosen:
+        raise ConfigError(f"{option} {pattern!r}: matches none of: {', '.join(ids.values())}")
+    return chosen
 
 
 def rows(suite: Suite) -> list[str]:

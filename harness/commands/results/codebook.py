@@ -8,7 +8,6 @@ Shape legend: C categories.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from benchmarks.readers.annotations import Annotations
 from benchmarks.readers.samples import load as read_samples
 from harness import records, registry
-from harness.errors import ConfigError, DataError
+from harness.errors import DataError
 from harness.metrics.diagnosis.codebook import KINDS, Kind, counts_by_category, error_codes
 from harness.metrics.samples.matching import verify
 from harness.metrics.samples.mentions import Answers, Integers, Truth, truth_of
@@ -28,6 +27,7 @@ from harness.protocols import Benchmark, LeavesOut
 from harness.report.grids import Cell, Grid, number
 from harness.report.renderers.text import csv_text
 from harness.report.results import Key, Results, load
+from harness.suite.cells import select_cells
 from harness.types import Category, Example
 
 NEEDED = ("samples.parquet", "mentions.parquet")
@@ -100,9 +100,7 @@ def read(folder: Path, pattern: str | None = None, data: Path | None = None) -> 
 def _chosen(results: Results, pattern: str | None) -> list[Key]:
     """Finished cells, in the suite's order."""
     ids = {key: folder.name.rpartition("-")[0] for key, folder in results.folders.items()}
-    chosen = [key for key in ids if pattern is None or fnmatch.fnmatch(ids[key], pattern)]
-    if not chosen:
-        raise ConfigError(f"--cell {pattern!r}: matches none of: {', '.join(ids.values())}")
+    chosen = select_cells(ids, pattern, "--cell")
     finished = [key for key in chosen if key in results.records]
     if not finished:
         raise DataError(f"suite {results.suite.suite}: expected a finished cell, got none; run it first")

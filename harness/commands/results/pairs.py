@@ -3,7 +3,6 @@ by side."""
 
 from __future__ import annotations
 
-import fnmatch
 from base64 import b64encode
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from harness.report.figures.strips import Drawn, Panel, Strip, draw_strips
 from harness.report.figures.style import render
 from harness.report.renderers.html import STYLE
 from harness.report.results import Key, Results, load
+from harness.suite.cells import select_cells
 from harness.system.files import check_place, replacing
 from harness.training.stages import pairs
 from harness.training.stages.pairs import PAIRS, SIDES
@@ -69,10 +69,7 @@ def _chosen(results: Results, pattern: str | None) -> list[Key]:
     having = {key: results.folders[key].name.rpartition("-")[0] for key in results.records if _has(results, key)}
     if not having:
         raise ConfigError(f"suite {results.suite.suite}: expected a finished cell with {FILE}, got none")
-    chosen = [key for key, name in having.items() if pattern is None or fnmatch.fnmatch(name, pattern)]
-    if not chosen:
-        raise ConfigError(f"--only {pattern!r}: matches none of those with pairs: {', '.join(having.values())}")
-    return chosen
+    return select_cells(having, pattern, "--only")
 
 
 def _has(results: Results, key: Key) -> bool:

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from PIL import Image
 
+from harness.system.files import replacing
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe-Ito, which colour-blind readers can tell apart; black is the base's."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
@@ -76,9 +78,10 @@ def render(figure: Figure, suffix: str) -> bytes:
 
 def save(figure: Figure, path: Path) -> Path:
     """PNG or SVG by suffix, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(render(figure, path.suffix[1:]))
-    return partial.replace(path)
+    content = render(figure, path.suffix[1:])
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+    return path
 
 
 def _few_colours(png: io.BytesIO) -> bytes:

@@ -290,7 +290,7 @@ def test_a_page_of_pairs_runs_nothing(folder: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--only", "nothing"), "--only 'nothing': matches none of those with pairs: open_flamingo-dpo-s0, "),
+        (("--only", "nothing"), "--only 'nothing': matches none of: open_flamingo-dpo-s0, "),
         (("--output", "pairs.pdf"), "--output: expected a name that ends in .html or .png, got pairs.pdf"),
         (("--output", "pairs.png"), "pairs.png: expected one cell for a picture, got open_flamingo dpo seed 0, "),
     ],
