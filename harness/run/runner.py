@@ -18,7 +18,7 @@ from time import sleep
 from typing import Any
 
 from harness import objectives, records
-from harness.errors import DataError, DetmodesError, StageError
+from harness.errors import ConfigError, DataError, DetmodesError, StageError
 from harness.records import CellInfo, Record, gallery, layout
 from harness.run import lengths
 from harness.run.cell import compute, record_of

@@ -23,7 +23,7 @@ from harness.inference.precision import (
 )
 from harness.protocols import Adapter
 from harness.sequence.targets import target
-from harness.system.provenance import describe_device
+from harness.system.provenance.versions import describe_device
 from tests.support import small
 
 CPU = torch.device("cpu")
