@@ -24,8 +24,19 @@ from harness.metrics.catalogue import (
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
 from harness.report.chains import foretold
+from harness.report.equal_ap import equal_ap_rows
+from harness.report.paths import COMPARABLE
 from harness.report.results import Results, once
-from harness.report.rows import CategoryLine, Row, best, category_lines, differences, gains, table, temperature_lines
+from harness.report.rows import (
+    CategoryLine,
+    Row,
+    best,
+    category_lines,
+    differences,
+    gains,
+    table,
+    temperature_lines,
+)
 from harness.report.verdicts import Finding, verdicts
 from harness.suite.cells import BASE, chains
 
@@ -83,6 +94,7 @@ def grids(results: Results) -> list[Grid]:
     ]
     if changes:
         made.append(figure_grid(results, f"Difference to {BASE}, paired", changes, names, signed=names))
+    made += _equal_ap_grids(results, several)
     if results.suite.hypotheses:
         made.append(_verdict_grid(verdicts(results), several))
     return made
@@ -225,25 +237,60 @@ def _category_grid(results: Results, lines: Sequence[CategoryLine], name: str, l
     return Grid(f"Per category: {_heading(name)}", ("category", "frequency", "images", *titles), tuple(body), words=3)
 
 
+def _equal_ap_grids(results: Results, several: bool) -> list[Grid]:
+    lines = [line for line in equal_ap_rows(results) if line.row.figures]
+    if not lines:
+        return []
+    names = [name for name in lines[0].row.figures if name != "AP"]
+    body = tuple(
+        (
+            Cell(_named(line.row.label, line.row.model, several)),
+            Cell(_seeds(line.row), len(line.row.seeds)),
+            Cell("yes" if line.comparable else "no"),
+            *(_cell(line.row.figures[name], signed=True) for name in ("AP", *names)),
+        )
+        for line in lines
+    )
+    note = (
+        f"{lines[0].control} is read off its path along training, seed by seed, where it has the AP of the row. AP "
+        f"gap: what is left of the difference; beyond {COMPARABLE:g} the two are not comparable."
+    )
+    headings = ("row", "seeds", "comparable", "AP gap", *map(_heading, names))
+    return [Grid(f"Difference to {lines[0].control} at equal AP, paired", headings, body, words=3, note=note)]
+
+
 def _verdict_grid(findings: Sequence[Finding], several: bool) -> Grid:
-    headings = ("id", "claim", "hypothesis", "estimate [interval]", "verdict", "seeds")
-    return Grid("Hypotheses (Holm)", headings, tuple(_verdict_row(item, several) for item in findings), words=5)
+    matched = any(item.gap is not None for item in findings)
+    headings = (
+        "id",
+        "claim",
+        "hypothesis",
+        "estimate [interval]",
+        *(["AP gap"] if matched else []),
+        "verdict",
+        "seeds",
+    )
+    note = f"AP gap: AP of a minus AP of b, read at equal AP; beyond {COMPARABLE:g} the two are not comparable."
+    body = tuple(_verdict_row(item, several, matched) for item in findings)
+    return Grid("Hypotheses (Holm)", headings, body, words=len(headings) - 1, note=note if matched else "")
 
 
-def _verdict_row(finding: Finding, several: bool) -> tuple[Cell, ...]:
+def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[Cell, ...]:
     stated, verdict = finding.hypothesis, finding.verdict
     sign = ">" if stated.direction == "greater" else "<"
-    difference = f"{stated.metric}: {stated.a} - {stated.b} {sign} {stated.margin:g}"
+    at = " at equal AP" if stated.at == "equal_AP" else ""
+    difference = f"{stated.metric}: {stated.a} - {stated.b}{at} {sign} {stated.margin:g}"
     words = (Cell(_named(stated.id, finding.model, several)), Cell(stated.claim), Cell(difference))
+    gap = [Cell("" if finding.gap is None else format_interval(finding.gap, signed=True))] if matched else []
     if verdict is None:
         missing = f"not tested (missing: {', '.join(finding.missing)})"
-        return *words, Cell(UNDEFINED), Cell(missing), Cell("0", 0)
+        return *words, Cell(UNDEFINED), *gap, Cell(missing), Cell("0", 0)
     seeds = Cell(str(verdict.seeds), verdict.seeds)
     if math.isnan(verdict.estimate):
-        return *words, Cell(UNDEFINED), Cell(f"{verdict.outcome} (undefined)"), seeds
+        return *words, Cell(UNDEFINED), *gap, Cell(f"{finding.outcome} (undefined)"), seeds
     interval = f"[{number(verdict.low, signed=True)}, {number(verdict.high, signed=True)}]"
     estimate = f"{number(verdict.estimate, signed=True)} {interval} at {100 * verdict.level:.3g}%"
-    return *words, Cell(estimate, verdict.estimate), Cell(verdict.outcome), seeds
+    return *words, Cell(estimate, verdict.estimate), *gap, Cell(finding.outcome), seeds
 
 
 # ---- cells and words ---------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def with_hypotheses(results: Results, planned: Suite) -> Results:
     named = {label for own in planned.hypotheses for label in (own.a, own.b)}
     if absent := sorted(named - set(rows)):
         raise ConfigError(*(unknown("row of the run", label, rows) for label in absent))
-    return replace(results, suite=results.suite.model_copy(update={"hypotheses": planned.hypotheses}))
+    return replace(results, suite=results.suite.model_copy(update={"hypotheses": planned.hypotheses}), made={})
 
 
 def run_sizes(results: Results) -> list[RunSize]:

@@ -11,32 +11,31 @@ import numpy as np
 from harness.metrics.catalogue import CATEGORY_COLUMNS, GAIN, direction, diversity_columns, figure_names, gain_names
 from harness.metrics.stats import REPLICATES, Interval, interval, intervals
 from harness.report.estimates import Floats
+from harness.report.paths import interpolate_path
 from harness.report.results import Key, Results, once
 from harness.suite.cells import BASE, ORACLES, after_sft, chains
-from harness.suite.schema import EarlyStop
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Which cells a row is made of, and at which step: all seeds at the same one. step is None where there
-    is none (no finished cell, or no early step to choose)."""
+    """Which cells a row is made of, and at which step: all seeds at the same one. step is None where there is none (no
+    finished cell)."""
 
     model: str
     label: str
     cells: tuple[Key, ...]
     step: int | None
-    matched: tuple[Key, ...] = ()
-    """Of an early stop: the cells whose AP it is to match. Its step is chosen only when all are finished."""
+    at_ap_of: Source | None = None
+    """The row whose AP this one is read at, along the path of its cells (see harness.report.paths); its own step is
+    then the last of the path."""
+    base: Source | None = None
+    """Where that path begins."""
     temperature: float | None = None
     """Of the samples; None: the suite's own."""
     since: int | None = None
     """Of a chain: the step at which its last stage began."""
     unfinished: bool = False
     """Whether it is a chain before its last stage."""
-
-    @property
-    def early(self) -> bool:
-        return bool(self.matched)
 
     @property
     def once(self) -> bool:
@@ -50,7 +49,7 @@ class Source:
     @property
     def derived(self) -> bool:
         """Made of another row's cells."""
-        return self.early or self.unfinished or self.temperature is not None
+        return self.at_ap_of is not None or self.unfinished or self.temperature is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +72,17 @@ class Row:
 
     @property
     def step(self) -> int | None:
-        return self.source.step
+        """None too where the row is read between steps."""
+        return self.source.step if self.source.at_ap_of is None else None
 
     @property
     def title(self) -> str:
-        """The label; of an early stop with its step, of other samples with their temperature."""
+        """The label; with the row whose AP it is read at, or the temperature of its samples."""
         if self.source.temperature is not None:
             return f"{self.label} (T = {self.source.temperature:g})"
-        if not self.source.early:
-            return self.label
-        return f"{self.label} (no step)" if self.step is None else f"{self.label} (step {self.step})"
+        return (
+            self.label if self.source.at_ap_of is None else f"{self.label} (at the AP of {self.source.at_ap_of.label})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ class TemperatureLine:
 
 @once
 def sources(results: Results) -> list[Source]:
-    """Rows in the order of the table: per model base, objectives, chains before their last stage, early stops,
-    other temperatures; then the oracles."""
+    """Rows in the order of the table: per model base, objectives, chains before their last stage, rows at the AP of
+    others, other temperatures; then the oracles."""
     return list(_sources(results))
 
 
@@ -121,24 +121,30 @@ def _sources(results: Results) -> Iterator[Source]:
     suite = results.suite
     for model in suite.models:
         for label in (BASE, *(objective.label for objective in suite.objectives)):
-            yield _at_last_step(results, model.label, label)
+            yield at_last_step(results, model.label, label)
         for chain in chains(suite):
-            last = _at_last_step(results, model.label, chain.label)
+            last = at_last_step(results, model.label, chain.label)
             yield replace(last, label=after_sft(chain), step=last.step and last.since, since=None, unfinished=True)
         for stop in suite.early_stops:
-            yield _early(results, model.label, stop)
-        for other in suite.resampled:
-            last = _at_last_step(results, model.label, other.objective)
-            yield replace(last, label=other.label, temperature=other.temperature)
+            yield replace(at_ap_of(results, model.label, stop.objective, stop.at_ap_of), label=stop.label)
+        yield from resampled_rows(results, model.label)
     for oracle in ORACLES:
-        yield _at_last_step(results, oracle, oracle)
+        yield at_last_step(results, oracle, oracle)
+
+
+def resampled_rows(results: Results, model: str) -> list[Source]:
+    """Rows of samples at other temperatures."""
+    return [
+        replace(at_last_step(results, model, other.objective), label=other.label, temperature=other.temperature)
+        for other in results.suite.resampled
+    ]
 
 
 @once
 def table(results: Results) -> list[Row]:
     """One row per source, every figure with the interval of its seed mean."""
     names = figure_names(results.samples)
-    return [_row(results, source, names) for source in sources(results)]
+    return [compare_rows(results, source, names) for source in sources(results)]
 
 
 @once
@@ -149,7 +155,7 @@ def differences(results: Results) -> list[Row]:
     rows = []
     for (model, label), source in by_name.items():
         if label != BASE and label not in ORACLES:
-            rows.append(_row(results, source, names, minus=by_name[model, BASE]))
+            rows.append(compare_rows(results, source, names, minus=by_name[model, BASE]))
     return rows
 
 
@@ -158,7 +164,7 @@ def gains(results: Results) -> list[Row]:
     """What the last stage changed in the figures of each chain, paired by seed and image; empty without a chain."""
     labels = {chain.label for chain in chains(results.suite)}
     names = gain_names(results.samples)
-    return [_row(results, source, names) for source in sources(results) if source.label in labels]
+    return [compare_rows(results, source, names) for source in sources(results) if source.label in labels]
 
 
 def figures_of(
@@ -171,8 +177,8 @@ def figures_of(
 ) -> dict[str, Interval]:
     """Figures of a row's finished cells at a step (None: the last) and a temperature (None: the suite's own); empty
     without a finished cell."""
-    source = replace(_at_last_step(results, model, label), temperature=temperature)
-    return _row(results, source if step is None else replace(source, step=step), names).figures
+    source = replace(at_last_step(results, model, label), temperature=temperature)
+    return compare_rows(results, source if step is None else replace(source, step=step), names).figures
 
 
 def best(results: Results, rows: Sequence[Row], names: Sequence[str]) -> dict[str, int]:
@@ -192,7 +198,7 @@ def best(results: Results, rows: Sequence[Row], names: Sequence[str]) -> dict[st
             continue
         first = max(defined, key=defined.__getitem__)
         others = [rows[i].source for i in defined if i != first]
-        gaps = [_row(results, rows[first].source, [name], minus=other).figures[name] for other in others]
+        gaps = [compare_rows(results, rows[first].source, [name], minus=other).figures[name] for other in others]
         if all(gap.low > 0 if direction(name) > 0 else gap.high < 0 for gap in gaps):
             found[name] = first
     return found
@@ -222,34 +228,34 @@ def temperature_lines(results: Results) -> list[TemperatureLine]:
     ]
 
 
-def early_step(results: Results, model: str, stop: EarlyStop) -> int | None:
-    """The evaluated step before the last of `objective` whose seed-mean AP is nearest to the final one of
-    `at_ap_of`; the earlier of equals. None while cells of either are missing, or where there is no such step."""
-    both = [*results.keys(model, stop.objective), *results.keys(model, stop.at_ap_of)]
-    if not results.records.keys() >= set(both):
-        return None
-    target = seed_mean(results, model, stop.at_ap_of, results.steps(model, stop.at_ap_of)[-1], "AP")
-    early = results.steps(model, stop.objective)[:-1]
-    distance = {step: abs(seed_mean(results, model, stop.objective, step, "AP") - target) for step in early}
-    defined = {step: round(value, 12) for step, value in distance.items() if not math.isnan(value)}
-    return min(sorted(defined), key=defined.__getitem__, default=None)
-
-
 def seed_mean(results: Results, model: str, label: str, step: int, name: str) -> float:
     """Mean of a figure over the finished seeds; nan where it is undefined for one."""
     return float(np.mean([results.points(key, step)[name] for key in results.finished(model, label)]))
 
 
-def _at_last_step(results: Results, model: str, label: str) -> Source:
+def at_last_step(results: Results, model: str, label: str) -> Source:
+    """A row as training leaves it."""
     steps = results.steps(model, label)
     since = next((results.suite.train_of(own).steps for own in chains(results.suite) if own.label == label), None)
     return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None, since=since)
 
 
-def _early(results: Results, model: str, stop: EarlyStop) -> Source:
-    matched = tuple(results.keys(model, stop.at_ap_of))
-    step = early_step(results, model, stop)
-    return Source(model, stop.label, tuple(results.keys(model, stop.objective)), step, matched)
+def at_ap_of(results: Results, model: str, control: str, label: str) -> Source:
+    """The row `control` where its path has the AP of the row `label`, seed by seed."""
+    row = next((own for own in resampled_rows(results, model) if own.label == label), None)
+    target = row or at_last_step(results, label if label in ORACLES else model, label)
+    return replace(path_source(results, model, control), at_ap_of=target)
+
+
+def path_source(results: Results, model: str, label: str) -> Source:
+    """A row with the base that its path along training begins at."""
+    return replace(at_last_step(results, model, label), base=at_last_step(results, model, BASE))
+
+
+def needed(source: Source) -> list[Key]:
+    """The cells without which nothing can be said of a row."""
+    others = [] if source.at_ap_of is None or source.base is None else [*source.at_ap_of.cells, *source.base.cells]
+    return list(dict.fromkeys([*source.cells, *others]))
 
 
 def _category_line(results: Results, source: Source) -> CategoryLine:
@@ -270,11 +276,13 @@ def _incomplete(row: Row) -> bool:
     return bool(row.failed or row.missing)
 
 
-def _row(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> Row:
+def compare_rows(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> Row:
+    """Figures of a row, or their paired differences to another one, over the seeds that both have."""
     used = [source] if minus is None else [source, minus]
     seeds = [key.seed for key in next((other for other in used if not other.once), source).cells]
-    failed = {key.seed for other in used for key in other.cells if key in results.failed}
-    finished = [seed for seed in seeds if all(other.cell(seed) in results.records for other in used)]
+    parts = [part for other in used for part in (other, other.at_ap_of, other.base) if part is not None]
+    failed = {key.seed for part in parts for key in part.cells if key in results.failed}
+    finished = [seed for seed in seeds if all(part.cell(seed) in results.records for part in parts)]
     figures = {}
     if finished and all(other.step is not None for other in used):
         for name in names:
@@ -296,7 +304,21 @@ def stacked(results: Results, source: Source, seeds: Sequence[int], name: str) -
         ends = source, replace(source, step=source.since)
         after, before = (stacked(results, end, seeds, name.removesuffix(GAIN)) for end in ends)
         return after[0] - before[0], after[1] - before[1]
-    keys = [source.cell(seed) for seed in seeds]
-    where = source.step, source.temperature
-    values = np.stack([results.estimates(key, *where).figures[name] for key in keys])  # [S, 1 + R]
+    values = np.stack([_of_seed(results, source, seed, name) for seed in seeds])  # [S, 1 + R]
     return values[:, 0], values[:, 1:]
+
+
+def _of_seed(results: Results, source: Source, seed: int, name: str) -> Floats:
+    """The point estimate and the replicates of a figure, [1 + R]."""
+    assert source.step is not None
+    if source.at_ap_of is not None:
+        target = _of_seed(results, source.at_ap_of, seed, "AP")
+        return interpolate_path(path_of(results, source, seed, "AP"), path_of(results, source, seed, name), target)
+    return results.estimates(source.cell(seed), source.step, source.temperature).figures[name]
+
+
+def path_of(results: Results, source: Source, seed: int, name: str) -> Floats:
+    """A figure at the base (where the row has one) and at every evaluated step of a row's cell, [k, 1 + R]."""
+    start = [] if source.base is None else [_of_seed(results, source.base, seed, name)]
+    key = source.cell(seed)
+    return np.stack([*start, *(results.estimates(key, step).figures[name] for step in results.records[key].steps)])

@@ -8,10 +8,12 @@ import numpy as np
 
 from harness.errors import ConfigError, unknown
 from harness.metrics.catalogue import figure_names, gain_names
-from harness.metrics.stats import REPLICATES, PairedTest, Verdict
+from harness.metrics.stats import REPLICATES, Interval, PairedTest, Verdict, interval
 from harness.metrics.stats import verdicts as judge
+from harness.report.estimates import Floats
+from harness.report.paths import is_comparable
 from harness.report.results import Results, once
-from harness.report.rows import Source, sources, stacked
+from harness.report.rows import Source, at_ap_of, needed, sources, stacked
 from harness.suite.schema import Hypothesis
 
 
@@ -23,6 +25,15 @@ class Finding:
     model: str
     verdict: Verdict | None
     missing: tuple[str, ...] = ()
+    gap: Interval | None = None
+    """Of a comparison at equal AP: by how much the AP of a still exceeds that of b."""
+
+    @property
+    def outcome(self) -> str:
+        """What the verdict is, in words; empty without one."""
+        if self.verdict is None:
+            return ""
+        return self.verdict.outcome if self.gap is None or is_comparable(self.gap.estimate) else "not comparable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,8 @@ class StatedTest:
     model: str
     test: PairedTest
     missing: tuple[str, ...]
+    gap: Interval | None
+    """See `Finding`."""
 
 
 @once
@@ -41,7 +54,7 @@ def verdicts(results: Results) -> list[Finding]:
     too: which cells happen to be missing must not make the others easier to support."""
     stated = stated_tests(results)
     return [
-        Finding(own.hypothesis, own.model, None if own.missing else verdict, own.missing)
+        Finding(own.hypothesis, own.model, None if own.missing else verdict, own.missing, own.gap)
         for own, verdict in zip(stated, judge([own.test for own in stated]), strict=True)
     ]
 
@@ -51,33 +64,47 @@ def stated_tests(results: Results) -> list[StatedTest]:
     by_name = {(source.model, source.label): source for source in sources(results)}
     stated = []
     for hypothesis in results.suite.hypotheses:
-        for model in results.suite.models:
-            a, b = (
-                by_name.get((model.label, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b)
-            )
+        for model in (own.label for own in results.suite.models):
+            a, b = (by_name.get((model, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b))
+            if hypothesis.at == "equal_AP":
+                b = at_ap_of(results, model, hypothesis.b, hypothesis.a)
             missing = tuple(dict.fromkeys([*_absent(results, a), *_absent(results, b)]))
             test = _paired_test(results, hypothesis, a, b, complete=not missing)
-            stated.append(StatedTest(hypothesis, model.label, test, missing))
+            gap = None if missing else _ap_gap(results, a, b)
+            stated.append(StatedTest(hypothesis, model, test, missing, gap))
     return stated
+
+
+def _ap_gap(results: Results, a: Source, b: Source) -> Interval | None:
+    """None where neither is read at the AP of a row."""
+    if a.at_ap_of is None and b.at_ap_of is None:
+        return None
+    points, replicates = _difference(results, "AP", a, b)
+    return interval(points, replicates)
 
 
 def _absent(results: Results, source: Source) -> list[str]:
     """What a test of this row lacks, in words."""
-    needed = [key for key in (*source.cells, *source.matched) if key not in results.records]
-    absent = [f"{key} (failed)" if key in results.failed else str(key) for key in needed]
-    if not absent and source.step is None:
-        return [f"{source.label}: no step to stop at"]
-    return absent
+    absent = [key for key in needed(source) if key not in results.records]
+    return [f"{key} (failed)" if key in results.failed else str(key) for key in absent]
+
+
+def _difference(results: Results, metric: str, a: Source, b: Source) -> tuple[Floats, Floats]:
+    """Of every seed: points [S], replicates [S, R]."""
+    seeds = results.suite.seeds[: 1 if a.once and b.once else None]
+    points_a, replicates_a = stacked(results, a, seeds, metric)
+    points_b, replicates_b = stacked(results, b, seeds, metric)
+    return points_a - points_b, replicates_a - replicates_b
 
 
 def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source, complete: bool) -> PairedTest:
+    """What Holm's procedure is told of a hypothesis; undefined where it is not complete."""
     known = figure_names(results.samples) + gain_names(results.samples)
     if hypothesis.metric not in known:
         raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, known)}")
-    seeds = results.suite.seeds[: 1 if a.once and b.once else None]
-    points, replicates = np.full(len(seeds), np.nan), np.full((len(seeds), REPLICATES), np.nan)
     if complete:
-        points_a, replicates_a = stacked(results, a, seeds, hypothesis.metric)
-        points_b, replicates_b = stacked(results, b, seeds, hypothesis.metric)
-        points, replicates = points_a - points_b, replicates_a - replicates_b
+        points, replicates = _difference(results, hypothesis.metric, a, b)
+    else:
+        seeds = len(results.suite.seeds)
+        points, replicates = np.full(seeds, np.nan), np.full((seeds, REPLICATES), np.nan)
     return PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)

@@ -117,6 +117,9 @@ def reference_problems(suite: Suite) -> list[str]:
         for label in (hypothesis.a, hypothesis.b):
             if label not in labels:
                 problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
+        if hypothesis.at is not None and hypothesis.b in labels and hypothesis.b not in trained:
+            expected = unknown("objective label", hypothesis.b, trained)
+            problems.append(f"hypothesis {hypothesis.id}: at: {hypothesis.at}: b has a path along training: {expected}")
         chained = {objective.label for objective in chains(suite)}
         metrics = figure_names(suite.sample.samples)
         if {hypothesis.a, hypothesis.b} <= chained:
@@ -167,6 +170,11 @@ def _caption_problems(suite: Suite) -> list[str]:
         return problems
     if suite.early_stops:
         problems.append("early_stops: task: caption has no AP to stop at")
+    problems += [
+        f"hypothesis {stated.id}: at: task: caption has no AP to compare at"
+        for stated in suite.hypotheses
+        if stated.at is not None
+    ]
     return problems + [
         f"hypothesis {stated.id}: task: caption has no boxes, so {stated.metric} is undefined; use recall, precision "
         "or a figure of diversity"

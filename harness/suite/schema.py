@@ -259,8 +259,9 @@ class Resources(StrictModel):
 
 
 class EarlyStop(StrictModel):
-    """A row made of `objective`'s cells at the evaluated step whose mean AP is nearest to the final mean AP of
-    `at_ap_of`: what less training alone gives."""
+    """A row made of `objective`'s cells where their path along training, from the base on, has the AP of the row
+    `at_ap_of`, seed by seed: what less training alone gives. (Of suites from before `at: equal_AP`, which does this for
+    one hypothesis.)"""
 
     label: Label
     objective: str
@@ -276,13 +277,15 @@ class Resampled(StrictModel):
 
 
 class Hypothesis(StrictModel):
-    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond `margin`."""
+    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond `margin`. With `at: equal_AP` b is
+    read off its path along training where it has the AP of a (see harness.report.paths)."""
 
     id: str
     claim: str
     metric: str
     a: str
     b: str
+    at: Literal["equal_AP"] | None = None
     direction: Literal["greater", "less"] = "greater"
     margin: float = 0.0
 

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval, bootstrap_weights, interval
 from harness.records import RECORD
 from harness.report import figures, grids, rows
+from harness.report.equal_ap import equal_ap_rows
 from harness.report.renderers import text as report
 from harness.report.results import Key, Results
 from tests.support import fake_cells
@@ -57,7 +59,7 @@ def test_rows_are_in_the_order_of_the_suite(results: Results) -> None:
     made = report.table(results)
     assert [row.label for row in made] == ["base", "ce", "sed", "ce_early", "oracle-uniform", "oracle-collapsed"]
     assert [row.seeds for row in made] == [(0,), (0, 1), (0, 1), (0, 1), (0,), (0,)]
-    assert [row.step for row in made if row.label != "ce_early"] == [0, 240, 240, 0, 0]
+    assert [row.step for row in made] == [0, 240, 240, None, 0, 0]
 
 
 def test_every_row_has_every_figure(results: Results) -> None:
@@ -104,44 +106,82 @@ def test_columns_by_frequency_average_to_the_total(results: Results) -> None:
     assert found["recall"].estimate == pytest.approx((r + 2 * c + 2 * f) / 5)
 
 
-# ---- early stops -------------------------------------------------------------------------------------------------
+# ---- rows at the AP of others --------------------------------------------------------------------------------------
 
 
-def mean_ap(results: Results, label: str, step: int) -> float:
-    evaluated = [results.records[Key("toy", label, seed)].evaluation(step) for seed in (0, 1)]
-    return float(np.mean([item.metrics["AP"] for item in evaluated]))
+def read_off(ap: list[float], figure: list[float], target: float) -> float:
+    """By hand, segment by segment: the first one that passes the target, else the nearest step."""
+    for (x0, y0), (x1, y1) in pairwise(zip(ap, figure, strict=True)):
+        if min(x0, x1) <= target <= max(x0, x1):
+            return y0 if x0 == x1 else y0 + (y1 - y0) * (target - x0) / (x1 - x0)
+    return figure[min(range(len(ap)), key=lambda i: abs(ap[i] - target))]
 
 
-def test_early_stop_is_the_step_nearest_in_ap(results: Results) -> None:
-    target = mean_ap(results, "sed", 240)
-    nearest = min((60, 120), key=lambda step: abs(mean_ap(results, "ce", step) - target))
+def test_a_row_at_the_ap_of_another_is_read_off_its_path_in_every_replicate(results: Results) -> None:
+    """From base, steps 60, 120 and 240 of CE, the last one among them, at SED's AP: seed by seed, draw by draw."""
+    points, replicates = [], []
+    for seed in (0, 1):
+        ce, target = Key("toy", "ce", seed), results.estimates(Key("toy", "sed", seed), 240).figures["AP"]
+        path = [results.estimates(results.keys("toy", "base")[0], 0)]
+        path += [results.estimates(ce, step) for step in (60, 120, 240)]
+        values = [
+            read_off(
+                [own.figures["AP"][w] for own in path], [own.figures["name_diversity"][w] for own in path], target[w]
+            )
+            for w in range(len(target))
+        ]
+        points.append(values[0])
+        replicates.append(values[1:])
+    expected = interval(np.array(points), np.array(replicates))
     row = one(results, "ce_early")
-    assert (row.step, row.title) == (nearest, f"ce_early (step {nearest})")
-    assert row.figures["AP"].estimate == pytest.approx(mean_ap(results, "ce", nearest), abs=1e-12)
-    assert row.figures["AP"].estimate != pytest.approx(mean_ap(results, "ce", 240))
+    found = row.figures["name_diversity"]
+    assert (found.estimate, found.low, found.high) == pytest.approx((expected.estimate, expected.low, expected.high))
+    assert (row.step, row.title) == (None, "ce_early (at the AP of sed)")
 
 
-def test_early_stop_is_before_the_last_step(tmp_path: Path) -> None:
-    """CE's own final AP is nearest to itself, but the last step is not an early one."""
+def test_the_control_reaches_its_own_last_step(tmp_path: Path) -> None:
+    """The first edition left the last step out: at CE's own AP, CE is as it is at the end."""
     stop = {"label": "early", "objective": "ce", "at_ap_of": "ce"}
+    rising = fake_cells.DETECTORS | {"ce": tuple(fake_cells.Skill(found, 0.5, 1.0) for found in (0.6, 0.8, 0.98))}
     suite = fake_cells.suite(early_stops=[stop], hypotheses=[])
-    assert one(report.load(fake_cells.write_run(tmp_path, suite)), "early").step == 120
+    made = report.load(fake_cells.write_run(tmp_path, suite, images=60, detectors=rising))
+    assert one(made, "early").figures["name_diversity"] == one(made, "ce").figures["name_diversity"]
 
 
-def test_ties_go_to_the_earlier_step(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.3 - 0.2 and 0.4 - 0.3 differ in the last bit."""
-    aps = {("ce", 60): 0.4, ("ce", 120): 0.2, ("sed", 240): 0.3}
-    monkeypatch.setattr(rows, "seed_mean", lambda results, model, label, step, name: aps[label, step])
-    assert rows.early_step(results, "toy", results.suite.early_stops[0]) == 60
+AT_EQUAL_AP = {"id": "E", "claim": "-", "metric": "name_diversity", "a": "sed", "b": "ce", "at": "equal_AP"}
 
 
-def test_without_early_steps_there_is_no_early_row(tmp_path: Path) -> None:
-    suite = fake_cells.suite(train={"steps": 240})
-    skills = {label: given[-1:] for label, given in fake_cells.DETECTORS.items()}
-    made = report.load(fake_cells.write_run(tmp_path, suite, images=8, detectors=skills))
-    row = one(made, "ce_early")
-    assert (row.step, row.title, row.figures) == (None, "ce_early (no step)", {})
-    assert report.verdicts(made)[2].missing == ("ce_early: no step to stop at",)
+def test_a_hypothesis_at_equal_ap_and_one_against_an_early_row_are_the_same(tmp_path: Path, results: Results) -> None:
+    old = {**AT_EQUAL_AP, "id": "O", "b": "ce_early"}
+    del old["at"]
+    suite = fake_cells.suite(hypotheses=[AT_EQUAL_AP, old])
+    made = report.load(fake_cells.write_run(tmp_path, suite))
+    first, second = report.verdicts(made)
+    assert first.verdict is not None
+    assert second.verdict is not None
+    assert (first.verdict.estimate, first.verdict.p) == (second.verdict.estimate, second.verdict.p)
+    assert first.gap == second.gap is not None
+    expected = one(results, "sed").figures["AP"].estimate - one(results, "ce_early").figures["AP"].estimate
+    assert first.gap.estimate == pytest.approx(expected)
+    (grid,) = (grid for grid in report.grids(made) if grid.title.startswith("Hypotheses"))
+    assert grid.headings[4] == "AP gap"
+    assert grid.rows[0][2].text == "name_diversity: sed - ce at equal AP > 0"
+    assert grid.rows[0][4].text == report.format_interval(first.gap, signed=True)
+
+
+def test_rows_that_no_step_brings_to_equal_ap_are_not_comparable(tmp_path: Path) -> None:
+    """A control that never comes near the row's AP decides nothing, however clear the difference is."""
+    far = fake_cells.DETECTORS | {"sed": tuple(fake_cells.Skill(1.0, 0.9, 0.0) for _ in range(3))}
+    suite = fake_cells.suite(early_stops=[], hypotheses=[AT_EQUAL_AP])
+    made = report.load(fake_cells.write_run(tmp_path, suite, detectors=far))
+    (finding,) = report.verdicts(made)
+    assert finding.gap is not None
+    assert finding.gap.estimate > 0.01
+    assert finding.outcome == "not comparable"
+    assert "| not comparable |" in report.to_markdown(made)
+    (line,) = equal_ap_rows(made)
+    assert not line.comparable
+    assert line.row.figures["AP"] == finding.gap
 
 
 # ---- differences and verdicts ------------------------------------------------------------------------------------
@@ -212,13 +252,14 @@ def test_without_the_base_there_is_no_difference_to_it(tmp_path: Path) -> None:
     assert [(row.seeds, row.missing, row.figures) for row in rows.differences(made)] == [((), (0, 1), {})] * 3
 
 
-def test_no_early_stop_at_an_ap_that_is_not_complete(incomplete: Results) -> None:
-    assert one(incomplete, "ce_early").step is None
+def test_a_row_at_the_ap_of_one_that_has_failed_has_the_other_seeds(incomplete: Results) -> None:
+    row = one(incomplete, "ce_early")
+    assert (row.seeds, row.failed) == ((), (1,))  # and seed 0 has no CE
 
 
 def test_hypotheses_without_their_cells_are_not_tested(incomplete: Results) -> None:
     assert [item.verdict for item in report.verdicts(incomplete)] == [None, None, None]
-    assert "not tested (missing: toy sed seed 1 (failed))" in report.to_markdown(incomplete)
+    assert "not tested (missing: toy sed seed 1 (failed), toy ce seed 0)" in report.to_markdown(incomplete)
 
 
 def test_untested_hypotheses_count_in_holms_family(tmp_path: Path, results: Results) -> None:
@@ -394,7 +435,7 @@ def test_bold_in_markdown_and_on_the_screen(results: Results) -> None:
 
 
 def test_differences_have_signs_and_no_best(results: Results) -> None:
-    (grid,) = (grid for grid in report.grids(results) if grid.title.startswith("Difference"))
+    (grid,) = (grid for grid in report.grids(results) if grid.title.startswith("Difference to base"))
     cells = [cell for row in grid.rows for cell in row[2:]]
     assert all(cell.text[0] in "+-" for cell in cells)
     assert not any(cell.best for cell in cells)
@@ -420,6 +461,7 @@ def test_tables_in_order(results: Results) -> None:
         "Temperature",
         "Cost of training",
         "Difference to base, paired",
+        "Difference to ce at equal AP, paired",
         "Hypotheses",
     ]
 

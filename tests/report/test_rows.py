@@ -33,7 +33,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_rows_of_other_cells_come_after_the_objectives(results: Results) -> None:
     titles = [row.title for row in table(results)]
     assert titles == [
-        *("base", "ce", "sed", "ce_early (step 120)", "ce_hot (T = 2)", "oracle-uniform", "oracle-collapsed")
+        *("base", "ce", "sed", "ce_early (at the AP of sed)", "ce_hot (T = 2)", "oracle-uniform", "oracle-collapsed")
     ]
 
 

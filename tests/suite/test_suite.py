@@ -54,7 +54,7 @@ def test_quickstart_has_the_rows_that_the_readme_explains() -> None:
     assert settings["ce"] == ("ce", {})
     assert (settings["sed_sft"][1]["weight"], settings["sed_sft"][1]["mask"]) == (1.0, "live")
     assert (settings["sed_sft_w5_base"][1]["weight"], settings["sed_sft_w5_base"][1]["mask"]) == (5.0, "base")
-    assert {(stop.objective, stop.at_ap_of) for stop in suite.early_stops} >= {("ce", "sed_sft")}
+    assert ("sed_sft", "ce", "equal_AP") in {(stated.a, stated.b, stated.at) for stated in suite.hypotheses}
     assert len(suite.hypotheses) > 0
 
 
@@ -213,6 +213,14 @@ def test_references_between_parts_are_checked() -> None:
 def test_single_mistakes(change: dict[Any, Any], expected: str) -> None:
     (found,) = problems(change)
     assert found.startswith(expected)
+
+
+def test_what_is_compared_at_equal_ap_has_a_path() -> None:
+    stated = {"id": "H1", "claim": "?", "metric": "AP", "a": "ce", "b": "base", "at": "equal_AP"}
+    (found,) = problems({"hypotheses": [stated]})
+    assert found.startswith("hypothesis H1: at: equal_AP: b has a path along training: unknown objective label 'base'")
+    (found,) = problems({"hypotheses": [{**stated, "b": "ce", "at": "equal_ap"}]})
+    assert found.startswith("hypotheses.0.at: Input should be 'equal_AP', got 'equal_ap'")
 
 
 COLLISION = {"targets": "random", "batching": "collision", "collision_rate": 0.5}

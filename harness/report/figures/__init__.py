@@ -18,6 +18,8 @@ from harness.report.results import Results
 GALLERY = "gallery"
 
 TEXTS = {
+    "frontier": "Normalised name diversity at equal AP: along the path from the base through the evaluated steps of "
+    "each objective; bands are 95% intervals",
     "ap-vs-diversity": "AP against normalised name diversity along training; bars are 95% intervals of the last step",
     "category-diversity": "Normalised name diversity of every reportable category against the number of training "
     "images that have it (seed means); the lines are medians of bins of categories, the base is grey",
@@ -93,6 +95,7 @@ def _each(find: Callable[[Results, str], object]) -> Callable[[Results], Mapping
 
 
 _FIGURES = {
+    "frontier": _Kind(_each(data.frontier_lines), lines.draw_frontier),
     "ap-vs-diversity": _Kind(_each(data.trajectories), points.draw_trajectories),
     "category-diversity": _Kind(_each(data.clouds), points.draw_clouds),
     "coverage": _Kind(_each(data.coverage_lines), lines.draw_coverage),

@@ -9,11 +9,12 @@ from typing import TypeVar
 import numpy as np
 
 from harness.metrics.samples.aggregate import REPORTABLE
-from harness.metrics.stats import Interval
+from harness.metrics.stats import Interval, interval
 from harness.records import Record
 from harness.report.estimates import Floats
+from harness.report.paths import interpolate_path
 from harness.report.results import Key, Results
-from harness.report.rows import figures_of, seed_mean, temperature_lines
+from harness.report.rows import figures_of, path_of, path_source, seed_mean, temperature_lines
 from harness.suite.cells import BASE, ORACLES
 
 Numbers = tuple[float, ...]
@@ -39,6 +40,9 @@ PROBE = (
 """What is seen in the probe set."""
 HEAT = (("recall", "recall"), ("precision", "precision"), ("name_diversity", "normalised name diversity"))
 """What depends on the temperature of the samples."""
+
+POINTS = 13
+"""Of a frontier: APs at which the rows are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,32 @@ def trajectories(results: Results, model: str) -> list[Trajectory]:
         last = figures_of(results, model, label, ("name_diversity", "AP"))
         found.append(Trajectory(label, steps, diversity, ap, (last["name_diversity"], last["AP"]) if last else None))
     return [path for path in found if path.steps]
+
+
+def frontier_lines(results: Results, model: str) -> list[Line]:
+    """Name diversity over AP along the path of every objective, from the base on: rows at equal AP stand above each
+    other. Over the APs that the path passes; empty where the task has no AP."""
+    if results.suite.task == "caption":
+        return []
+    found = [_frontier(results, model, label) for label in rows_of(results)[1:]]
+    return [line for line in found if line is not None]
+
+
+def _frontier(results: Results, model: str, label: str) -> Line | None:
+    source = path_source(results, model, label)
+    seeds = [key.seed for key in results.finished(model, label)]
+    if not seeds or source.base is None or not all(key in results.records for key in source.base.cells):
+        return None
+    ap = [path_of(results, source, seed, "AP") for seed in seeds]
+    diversity = [path_of(results, source, seed, "name_diversity") for seed in seeds]
+    means = np.mean([own[:, 0] for own in ap], axis=0)
+    x = np.linspace(means.min(), means.max(), POINTS)
+    figures = []
+    for target in x:
+        goal = np.full(ap[0].shape[1], target)
+        values = np.stack([interpolate_path(*own, goal) for own in zip(ap, diversity, strict=True)])
+        figures.append(interval(values[:, 0], values[:, 1:]))
+    return None if np.isnan(x).any() else line_of(label, x.tolist(), figures)
 
 
 def coverage_lines(results: Results, model: str) -> list[Line]:

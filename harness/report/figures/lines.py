@@ -16,6 +16,7 @@ from harness.report.figures.data import (
     Line,
     by_model,
     coverage_lines,
+    frontier_lines,
     heat_lines,
     models,
     probe_lines,
@@ -30,6 +31,20 @@ BOUNDS = dict(zip((BASE, *ORACLES), (("#000000", "*", "-"), ("#808080", "", "--"
 """Base and oracles are drawn without a hue: they are what the objectives are compared with."""
 MARKS = 6
 """Markers along a line, about."""
+
+
+def draw_frontier(results: Results) -> Figure:
+    """Diversity at equal AP: a panel per model."""
+    figure = Figure(figsize=(5.4 * len(models(results)), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(models(results)), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, model in zip(panels, models(results), strict=True):
+        draw_lines(axes, frontier_lines(results, model), rows_of(results)[1:])
+        axes.set_xlabel("AP (greedy answer)")
+        axes.set_title(model if len(panels) > 1 else "")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    panels[0].set_ylabel("normalised name diversity")
+    legend_below(figure, panels)
+    return figure
 
 
 def draw_coverage(results: Results) -> Figure:

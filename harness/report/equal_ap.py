@@ -1,0 +1,43 @@
+"""Every objective beside the control at the same AP: what is left of a gain in diversity that less training alone would
+give too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.metrics.catalogue import diversity_columns
+from harness.report.paths import is_comparable
+from harness.report.results import Results, once
+from harness.report.rows import Row, at_ap_of, at_last_step, compare_rows
+
+
+@dataclass(frozen=True, slots=True)
+class EqualApRow:
+    """A row minus the control at the row's AP, which is read off the control's path."""
+
+    control: str
+    row: Row
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the control's path comes near enough to the row's AP."""
+        gap = self.row.figures.get("AP")
+        return gap is not None and is_comparable(gap.estimate)
+
+
+@once
+def equal_ap_rows(results: Results) -> list[EqualApRow]:
+    """One for each objective and model, where the suite has a control: the first row of plain CE. Empty without one,
+    and where the task has no AP."""
+    control = next((own.label for own in results.suite.objectives if own.name == "ce" and not own.train), None)
+    if control is None or results.suite.task == "caption":
+        return []
+    names = ["AP", *(name for name in diversity_columns(results.samples) if name != "recall")]
+    found = []
+    for model in (own.label for own in results.suite.models):
+        for label in (own.label for own in results.suite.objectives if own.label != control):
+            row = compare_rows(
+                results, at_last_step(results, model, label), names, minus=at_ap_of(results, model, control, label)
+            )
+            found.append(EqualApRow(control, row))
+    return found
