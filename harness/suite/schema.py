@@ -18,7 +18,7 @@ from harness.system.strict import StrictModel
 
 SCORES = ("category", "name", "sequence", "constant")
 
-LATER = ("eval_images", "gradient_checkpointing", "groups", "loss_weights", "max_objects", "precision")
+LATER = ("eval_images", "gradient_checkpointing", "groups", "loss_weights", "max_objects", "micro_tokens", "precision")
 """Settings of `train` that the first records did not have."""
 
 Positive = Annotated[int, Field(ge=1)]
@@ -105,9 +105,10 @@ class MaxObjects(StrictModel):
 class Train(StrictModel):
     """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
     `collision_rate`: see harness.sequence.targets and harness.training.schedule. `micro_batch`: sequences per forward
-    pass (gradients accumulate up to batch_size); default all at once. `loss_weights`: what the loss at tokens of a kind
-    is multiplied with, e.g. {location: 0.5}; 1 where none is given. It is still divided by the number of all target
-    tokens.
+    pass (gradients accumulate up to batch_size); default all at once. `micro_tokens`, instead: positions per forward
+    pass, prompts and padding included; the sequences of a batch are then sorted by length, so that less is padded.
+    `loss_weights`: what the loss at tokens of a kind is multiplied with, e.g. {location: 0.5}; 1 where none is given.
+    It is still divided by the number of all target tokens.
     `eval_images`: how many validation images are asked about at the steps of `eval_at` before the last; all by default.
     They are the first of a fixed permutation, so that fewer are always some of more.
     `max_objects`: how many objects a target lists at most, see MaxObjects.
@@ -124,6 +125,7 @@ class Train(StrictModel):
     steps: Positive = 240
     batch_size: Positive = 16
     micro_batch: Positive | None = None
+    micro_tokens: Positive | None = None
     lr: Annotated[float, Field(gt=0)] = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warm_up: Annotated[int, Field(ge=0)] = 10
@@ -161,6 +163,8 @@ class Train(StrictModel):
 
     @model_validator(mode="after")
     def _batches_can_be_made(self) -> Train:
+        if self.micro_batch is not None and self.micro_tokens is not None:
+            raise ValueError("micro_tokens: expected without micro_batch, of which it takes the place")
         if (self.batching == "collision") != (self.collision_rate is not None):
             raise ValueError("collision_rate: expected with batching: collision, and only there")
         if self.batching == "grouped" and self.members == 1:

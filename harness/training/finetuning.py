@@ -21,7 +21,7 @@ from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective
 from harness.training.prefetch import Loader, Pixels, loading
-from harness.training.rows import Row
+from harness.training.rows import Row, by_length
 from harness.training.schedule import Draw, draws
 from harness.training.stage import Step, Work, sampled_tokens, sampling_seed, stage_seed
 from harness.training.step import with_samples
@@ -38,22 +38,30 @@ class FineTuning:
 
     def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
         """Yields batches of targets, with samples where the objective needs them (harness.training.stage.Stage)."""
-        plan, seed, examples, adapter = self.plan, stage_seed(work.seed, start), work.examples, work.adapter
+        plan, seed, adapter = self.plan, stage_seed(work.seed, start), work.adapter
         samples = self.objective.settings["samples"] if "samples" in self.objective.needs else 0
         longest = sampled_tokens(work) if samples else 0
         first = state.step + 1
-        batched, coming = tee(islice(batches(len(examples), plan, seed), state.step - start, None))
-        pictures = (examples[draw.image] for drawn in coming for draw in _share(drawn, plan, work.accelerator))
+        batched, coming = tee(self._targets(work, seed, state.step - start))
+        pictures = (row.example for rows in coming for row in rows)
         with loading(adapter.pixels, pictures, work.workers, _ahead(plan, work.accelerator)) as loader:
             pixels = _awaited(loader, state)
-            for number, drawn in enumerate(batched, first):
+            for number in range(first, start + plan.steps + 1):
                 with _waiting(state):
-                    own = _share(drawn, plan, work.accelerator)
-                    rows = rows_of(adapter, examples, own, plan.targets, seed, plan.max_objects)
+                    rows = next(batched)
                 if samples:
                     with phase("sampling"), engine.whole():
                         rows = with_samples(adapter, rows, samples, longest, sampling_seed(seed, number))
                 yield Step([rows], pixels=pixels)
+
+    def _targets(self, work: Work, seed: int, done: int) -> Iterator[list[Row]]:
+        """This process's sequences of each step after so many. With micro-batches by tokens those of about one length
+        stand together, unless the objective compares the sequences of an image: chance may not make sets."""
+        plan, codec = self.plan, work.adapter.codec
+        for drawn in islice(batches(len(work.examples), plan, seed), done, None):
+            own = _share(drawn, plan, work.accelerator)
+            rows = rows_of(work.adapter, work.examples, own, plan.targets, seed, plan.max_objects)
+            yield by_length(rows, codec) if plan.micro_tokens and "sets" not in self.objective.needs else rows
 
 
 def batches(examples: int, plan: Train, seed: int) -> Iterator[list[Draw]]:

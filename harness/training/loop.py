@@ -23,7 +23,7 @@ from harness.system.profiler import phase
 from harness.training.checkpoints import TrainingState, random_numbers_kept
 from harness.training.engines.data_parallel import DataParallel, wants_sharding
 from harness.training.engines.optimizer import optimizer_of, warm_up
-from harness.training.stage import Stage, Step, Work
+from harness.training.stage import Stage, Step, Work, micro_batch_of
 from harness.training.step import accumulate, added, means
 
 
@@ -202,7 +202,7 @@ class _RunningStage:
                 work.adapter,
                 rows,
                 self._objective,
-                self._plan.micro_batch or len(rows),
+                micro_batch_of(self._plan, len(rows)),
                 work.accelerator,
                 logged=logged,
                 pixels=step.pixels,

@@ -53,16 +53,51 @@ def sets_of(rows: Sequence[Row]) -> list[list[Row]]:
     return [list(own) for _, own in groupby(rows, key=lambda row: (row.example.key, row.pair))]
 
 
-def micro_batches(rows: Sequence[Row], size: int, whole_sets: bool) -> Iterator[list[Row]]:
-    """At most `size` rows each; more only where a set alone has more and must stay whole."""
+@dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """How much a micro-batch may hold: positions of its padded tensor, prompts included."""
+
+    positions: int
+
+
+def micro_batches(rows: Sequence[Row], size: int | TokenBudget, whole_sets: bool, codec: Codec) -> Iterator[list[Row]]:
+    """Splits the rows, in their order, into as few parts as `size` allows: a number of rows, or of padded positions.
+    More only where a row alone has more, or a set that must stay whole."""
     part: list[Row] = []
     for unit in sets_of(rows) if whole_sets else ([row] for row in rows):
-        if part and len(part) + len(unit) > size:
+        if part and not _fits([*part, *unit], size, codec):
             yield part
             part = []
         part = part + unit
     if part:
         yield part
+
+
+def _fits(rows: Sequence[Row], size: int | TokenBudget, codec: Codec) -> bool:
+    if isinstance(size, int):
+        return len(rows) <= size
+    return len(rows) * max(length_of(row, codec) for row in rows) <= size.positions
+
+
+def length_of(row: Row, codec: Codec) -> int:
+    """Positions that a row takes in a forward pass: all its tokens but the last, which is predicted."""
+    return len(codec.prompt(row.example)) + len(row.context) + len(row.tokens) - 1
+
+
+def by_length(rows: Sequence[Row], codec: Codec) -> list[Row]:
+    """The rows with neighbours of about one length, the longest first (what does not fit into memory fails at once);
+    rows of one image that stand together stay together. Every sum over a batch stays the same, but for rounding."""
+    return [
+        row
+        for unit in sorted(sets_of(rows), key=lambda unit: -max(length_of(row, codec) for row in unit))
+        for row in unit
+    ]
+
+
+def padding_of(batch: TargetBatch, rows: Sequence[Row], codec: Codec) -> tuple[int, int]:
+    """How many positions of a batch are padding, and how many there are."""
+    used = sum(length_of(row, codec) for row in rows)
+    return batch.inputs.numel() - used, batch.inputs.numel()
 
 
 def images_of(rows: Sequence[Row], pixels: Pixels) -> Tensor:

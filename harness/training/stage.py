@@ -23,7 +23,7 @@ from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective
 from harness.training.prefetch import Pixels
-from harness.training.rows import Row
+from harness.training.rows import Row, TokenBudget
 from harness.types import Example
 
 
@@ -92,6 +92,11 @@ class Stage(Protocol):
         Each is asked for when the weights are those before it. start: the last step of the stages before.
         """
         ...
+
+
+def micro_batch_of(plan: Train, rows: int) -> int | TokenBudget:
+    """How much a forward pass takes of so many rows: all of them where the plan does not say."""
+    return TokenBudget(plan.micro_tokens) if plan.micro_tokens else plan.micro_batch or rows
 
 
 def sampled_tokens(work: Work) -> int:

@@ -26,12 +26,14 @@ from harness.training.objective import Objective
 from harness.training.prefetch import Pixels
 from harness.training.rows import (
     Row,
+    TokenBudget,
     batch_of,
     counted,
     counts_of,
     images_of,
     members_of,
     micro_batches,
+    padding_of,
     rated_of,
     sets_of,
     weights_of,
@@ -43,7 +45,7 @@ def accumulate(
     adapter: Adapter,
     rows: Sequence[Row],
     objective: Objective,
-    micro_batch: int,
+    micro_batch: int | TokenBudget,
     accelerator: Accelerator,
     logged: bool = True,
     pixels: Pixels | None = None,
@@ -52,7 +54,8 @@ def accumulate(
     """Adds the gradient of the whole batch's mean loss to the parameters; returns the detached total.
 
     rows: this process's share; rows of one image stand together, and for an objective over sets all of them are in
-    one micro-batch. Statistics are computed only where they are `logged`. A term's count must be known before the
+    one micro-batch. micro_batch: how much a forward pass takes. Statistics are computed only where they are `logged`,
+    the share of padding among them. A term's count must be known before the
     model is asked: target positions, or sets. Any other count raises. pixels: asked once for neighbouring rows of one
     image, micro-batch by micro-batch; the adapter's own by default. engine: that of the adapter's model; DataParallel
     by default.
@@ -62,7 +65,7 @@ def accumulate(
     with phase("reduction"):
         totals = _reduced(accelerator, counts)
     total: LossOutput | None = None
-    parts = list(micro_batches(rows, micro_batch, whole_sets="sets" in objective.needs))
+    parts = list(micro_batches(rows, micro_batch, "sets" in objective.needs, adapter.codec))
     rounds = engine.rounds(len(parts))
     for number in range(1, rounds + 1):
         idle = number > len(parts)  # others have more: the last part goes along once more, and counts for nothing
@@ -112,7 +115,11 @@ def _forward(
         members, rated = members_of(rows, device), rated_of(rows, device)
         known = TokenBatch(logits, labels, group, members, selected, weight, rated, reference)
         output = objective.loss(known, logged)
-    if output.selected is None or not logged:
+    if not logged:
+        return output
+    padding, positions = (torch.tensor(count, device=device) for count in padding_of(batch, rows, adapter.codec))
+    output = replace(output, stats={**output.stats, "padding": (padding, positions)})
+    if output.selected is None:
         return output
     return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[kept].to(device))})
 
@@ -210,12 +217,17 @@ def _cost(adapter: Adapter, row: Row) -> float:
 
 @torch.no_grad()
 def log_probabilities(
-    adapter: Adapter, rows: Sequence[Row], size: int, accelerator: Accelerator, engine: DataParallel, temperature: float
+    adapter: Adapter,
+    rows: Sequence[Row],
+    size: int | TokenBudget,
+    accelerator: Accelerator,
+    engine: DataParallel,
+    temperature: float,
 ) -> list[Tensor]:
     """Of each token of each (rated) row, [L], by a forward pass as in training: micro-batches of up to `size` rows."""
     found: list[Tensor] = []
     device = accelerator.device
-    for part in micro_batches(rows, size, whole_sets=True):
+    for part in micro_batches(rows, size, whole_sets=True, codec=adapter.codec):
         batch = batch_of(part, adapter)
         kept = batch.labels != IGNORED_LABEL
         with engine.autocast():

@@ -21,7 +21,7 @@ from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective
 from harness.training.rows import Row
 from harness.training.schedule import draws
-from harness.training.stage import Step, Work, sampled_tokens, sampling_seed
+from harness.training.stage import Step, Work, micro_batch_of, sampled_tokens, sampling_seed
 from harness.training.stages.rollout import Rollout, rollout
 from harness.training.step import log_probabilities
 from harness.types import Example
@@ -84,7 +84,7 @@ class GrpoStage:
         self, work: Work, engine: DataParallel, rows: Group, name: Literal["before", "reference"], adapter: Adapter
     ) -> Group:
         """The rows, with their log-probabilities under this model as it is now in the field of this name."""
-        size = self.plan.micro_batch or len(rows)
+        size = micro_batch_of(self.plan, len(rows))
         found = log_probabilities(adapter, rows, size, work.accelerator, engine, self.settings.temperature)
         if name == "before":
             return [replace(row, before=log_probs) for row, log_probs in zip(rows, found, strict=True)]

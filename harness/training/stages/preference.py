@@ -24,7 +24,7 @@ from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective
 from harness.training.rows import Row
 from harness.training.schedule import draws
-from harness.training.stage import Step, Work, stage_seed
+from harness.training.stage import Step, Work, micro_batch_of, stage_seed
 from harness.training.stages.pairs import (
     COLUMNS,
     PAIRS,
@@ -77,7 +77,7 @@ class PreferenceStage:
         """The cell's own: with what the model as it is now thinks of both sequences. StageError without a pair."""
         own = self._made(work, engine, start) if self.given is None else _share(self.given, work)
         flat = [row for index, both in enumerate(rows_of(own, work)) for row in _numbered(both, index)]
-        size = self.plan.micro_batch or 2 * self.plan.batch_size
+        size = micro_batch_of(self.plan, 2 * self.plan.batch_size)
         model = work.adapter.model
         with phase("forward"), engine.whole():
             model.eval()

@@ -257,7 +257,8 @@ def test_two_ranks_learn_what_one_process_learns(tmp_path: Path) -> None:
         if name in TABLES:
             pd.testing.assert_frame_equal(table_of(tmp_path, name), table_of(tmp_path / "alone", name), rtol=1e-4)
         if name != "grpo":
-            assert all(row == pytest.approx(other, rel=1e-3, abs=1e-5) for row, other in pairs)
+            for row, other in pairs:  # padding depends on which sequences go together
+                assert {**row, "padding": 0} == pytest.approx({**other, "padding": 0}, rel=1e-3, abs=1e-5)
     steps = [row for row in first["grpo"]["curve"] if "reward" in row]
     same = next(row for row in alone["grpo"]["curve"] if "reward" in row)
     for figure in ("reward", "filtered", "objects", "entropy"):  # of the first step: before the order of sums tells

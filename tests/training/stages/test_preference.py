@@ -147,12 +147,13 @@ def test_the_reward_says_which_sample_is_worst(monkeypatch: pytest.MonkeyPatch) 
     assert not torch.equal(outcome("dpo")[1], outcome("dpo", reward="brevity")[1])
 
 
-def test_settings_of_grpo_are_what_they_were() -> None:
-    """Cells that earlier code made are found again."""
+def test_settings_of_grpo_tell_its_cells_apart() -> None:
+    """`filter` sets them apart from cells of earlier code, which had another mean and another deviation."""
     assert Grpo(name="grpo").described == {
         "name": "grpo",
         "steps": 60,
         "images": 16,
+        "filter": False,
         "samples": 8,
         "temperature": 1.0,
         "reward": "detection",
