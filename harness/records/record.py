@@ -150,7 +150,7 @@ class Record(StrictModel):
     """Largest memory use of the cell in MiB; None unless it was the first that its process computed, see
     harness.system.provenance.memory.PeakMemory."""
     peak_memory_mib: float | None = None
-    """In records of older code: the same whatever the process had computed before. No figure is made of it."""
+    """In records of older code; it depended on what the process had computed before. No figure is made of it."""
     files: dict[FileName, str] = Field(default_factory=dict)
     """Name -> sha256 of every other file of the cell."""
 

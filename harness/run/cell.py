@@ -20,8 +20,7 @@ from harness.errors import ConfigError
 from harness.evaluation.evaluate import Measurement, measure
 from harness.evaluation.probe import probe
 from harness.evaluation.scored_samples import EvaluationSettings, sample_and_score
-from harness.inference.device import BASE_SEED
-from harness.inference.precision import choose_numbers, describe_precision
+from harness.inference.precision import choose_numbers
 from harness.inference.teacher_forcing import heldout_nll
 from harness.protocols import Adapter, Benchmark
 from harness.records import CategoryInfo, Record, layout
@@ -29,8 +28,8 @@ from harness.records.cache import SharedCache
 from harness.records.gallery import gallery_frame
 from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
-from harness.run.context import Context, Planned, Watch, build, evaluation_numbers
-from harness.run.identity import foreign_parts
+from harness.run.context import Context, Planned, Watch, build, evaluation_numbers, precision_asked_for
+from harness.run.identity import foreign_parts, seeds_of
 from harness.run.interval import CheckpointInterval
 from harness.run.kept import WEIGHTS
 from harness.run.lengths import readable
@@ -320,26 +319,12 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
         code=code_version(),
         packages=package_versions(),
         parts=foreign_parts(context.suite, item.cell),
-        seeds=_seeds(item.cell),
+        seeds=seeds_of(item.cell),
         device=describe_device(
-            context.accelerator.device, context.accelerator.num_processes, _precision(context, item.cell)
+            context.accelerator.device, context.accelerator.num_processes, precision_asked_for(context, item.cell)
         ),
         **fields,
     )
-
-
-def _precision(context: Context, cell: Cell) -> str:
-    """What the settings ask the cell to compute in; what it was seen to compute in is the record's `precision`."""
-    if cell.objective is None:
-        return describe_precision(None, evaluation_numbers(context, context.suite.train))
-    plan = context.suite.plans_of(cell.objective)[0]
-    training = choose_numbers(context.accelerator.device, plan.precision)
-    return describe_precision(training, evaluation_numbers(context, plan))
-
-
-def _seeds(cell: Cell) -> dict[str, int]:
-    trained = {} if cell.objective is None else {"training": cell.seed}
-    return {"base": BASE_SEED, **trained, "samples": cell.seed}
 
 
 def _link(source: Path, target: Path) -> None:

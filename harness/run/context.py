@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from harness import registry
 from harness.errors import ConfigError
 from harness.inference.device import Device, accelerator_on, base_of
-from harness.inference.precision import Numbers, choose_numbers
+from harness.inference.precision import Numbers, choose_numbers, describe_precision
 from harness.protocols import Adapter, Benchmark, Predictor, TakesCoordinates
 from harness.records import CellInfo, gallery
 from harness.run import task
@@ -170,6 +170,15 @@ def _coordinates(context: Context) -> Space:
 def evaluation_numbers(context: Context, plan: Train) -> Numbers:
     """What is computed in where a model is not trained: as in training, if the suite's `sample` does not say."""
     return choose_numbers(context.accelerator.device, context.suite.sample.precision, plan.precision)
+
+
+def precision_asked_for(context: Context, cell: Cell) -> str:
+    """What the settings ask the cell to compute in; what it was seen to compute in is the record's `precision`."""
+    if cell.objective is None:
+        return describe_precision(None, evaluation_numbers(context, context.suite.train))
+    plan = context.suite.plans_of(cell.objective)[0]
+    training = choose_numbers(context.accelerator.device, plan.precision)
+    return describe_precision(training, evaluation_numbers(context, plan))
 
 
 def _asked_about(categories: Sequence[Category]) -> Example:

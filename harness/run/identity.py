@@ -1,4 +1,5 @@
-"""What else identifies a cell than its settings: the pictures it is computed from, and parts of other packages."""
+"""What else identifies a cell than its settings: the pictures it is computed from, and parts of other packages; and the
+seeds that its record names."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from harness import records, registry
 from harness.errors import DataError
+from harness.inference.device import BASE_SEED
 from harness.protocols import Benchmark
 from harness.records import CellInfo
 from harness.suite.cells import Cell
@@ -53,6 +55,12 @@ def foreign_parts(suite: Suite, cell: Cell) -> dict[str, PartInfo]:
         used.append(("corrector", corrector))
     points = {f"{kind} {name}": registry.foreign(kind, name) for kind, name in used}
     return {name: describe_part(point) for name, point in points.items() if point is not None}
+
+
+def seeds_of(cell: Cell) -> dict[str, int]:
+    """The seeds that a record names: of the base, of training where there is some, and of samples."""
+    trained = {} if cell.objective is None else {"training": cell.seed}
+    return {"base": BASE_SEED, **trained, "samples": cell.seed}
 
 
 def warn_of_changes(cell: Cell, info: CellInfo, cells: Path) -> None:
