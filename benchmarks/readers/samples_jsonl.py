@@ -8,6 +8,7 @@ are ignored.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -36,7 +37,7 @@ class _Mention(msgspec.Struct, gc=False):
     score: float | None = None
 
 
-class _Sample(msgspec.Struct, gc=False):
+class _Sample(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     image_id: Natural
     sample: Natural
     mentions: list[_Mention]
@@ -51,7 +52,7 @@ class _LooseMention(_Mention, gc=False):
     bbox: Any = None
 
 
-class _LooseSample(_Sample, gc=False):
+class _LooseSample(_Sample, gc=False, forbid_unknown_fields=False):
     mentions: list[_LooseMention]  # type: ignore[assignment]
 
 
@@ -146,7 +147,8 @@ def _chunks(
 def _loose(line: bytes, where: str) -> _Sample:
     """A line that is not as it should be: a mention without a box is kept (NO_BOX), all else is an error.
 
-    JSON has no NaN, but Python writes it, and a box that a model got wrong may hold one.
+    JSON has no NaN, but Python writes it, and a box that a model got wrong may hold one. Further fields mean nothing,
+    but for one that looks like a field of a sample: its value would be overlooked.
     """
     try:
         try:
@@ -155,11 +157,20 @@ def _loose(line: bytes, where: str) -> _Sample:
             sample = msgspec.convert(json.loads(line), _LooseSample)
     except (ValueError, RecursionError):  # msgspec's and json's errors are ValueErrors
         raise DataError(f"{where}: {_problem(line)}") from None
+    _require_no_misspelling(line, where)
     for position, mention in enumerate(sample.mentions):
         mention.bbox = _quad(mention.bbox)
         if mention.score is not None and math.isnan(mention.score):
             raise DataError(f"{where}: mentions[{position}]: score: expected {PROBABILITY}, got NaN")
     return sample
+
+
+def _require_no_misspelling(line: bytes, where: str) -> None:
+    fields = _Sample.__struct_fields__
+    for key in json.loads(line):
+        close = () if key in fields else difflib.get_close_matches(key.lower(), fields, n=1, cutoff=0.75)
+        if close:
+            raise DataError(f"{where}: unknown field {typed_json.printable(key)!r}, did you mean {close[0]!r}?")
 
 
 def _quad(value: Any) -> Quad:

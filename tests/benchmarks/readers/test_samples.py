@@ -138,6 +138,17 @@ def test_empty_lines_and_other_keys_mean_nothing(tmp_path: Path, annotations: An
     assert len(load(path, annotations).answers[1.0].mentions) == 4
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("temperatur", "temperature"), ("Truncated", "truncated"), ("imageid", "image_id"), ("samples", "sample")],
+)
+def test_a_misspelled_field_is_refused(tmp_path: Path, annotations: Annotations, key: str, meant: str) -> None:
+    """Its value would be overlooked: all samples would have the temperature 1."""
+    content = [line | {key: 0.5} for line in rows()]
+    with pytest.raises(DataError, match=rf"line 1: unknown field '{key}', did you mean '{meant}'\?"):
+        load(lines(tmp_path, content), annotations)
+
+
 def test_temperatures_are_kept_apart_and_zero_is_the_greedy_answer(tmp_path: Path, annotations: Annotations) -> None:
     hot = [line | {"temperature": 2} for line in rows()]
     greedy = [row(k, 0, said("dog"), temperature=0) for k in (3, 7)]
