@@ -40,6 +40,7 @@ from harness.report.rows import (
 from harness.report.verdicts import Finding, verdicts
 from harness.suite.cells import BASE, chains
 
+HYPOTHESES = "Hypotheses"
 UNDEFINED = "–"  # noqa: RUF001 (an en dash, as tables have it)
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
 FREQUENCY_COLUMNS = tuple(f"{name}/{group}" for name in ("recall", "name_diversity") for group in FREQUENCIES)
@@ -272,7 +273,7 @@ def _verdict_grid(findings: Sequence[Finding], several: bool) -> Grid:
     )
     note = f"AP gap: AP of a minus AP of b, read at equal AP; beyond {COMPARABLE:g} the two are not comparable."
     body = tuple(_verdict_row(item, several, matched) for item in findings)
-    return Grid("Hypotheses (Holm)", headings, body, words=len(headings) - 1, note=note if matched else "")
+    return Grid(f"{HYPOTHESES} (Holm)", headings, body, words=len(headings) - 1, note=note if matched else "")
 
 
 def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[Cell, ...]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from harness.errors import DataError
 from harness.metrics.samples.aggregate import REPORTABLE
-from harness.metrics.stats import Interval
+from harness.metrics.stats import Interval, interval
 from harness.records import gallery
 from harness.records.gallery import Answer, Object, Picture, Said
 from harness.report import estimates, figures
@@ -24,12 +24,21 @@ from harness.report.figures import data, lines, points
 from harness.report.figures import strips as pictures
 from harness.report.figures.data import Line
 from harness.report.figures.style import look
+from harness.report.paths import interpolate_path
 from harness.report.results import Key, Results, load
-from harness.report.rows import figures_of, temperature_lines
+from harness.report.rows import figures_of, path_of, path_source, temperature_lines
 from harness.types import Box
 from tests.support import fake_cells
 
-WITHOUT_GALLERY = ["ap-vs-diversity", "category-diversity", "coverage", "temperature", "training", "dynamics"]
+WITHOUT_GALLERY = [
+    "frontier",
+    "ap-vs-diversity",
+    "category-diversity",
+    "coverage",
+    "temperature",
+    "training",
+    "dynamics",
+]
 IMAGES = 30
 
 
@@ -67,6 +76,25 @@ def test_trajectories_are_seed_means_at_every_step(results: Results) -> None:
     last = figures_of(results, "toy", "ce", ("name_diversity", "AP"))
     assert found["ce"].last == (last["name_diversity"], last["AP"])
     assert found["ce"].diversity[-1] == last["name_diversity"].estimate
+
+
+def test_the_frontier_is_read_off_the_paths(results: Results) -> None:
+    """It begins and ends at the smallest and largest mean AP of a row's path, and has the figures of that row there."""
+    found = {line.label: line for line in data.frontier_lines(results, "toy")}
+    assert list(found) == ["ce", "sed"]
+    line = found["sed"]
+    path = [
+        seed_means(results, label, step, "AP") for label, step in (("base", 0), *(("sed", s) for s in (60, 120, 240)))
+    ]
+    assert (line.x[0], line.x[-1]) == pytest.approx((min(path), max(path)))
+    target = np.full(1001, line.x[5])
+    source = path_source(results, "toy", "sed")
+    each = [
+        interpolate_path(path_of(results, source, s, "AP"), path_of(results, source, s, "name_diversity"), target)
+        for s in (0, 1)
+    ]
+    expected = interval(np.array([own[0] for own in each]), np.array([own[1:] for own in each]))
+    assert (line.y[5], line.low[5], line.high[5]) == pytest.approx((expected.estimate, expected.low, expected.high))
 
 
 def test_coverage_lines_are_the_figures_and_the_oracles_find_everything(results: Results) -> None:

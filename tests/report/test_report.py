@@ -160,7 +160,8 @@ def test_a_hypothesis_at_equal_ap_and_one_against_an_early_row_are_the_same(tmp_
     assert first.verdict is not None
     assert second.verdict is not None
     assert (first.verdict.estimate, first.verdict.p) == (second.verdict.estimate, second.verdict.p)
-    assert first.gap == second.gap is not None
+    assert first.gap == second.gap
+    assert first.gap is not None
     expected = one(results, "sed").figures["AP"].estimate - one(results, "ce_early").figures["AP"].estimate
     assert first.gap.estimate == pytest.approx(expected)
     (grid,) = (grid for grid in report.grids(made) if grid.title.startswith("Hypotheses"))

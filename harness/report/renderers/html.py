@@ -11,7 +11,7 @@ from html import escape
 
 from harness.metrics.catalogue import MEANINGS
 from harness.report import figures
-from harness.report.grids import Cell, Grid, category_grids, grids
+from harness.report.grids import HYPOTHESES, Cell, Grid, category_grids, grids
 from harness.report.notes import caption, command
 from harness.report.results import Results
 
@@ -106,7 +106,7 @@ for (const table of document.querySelectorAll("table")) {
 def to_html(results: Results) -> str:
     """Verdicts, figures, tables (all categories with an image), definitions, and how to make them again."""
     made = grids(results)
-    claims = [grid for grid in made if grid.words > 2]
+    claims = [grid for grid in made if grid.title.startswith(HYPOTHESES)]
     summary = [grid for grid in made if grid not in claims]
     sections = {
         "Hypotheses": "".join(map(_table, claims)),
