@@ -19,8 +19,6 @@ OPTIONS_OF_THE_COMMAND_LINE = frozenset({"harness.commands.app"})
 """And every module `verbs`: each argument there is an option that a user may type."""
 
 SAME_NAME = {
-    "Cell": {"harness.report.grids", "harness.suite.cells"},
-    "Row": {"harness.report.rows", "harness.training.rows"},
     "Said": {"harness.records.gallery", "harness.training.stages.pairs"},
 }
 MANY_ARGUMENTS = {"harness.commands.run.launch.here": 9, "harness.commands.run.launch.on_cluster": 9}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.metrics.catalogue import diversity_columns
 from harness.report.paths import is_comparable
 from harness.report.results import Results, once
-from harness.report.rows import Row, at_ap_of, at_last_step, compare_rows
+from harness.report.rows import ReportRow, at_ap_of, at_last_step, compare_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class EqualApRow:
     """A row minus the control at the row's AP, which is read off the control's path."""
 
     control: str
-    row: Row
+    row: ReportRow
 
     @property
     def comparable(self) -> bool:

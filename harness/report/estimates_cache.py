@@ -65,15 +65,16 @@ class KeptEstimates:
                     return _unpack(content)
         return None
 
-    def write(self, found: Estimates) -> None:
-        """Nothing where nothing can be written: it will be computed again."""
+    def write(self, found: Estimates) -> bool:
+        """Whether there was a place that can be written; without one they will be computed again."""
         content = _pack(found)
         for place in self.places:
             with suppress(OSError):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(place) as partial:
                     partial.write_bytes(self._head(content) + b"\n" + content)
-                return
+                return True
+        return False
 
     def _head(self, content: bytes) -> bytes:
         return f"{self.made_of} {hashlib.sha256(content).hexdigest()}".encode()

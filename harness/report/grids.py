@@ -29,7 +29,7 @@ from harness.report.paths import COMPARABLE
 from harness.report.results import Results, once
 from harness.report.rows import (
     CategoryLine,
-    Row,
+    ReportRow,
     best,
     category_lines,
     differences,
@@ -51,7 +51,7 @@ DEPENDS_ON_SAMPLES = (
 )
 
 
-class Cell(NamedTuple):
+class GridCell(NamedTuple):
     """What is read, what it is sorted by (nan: its text, or undefined), and whether it is the best of its column."""
 
     text: str
@@ -65,7 +65,7 @@ class Grid:
 
     title: str
     headings: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[GridCell, ...], ...]
     words: int = 2
     note: str = ""
 
@@ -147,7 +147,7 @@ def format_interval(figure: Interval, signed: bool = False) -> str:
 def figure_grid(
     results: Results,
     title: str,
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     names: Sequence[str],
     signed: Collection[str] = (),
     note: str = "",
@@ -157,8 +157,8 @@ def figure_grid(
     winners = _winners(results, rows, [name for name in names if name not in signed])
     body = tuple(
         (
-            Cell(_named(row.title, row.model, several)),
-            Cell(_seeds(row), len(row.seeds)),
+            GridCell(_named(row.title, row.model, several)),
+            GridCell(_seeds(row), len(row.seeds)),
             *(_cell(row.figures.get(name, NOTHING), name in signed, (index, name) in winners) for name in names),
         )
         for index, row in enumerate(rows)
@@ -169,31 +169,33 @@ def figure_grid(
 # ---- the tables --------------------------------------------------------------------------------------------------
 
 
-def _optional(results: Results, title: str, rows: Sequence[Row], names: Sequence[str], note: str = "") -> list[Grid]:
+def _optional(
+    results: Results, title: str, rows: Sequence[ReportRow], names: Sequence[str], note: str = ""
+) -> list[Grid]:
     """A table of those of the figures that some row has, if there are any."""
     known = [name for name in names if _known(rows, name)]
     return [figure_grid(results, title, rows, known, note=note)] if known else []
 
 
-def _known(rows: Iterable[Row], name: str) -> bool:
+def _known(rows: Iterable[ReportRow], name: str) -> bool:
     return any(not math.isnan(row.figures.get(name, NOTHING).estimate) for row in rows)
 
 
-def _detection_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
+def _detection_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
     if results.suite.task == "caption":  # no boxes, no detections
         names = ("precision", "recall", "hallucination_rate")
         return [figure_grid(results, f"Objects mentioned (K = {results.samples} samples)", rows, names)]
     return [figure_grid(results, "Detection (greedy answer)", rows, AP_COLUMNS)]
 
 
-def _consensus_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
+def _consensus_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
     if not _known(rows, "consensus_AP"):
         return []
     title = f"Consensus of the K = {results.samples} samples beside the greedy answer"
     return [figure_grid(results, title, rows, ("AP", "AP50", *CONSENSUS_COLUMNS), signed=["consensus_gain"])]
 
 
-def _chain_grids(results: Results, rows: Sequence[Row]) -> list[Grid]:
+def _chain_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
     """What the stages after fine-tuning lead to, and what they take; without a chain there is nothing to compare."""
     names = ("AP", "hallucination_rate", "recall", "name_diversity", f"coverage@{results.samples}", *COST_COLUMNS)
     return _optional(results, "Stages side by side", rows, names) if chains(results.suite) else []
@@ -216,8 +218,8 @@ def _temperature_grids(results: Results, several: bool) -> list[Grid]:
     names = list(lines[0].figures) if lines else []
     body = tuple(
         (
-            Cell(_named(line.label, line.model, several)),
-            Cell(f"{line.temperature:g}", line.temperature),
+            GridCell(_named(line.label, line.model, several)),
+            GridCell(f"{line.temperature:g}", line.temperature),
             *(_cell(line.figures[name]) for name in names),
         )
         for line in lines
@@ -233,7 +235,11 @@ def _category_grid(results: Results, lines: Sequence[CategoryLine], name: str, l
         images = max((line.support.get(category.id, 0) for line in lines), default=0)
         cells = [_cell(line.figures.get(category.id, {}).get(name, NOTHING)) for line in lines]
         if images >= least and not all(math.isnan(cell.value) for cell in cells):
-            words = (Cell(category.names[0]), Cell(category.frequency or UNDEFINED), Cell(f"{images:,}", images))
+            words = (
+                GridCell(category.names[0]),
+                GridCell(category.frequency or UNDEFINED),
+                GridCell(f"{images:,}", images),
+            )
             body.append((*words, *cells))
     return Grid(f"Per category: {_heading(name)}", ("category", "frequency", "images", *titles), tuple(body), words=3)
 
@@ -245,9 +251,9 @@ def _equal_ap_grids(results: Results, several: bool) -> list[Grid]:
     names = [name for name in lines[0].row.figures if name != "AP"]
     body = tuple(
         (
-            Cell(_named(line.row.label, line.row.model, several)),
-            Cell(_seeds(line.row), len(line.row.seeds)),
-            Cell("yes" if line.comparable else "no"),
+            GridCell(_named(line.row.label, line.row.model, several)),
+            GridCell(_seeds(line.row), len(line.row.seeds)),
+            GridCell("yes" if line.comparable else "no"),
             *(_cell(line.row.figures[name], signed=True) for name in ("AP", *names)),
         )
         for line in lines
@@ -276,28 +282,28 @@ def _verdict_grid(findings: Sequence[Finding], several: bool) -> Grid:
     return Grid(f"{HYPOTHESES} (Holm)", headings, body, words=len(headings) - 1, note=note if matched else "")
 
 
-def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[Cell, ...]:
+def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[GridCell, ...]:
     stated, verdict = finding.hypothesis, finding.verdict
     sign = ">" if stated.direction == "greater" else "<"
     at = " at equal AP" if stated.at == "equal_AP" else ""
     difference = f"{stated.metric}: {stated.a} - {stated.b}{at} {sign} {stated.margin:g}"
-    words = (Cell(_named(stated.id, finding.model, several)), Cell(stated.claim), Cell(difference))
-    gap = [Cell("" if finding.gap is None else format_interval(finding.gap, signed=True))] if matched else []
+    words = (GridCell(_named(stated.id, finding.model, several)), GridCell(stated.claim), GridCell(difference))
+    gap = [GridCell("" if finding.gap is None else format_interval(finding.gap, signed=True))] if matched else []
     if verdict is None:
         missing = f"not tested (missing: {', '.join(finding.missing)})"
-        return *words, Cell(UNDEFINED), *gap, Cell(missing), Cell("0", 0)
-    seeds = Cell(str(verdict.seeds), verdict.seeds)
+        return *words, GridCell(UNDEFINED), *gap, GridCell(missing), GridCell("0", 0)
+    seeds = GridCell(str(verdict.seeds), verdict.seeds)
     if math.isnan(verdict.estimate):
-        return *words, Cell(UNDEFINED), *gap, Cell(f"{finding.outcome} (undefined)"), seeds
+        return *words, GridCell(UNDEFINED), *gap, GridCell(f"{finding.outcome} (undefined)"), seeds
     interval = f"[{number(verdict.low, signed=True)}, {number(verdict.high, signed=True)}]"
     estimate = f"{number(verdict.estimate, signed=True)} {interval} at {100 * verdict.level:.3g}%"
-    return *words, Cell(estimate, verdict.estimate), *gap, Cell(finding.outcome), seeds
+    return *words, GridCell(estimate, verdict.estimate), *gap, GridCell(finding.outcome), seeds
 
 
 # ---- cells and words ---------------------------------------------------------------------------------------------
 
 
-def _winners(results: Results, rows: Sequence[Row], names: Sequence[str]) -> set[tuple[int, str]]:
+def _winners(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> set[tuple[int, str]]:
     """(index of the row, figure) of what is best among the rows of its model."""
     found = set()
     for model in results.suite.models:
@@ -307,8 +313,8 @@ def _winners(results: Results, rows: Sequence[Row], names: Sequence[str]) -> set
     return found
 
 
-def _cell(figure: Interval, signed: bool = False, best: bool = False) -> Cell:
-    return Cell(format_interval(figure, signed), figure.estimate, best)
+def _cell(figure: Interval, signed: bool = False, best: bool = False) -> GridCell:
+    return GridCell(format_interval(figure, signed), figure.estimate, best)
 
 
 def _heading(name: str) -> str:
@@ -319,7 +325,7 @@ def _named(label: str, model: str, several: bool) -> str:
     return f"{model}: {label}" if several and label != model else label
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: ReportRow) -> str:
     """ "2", or "1 of 2 (failed: 1)": an incomplete mean must not pass for a complete one."""
     total = len(row.source.cells)
     if len(row.seeds) == total:

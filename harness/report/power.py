@@ -17,7 +17,7 @@ import numpy as np
 from harness.errors import ConfigError, unknown
 from harness.metrics.power import Outlook, VarianceComponents, foresee, variance_components
 from harness.metrics.stats import LEVEL, Interval, interval
-from harness.report.grids import UNDEFINED, Cell, Grid, format_interval, number
+from harness.report.grids import UNDEFINED, Grid, GridCell, format_interval, number
 from harness.report.results import Results
 from harness.report.rows import sources
 from harness.report.verdicts import StatedTest, stated_tests
@@ -130,20 +130,20 @@ def _now_grid(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
     return Grid("Hypotheses now, and what would decide them", headings, rows, words=3, note=note)
 
 
-def _now_row(own: Prospect, size: RunSize | None) -> tuple[Cell, ...]:
+def _now_row(own: Prospect, size: RunSize | None) -> tuple[GridCell, ...]:
     stated = own.stated.hypothesis
     if own.components is None:
         needed = "cells are missing" if own.stated.missing else "two seeds or more are needed"
     else:
         needed = f"none up to {SEEDS[-1]} seeds" if size is None else f"{size.seeds} seeds, {size.images} images"
     return (
-        Cell(stated.id),
-        Cell(f"{stated.a} - {stated.b}"),
-        Cell(stated.metric),
-        Cell(number(stated.margin, signed=True), stated.margin),
-        Cell(format_interval(own.now, signed=True), own.now.estimate),
-        Cell(needed),
-        Cell(UNDEFINED if size is None else f"{size.hours:.1f}", math.nan if size is None else size.hours),
+        GridCell(stated.id),
+        GridCell(f"{stated.a} - {stated.b}"),
+        GridCell(stated.metric),
+        GridCell(number(stated.margin, signed=True), stated.margin),
+        GridCell(format_interval(own.now, signed=True), own.now.estimate),
+        GridCell(needed),
+        GridCell(UNDEFINED if size is None else f"{size.hours:.1f}", math.nan if size is None else size.hours),
     )
 
 
@@ -153,8 +153,8 @@ def _outlook_grid(own: Prospect, results: Results) -> Grid:
     by_size = {(size.seeds, size.images): outlook for size, outlook in own.outlooks.items()}
     rows = tuple(
         (
-            Cell(str(seeds), seeds),
-            *(Cell(_shown(by_size[seeds, many]), by_size[seeds, many].chance) for many in images),
+            GridCell(str(seeds), seeds),
+            *(GridCell(_shown(by_size[seeds, many]), by_size[seeds, many].chance) for many in images),
         )
         for seeds in SEEDS
     )
@@ -169,14 +169,14 @@ def _shown(outlook: Outlook) -> str:
 
 def _cost_grid(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
     """The sizes that decide more hypotheses than any cheaper one."""
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[tuple[GridCell, ...]] = []
     most = 0
     for size in sizes:
         decided = [own.stated.hypothesis.id for own in found if own.outlooks and own.outlooks[size].chance >= ENOUGH]
         if len(decided) > most:
             most = len(decided)
             words = (str(size.seeds), str(size.images), f"{most} of {len(found)}", ", ".join(decided))
-            rows.append((*map(Cell, words), Cell(f"{size.hours:.1f}", size.hours)))
+            rows.append((*map(GridCell, words), GridCell(f"{size.hours:.1f}", size.hours)))
     whole = cheapest(found, sizes)
     if whole is None:
         told = f"No size up to {SEEDS[-1]} seeds and {TIMES_IMAGES[-1]} times the images decides all with {ENOUGH:.0%}."

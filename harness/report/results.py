@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -30,7 +30,7 @@ from harness.records.gallery import Answer, answers_by_image
 from harness.records.store import CellStore, open_store
 from harness.records.tuning import TuningRecord, read_tuning
 from harness.report.estimates import CellTables, Estimates, Floats, estimate
-from harness.report.estimates_cache import EstimatesCache
+from harness.report.estimates_cache import EstimatesCache, KeptEstimates
 from harness.suite.cells import Cell, listed
 from harness.suite.schema import Suite
 
@@ -158,18 +158,32 @@ class Results:
             self._estimates[asked] = self._estimated(*asked)
         return self._estimates[asked]
 
+    def category_estimates(self, key: Key, step: int) -> dict[str, Floats]:
+        """CATEGORY_COLUMNS of every category, each [1 + R, C], as `estimates`. They take more memory than everything
+        else together, so they are read again where they are kept on disk."""
+        found = self.estimates(key, step)
+        kept = self._kept(key, step, self.temperature, replicates=True)
+        whole = kept.read() if kept is not None and len(found.categories["AP"]) == 1 else None
+        return found.categories if whole is None else whole.categories
+
     def _estimated(self, key: Key, step: int, temperature: float, replicates: bool) -> Estimates:
-        kept = None
-        if self.cache is not None:
-            kept = self.cache.of(self.folders[key], self.records[key], (step, temperature, replicates))
+        kept = self._kept(key, step, temperature, replicates)
         found = None if kept is None else kept.read()
+        on_disk = found is not None
         if found is None:
             with _of_one_cell(self.folders[key]):
                 found = estimate(self.tables(key), step, temperature, self.weights if replicates else None)
-            if kept is not None:
-                kept.write(found)
+            on_disk = kept is not None and kept.write(found)
         self._check_ap(key, step, float(found.figures["AP"][0]))
+        if on_disk:
+            found = replace(found, categories={name: values[:1].copy() for name, values in found.categories.items()})
         return found
+
+    def _kept(self, key: Key, step: int, temperature: float, replicates: bool) -> KeptEstimates | None:
+        """Where the estimates are kept; None where that is not worth it."""
+        if self.cache is None:
+            return None
+        return self.cache.of(self.folders[key], self.records[key], (step, temperature, replicates))
 
     def tables(self, key: Key) -> CellTables:
         """Read, and tried at every step, so that whatever is made of them later can rely on them. Raises DataError."""

@@ -53,7 +53,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReportRow:
     """A row of the table. figures: by name, empty without a finished cell; seeds: the finished ones."""
 
     source: Source
@@ -141,14 +141,14 @@ def resampled_rows(results: Results, model: str) -> list[Source]:
 
 
 @once
-def table(results: Results) -> list[Row]:
+def table(results: Results) -> list[ReportRow]:
     """One row per source, every figure with the interval of its seed mean."""
     names = figure_names(results.samples)
     return [compare_rows(results, source, names) for source in sources(results)]
 
 
 @once
-def differences(results: Results) -> list[Row]:
+def differences(results: Results) -> list[ReportRow]:
     """Diversity figures of every trained row minus the base's, paired by seed and image."""
     by_name = {(source.model, source.label): source for source in sources(results)}
     names = [name for name in diversity_columns(results.samples) if name != "recall"]
@@ -160,7 +160,7 @@ def differences(results: Results) -> list[Row]:
 
 
 @once
-def gains(results: Results) -> list[Row]:
+def gains(results: Results) -> list[ReportRow]:
     """What the last stage changed in the figures of each chain, paired by seed and image; empty without a chain."""
     labels = {chain.label for chain in chains(results.suite)}
     names = gain_names(results.samples)
@@ -181,7 +181,7 @@ def figures_of(
     return compare_rows(results, source if step is None else replace(source, step=step), names).figures
 
 
-def best(results: Results, rows: Sequence[Row], names: Sequence[str]) -> dict[str, int]:
+def best(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> dict[str, int]:
     """Figure -> index of the row that is best, where it cannot be told as a tie: the interval of its paired difference
     to every other row excludes 0.
 
@@ -261,22 +261,22 @@ def needed(source: Source) -> list[Key]:
 def _category_line(results: Results, source: Source) -> CategoryLine:
     assert source.step is not None
     keys = results.finished(source.model, source.label)
-    found = [results.estimates(key, source.step) for key in keys]
+    found = [results.category_estimates(key, source.step) for key in keys]
     ids = [category.id for category in results.categories]
     figures: dict[int, dict[str, Interval]] = {category_id: {} for category_id in ids}
     for name in CATEGORY_COLUMNS:
-        values = np.stack([own.categories[name] for own in found])  # [S, 1 + R, C]
+        values = np.stack([own[name] for own in found])  # [S, 1 + R, C]
         for category_id, figure in zip(ids, intervals(values[:, 0], values[:, 1:]), strict=True):
             figures[category_id][name] = figure
-    counts = dict(zip(ids, found[0].support.tolist(), strict=True))
+    counts = dict(zip(ids, results.estimates(keys[0], source.step).support.tolist(), strict=True))
     return CategoryLine(source.model, source.label, source.label, figures, counts)
 
 
-def _incomplete(row: Row) -> bool:
+def _incomplete(row: ReportRow) -> bool:
     return bool(row.failed or row.missing)
 
 
-def compare_rows(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> Row:
+def compare_rows(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> ReportRow:
     """Figures of a row, or their paired differences to another one, over the seeds that both have."""
     used = [source] if minus is None else [source, minus]
     seeds = [key.seed for key in next((other for other in used if not other.once), source).cells]
@@ -292,7 +292,7 @@ def compare_rows(results: Results, source: Source, names: Sequence[str], minus: 
                 points, replicates = points - other_points, replicates - other_replicates
             figures[name] = interval(points, replicates)
     missing = tuple(seed for seed in seeds if seed not in finished and seed not in failed)
-    return Row(source, tuple(finished), tuple(sorted(failed)), missing, figures)
+    return ReportRow(source, tuple(finished), tuple(sorted(failed)), missing, figures)
 
 
 def stacked(results: Results, source: Source, seeds: Sequence[int], name: str) -> tuple[Floats, Floats]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.grids import Cell, Grid
+from harness.report.grids import Grid, GridCell
 from harness.report.renderers import latex
 from harness.report.renderers.text import category_grids, grids, load
 from harness.report.results import Results
@@ -50,7 +50,9 @@ def test_escape(text: str, expected: str) -> None:
 
 
 def test_the_best_is_bold_and_headings_stand_on_every_page() -> None:
-    grid = Grid("T", ("row", "name diversity/r"), ((Cell("a"), Cell("0.500", 0.5, best=True)),), words=1, note="N")
+    grid = Grid(
+        "T", ("row", "name diversity/r"), ((GridCell("a"), GridCell("0.500", 0.5, best=True)),), words=1, note="N"
+    )
     assert latex._table(grid) == (
         r"\begin{longtable}{@{}lr@{}}" "\n"
         r"\caption{T. N}\\" "\n"

@@ -43,7 +43,7 @@ def results(complete: Path) -> Results:
     return report.load(complete)
 
 
-def one(results: Results, label: str) -> rows.Row:
+def one(results: Results, label: str) -> rows.ReportRow:
     return next(row for row in report.table(results) if row.label == label)
 
 
@@ -405,7 +405,7 @@ def test_the_best_of_each_model_is_bold(tmp_path: Path, monkeypatch: pytest.Monk
     suite = fake_cells.suite(models=["toy", {"name": "toy", "label": "big"}])
     made = report.load(fake_cells.write_run(tmp_path, suite, images=8))
 
-    def second(_: Results, given: list[rows.Row], names: list[str]) -> dict[str, int]:
+    def second(_: Results, given: list[rows.ReportRow], names: list[str]) -> dict[str, int]:
         assert len({row.model for row in given}) == 1
         return {name: 2 for name in names if name == "AP50"}
 
@@ -544,7 +544,7 @@ def test_every_figure_has_a_definition_and_every_definition_a_figure() -> None:
 @given(numbers=st.integers(1, 40), words=st.integers(1, 4), columns=st.integers(1, 12))
 def test_splitting_a_table_keeps_every_column_once(numbers: int, words: int, columns: int) -> None:
     headings = tuple(map(str, range(words + numbers)))
-    grid = grids.Grid("t", headings, (tuple(map(grids.Cell, headings)),), words)
+    grid = grids.Grid("t", headings, (tuple(map(grids.GridCell, headings)),), words)
     parts = list(grids.split(grid, columns))
     assert all(part.headings[:words] == headings[:words] for part in parts)
     assert sum((part.headings[words:] for part in parts), ()) == headings[words:]

@@ -24,7 +24,7 @@ from harness.metrics.diagnosis.codebook import KINDS, Kind, counts_by_category, 
 from harness.metrics.samples.matching import verify
 from harness.metrics.samples.mentions import Answers, Integers, Truth, truth_of
 from harness.protocols import Benchmark, LeavesOut
-from harness.report.grids import Cell, Grid, number
+from harness.report.grids import Grid, GridCell, number
 from harness.report.renderers.text import csv_text
 from harness.report.results import Key, Results, load
 from harness.suite.cells import select_cells
@@ -165,8 +165,8 @@ def grids(table: ErrorTable) -> list[Grid]:
     """Errors per answer of every row, then for each row how often each error occurs by category."""
     body = tuple(
         (
-            *(Cell(word) for word in _words(table, row)),
-            *(Cell(number(row.mean(kind)), row.mean(kind)) for kind in KINDS),
+            *(GridCell(word) for word in _words(table, row)),
+            *(GridCell(number(row.mean(kind)), row.mean(kind)) for kind in KINDS),
         )
         for row in table.rows
     )
@@ -252,8 +252,8 @@ def _category_grid(table: ErrorTable, row: ErrorRow) -> Grid:
     named, which, _ = _words(table, row)
     body = tuple(
         (
-            Cell(line.category),
-            *(Cell(f"{count:,}", count) for count in (line.images, *line.counts.values())),
+            GridCell(line.category),
+            *(GridCell(f"{count:,}", count) for count in (line.images, *line.counts.values())),
         )
         for line in _lines(table, row)
         if any(line.counts.values()) or line.category == ALL

@@ -41,8 +41,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
-CHUNK = 1 << 23
-"""Elements of an [e, R] block that are held at once: 64 MB per array."""
+CHUNK = 1 << 22
+"""Elements of an [e, R] block that are held at once: 32 MB per array."""
 
 AP75 = int(np.flatnonzero(IOU_THRESHOLDS == 0.75)[0])
 

@@ -11,7 +11,7 @@ from html import escape
 
 from harness.metrics.catalogue import MEANINGS
 from harness.report import figures
-from harness.report.grids import HYPOTHESES, Cell, Grid, category_grids, grids
+from harness.report.grids import HYPOTHESES, Grid, GridCell, category_grids, grids
 from harness.report.notes import caption, command
 from harness.report.results import Results
 
@@ -181,7 +181,7 @@ def _table(grid: Grid) -> str:
     )
 
 
-def _cells(grid: Grid, row: tuple[Cell, ...]) -> Iterator[str]:
+def _cells(grid: Grid, row: tuple[GridCell, ...]) -> Iterator[str]:
     """The first one names the row."""
     for index, cell in enumerate(row):
         tag = "th scope=row" if index == 0 else "td"
@@ -195,7 +195,7 @@ def _class(grid: Grid, index: int) -> str:
     return " class=prose" if any(len(row[index].text) > PROSE for row in grid.rows) else ""
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: GridCell) -> str:
     """The estimate stands out from its interval, the best from the rest."""
     text = escape(cell.text)
     if not math.isnan(cell.value):

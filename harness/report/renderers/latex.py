@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from harness.report.grids import Cell, Grid, category_grids, grids, split
+from harness.report.grids import Grid, GridCell, category_grids, grids, split
 from harness.report.notes import caption, command
 from harness.report.results import Results
 
@@ -115,6 +115,6 @@ def _heading(text: str, is_words: bool) -> str:
     return rf"\begin{{tabular}}[b]{{@{{}}r@{{}}}}{lines}\end{{tabular}}"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: GridCell) -> str:
     text = escape(cell.text)
     return rf"\textbf{{{text}}}" if cell.best else text

@@ -17,7 +17,7 @@ from rich.text import Text
 from harness.metrics.catalogue import figure_names
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
-from harness.report.grids import NOTHING, UNDEFINED, Cell, Grid, category_grids, format_interval, grids, split
+from harness.report.grids import NOTHING, UNDEFINED, Grid, GridCell, category_grids, format_interval, grids, split
 from harness.report.notes import caption
 from harness.report.results import Results, load
 from harness.report.rows import category_lines, gains, table
@@ -25,8 +25,8 @@ from harness.report.verdicts import verdicts
 
 __all__ = [
     "UNDEFINED",
-    "Cell",
     "Grid",
+    "GridCell",
     "caption",
     "category_grids",
     "csv_text",
@@ -120,7 +120,7 @@ def _markdown_table(grid: Grid) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: GridCell) -> str:
     return f"**{_escape(cell.text)}**" if cell.best else _escape(cell.text)
 
 
