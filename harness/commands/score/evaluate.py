@@ -58,10 +58,11 @@ class EvaluationRequest(ScoreRequest):
 def command(quiet: bool, **options: Any) -> None:
     """Run the verb. Options are the fields of EvaluationRequest; `quiet`: no progress, only the tables."""
     request = EvaluationRequest(**options)
-    with start_decoding(request) as decoder:  # first: it can only be helped while this process has one thread
+    # Decoding first: it can only be helped while this process has one thread. Then a word, before the long imports.
+    with start_decoding(request) as decoder, progress(quiet) as say:
+        say("starting")
         check(request)
-        with progress(quiet) as say:
-            result, reliability = evaluate(request, say, decoder)
+        result, reliability = evaluate(request, say, decoder)
     write(request, result, reliability)
     for warning in result["warnings"]:
         tell(f"warning: {warning}")
