@@ -189,7 +189,7 @@ def test_a_gallery_cannot_name_files_elsewhere(file: str, tmp_path: Path) -> Non
     picture = {"image_id": 1, "file": file, "width": 4, "height": 4, "instances": []}
     (tmp_path / gallery.FOLDER / gallery.INDEX).write_text(json.dumps({"pictures": [picture]}))
     with pytest.raises(DataError, match=r"index\.json: field pictures\.0\.file: "):
-        gallery.load(tmp_path)
+        gallery.read_gallery(tmp_path)
 
 
 def test_a_gallery_table_that_is_none(tmp_path: Path) -> None:

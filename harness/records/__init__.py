@@ -13,10 +13,10 @@ from harness.records.record import (
     Figures,
     Record,
     digest_of,
-    read,
+    read_record,
+    record_time,
     verify_files,
-    write,
-    written,
+    write_record,
 )
 
 __all__ = [
@@ -32,8 +32,8 @@ __all__ = [
     "Figures",
     "Record",
     "digest_of",
-    "read",
+    "read_record",
+    "record_time",
     "verify_files",
-    "write",
-    "written",
+    "write_record",
 ]

@@ -36,7 +36,7 @@ COLUMNS = ("image_id", "sample", "position", "name", "category_id", "x", "y", "w
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Object(StrictModel):
+class ShownObject(StrictModel):
     """An instance of the ground truth: its category's own name and its box, in pixels of the original."""
 
     name: str
@@ -57,7 +57,7 @@ class Picture(StrictModel):
     file: Annotated[str, Field(pattern=r"^-?[0-9]+\.png$")]
     width: Positive
     height: Positive
-    instances: tuple[Object, ...]
+    instances: tuple[ShownObject, ...]
 
 
 class Gallery(StrictModel):
@@ -67,7 +67,7 @@ class Gallery(StrictModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ShownMention:
     """One mention of a sample."""
 
     sample: int
@@ -77,14 +77,16 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ShownSamples:
     """What K samples said about one image, in order of sample and position."""
 
     samples: int
-    said: tuple[Said, ...]
+    said: tuple[ShownMention, ...]
 
 
-def chosen(examples: Sequence[Example], categories: Sequence[Category], pictures: int = PICTURES) -> list[Example]:
+def choose_pictures(
+    examples: Sequence[Example], categories: Sequence[Category], pictures: int = PICTURES
+) -> list[Example]:
     """The images with most instances whose category has several names, for these leave a choice; the earlier of
     equals first. Crowded ones come last."""
     several = {category.id for category in categories if len(set(category.names)) > 1}
@@ -95,7 +97,7 @@ def chosen(examples: Sequence[Example], categories: Sequence[Category], pictures
     return sorted(examples, key=rank)[:pictures]
 
 
-def write(
+def write_gallery(
     folder: Path,
     examples: Sequence[Example],
     categories: Sequence[Category],
@@ -108,7 +110,7 @@ def write(
     names = {category.id: category.name for category in categories}
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
-    shown = chosen(examples, categories, pictures)
+    shown = choose_pictures(examples, categories, pictures)
     found = [_picture(example, names) for example in shown]
     for example, picture in zip(shown, found, strict=True):
         _write_picture(example.path, place / picture.file)
@@ -117,7 +119,7 @@ def write(
 
 def _picture(example: Example, names: dict[int, str]) -> Picture:
     instances = tuple(
-        Object(name=names[item.category_id], x=item.box.x, y=item.box.y, w=item.box.w, h=item.box.h)
+        ShownObject(name=names[item.category_id], x=item.box.x, y=item.box.y, w=item.box.w, h=item.box.h)
         for item in example.instances
     )
     return Picture(
@@ -137,7 +139,7 @@ def _write_picture(source: Path, target: Path) -> None:
         image.save(partial, format="PNG", optimize=True)
 
 
-def load(folder: Path) -> Gallery | None:
+def read_gallery(folder: Path) -> Gallery | None:
     """The index of an output (or published) folder; None where it has no gallery.
 
     Raises DataError if the index is not one, or a picture is missing.
@@ -157,7 +159,7 @@ def load(folder: Path) -> Gallery | None:
     return gallery
 
 
-def answers_by_image(frame: pd.DataFrame, path: str) -> dict[int, Answer]:
+def samples_by_image(frame: pd.DataFrame, path: str) -> dict[int, ShownSamples]:
     """Sorts gallery.parquet by image: one row per mention; a sample that mentions nothing has one row without a name.
 
     path: how errors call the table. Raises DataError if a column is missing or a sample has no row (they are numbered 0
@@ -172,14 +174,14 @@ def answers_by_image(frame: pd.DataFrame, path: str) -> dict[int, Answer]:
         if set(rows["sample"]) != set(range(samples)):
             raise DataError(f"{path}: image {image_id}: expected a row of each of {samples} samples")
         named = rows[rows["name"].notna()].sort_values(["sample", "position"])
-        found[int(str(image_id))] = Answer(samples, tuple(_said(row) for row in named.itertuples(index=False)))
+        found[int(str(image_id))] = ShownSamples(samples, tuple(_said(row) for row in named.itertuples(index=False)))
     return found
 
 
-def _said(row: tuple[object, ...]) -> Said:
+def _said(row: tuple[object, ...]) -> ShownMention:
     cells = row._asdict()  # type: ignore[attr-defined]
     box = Box(*(float(cells[side]) for side in ("x", "y", "w", "h")))
-    return Said(int(cells["sample"]), str(cells["name"]), box, bool(cells["verified"]))
+    return ShownMention(int(cells["sample"]), str(cells["name"]), box, bool(cells["verified"]))
 
 
 def gallery_frame(tables: Mapping[str, pd.DataFrame], image_ids: Sequence[int], temperature: float) -> pd.DataFrame:

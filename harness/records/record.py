@@ -167,19 +167,19 @@ class Record(StrictModel):
         return next(item for item in self.evaluations if item.step == step)
 
 
-def write(record: Record, folder: Path) -> None:
+def write_record(record: Record, folder: Path) -> None:
     """Atomically, see `files.write_text`."""
     write_text(folder / RECORD, record.model_dump_json() + "\n")
 
 
-def written(folder: Path) -> float:
+def record_time(folder: Path) -> float:
     """When the record of a cell was, in seconds by the clock of its file system (files.clock); 0 without one."""
     with suppress(OSError):
         return (folder / RECORD).stat().st_mtime
     return 0.0
 
 
-def read(folder: Path) -> Record:
+def read_record(folder: Path) -> Record:
     """The record of a cell's folder. Raises DataError (one line: file, field, expectation)."""
     path = folder / RECORD
     try:

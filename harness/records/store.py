@@ -11,7 +11,7 @@ import pandas as pd
 from harness.errors import DataError
 from harness.records.archive import Archive, open_archive
 from harness.records.layout import CELLS
-from harness.records.record import FORMAT, RECORD, Record, read, verify_files
+from harness.records.record import FORMAT, RECORD, Record, read_record, verify_files
 
 
 class CellStore(Protocol):
@@ -39,7 +39,7 @@ class FolderStore:
 
     def read_record(self, cell: str) -> Record | None:
         if cell not in self._records and (self._cells / cell / RECORD).is_file():
-            self._records[cell] = read(self._cells / cell)
+            self._records[cell] = read_record(self._cells / cell)
         return self._records.get(cell)
 
     def has_table(self, cell: str, name: str) -> bool:
@@ -47,7 +47,7 @@ class FolderStore:
         return record is not None and f"{name}.parquet" in record.files
 
     def verify_table(self, cell: str, name: str) -> None:
-        record = self._records.get(cell) or read(self._cells / cell)
+        record = self._records.get(cell) or read_record(self._cells / cell)
         verify_files(record, self._cells / cell, [f"{name}.parquet"])
 
     def read_table(self, cell: str, name: str) -> pd.DataFrame:

@@ -145,7 +145,7 @@ def _copy_whole(results: Results, work: Path) -> None:
         copy = work / CELLS / cell.name
         copy.mkdir(parents=True)
         record = results.records[key] if key in results.records else results.failed[key]
-        records.write(record, copy)
+        records.write_record(record, copy)
         for name in _published(results, key):
             results.store.verify_table(cell.name, name)
             shutil.copyfile(cell / f"{name}.parquet", copy / f"{name}.parquet")
@@ -179,7 +179,7 @@ def may_show_pictures(results: Results) -> bool:
 
 def _copy_gallery(results: Results, folder: Path, work: Path) -> list[str]:
     """The pictures, if they may be published; else why they are left out, in one line."""
-    found = gallery.load(folder)
+    found = gallery.read_gallery(folder)
     if found is None:
         return []
     if not may_show_pictures(results):

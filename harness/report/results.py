@@ -26,7 +26,7 @@ from harness import records
 from harness.errors import DataError
 from harness.metrics.stats import REPLICATES, bootstrap_weights
 from harness.records import CategoryInfo, Record, layout
-from harness.records.gallery import Answer, answers_by_image
+from harness.records.gallery import ShownSamples, samples_by_image
 from harness.records.store import CellStore, open_store
 from harness.records.tuning import TuningRecord, read_tuning
 from harness.report.estimates import CellTables, Estimates, Floats, estimate
@@ -200,10 +200,10 @@ class Results:
     def has_gallery(self, key: Key) -> bool:
         return self.store.has_table(self.folders[key].name, GALLERY)
 
-    def read_gallery(self, key: Key) -> dict[int, Answer]:
+    def read_gallery(self, key: Key) -> dict[int, ShownSamples]:
         """Reads what the samples of a cell said about the images of the gallery, by image."""
         self.store.verify_table(self.folders[key].name, GALLERY)
-        return answers_by_image(self.read_table(key, GALLERY), f"{self.folders[key]}: {GALLERY}")
+        return samples_by_image(self.read_table(key, GALLERY), f"{self.folders[key]}: {GALLERY}")
 
     def _read(self, key: Key) -> CellTables:
         images, detections = (self.read_table(key, name) for name in records.PUBLISHED_TABLES)

@@ -109,7 +109,7 @@ class Context:
     @cached_property
     def pictures(self) -> list[Example]:
         """The validation images that the gallery shows."""
-        return gallery.chosen(self.benchmark.split("val"), self.benchmark.categories)
+        return gallery.choose_pictures(self.benchmark.split("val"), self.benchmark.categories)
 
 
 def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:

@@ -68,7 +68,7 @@ def warn_of_changes(cell: Cell, info: CellInfo, cells: Path) -> None:
     the folder that the run's cells are in."""
     for folder in sorted(cells.glob(f"{cell.id}-*")):
         try:
-            before = records.read(folder).cell
+            before = records.read_record(folder).cell
         except DataError:
             continue
         changed = _changed(before, info)

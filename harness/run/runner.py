@@ -24,7 +24,7 @@ from harness.run import lengths
 from harness.run.cell import compute, record_of
 from harness.run.context import Context, Planned, build
 from harness.run.identity import foreign_parts, warn_of_changes
-from harness.run.output.progress import Recorder, forget
+from harness.run.output.progress import ProgressWriter, remove_progress
 from harness.suite.cells import Cell, cells, chains, select_cells
 from harness.system import failures, files, locks, ranks
 from harness.system.files import write_text
@@ -104,7 +104,7 @@ def _run_all(context: Context, output: Path, only: str | None, since: float | No
     chosen = matching(everything, only)
     announce(context, output, everything)
     since = files.clock(output) if since is None else since
-    recorder = Recorder(context.watch, output)
+    recorder = ProgressWriter(context.watch, output)
     told = copy.copy(context)  # with what it has found out already
     told.watch = recorder
     done: dict[Path, Record] = {}
@@ -124,12 +124,12 @@ def announce(context: Context, output: Path, everything: list[Planned]) -> None:
     """What the folder holds, for whoever reads it."""
     (output / layout.CELLS).mkdir(parents=True, exist_ok=True)
     write_text(output / layout.SUITE, context.suite.model_dump_json(indent=1) + "\n")
-    gallery.write(output, context.pictures, context.benchmark.categories)
+    gallery.write_gallery(output, context.pictures, context.benchmark.categories)
     write_text(output / layout.DIGESTS, json.dumps([item.digest for item in everything], indent=1) + "\n")
 
 
 def _take(
-    context: Context, recorder: Recorder, item: Planned, output: Path, since: float, place: tuple[int, int]
+    context: Context, recorder: ProgressWriter, item: Planned, output: Path, since: float, place: tuple[int, int]
 ) -> Record | None:
     """The record of a cell that is done or that this process can do now; None if another one has it.
 
@@ -151,7 +151,7 @@ def _take(
 
 
 def _run(
-    context: Context, recorder: Recorder, item: Planned, output: Path, place: tuple[int, int], lock: locks.Lock
+    context: Context, recorder: ProgressWriter, item: Planned, output: Path, place: tuple[int, int], lock: locks.Lock
 ) -> tuple[Record, str] | None:
     """Computes a cell; None if another process has taken it over meanwhile."""
     warn_of_changes(item.cell, item.info, item.folder.parent)
@@ -166,19 +166,19 @@ def _run(
             lock.check()
             raise
         return None
-    forget(output, item.folder.name)
+    remove_progress(output, item.folder.name)
     return record, record.status
 
 
 def _settled(item: Planned, since: float) -> tuple[Record, str] | None:
     """The record of a cell that need not be run, and whether another process of this run made it."""
     record = finished(item)
-    written = records.written(item.folder)
+    written = records.record_time(item.folder)
     if record is not None:
         return record, "elsewhere" if written > since else "cached"
     if written > since:
         with suppress(DataError):  # damaged: it is run again
-            record = records.read(item.folder)
+            record = records.read_record(item.folder)
             if record.status == "failed" and record.digest == item.digest:
                 return record, "elsewhere"
     return None
@@ -192,7 +192,7 @@ def finished(item: Planned) -> Record | None:
 def _finished_in(folder: Path, item: Planned, names: Sequence[str] | None = None) -> Record | None:
     """The same of any folder. names: the files that must be intact, None for all."""
     try:
-        record = records.read(folder)
+        record = records.read_record(folder)
         if record.status != "finished" or record.digest != item.digest:
             return None
         records.verify_files(record, folder, list(record.files) if names is None else names)
@@ -212,7 +212,7 @@ def _run_cell(context: Context, item: Planned, lock: locks.Lock) -> Record:
         lock.check()
         for path in work.iterdir():
             files.sync(path)
-        records.write(record, work)
+        records.write_record(record, work)
     lock.check()
     _keep_only(record, work)
     lock.check()

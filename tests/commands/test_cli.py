@@ -422,7 +422,7 @@ def test_shell_completion_is_offered(invoke: Invoke) -> None:
 def test_records_of_a_run_name_the_suite(invoke: Invoke, mini: Path) -> None:
     invoke("run", mini, "--output", "out", "--device", "cpu", "--quiet", "--only", "oracle-uniform-*")
     (folder,) = Path("out/cells").iterdir()
-    assert records.read(folder).suite == "mini"
+    assert records.read_record(folder).suite == "mini"
 
 
 # ---- results and samples -----------------------------------------------------------------------------------------

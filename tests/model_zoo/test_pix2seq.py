@@ -174,7 +174,7 @@ def test_a_suite_runs_from_end_to_end(tmp_path: Path) -> None:
     plan = {"steps": 4, "batch_size": 4, "lr": 1e-3, "warm_up": 0}
     suite = small.mini_suite(models=[{"name": "pix2seq", **CNN}], train=plan)
     runner.run(open_context(suite, None, "cpu"), tmp_path)
-    folders = {folder: records.read(folder) for folder in (tmp_path / "cells").iterdir()}
+    folders = {folder: records.read_record(folder) for folder in (tmp_path / "cells").iterdir()}
     found = {record.label: record for record in folders.values()}
     assert {label: record.status for label, record in found.items()} == dict.fromkeys(
         ("base", "ce", "sed", "oracle-uniform", "oracle-collapsed"), "finished"
@@ -204,7 +204,7 @@ def test_a_suite_runs_with_noise_objects(tmp_path: Path) -> None:
         sample={"samples": 2, "max_tokens": 24, "grammar": True},
     )
     runner.run(open_context(suite, None, "cpu"), tmp_path)
-    folders = {folder: records.read(folder) for folder in (tmp_path / "cells").iterdir()}
+    folders = {folder: records.read_record(folder) for folder in (tmp_path / "cells").iterdir()}
     assert {record.status for record in folders.values()} == {"finished"}
     (ce,) = (folder for folder, record in folders.items() if record.label == "ce")
     assert folders[ce].model["noise_objects"] == 4

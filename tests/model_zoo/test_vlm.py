@@ -392,7 +392,7 @@ def test_without_peft_low_rank_changes_are_refused(monkeypatch: pytest.MonkeyPat
 def test_a_suite_runs_from_end_to_end(tmp_path: Path) -> None:
     plan = {"steps": 4, "batch_size": 4, "lr": 1e-3, "warm_up": 0}
     runner.run(open_context(small.mini_suite(models=[{"name": "vlm"}], train=plan), None, "cpu"), tmp_path)
-    folders = {folder: records.read(folder) for folder in (tmp_path / "cells").iterdir()}
+    folders = {folder: records.read_record(folder) for folder in (tmp_path / "cells").iterdir()}
     found = {record.label: record for record in folders.values()}
     assert {label: record.status for label, record in found.items()} == dict.fromkeys(
         ("base", "ce", "sed", "oracle-uniform", "oracle-collapsed"), "finished"

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.shapes import Shapes
 from harness.errors import DataError
 from harness.records import gallery
-from harness.records.gallery import Answer, Object, Picture, Said
+from harness.records.gallery import Picture, ShownMention, ShownObject, ShownSamples
 from harness.types import Box, Category, Example, Instance
 
 ONE, TWO = Category(1, ("star",), None), Category(2, ("disc", "circle"), None)
@@ -27,23 +27,23 @@ def example(image_id: int, categories: Sequence[int], path: Path = Path("none.pn
 
 def folder_with(tmp_path: Path, size: tuple[int, int] = (640, 480)) -> Path:
     Image.fromarray(np.full((size[1], size[0], 3), 90, dtype=np.uint8)).save(tmp_path / "source.png")
-    gallery.write(tmp_path, [example(7, [2, 1], tmp_path / "source.png")], [ONE, TWO])
+    gallery.write_gallery(tmp_path, [example(7, [2, 1], tmp_path / "source.png")], [ONE, TWO])
     return tmp_path
 
 
 def test_images_with_most_choices_are_chosen() -> None:
     """Of category 2, which alone has two names: none, two, one, two instances; the last image is crowded (9)."""
     made = [example(1, [1, 1, 1]), example(2, [2, 2]), example(3, [2]), example(4, [2, 1, 2]), example(5, [2] * 9)]
-    assert [item.image_id for item in gallery.chosen(made, [ONE, TWO], pictures=3)] == [2, 4, 3]
-    assert [item.image_id for item in gallery.chosen(made, [ONE, TWO])] == [2, 4, 3, 1, 5]
-    again = gallery.chosen(made, [ONE, TWO])
-    assert gallery.chosen(again, [ONE, TWO]) == again  # choosing from what was chosen changes nothing
+    assert [item.image_id for item in gallery.choose_pictures(made, [ONE, TWO], pictures=3)] == [2, 4, 3]
+    assert [item.image_id for item in gallery.choose_pictures(made, [ONE, TWO])] == [2, 4, 3, 1, 5]
+    again = gallery.choose_pictures(made, [ONE, TWO])
+    assert gallery.choose_pictures(again, [ONE, TWO]) == again  # choosing from what was chosen changes nothing
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    found = gallery.load(folder_with(tmp_path))
+    found = gallery.read_gallery(folder_with(tmp_path))
     assert found is not None
-    objects = (Object(name="disc", x=0, y=1, w=8, h=9), Object(name="star", x=10, y=1, w=8, h=9))
+    objects = (ShownObject(name="disc", x=0, y=1, w=8, h=9), ShownObject(name="star", x=10, y=1, w=8, h=9))
     assert found.pictures == (Picture(image_id=7, file="7.png", width=640, height=480, instances=objects),)
     with Image.open(tmp_path / "gallery" / "7.png") as picture:
         assert (picture.size, picture.mode) == ((320, 240), "RGB")
@@ -52,8 +52,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_small_pictures_keep_their_pixels_and_the_same_set_its_bytes(tmp_path: Path) -> None:
     shapes = Shapes({"train_images": 2, "val_images": 9, "calibration_images": 1})
     for place in ("a", "b"):
-        gallery.write(tmp_path / place, shapes.split("val"), shapes.categories)
-    found = gallery.load(tmp_path / "a")
+        gallery.write_gallery(tmp_path / place, shapes.split("val"), shapes.categories)
+    found = gallery.read_gallery(tmp_path / "a")
     assert found is not None
     assert len(found.pictures) == gallery.PICTURES
     sources = {item.image_id: item.path for item in shapes.split("val")}
@@ -69,7 +69,7 @@ def test_small_pictures_keep_their_pixels_and_the_same_set_its_bytes(tmp_path: P
 
 
 def test_no_gallery_is_none(tmp_path: Path) -> None:
-    assert gallery.load(tmp_path) is None
+    assert gallery.read_gallery(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_bad_index_is_one_line(tmp_path: Path, old: str, new: str, message: st
     compact = gallery.Gallery.model_validate_json(index.read_text()).model_dump_json(indent=1)
     index.write_text(compact.replace(old, new, 1))
     with pytest.raises(DataError, match=message) as caught:
-        gallery.load(tmp_path)
+        gallery.read_gallery(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -103,8 +103,11 @@ def frame() -> pd.DataFrame:
 
 
 def test_answers_are_in_order_and_silence_counts_as_a_sample() -> None:
-    said = (Said(0, "disc", Box(0, 1, 8, 9), verified=True), Said(0, "star", Box(10, 1, 8, 9), verified=False))
-    assert gallery.answers_by_image(frame(), "gallery") == {7: Answer(2, said)}
+    said = (
+        ShownMention(0, "disc", Box(0, 1, 8, 9), verified=True),
+        ShownMention(0, "star", Box(10, 1, 8, 9), verified=False),
+    )
+    assert gallery.samples_by_image(frame(), "gallery") == {7: ShownSamples(2, said)}
 
 
 @pytest.mark.parametrize(
@@ -117,4 +120,4 @@ def test_answers_are_in_order_and_silence_counts_as_a_sample() -> None:
 def test_a_bad_table_is_one_line(change: object, message: str) -> None:
     assert callable(change)
     with pytest.raises(DataError, match=rf"cell: gallery: .*{message}"):
-        gallery.answers_by_image(change(frame()), "cell: gallery")
+        gallery.samples_by_image(change(frame()), "cell: gallery")

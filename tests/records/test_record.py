@@ -28,12 +28,12 @@ def test_a_record_says_nothing_twice(tmp_path: Path) -> None:
 def test_a_record_of_older_code_is_read(tmp_path: Path) -> None:
     """It was indented, and held the figures of each category: these are left aside, all else is as it was."""
     cell = cell_of(tmp_path)
-    expected = records.read(cell)
+    expected = records.read_record(cell)
     content = json.loads((cell / records.RECORD).read_text())
     for evaluation in content["evaluations"]:
         evaluation["per_category"] = {"1": {"AP": 0.5, "recall": None}}
     (cell / records.RECORD).write_text(json.dumps(content, indent=1))
-    assert records.read(cell) == expected
+    assert records.read_record(cell) == expected
 
 
 def test_an_unknown_field_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -42,4 +42,4 @@ def test_an_unknown_field_is_refused_in_one_line(tmp_path: Path) -> None:
     content["evaluations"][0]["per_image"] = {}
     (cell / records.RECORD).write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"record.json: field evaluations.0.per_image: Extra inputs are not permitted$"):
-        records.read(cell)
+        records.read_record(cell)

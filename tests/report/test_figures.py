@@ -18,7 +18,7 @@ from harness.errors import DataError
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval, interval
 from harness.records import gallery
-from harness.records.gallery import Answer, Object, Picture, Said
+from harness.records.gallery import Picture, ShownMention, ShownObject, ShownSamples
 from harness.report import estimates, figures
 from harness.report.figures import data, lines, points
 from harness.report.figures import strips as pictures
@@ -48,7 +48,7 @@ def add_gallery(run: Path, images: int = IMAGES) -> None:
     examples = [replace(item, path=run / f"{item.image_id}.png") for item in fake_cells.make_examples(images)[:2]]
     for example in examples:
         Image.fromarray(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(example.path)
-    gallery.write(run, examples, fake_cells.CATEGORIES)
+    gallery.write_gallery(run, examples, fake_cells.CATEGORIES)
     for example in examples:
         example.path.unlink()
 
@@ -203,16 +203,16 @@ def test_the_data_are_json_values(results: Results) -> None:
 
 # ---- the gallery -------------------------------------------------------------------------------------------------
 
-ANSWER = Answer(
+ANSWER = ShownSamples(
     3,
     (
-        Said(0, "disc", Box(0, 0, 9, 9), verified=True),
-        Said(0, "disc", Box(9, 9, 9, 9), verified=True),
-        Said(0, "hoop", Box(1, 1, 2, 2), verified=False),
-        Said(1, "circle", Box(0, 0, 9, 9), verified=True),
-        Said(1, "disc", Box(50, 50, 9, 9), verified=False),
-        Said(1, "hoop", Box(1, 1, 2, 2), verified=False),
-        Said(2, "hoop", Box(1, 1, 2, 2), verified=False),
+        ShownMention(0, "disc", Box(0, 0, 9, 9), verified=True),
+        ShownMention(0, "disc", Box(9, 9, 9, 9), verified=True),
+        ShownMention(0, "hoop", Box(1, 1, 2, 2), verified=False),
+        ShownMention(1, "circle", Box(0, 0, 9, 9), verified=True),
+        ShownMention(1, "disc", Box(50, 50, 9, 9), verified=False),
+        ShownMention(1, "hoop", Box(1, 1, 2, 2), verified=False),
+        ShownMention(2, "hoop", Box(1, 1, 2, 2), verified=False),
     ),
 )
 
@@ -227,21 +227,21 @@ def test_names_are_counted_by_sample() -> None:
     panel = pictures.answer_panel("ce", ANSWER)
     assert panel.lines == (("2/3 disc", True), ("1/3 circle", True), ("3/3 hoop", False))
     assert [(box.sample, box.verified) for box in panel.boxes[:4]] == [(0, True), (0, True), (0, False), (1, True)]
-    assert pictures.answer_panel("ce", Answer(3, ())).lines == (("nothing", False),)
+    assert pictures.answer_panel("ce", ShownSamples(3, ())).lines == (("nothing", False),)
 
 
 def test_control_characters_are_shown_as_replaced() -> None:
     """They may stand in no XML."""
     (said, *_) = ANSWER.said
-    panel = pictures.answer_panel("ce", Answer(1, (replace(said, name="a\x14 b\n"),)))
+    panel = pictures.answer_panel("ce", ShownSamples(1, (replace(said, name="a\x14 b\n"),)))
     assert [text for text, _ in panel.lines] == ["1/1 a\ufffd b\ufffd"]
 
 
 def test_the_ground_truth_lists_every_name_once() -> None:
-    def disc(x: float) -> Object:
-        return Object(name="disc", x=x, y=0, w=5, h=5)
+    def disc(x: float) -> ShownObject:
+        return ShownObject(name="disc", x=x, y=0, w=5, h=5)
 
-    star = Object(name="star", x=9, y=9, w=5, h=5)
+    star = ShownObject(name="star", x=9, y=9, w=5, h=5)
     picture = Picture(image_id=1, file="1.png", width=20, height=20, instances=(disc(0), star, disc(6)))
     panel = pictures.truth_panel(picture, {"disc": ("circle", "dot"), "star": ()})
     assert [text for text, _ in panel.lines] == ["disc", "  or circle", "  or dot", "star"]

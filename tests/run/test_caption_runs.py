@@ -68,7 +68,7 @@ def folder_of(output: Path, label: str) -> Path:
 
 
 def record_of(output: Path, label: str) -> Record:
-    return records.read(folder_of(output, label))
+    return records.read_record(folder_of(output, label))
 
 
 # ---- records -----------------------------------------------------------------------------------------------------

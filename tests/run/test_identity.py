@@ -46,7 +46,7 @@ def context(**changes: Any) -> Context:
 
 
 def base_cell(folder: Path) -> list[records.Record]:
-    return [records.read(path) for path in sorted((folder / "cells").glob("*-base-*"))]
+    return [records.read_record(path) for path in sorted((folder / "cells").glob("*-base-*"))]
 
 
 def test_a_part_that_has_changed_is_no_longer_cached_and_the_run_says_so(theirs: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def found(output: Path) -> list[dict[str, Any]]:
     """Every record of a folder, in the suite's order; a cell has exactly one folder."""
     folders = [item.folder for item in states(output) if (item.folder / records.RECORD).is_file()]
     assert sorted(folders) == sorted((output / layout.CELLS).iterdir())
-    return [same(records.read(folder)) for folder in folders]
+    return [same(records.read_record(folder)) for folder in folders]
 
 
 # ---- on a cluster --------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_a_cell_on_a_cluster_gives_the_record_of_a_local_run(
     context = open_context(suite, None, "cpu")
     (cell,) = runner.plan(context, tmp_path / "out", only)
     (local,) = runner.run(context, tmp_path / "local", only)
-    assert same(records.read(cell.folder)) == same(local)
+    assert same(records.read_record(cell.folder)) == same(local)
     assert len(states(tmp_path / "out")) == len(list(cells(suite)))  # the whole suite is announced
     monkeypatch.setattr(ray_cluster, "_installed", lambda: pytest.fail("all is done: no cluster is needed"))
     assert run() == 0

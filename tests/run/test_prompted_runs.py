@@ -111,7 +111,7 @@ def test_a_model_that_cannot_be_asked_is_refused_before_anything_is_computed(
 
 
 def test_the_prompt_is_recorded_and_part_of_what_tells_cells_apart(output: Path, tmp_path: Path) -> None:
-    found = [records.read(folder) for folder in (output / "cells").iterdir()]
+    found = [records.read_record(folder) for folder in (output / "cells").iterdir()]
     assert {record.role for record in found} == {"base", "trained", "oracle"}
     for record in found:
         assert record.cell.prompt == {**PROMPT, "evaluate": "verified"}
@@ -138,13 +138,13 @@ def test_tables_have_one_row_for_each_image_and_sample(output: Path) -> None:
 
 def test_the_oracles_say_all_there_is(output: Path) -> None:
     for folder in (output / "cells").glob("oracle-*"):
-        (evaluation,) = records.read(folder).evaluations
+        (evaluation,) = records.read_record(folder).evaluations
         assert evaluation.metrics["AP"] == pytest.approx(1.0)
         assert evaluation.diversity["recall"] == 1.0
 
 
 def test_the_probe_looks_at_whole_images(output: Path) -> None:
-    record = records.read(cell_folder(output, "ce"))
+    record = records.read_record(cell_folder(output, "ce"))
     assert [row["step"] for row in record.probe] == [0, 2]
     assert all(row["entropy"] > 0 for row in record.probe)
 

@@ -160,13 +160,13 @@ def test_two_ranks_make_the_same_cells(two: Two) -> None:
         ["ce", "finished", None],
         ["sed", "finished", None],
     ]
-    together, alone = (records.read(folder) for folder in two.cells("base"))
+    together, alone = (records.read_record(folder) for folder in two.cells("base"))
     assert together.evaluations == alone.evaluations
     for name in records.TABLES:
         one, other = (pd.read_parquet(folder / f"{name}.parquet") for folder in two.cells("base"))
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     for label in ("ce", "sed"):
-        together, alone = (records.read(folder) for folder in two.cells(label))
+        together, alone = (records.read_record(folder) for folder in two.cells(label))
         assert together.steps == alone.steps == (2, 4)
         assert together.threshold == alone.threshold
         for key in ("loss", "grad_norm"):
@@ -180,14 +180,14 @@ def test_two_ranks_make_the_same_cells(two: Two) -> None:
 @pytest.mark.slow
 def test_the_record_says_how_many_made_it(two: Two) -> None:
     for label in ("base", "ce"):
-        assert [records.read(folder).device["processes"] for folder in two.cells(label)] == [2, 1]
+        assert [records.read_record(folder).device["processes"] for folder in two.cells(label)] == [2, 1]
 
 
 @pytest.mark.slow
 def test_only_rank_0_writes(two: Two) -> None:
     """The cells above are whole, though the system let rank 1 write nothing; it has no records of its own."""
     for folder in [two.cells(label)[0] for label in ("base", "ce", "sed")]:
-        records.verify_files(records.read(folder), folder, list(records.read(folder).files))
+        records.verify_files(records.read_record(folder), folder, list(records.read_record(folder).files))
     assert two.second["cells"] == []
     left = {path.name for path in (two.folder / "cells").iterdir()}
     assert left == {path.name for path in (two.folder / "alone").iterdir()}

@@ -77,7 +77,7 @@ def same(record: Record) -> dict[str, Any]:
 
 
 def test_every_cell_leaves_a_finished_record_with_its_files(finished: Path) -> None:
-    found = {path.name: records.read(path) for path in (finished / "cells").iterdir()}
+    found = {path.name: records.read_record(path) for path in (finished / "cells").iterdir()}
     assert sorted(found) == sorted(p.folder.name for p in runner.plan(context(), finished))
     for name, record in found.items():
         assert (record.status, record.error) == ("finished", None)
@@ -90,7 +90,7 @@ def test_every_cell_leaves_a_finished_record_with_its_files(finished: Path) -> N
 
 
 def test_records_hold_what_identifies_a_result(finished: Path) -> None:
-    base, ce, sed = (records.read(cell_folder(finished, label)) for label in ("base", "ce", "sed"))
+    base, ce, sed = (records.read_record(cell_folder(finished, label)) for label in ("base", "ce", "sed"))
     assert (base.role, base.steps, base.curve, base.cell.train) == ("base", (0,), (), None)
     assert (ce.role, ce.steps, ce.threshold) == ("trained", (2, 3), None)
     assert [row["step"] for row in ce.curve] == [1, 3]
@@ -131,7 +131,7 @@ def test_a_row_may_be_trained_otherwise_and_is_probed(tmp_path: Path) -> None:
     }
     made = context(**changes)
     runner.run(made, tmp_path, only="open_flamingo-*")
-    ce, sets = (records.read(cell_folder(tmp_path, label)) for label in ("ce", "sets"))
+    ce, sets = (records.read_record(cell_folder(tmp_path, label)) for label in ("ce", "sets"))
     assert ce.cell.train is not None
     assert sets.cell.train == ce.cell.train | {"targets": "all(2)", "batching": "grouped"}
     assert (ce.collision_rate, sets.collision_rate) == (0.0, 1.0)
@@ -145,27 +145,30 @@ def test_a_row_may_be_trained_otherwise_and_is_probed(tmp_path: Path) -> None:
 def test_probing_does_not_change_what_is_trained(finished: Path, tmp_path: Path) -> None:
     train = {**small.mini_suite().train.model_dump(mode="json"), "probe": {"every": 1, "images": 2}}
     runner.run(context(train=train), tmp_path, only="*-ce-*")
-    same = [records.read(cell_folder(folder, "ce")).files["model.safetensors"] for folder in (finished, tmp_path)]
+    same = [
+        records.read_record(cell_folder(folder, "ce")).files["model.safetensors"] for folder in (finished, tmp_path)
+    ]
     assert same[0] == same[1]
 
 
 def test_the_gallery_is_written_with_the_cells(finished: Path) -> None:
-    shown = gallery.load(finished)
+    shown = gallery.read_gallery(finished)
     assert shown is not None
     assert len(shown.pictures) == 6
-    answers = gallery.answers_by_image(pd.read_parquet(cell_folder(finished, "ce") / records.GALLERY), "gallery")
+    answers = gallery.samples_by_image(pd.read_parquet(cell_folder(finished, "ce") / records.GALLERY), "gallery")
     assert {picture.image_id for picture in shown.pictures} == answers.keys()
     assert all(answer.samples == 2 for answer in answers.values())
 
 
 def test_objectives_share_the_base_but_not_the_result(finished: Path) -> None:
     losses = {
-        label: [row["loss"] for row in records.read(cell_folder(finished, label)).curve] for label in ("ce", "sed")
+        label: [row["loss"] for row in records.read_record(cell_folder(finished, label)).curve]
+        for label in ("ce", "sed")
     }
     assert losses["ce"] != losses["sed"]
-    weights = {label: records.read(cell_folder(finished, label)).files["model.safetensors"] for label in losses}
+    weights = {label: records.read_record(cell_folder(finished, label)).files["model.safetensors"] for label in losses}
     assert weights["ce"] != weights["sed"]
-    assert "model.safetensors" not in records.read(cell_folder(finished, "base")).files
+    assert "model.safetensors" not in records.read_record(cell_folder(finished, "base")).files
 
 
 # ---- cache -------------------------------------------------------------------------------------------------------
@@ -209,7 +212,7 @@ def test_only_selects_cells(finished: Path) -> None:
 def test_the_same_cell_elsewhere_gives_the_same_record_and_tables(finished: Path, tmp_path: Path) -> None:
     runner.run(context(), tmp_path, "*-sed-*")
     here, there = cell_folder(tmp_path, "sed"), cell_folder(finished, "sed")
-    assert same(records.read(here)) == same(records.read(there))  # digests of all files included
+    assert same(records.read_record(here)) == same(records.read_record(there))  # digests of all files included
     for name in records.TABLES:
         pd.testing.assert_frame_equal(
             pd.read_parquet(here / f"{name}.parquet"), pd.read_parquet(there / f"{name}.parquet")
@@ -235,7 +238,7 @@ def no_computing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_complete_work_folder_is_put_in_place(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what its record does not name."""
-    before = records.read(cell_folder(copy, "base"))
+    before = records.read_record(cell_folder(copy, "base"))
     work = hidden(copy, "base")
     no_computing(monkeypatch)
     assert runner.run(context(), copy, "*-base-*") == [before]
@@ -244,7 +247,7 @@ def test_a_complete_work_folder_is_put_in_place(copy: Path, monkeypatch: pytest.
 
 
 def test_a_work_folder_with_a_damaged_file_is_no_result(copy: Path) -> None:
-    before = same(records.read(cell_folder(copy, "ce")))
+    before = same(records.read_record(cell_folder(copy, "ce")))
     work = hidden(copy, "ce")
     with (work / "model.safetensors").open("ab") as file:
         file.write(b"x")
@@ -413,12 +416,12 @@ def test_who_lost_its_lock_writes_no_record(copy: Path, others: Others, monkeypa
         (lock,) = (copy / layout.LOCKS / item.folder.name).iterdir()
         taken = replace(locks._myself(), token="fedc")
         others.lock = locks.Lock(lock.rename(lock.with_name(taken.file_name)), taken)
-        return records.read(others.aside)
+        return records.read_record(others.aside)
 
     monkeypatch.setattr(runner, "compute", cut_off)
     others.acts = [others.finish]
     (record,) = runner.run(context(), copy, "*-base-*")
-    assert record == records.read(others.folder)
+    assert record == records.read_record(others.folder)
     assert not (layout.work(others.folder) / records.RECORD).exists()
     assert others.waited == 1
 
@@ -456,7 +459,7 @@ def test_a_failing_cell_is_recorded_the_suite_goes_on_and_it_is_run_again(tmp_pa
         found = runner.run(context(), tmp_path)
     assert [record.status for record in found] == ["finished", "failed", "failed", "finished", "finished"]
     folder = cell_folder(tmp_path, "ce")
-    failed = records.read(folder)
+    failed = records.read_record(folder)
     assert failed.error == "RuntimeError: out of memory"
     assert (failed.evaluations, failed.curve, failed.files) == ((), (), {})
     assert "out of memory" in (folder / "error.txt").read_text()
@@ -490,20 +493,20 @@ def test_a_tampered_record_names_the_field_and_its_cell_is_run_again(copy: Path)
     for field, content in broken:
         path.write_text(json.dumps(content))
         with pytest.raises(DataError, match=rf"record\.json: field {field}: "):
-            records.read(folder)
+            records.read_record(folder)
     path.write_text(json.dumps(original)[:100])
     with pytest.raises(DataError, match=r"record\.json: field \(file\): Invalid JSON"):
-        records.read(folder)
+        records.read_record(folder)
     path.write_text(json.dumps({**original, "format": records.FORMAT + 1}))
     with pytest.raises(DataError, match=f"expected record format {records.FORMAT}, got {records.FORMAT + 1}"):
-        records.read(folder)
+        records.read_record(folder)
     (record,) = runner.run(context(), copy, "*-base-*")
-    assert same(record) == same(records.read(folder)) == same(Record.model_validate(original))
+    assert same(record) == same(records.read_record(folder)) == same(Record.model_validate(original))
 
 
 def test_a_changed_or_missing_file_is_noticed(copy: Path) -> None:
     folder = cell_folder(copy, "base")
-    record = records.read(folder)
+    record = records.read_record(folder)
     with pytest.raises(DataError, match=r"files: expected model\.safetensors, got"):
         records.verify_files(record, folder, ["model.safetensors"])
     with (folder / "images.parquet").open("ab") as file:
@@ -511,7 +514,7 @@ def test_a_changed_or_missing_file_is_noticed(copy: Path) -> None:
     with pytest.raises(DataError, match=r"images\.parquet: missing, or not the file"):
         records.verify_files(record, folder, ["images.parquet"])
     with pytest.raises(DataError, match="no record here"):
-        records.read(folder.parent)
+        records.read_record(folder.parent)
 
 
 # ---- what a cell's name depends on -------------------------------------------------------------------------------

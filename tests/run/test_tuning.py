@@ -38,7 +38,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trials(output: Path) -> list[Record]:
-    return [records.read(path) for path in sorted((output / TRIALS / "cells").iterdir())]
+    return [records.read_record(path) for path in sorted((output / TRIALS / "cells").iterdir())]
 
 
 def test_every_row_gets_the_candidate_with_the_lowest_held_out_loss(output: Path) -> None:

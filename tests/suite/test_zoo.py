@@ -43,7 +43,7 @@ def in_small() -> Suite:
 def test_every_family_runs_under_both_objectives(tmp_path: Path) -> None:
     suite = in_small()
     runner.run(open_context(suite, None, "cpu"), tmp_path)
-    found = [records.read(folder) for folder in (tmp_path / "cells").iterdir()]
+    found = [records.read_record(folder) for folder in (tmp_path / "cells").iterdir()]
     assert len(found) == len(list(cells(suite)))
     assert {(record.status, record.error) for record in found} == {("finished", None)}
     trained = [record for record in found if record.role == "trained"]

@@ -92,7 +92,7 @@ def write_run(
         path = folder / "cells" / f"{cell.id}-{digests[-1][:8]}"
         path.mkdir(parents=True, exist_ok=True)
         if (cell.label, cell.seed) in failed:
-            records.write(_record(suite, cell, info, status="failed", error="ValueError: no luck"), path)
+            records.write_record(_record(suite, cell, info, status="failed", error="ValueError: no luck"), path)
         else:
             _write_cell(path, suite, cell, info, examples, detectors[cell.label])
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _write_cell(
         own_peak_mib=900.0 + len(cell.label) + cell.seed,
         files={file.name: sha256(file) for file in sorted(path.glob("*.parquet"))},
     )
-    records.write(record, path)
+    records.write_record(record, path)
 
 
 def _evaluated(suite: Suite, cell: Cell) -> list[int]:

@@ -63,7 +63,7 @@ def _chunk(model: str) -> int | None:
     """How many categories the prompts of a cell name at a time; None where they name none, as for a shipped base."""
     if not (Path(model) / records.RECORD).is_file():
         return None
-    prompt = records.read(Path(model)).cell.prompt
+    prompt = records.read_record(Path(model)).cell.prompt
     return None if prompt is None else int(prompt["chunk"])
 
 
@@ -89,7 +89,7 @@ def open_model(reference: str) -> Adapter:
 
 
 def _from_cell(folder: Path) -> Predictor:
-    record = records.read(folder)
+    record = records.read_record(folder)
     if record.status != "finished":
         raise DataError(f"{folder}: this cell failed ({record.error}); run it again first")
     task = record.cell.benchmark.get("task", "boxes")

@@ -158,8 +158,8 @@ def _strips(own: Shown, benchmark: Benchmark, folder: Path) -> Iterator[Strip]:
     """One for each pair; the pictures are in `folder`."""
     examples = {example.image_id: example for example in benchmark.split("train")}
     used = [examples[image_id] for image_id in own.table["image_id"].drop_duplicates()]
-    gallery.write(folder, used, benchmark.categories, len(used))
-    index = gallery.load(folder)
+    gallery.write_gallery(folder, used, benchmark.categories, len(used))
+    index = gallery.read_gallery(folder)
     assert index is not None
     pictures = {picture.image_id: picture for picture in index.pictures}
     for pair in own.table.to_dict("records"):

@@ -20,7 +20,7 @@ from harness.run import runner, tuning
 from harness.run.context import Planned, open_context
 from harness.run.executors import processes, ray_cluster
 from harness.run.output import status
-from harness.run.output.mirror import Mirror, Sending
+from harness.run.output.mirror import Mirror, SendingWatch
 from harness.suite.schema import Suite
 from harness.system import files, ranks
 from harness.system.interrupts import Interrupted
@@ -44,7 +44,7 @@ def here(
         processes.stop_with_parent()
     try:
         with console.progress(quiet or not shows(), bars=worker is None) as watch:
-            context = open_context(suite, data, device, watch if mirror is None else Sending(watch, mirror))
+            context = open_context(suite, data, device, watch if mirror is None else SendingWatch(watch, mirror))
             context = replace(context, **options)
             records = ranks.together(context.accelerator, lambda: tuning.run(context, folder, only, worker))
             ranks.leave(context.accelerator)
@@ -145,7 +145,7 @@ def on_cluster(
         raise Interrupted(signal.SIGINT) from None
     for line in dict.fromkeys(map(str, lost)):
         print(f"detmodes: {line}", file=sys.stderr)
-    made = [records.read(item.folder) for item in chosen if (item.folder / records.RECORD).is_file()]
+    made = [records.read_record(item.folder) for item in chosen if (item.folder / records.RECORD).is_file()]
     codes = [_told(made), *(2 if item.bad_input else 1 for item in lost)]
     return max(codes)
 

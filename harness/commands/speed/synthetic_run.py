@@ -134,7 +134,7 @@ def _write_cell(
         ),
         files={path.name: sha256(path) for path in sorted(folder.glob("*.parquet"))},
     )
-    records.write(record, folder)
+    records.write_record(record, folder)
 
 
 def _rows(found: Detections) -> list[Detection]:

@@ -15,7 +15,7 @@ from PIL import Image
 from harness.errors import DataError
 from harness.images import read_rgb
 from harness.records import GALLERY, gallery
-from harness.records.gallery import Answer, Picture
+from harness.records.gallery import Picture, ShownSamples
 from harness.report.figures.data import models, rows_of
 from harness.report.results import Key, Results
 from harness.types import Box
@@ -78,7 +78,7 @@ def strips(results: Results) -> list[Strip]:
     """The images of the gallery, as many as PANELS allows; empty where there is none, or no cell says what its
     samples said."""
     folder = root(results)
-    found = gallery.load(folder) if folder is not None else None
+    found = gallery.read_gallery(folder) if folder is not None else None
     cells = shown_cells(results) if found is not None else {}
     said = {title: results.read_gallery(key) for title, key in cells.items()}
     if found is None or not said:
@@ -104,7 +104,7 @@ def shown_cells(results: Results) -> dict[str, Key]:
     return found
 
 
-def _strip(picture: Picture, said: dict[str, dict[int, Answer]], options: dict[str, tuple[str, ...]]) -> Strip:
+def _strip(picture: Picture, said: dict[str, dict[int, ShownSamples]], options: dict[str, tuple[str, ...]]) -> Strip:
     absent = [title for title, own in said.items() if picture.image_id not in own]
     if absent:
         raise DataError(f"{GALLERY} of {', '.join(absent)}: expected image {picture.image_id}, which the index names")
@@ -120,7 +120,7 @@ def truth_panel(picture: Picture, options: dict[str, tuple[str, ...]]) -> Panel:
     return Panel("ground truth", boxes, tuple((line, True) for own in lines for line in own), truth=True)
 
 
-def answer_panel(title: str, answer: Answer) -> Panel:
+def answer_panel(title: str, answer: ShownSamples) -> Panel:
     boxes = tuple(Drawn(item.box, item.sample, item.verified) for item in answer.said)
     lines = [
         (f"{item.samples}/{answer.samples} {_printable(item.name)}", item.verified > 0) for item in counted(answer)
@@ -133,7 +133,7 @@ def _printable(name: str) -> str:
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
 
 
-def counted(answer: Answer) -> list[Named]:
+def counted(answer: ShownSamples) -> list[Named]:
     """The names of an answer: verified ones first, by the number of samples, then by name."""
     every = {(item.sample, item.name) for item in answer.said}
     right = {(item.sample, item.name) for item in answer.said if item.verified}

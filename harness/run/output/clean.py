@@ -91,7 +91,7 @@ def _partials(folder: Path) -> Iterator[Leftover]:
 def _weights(cells: Iterable[CellStatus]) -> Iterator[Leftover]:
     for item in cells:
         if item.state == "finished":
-            for name in records.read(item.folder).files:
+            for name in records.read_record(item.folder).files:
                 path = item.folder / name
                 if path.suffix == ".safetensors" and path.is_file():
                     yield _leftover(path, "fine-tuned weights", item.folder.name)

@@ -98,7 +98,7 @@ class Mirror:
         with locks.held(self.folder / layout.LOCKS, name) as lock, suppress(_NotWholeError):
             if lock is not None:
                 self._download(name, theirs, target)
-                self._settled[name] = records.written(target)
+                self._settled[name] = records.record_time(target)
 
     def _download(self, name: str, record: Record, target: Path) -> None:
         wanted = [file for file in record.files if not file.endswith(WEIGHTS)]
@@ -108,7 +108,7 @@ class Mirror:
                 for file in wanted:
                     with suppress(FileNotFoundError):
                         self._files.get_file(self._place(layout.CELLS, name, file), str(work / file))
-            records.write(record, work)
+            records.write_record(record, work)
             try:
                 records.verify_files(record, work, wanted)
             except DataError as error:
@@ -129,7 +129,7 @@ class Mirror:
     def send_cell(self, name: str) -> None:
         """One cell, by the name of its folder, if it is done here and not finished there."""
         folder = self.folder / layout.CELLS / name
-        written = records.written(folder)
+        written = records.record_time(folder)
         ours = None if self._settled.get(name) == written else _record_in(folder)
         if ours is None:
             return
@@ -198,7 +198,7 @@ class Mirror:
             raise DataError(f"{self.url}: cannot be reached: {told}; what is done is in {self.folder}") from error
 
 
-class Sending:
+class SendingWatch:
     """A Watch that sends what is done, and passes everything on to another."""
 
     def __init__(self, watch: Watch, mirror: Mirror) -> None:
@@ -241,5 +241,5 @@ def _finished(one: Record | None, other: Record) -> bool:
 
 def _record_in(folder: Path) -> Record | None:
     with suppress(DataError):
-        return records.read(folder)
+        return records.read_record(folder)
     return None

@@ -33,14 +33,14 @@ class Progress(StrictModel):
     spent: float
 
 
-def read(output: Path, name: str) -> Progress | None:
+def read_progress(output: Path, name: str) -> Progress | None:
     """None for a cell that has written none, or nothing that can be read."""
     with suppress(OSError, ValidationError, UnicodeDecodeError):
         return Progress.model_validate_json(_path(output, name).read_text())
     return None
 
 
-def forget(output: Path, name: str) -> None:
+def remove_progress(output: Path, name: str) -> None:
     _path(output, name).unlink(missing_ok=True)
 
 
@@ -48,7 +48,7 @@ def _path(output: Path, name: str) -> Path:
     return output / PROGRESS / f"{name}.json"
 
 
-class Recorder:
+class ProgressWriter:
     """A Watch that also writes the progress of the cell that is computed, and passes everything on to another."""
 
     def __init__(self, watch: Watch, output: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +59,7 @@ class Recorder:
     def during(self, name: str, check: Callable[[], None]) -> Iterator[None]:
         """The block computes this cell, or goes on with it. `check` is called with every writing: it raises what must
         stop the work."""
-        earlier = read(self._output, name)
+        earlier = read_progress(self._output, name)
         (self._output / PROGRESS).mkdir(exist_ok=True)
         self._name, self._check, self._kind = name, check, ""
         self._written = 0.0

@@ -69,7 +69,7 @@ def read(folder: Path) -> Status:
     """The state of every cell of the suite in an output folder. DataError if it holds no run."""
     suite, planned = listed(folder)
     places_ = [(cell, layout.cell(folder, cell.id, digest)) for cell, digest in planned]
-    made = [_made(place, records.written(place)) for _, place in places_]
+    made = [_made(place, records.record_time(place)) for _, place in places_]
     costs = _costs(made)
     found = [_cell(folder, *where, known, costs) for where, known in zip(places_, made, strict=True)]
     return Status(suite.suite, tuple(found))
@@ -97,7 +97,7 @@ def _cell(output: Path, cell: Cell, folder: Path, made: _Made, costs: dict[str, 
     owner = locks.owner(output / layout.LOCKS, folder.name)
     state = _state(folder, made.status, owner)
     done = state in ("finished", "failed")
-    news = None if done else progress.read(output, folder.name)
+    news = None if done else progress.read_progress(output, folder.name)
     left = 0.0 if done else _left(news, costs.get(cell.role))
     return CellStatus(cell, folder, state, None if done or owner is None else str(owner), news, left, made.error)
 
@@ -137,7 +137,7 @@ def _made(folder: Path, written: float) -> _Made:
     if not written:
         return _Made()
     try:
-        record = records.read(folder)
+        record = records.read_record(folder)
     except DataError as error:
         return _Made(error=str(error))
     return _Made(record.status, record.role, record.seconds, record.error or "")

@@ -70,8 +70,8 @@ def test_a_cell_without_weights_or_changed_or_failed_is_refused(output: Path, tm
     (folder / "model.safetensors").unlink()
     with pytest.raises(DataError, match=r"model\.safetensors: missing"):
         open_model(str(folder))
-    record = records.read(folder)
-    records.write(record.model_copy(update={"status": "failed", "error": "RuntimeError: no"}), folder)
+    record = records.read_record(folder)
+    records.write_record(record.model_copy(update={"status": "failed", "error": "RuntimeError: no"}), folder)
     with pytest.raises(DataError, match=r"this cell failed \(RuntimeError: no\)"):
         open_model(str(folder))
 

@@ -19,7 +19,7 @@ from harness.report.renderers import text
 from harness.run import runner
 from harness.run.context import open_context
 from harness.run.output import mirror
-from harness.run.output.mirror import Mirror, Sending
+from harness.run.output.mirror import Mirror, SendingWatch
 from harness.suite.cells import cells
 from harness.system import files, locks
 from tests.support import fake_cells, small
@@ -45,7 +45,7 @@ def here(tmp_path: Path) -> Path:
     folder = fake_cells.write_run(tmp_path / "a", SUITE, images=6, failed=[("ce", 0)], missing=[("sed", 0)])
     base = cell(folder, "base")
     (base / "model.safetensors").write_bytes(b"weights")
-    record = records.read(base)
+    record = records.read_record(base)
     fake_cells.rewrite(base, files={**record.files, "model.safetensors": files.sha256(base / "model.safetensors")})
     (folder / gallery.FOLDER).mkdir()
     (folder / gallery.FOLDER / "100.png").write_bytes(b"picture")
@@ -83,7 +83,7 @@ def test_all_but_work_is_sent_and_all_but_weights_is_brought(here: Path, tmp_pat
         f"cells/{cell(here, 'base').name}/model.safetensors"
     }
     for folder in (here / layout.CELLS).glob("[!.]*"):
-        assert records.read(tmp_path / "b" / layout.CELLS / folder.name) == records.read(folder)
+        assert records.read_record(tmp_path / "b" / layout.CELLS / folder.name) == records.read_record(folder)
     assert text.to_csv(text.load(tmp_path / "b")) == text.to_csv(text.load(here))
 
 
@@ -133,8 +133,10 @@ def test_the_first_finished_record_stays(here: Path, tmp_path: Path, store: Any)
     second.bring()
     second.send()
     assert sent(store) == before
-    assert records.read(cell(other, "base")).timings == {"train": 5.0}
-    assert records.read(cell(other, "ce")).error == "ValueError: no luck"  # a failure is no result: the latest is shown
+    assert records.read_record(cell(other, "base")).timings == {"train": 5.0}
+    assert (
+        records.read_record(cell(other, "ce")).error == "ValueError: no luck"
+    )  # a failure is no result: the latest is shown
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "record"])
@@ -157,7 +159,7 @@ def test_a_cell_that_is_not_whole_is_left_there_and_sent_anew(
     if damage == "record":  # its sender was killed, and goes on
         Mirror(URL, here).send()
         other.bring()
-        assert records.read(tmp_path / "b" / layout.CELLS / name).status == "finished"
+        assert records.read_record(tmp_path / "b" / layout.CELLS / name).status == "finished"
 
 
 def test_a_cell_that_is_computed_here_is_not_touched(here: Path, tmp_path: Path) -> None:
@@ -217,13 +219,13 @@ def test_a_run_sends_each_cell_when_it_is_done_and_the_next_machine_does_not_com
     suite, told = small.mini_suite(), Told(store)
     only = "oracle-*"
     first = Mirror(URL, tmp_path / "a")
-    made = runner.run(open_context(suite, None, "cpu", Sending(told, first)), first.folder, only)
+    made = runner.run(open_context(suite, None, "cpu", SendingWatch(told, first)), first.folder, only)
     assert told.sent_when == [("running", 0), ("finished", 0), ("running", 1), ("finished", 1)]
     assert sum(RECORD in name for name in sent(store)) == 2
     second = Mirror(URL, tmp_path / "b")
     second.bring()
     told.sent_when.clear()
-    again = runner.run(open_context(suite, None, "cpu", Sending(told, second)), second.folder, only)
+    again = runner.run(open_context(suite, None, "cpu", SendingWatch(told, second)), second.folder, only)
     assert [state for state, _ in told.sent_when] == ["cached", "cached"]
     assert again == made
 

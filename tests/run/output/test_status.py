@@ -16,7 +16,7 @@ from harness.errors import DataError
 from harness.records import layout
 from harness.report.results import load
 from harness.run.output import clean, progress, status
-from harness.run.output.progress import Progress, Recorder
+from harness.run.output.progress import Progress, ProgressWriter
 from harness.run.output.status import CellStatus
 from harness.suite.cells import listed
 from harness.system import files, locks
@@ -174,7 +174,7 @@ def test_a_recorder_writes_now_and_then_and_passes_everything_on(tmp_path: Path)
     the other 136 take 68 s. Another kind of work is written at once, without a speed yet. 30 s were spent before."""
     now = 0.0
     told, checks = Told(), []
-    recorder = Recorder(told, tmp_path, lambda: now)
+    recorder = ProgressWriter(told, tmp_path, lambda: now)
     (tmp_path / layout.PROGRESS).mkdir()
     before = Progress(kind="train", done=99, total=240, note="", left=None, spent=30.0)
     (tmp_path / layout.PROGRESS / "cell.json").write_text(before.model_dump_json())
@@ -183,26 +183,26 @@ def test_a_recorder_writes_now_and_then_and_passes_everything_on(tmp_path: Path)
     with recorder.during("cell", lambda: checks.append(now)):
         for step in range(100, 106):
             recorder.work("train", step, 240, f"loss {step}")
-            seen.append(progress.read(tmp_path, "cell"))
+            seen.append(progress.read_progress(tmp_path, "cell"))
             now += 0.5
         recorder.work("evaluate at 105", 0, 12)
     first = Progress(kind="train", done=100, total=240, note="loss 100", left=None, spent=30.0)
     later = Progress(kind="train", done=104, total=240, note="loss 104", left=68.0, spent=32.0)
     assert seen == [first] * 4 + [later] * 2
-    assert progress.read(tmp_path, "cell") == Progress(
+    assert progress.read_progress(tmp_path, "cell") == Progress(
         kind="evaluate at 105", done=0, total=12, note="", left=None, spent=33.0
     )
     assert checks == [0.0, 2.0, 3.0]
     assert len(told.works) == 8
-    progress.forget(tmp_path, "cell")
-    progress.forget(tmp_path, "cell")
-    assert progress.read(tmp_path, "cell") is None
+    progress.remove_progress(tmp_path, "cell")
+    progress.remove_progress(tmp_path, "cell")
+    assert progress.read_progress(tmp_path, "cell") is None
 
 
 def test_progress_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     (tmp_path / layout.PROGRESS).mkdir()
     (tmp_path / layout.PROGRESS / "cell.json").write_text('{"kind": 3}')
-    assert progress.read(tmp_path, "cell") is None
+    assert progress.read_progress(tmp_path, "cell") is None
 
 
 # ---- clean ---------------------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_a_record_cannot_name_files_elsewhere(output: Path, name: str) -> None:
     record = json.loads((folder / records.RECORD).read_text())
     fake_cells.rewrite(folder, files={**record["files"], name: "0" * 64})
     with pytest.raises(DataError, match=r"record\.json: field files\..*should match pattern"):
-        records.read(folder)
+        records.read_record(folder)
 
 
 @pytest.mark.parametrize("digest", ["/../../x", "..", "0" * 63, "G" * 64, "A" * 64, 5])

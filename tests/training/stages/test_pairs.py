@@ -18,7 +18,7 @@ from harness.errors import ConfigError, DataError
 from harness.images import read_rgb
 from harness.metrics.samples.reward import rewards
 from harness.objectives.policy import advantages
-from harness.records import read as read_record
+from harness.records import read_record
 from harness.report import rows
 from harness.report.results import load
 from harness.run import runner
