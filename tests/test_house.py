@@ -19,7 +19,7 @@ OPTIONS_OF_THE_COMMAND_LINE = frozenset({"harness.commands.app"})
 """And every module `verbs`: each argument there is an option that a user may type."""
 
 SAME_NAME: dict[str, set[str]] = {}
-MANY_ARGUMENTS = {"harness.commands.run.launch.here": 9, "harness.commands.run.launch.on_cluster": 9}
+MANY_ARGUMENTS: dict[str, int] = {}
 
 
 def classes_of(source: str) -> set[str]:

@@ -95,7 +95,9 @@ def test_a_cell_on_a_cluster_gives_the_record_of_a_local_run(
     monkeypatch.chdir(tmp_path)
 
     def run() -> int:
-        return launch.on_cluster(suite, Path("out"), None, "cpu", only, True, None, {"snapshot_every": 7})
+        return launch.on_cluster(
+            launch.RunOptions(suite, Path("out"), None, "cpu", only, True, context={"snapshot_every": 7})
+        )
 
     assert run() == 0
     context = open_context(suite, None, "cpu")

@@ -7,7 +7,8 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,26 +28,35 @@ from harness.system.interrupts import Interrupted
 from harness.system.terminal import shows
 
 
-def here(
-    suite: Suite,
-    folder: Path,
-    data: Path | None,
-    device: Device,
-    only: str | None,
-    quiet: bool,
-    worker: float | None,
-    options: Mapping[str, Any],
-    mirror: Mirror | None = None,
-) -> int:
-    """The exit code of a run in this process. worker: it is one of --jobs, of a run that began at this time; options:
-    of the Context."""
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a user asks of `detmodes run`. context: fields of the Context of every cell. mirror: of a folder at a URL.
+    worker: this is one of --jobs, of a run that began at this time. ray_address: of the cluster, if there is one."""
+
+    suite: Suite
+    folder: Path
+    data: Path | None
+    device: Device
+    only: str | None
+    quiet: bool
+    context: Mapping[str, Any]
+    mirror: Mirror | None = None
+    worker: float | None = None
+    ray_address: str | None = None
+
+
+def here(options: RunOptions) -> int:
+    """Runs the suite in this process; returns the exit code."""
+    worker, mirror = options.worker, options.mirror
     if worker is not None:
         processes.stop_with_parent()
     try:
-        with console.progress(quiet or not shows(), bars=worker is None) as watch:
-            context = open_context(suite, data, device, watch if mirror is None else SendingWatch(watch, mirror))
-            context = replace(context, **options)
-            records = ranks.together(context.accelerator, lambda: tuning.run(context, folder, only, worker))
+        with console.progress(options.quiet or not shows(), bars=worker is None) as watch:
+            told = watch if mirror is None else SendingWatch(watch, mirror)
+            context = open_context(options.suite, options.data, options.device, told)
+            context = replace(context, **options.context)
+            run = partial(tuning.run, context, options.folder, options.only, worker)
+            records = ranks.together(context.accelerator, run)
             ranks.leave(context.accelerator)
     except KeyboardInterrupt:  # between two cells, or for the second time
         raise Interrupted(signal.SIGINT) from None
@@ -69,12 +79,13 @@ def require_one_process(option: str) -> None:
         raise ConfigError(f"{option}: expected one process, got {processes}: leave out torchrun or accelerate launch")
 
 
-def workers(count: int, folder: Path, device: str, quiet: bool, mirror: Mirror | None = None) -> int:
-    """The exit code of the workers, each of which is this command line with one job."""
+def workers(options: RunOptions, count: int) -> int:
+    """Runs the suite by so many workers, each of which is this command line with one job; returns the exit code."""
+    folder, mirror = options.folder, options.mirror
     require_one_process("--jobs")
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [*sys.argv[1:], "--jobs", "1", "--worker", str(files.clock(folder)), "--output", str(folder)]
-    with console.overview(quiet) as show:
+    with console.overview(options.quiet) as show:
 
         def look() -> None:
             with suppress(DataError):  # no worker has begun
@@ -82,7 +93,7 @@ def workers(count: int, folder: Path, device: str, quiet: bool, mirror: Mirror |
             if mirror is not None:
                 mirror.send_or_warn()
 
-        ended = processes.run(arguments, count, processes.visible_gpus(device), look)
+        ended = processes.run(arguments, count, processes.visible_gpus(options.device), look)
     for line in processes.messages(ended):
         print(line, file=sys.stderr)
     return processes.exit_code(ended)
@@ -98,27 +109,18 @@ def require_executor(executor: Literal["local", "ray"], ray_address: str | None,
             raise ConfigError("--jobs: a cluster runs as many cells as it has room for; leave it out")
 
 
-def on_cluster(
-    suite: Suite,
-    folder: Path,
-    data: Path | None,
-    device: Device,
-    only: str | None,
-    quiet: bool,
-    address: str | None,
-    options: Mapping[str, Any],
-    mirror: Mirror | None = None,
-) -> int:
-    """The exit code of a run on a Ray cluster. options: of the Context of every cell."""
+def on_cluster(options: RunOptions) -> int:
+    """Runs the suite on a Ray cluster; returns the exit code."""
+    suite, data, mirror = options.suite, options.data, options.mirror
     if suite.tune is not None:
         raise ConfigError("tune: expected --executor local: a cluster's tasks are the cells of a suite that is tuned")
-    device = ray_cluster.device_of(device, suite.resources)
-    folder = folder.absolute()
+    device = ray_cluster.device_of(options.device, suite.resources)
+    folder = options.folder.absolute()
     try:
         context = open_context(suite, data, "cpu")  # only workers compute
         runner.require_possible(context)
         planned = runner.plan(context, folder)
-        chosen = runner.matching(planned, only)
+        chosen = runner.matching(planned, options.only)
         runner.announce(context, folder, planned)
         if mirror is not None:
             mirror.send()
@@ -129,17 +131,17 @@ def on_cluster(
             data=None if data is None else str(data.absolute()),
             device=device,
             since=since if mirror is None else None,
-            options=options,
+            options=options.context,
         )
         todo = [item for item in chosen if runner.finished(item) is None]
-        with console.overview(quiet) as show:
+        with console.overview(options.quiet) as show:
 
             def look(ended: Sequence[Planned]) -> None:
                 with suppress(DataError):  # it is tried again at the end
                     _bring(mirror, ended)
                 show(status.read(folder))
 
-            lost = ray_cluster.run(order, todo, suite.resources, address, look) if todo else []
+            lost = ray_cluster.run(order, todo, suite.resources, options.ray_address, look) if todo else []
         _bring(mirror, todo)
     except KeyboardInterrupt:  # before the tasks were begun, or for the second time
         raise Interrupted(signal.SIGINT) from None

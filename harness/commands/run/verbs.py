@@ -54,14 +54,17 @@ def run(
         return
     if track is not None:
         trackers.require(track)
-    options = {"snapshot_every": snapshot_every, "profile": profile, "track": track}
-    options |= {} if workers is None else {"workers": workers}
+    context = {"snapshot_every": snapshot_every, "profile": profile, "track": track}
+    context |= {} if workers is None else {"workers": workers}
+    options = launch.RunOptions(
+        chosen, folder, data, device, only, quiet, context, mirror, worker=worker, ray_address=ray_address
+    )
     if executor == "ray":
-        code = launch.on_cluster(chosen, folder, data, device, only, quiet, ray_address, options, mirror)
+        code = launch.on_cluster(options)
     elif jobs > 1 and worker is None:
-        code = launch.workers(jobs, folder, device, quiet, mirror)
+        code = launch.workers(options, jobs)
     else:
-        code = launch.here(chosen, folder, data, device, only, quiet, worker, options, mirror)
+        code = launch.here(options)
     if mirror is not None and shows():
         mirror.send()
     if only is None and worker is None and code != 2 and shows():

@@ -40,7 +40,7 @@ COLUMNS = ("image_id", "asked", "samples", *(f"{side}_{name}" for side in SIDES 
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RatedAnswer:
     """A sequence about an image, read. samples: how many of the image's samples list its names in its order."""
 
     tokens: tuple[int, ...]
@@ -54,8 +54,8 @@ class Pair:
     """samples: K of its image."""
 
     example: Example
-    chosen: Said
-    rejected: Said
+    chosen: RatedAnswer
+    rejected: RatedAnswer
     samples: int
 
 
@@ -81,7 +81,9 @@ def pairs_of(said: Rollout, codec: Codec, settings: Dpo | Divpo, targets: str, s
     return found
 
 
-def chosen_over_worst(chosen: Sequence[Said], own: Sequence[Said]) -> list[tuple[Said, Said]]:
+def chosen_over_worst(
+    chosen: Sequence[RatedAnswer], own: Sequence[RatedAnswer]
+) -> list[tuple[RatedAnswer, RatedAnswer]]:
     """Each with one of the samples, different ones: the lowest reward first, of equal ones the first; as far as there
     are samples that are worth less than it."""
     different = {said.tokens: said for said in own}
@@ -89,7 +91,7 @@ def chosen_over_worst(chosen: Sequence[Said], own: Sequence[Said]) -> list[tuple
     return [(best, poor) for best, poor in zip(chosen, worst, strict=False) if poor.reward < best.reward]
 
 
-def rare_over_common(own: Sequence[Said], good: float, bad: float) -> list[tuple[Said, Said]]:
+def rare_over_common(own: Sequence[RatedAnswer], good: float, bad: float) -> list[tuple[RatedAnswer, RatedAnswer]]:
     """The rarest of the samples with a reward of at least `good` over the most common of those with at most `bad`, one
     pair; none where either is missing. Of equally rare ones the better, of equally common ones the worse, then the
     first."""
@@ -111,13 +113,13 @@ def _read(
     sequences: Sequence[tuple[int, ...]],
     worth: Sequence[float],
     codec: Codec,
-    among: Sequence[Said] | None = None,
-) -> list[Said]:
+    among: Sequence[RatedAnswer] | None = None,
+) -> list[RatedAnswer]:
     """among: the samples that are counted; the sequences themselves by default."""
     parsed = [codec.decode(tokens, example.width, example.height) for tokens in sequences]
     times = Counter(map(_names, parsed if among is None else (said.parsed for said in among)))
     both = zip(sequences, parsed, worth, strict=True)
-    return [Said(tokens, read, reward, times[_names(read)]) for tokens, read, reward in both]
+    return [RatedAnswer(tokens, read, reward, times[_names(read)]) for tokens, read, reward in both]
 
 
 def _names(parsed: Parsed) -> tuple[str, ...]:
@@ -143,7 +145,7 @@ def frame(pairs: Sequence[Pair], codec: Codec) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _values(said: Said, codec: Codec) -> tuple[object, ...]:
+def _values(said: RatedAnswer, codec: Codec) -> tuple[object, ...]:
     """In the order of OF_BOTH."""
     boxes = [side for mention in said.parsed.mentions for side in astuple(mention.box)]
     return said.tokens, codec.text(said.tokens), _names(said.parsed), boxes, said.reward, said.samples

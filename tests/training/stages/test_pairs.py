@@ -27,7 +27,7 @@ from harness.sequence.targets import members, target
 from harness.suite.stage_settings import Divpo, Dpo
 from harness.system.files import sha256
 from harness.training.stages import pairs
-from harness.training.stages.pairs import Said, chosen_over_worst, rare_over_common
+from harness.training.stages.pairs import RatedAnswer, chosen_over_worst, rare_over_common
 from harness.training.stages.rollout import Rollout, keys
 from harness.types import Box, Example, Parsed, Sample
 from tests.support import small
@@ -35,8 +35,8 @@ from tests.support.chains import DIVPO, DPO
 from tests.training.stages.test_preference import tiny
 
 
-def said(tokens: int, reward: float, samples: int = 1) -> Said:
-    return Said((tokens,), Parsed((), 0, False), reward, samples)
+def said(tokens: int, reward: float, samples: int = 1) -> RatedAnswer:
+    return RatedAnswer((tokens,), Parsed((), 0, False), reward, samples)
 
 
 # ---- who is chosen, who is rejected ----------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_of_equally_bad_samples_the_first_is_rejected() -> None:
         ([said(1, 0.2, 1), said(2, 0.3, 1)], None),
     ],
 )
-def test_rare_and_good_over_common_and_bad(own: list[Said], expected: tuple[int, int] | None) -> None:
+def test_rare_and_good_over_common_and_bad(own: list[RatedAnswer], expected: tuple[int, int] | None) -> None:
     found = rare_over_common(own, 0.6, 0.4)
     assert [(chosen.tokens[0], rejected.tokens[0]) for chosen, rejected in found] == ([expected] if expected else [])
 
