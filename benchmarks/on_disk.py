@@ -64,7 +64,9 @@ class DataSetSettings:
         usual = LAYOUTS[self.split]
         train = usual.train if self.train == usual.train.path else File(self.train)
         val = usual.val if self.val == usual.val.path else File(self.val)
-        return replace(usual, train=train, val=val, images=self.images)
+        published_ones = (train, val, self.images) == (usual.train, usual.val, usual.images)
+        pictures = usual.pictures if published_ones else {}  # whoever has files of their own has no use for COCO's
+        return replace(usual, train=train, val=val, images=self.images, pictures=pictures)
 
 
 def _known(splits: Sequence[str]) -> dict[str, Setting]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from harness.errors import DataError
@@ -33,10 +34,19 @@ class PictureFolder:
             if PurePosixPath(candidate).is_absolute() or ".." in PurePosixPath(candidate).parts:
                 raise DataError(f"{where}: expected the name of a file inside {self._folder}, got {candidate[:80]!r}")
         paths = [self._folder / candidate for candidate in candidates]
-        path = next((path for path in paths if is_file(path)), paths[0])
+        path = next((path for path in (*paths, *self._elsewhere(name)) if is_file(path)), paths[0])
         if not self._is_inside(path):
             raise DataError(f"{where}: expected a file inside {self._folder}, got a link out of it: {path}")
         return path
+
+    def _elsewhere(self, name: str) -> Iterator[Path]:
+        """Where tools that annotate put a picture besides: the name begins with that of the folder, or the pictures lie
+        in a folder of the usual layout below it."""
+        first, _, rest = name.partition("/")
+        if rest and first == self._folder.name:
+            yield self._folder / rest
+        if name:
+            yield from (self._folder / usual / name for usual in ("images", "train2017", "val2017"))
 
     def _is_inside(self, path: Path) -> bool:
         """Links resolved. Folders are resolved once, not for each of their pictures."""

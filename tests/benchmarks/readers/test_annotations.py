@@ -464,3 +464,12 @@ def test_an_evaluation_overlooks_what_it_does_not_need(tmp_path: Path) -> None:
     content["annotations"][0]["bbox"][0] = float("nan")
     with pytest.raises(DataError, match=r"annotations\[0\]\.bbox: expected four finite numbers"):
         load_for_evaluation(write(path, content))
+
+
+@pytest.mark.parametrize("present", ["a.jpg", "images/a.jpg", "val2017/images/a.jpg"])
+def test_a_picture_is_found_where_annotation_tools_put_it(tmp_path: Path, present: str) -> None:
+    path = tmp_path / "images" / present
+    path.parent.mkdir(parents=True)
+    path.touch()
+    content = document([image(1, file_name="images\\a.jpg")], [], [category(1, "cat")])
+    assert loaded(tmp_path, content).examples[0].path == path
