@@ -110,7 +110,7 @@ def test_what_is_missing_comes_with_where_to_get_it(data: Path, monkeypatch: pyt
 
 def test_a_split_of_lvis_is_not_one_of_coco() -> None:
     (problem,) = Coco.problems({"split": "lvis-v1-val"})
-    assert problem == "coco: unknown split 'lvis-v1-val'; available: coco-val2017"
+    assert problem == "unknown coco.split 'lvis-v1-val'; available: coco-val2017"
 
 
 # ---- names -----------------------------------------------------------------------------------------------------

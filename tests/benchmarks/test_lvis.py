@@ -294,7 +294,7 @@ def test_a_published_split_has_no_other_files() -> None:
     (problem,) = Lvis.problems({"split": "lvis-v1-val", "val": "mine.json"})
     assert problem == "lvis: expected either split or names of files (train, val, images), got both"
     (problem,) = Lvis.problems({"split": "lvis-v1-vall"})
-    assert problem.startswith("lvis: unknown split 'lvis-v1-vall', did you mean 'lvis-v1-val'?")
+    assert problem.startswith("unknown lvis.split 'lvis-v1-vall', did you mean 'lvis-v1-val'?")
     assert "coco" not in problem
 
 
