@@ -64,9 +64,8 @@ def category_figures(table: CategoryTable, weights: Weights | None = None) -> di
     figures = {name: np.empty((categories, replicates)) for name in _fractions(table)}
     for chunk in _chunks(replicates, categories * sum(len(block) for block in blocks.values())):
         sums = _by_category(blocks, table, columns[:, chunk])
-        with np.errstate(invalid="ignore"):  # 0 / 0: undefined
-            for name, (top, bottom) in _fractions(table).items():
-                figures[name][:, chunk] = top.of(sums) / bottom.of(sums)
+        for name, (top, bottom) in _fractions(table).items():
+            figures[name][:, chunk] = ratio(top.of(sums), bottom.of(sums))
     found = {name: values.T for name, values in figures.items()}
     found["normalised_name_diversity"] = normalise(found["name_diversity"], table.names)
     return found
@@ -100,12 +99,15 @@ def _blocks(table: CategoryTable) -> dict[str, Floats]:
     are whole numbers."""
     known = ~np.isnan(table.present)
     present = np.where(known, table.present, 0).astype(np.int64)
+    width = table.verified.shape[1]
+    if present.min(initial=0) < 0 or present.max(initial=0) >= width:
+        raise ValueError(f"expected categories to be present in 0 to {width - 1} samples, got {present.max(initial=0)}")
     several = known & (table.names[table.category] > 1)
     instances = table.verified.sum(axis=1)
     blocks = {
         "verified": table.verified.T.astype(np.float64),
         "named": np.nan_to_num(table.named.T),
-        "present": (present == np.arange(table.verified.shape[1])[:, None]).astype(np.float64),
+        "present": (present == np.arange(width)[:, None]).astype(np.float64),
         "choices": np.where(several, table.choices, 0.0)[None],
         "choosable": np.where(several, instances * table.names[table.category], 0.0)[None],
     }
