@@ -136,6 +136,7 @@ def test_a_damaged_archive_is_one_line(
         (b"nothing", r"records\.jsonl\.gz: cannot be read: "),
         (gzip.compress(b'{"cell": "a"}\n'), r"records\.jsonl\.gz: field record: Field required"),
     ],
+    ids=["not compressed", "without a record"],  # not the content: gzip notes the second
 )
 def test_records_of_an_archive_that_are_none(published: Path, tmp_path: Path, content: bytes, message: str) -> None:
     """Though their digest is right: anyone can write one."""
