@@ -32,6 +32,7 @@ from harness.records.tuning import TuningRecord, read_tuning
 from harness.report.estimates import CellTables, Estimates, Floats, estimate
 from harness.report.estimates_cache import EstimatesCache, KeptEstimates
 from harness.suite.cells import Cell, listed
+from harness.suite.early_images import early_places
 from harness.suite.schema import Suite
 
 GALLERY = "gallery"
@@ -91,7 +92,7 @@ class Results:
     cache: EstimatesCache | None = None
     made: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     _tables: dict[Key, CellTables] = field(default_factory=dict, repr=False)
-    _estimates: dict[tuple[Key, int, float, bool], Estimates] = field(default_factory=dict, repr=False)
+    _estimates: dict[tuple[Key, int, float, bool, int | None], Estimates] = field(default_factory=dict, repr=False)
 
     @property
     def missing(self) -> list[Key]:
@@ -147,13 +148,23 @@ class Results:
         found = self.estimates(key, step, temperature)
         return {name: values[1:] for name, values in found.figures.items()}
 
-    def estimates(self, key: Key, step: int, temperature: float | None = None, replicates: bool = True) -> Estimates:
-        """All figures of a cell: the point estimates first, then (with `replicates`) those of the bootstrap."""
+    def estimates(
+        self,
+        key: Key,
+        step: int,
+        temperature: float | None = None,
+        replicates: bool = True,
+        early_images: int | None = None,
+    ) -> Estimates:
+        """All figures of a cell: the point estimates first, then (with `replicates`) those of the bootstrap.
+
+        early_images: over these alone, as many as evaluations before the last step are made of; None: over all.
+        """
         heat = self.temperature if temperature is None else temperature
-        whole = (key, step, heat, True)
+        whole = (key, step, heat, True, early_images)
         if whole in self._estimates:
             return self._estimates[whole]
-        asked = (key, step, heat, replicates)
+        asked = (key, step, heat, replicates, early_images)
         if asked not in self._estimates:
             self._estimates[asked] = self._estimated(*asked)
         return self._estimates[asked]
@@ -166,22 +177,35 @@ class Results:
         whole = kept.read() if kept is not None and len(found.categories["AP"]) == 1 else None
         return found.categories if whole is None else whole.categories
 
-    def _estimated(self, key: Key, step: int, temperature: float, replicates: bool) -> Estimates:
-        kept = self._kept(key, step, temperature, replicates)
+    def _estimated(
+        self, key: Key, step: int, temperature: float, replicates: bool, early_images: int | None
+    ) -> Estimates:
+        kept = self._kept(key, step, temperature, replicates, early_images)
         found = None if kept is None else kept.read()
         on_disk = found is not None
         if found is None:
             with _of_one_cell(self.folders[key]):
-                found = estimate(self.tables(key), step, temperature, self.weights if replicates else None)
+                found = estimate(self.tables(key), step, temperature, self._weights(replicates, early_images))
             on_disk = kept is not None and kept.write(found)
-        self._check_ap(key, step, float(found.figures["AP"][0]))
+        if early_images is None:
+            self._check_ap(key, step, float(found.figures["AP"][0]))
         if on_disk:
             found = replace(found, categories={name: values[:1].copy() for name, values in found.categories.items()})
         return found
 
-    def _kept(self, key: Key, step: int, temperature: float, replicates: bool) -> KeptEstimates | None:
-        """Where the estimates are kept; None where that is not worth it."""
-        if self.cache is None:
+    def _weights(self, replicates: bool, early_images: int | None) -> NDArray[np.float64] | None:
+        """How often each image counts, [W, I]; None where each counts once."""
+        if early_images is None:
+            return self.weights if replicates else None
+        counts = np.zeros(self.images)
+        counts[early_places(self.images, early_images)] = 1
+        return (self.weights if replicates else self.weights[:1]) * counts
+
+    def _kept(
+        self, key: Key, step: int, temperature: float, replicates: bool, early_images: int | None = None
+    ) -> KeptEstimates | None:
+        """Where the estimates are kept; None where that is not worth it, and for some of the images alone."""
+        if self.cache is None or early_images is not None:
             return None
         return self.cache.of(self.folders[key], self.records[key], (step, temperature, replicates))
 

@@ -36,6 +36,8 @@ class Source:
     """Of a chain: the step at which its last stage began."""
     unfinished: bool = False
     """Whether it is a chain before its last stage."""
+    early_images: int | None = None
+    """How many images its figures are over: those of the evaluations before the last step. None: all."""
 
     @property
     def once(self) -> bool:
@@ -244,12 +246,38 @@ def at_ap_of(results: Results, model: str, control: str, label: str) -> Source:
     """The row `control` where its path has the AP of the row `label`, seed by seed."""
     row = next((own for own in resampled_rows(results, model) if own.label == label), None)
     target = row or at_last_step(results, label if label in ORACLES else model, label)
-    return replace(path_source(results, model, control), at_ap_of=target)
+    control_path = replace(path_source(results, model, control), at_ap_of=target)
+    return over_images(control_path, control_path.early_images)
 
 
 def path_source(results: Results, model: str, label: str) -> Source:
     """A row with the base that its path along training begins at."""
-    return replace(at_last_step(results, model, label), base=at_last_step(results, model, BASE))
+    path = replace(at_last_step(results, model, label), base=at_last_step(results, model, BASE))
+    return over_images(path, early_images(results, model, label))
+
+
+def early_images(results: Results, model: str, label: str) -> int | None:
+    """How many images the evaluations of a row before the last step are made of; None: all of them."""
+    keys = results.finished(model, label)
+    return next((own.images for own in results.records[keys[0]].evaluations if own.images), None) if keys else None
+
+
+def over_images(source: Source, number: int | None) -> Source:
+    """The same row over as many early images, and with it what it is read beside: a path has the same images at all of
+    its steps, and so has what it is compared with."""
+    target, base = source.at_ap_of, source.base
+    return replace(
+        source,
+        early_images=number,
+        at_ap_of=None if target is None else over_images(target, number),
+        base=None if base is None else over_images(base, number),
+    )
+
+
+def on_same_images(a: Source, b: Source) -> tuple[Source, Source]:
+    """Two rows to be compared: where one is read off a path, both are over the images of that path."""
+    number = next((own.early_images for own in (a, b) if own.at_ap_of is not None), None)
+    return (a, b) if number is None else (over_images(a, number), over_images(b, number))
 
 
 def needed(source: Source) -> list[Key]:
@@ -278,6 +306,8 @@ def _incomplete(row: ReportRow) -> bool:
 
 def compare_rows(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> ReportRow:
     """Figures of a row, or their paired differences to another one, over the seeds that both have."""
+    if minus is not None:
+        source, minus = on_same_images(source, minus)
     used = [source] if minus is None else [source, minus]
     seeds = [key.seed for key in next((other for other in used if not other.once), source).cells]
     parts = [part for other in used for part in (other, other.at_ap_of, other.base) if part is not None]
@@ -314,11 +344,13 @@ def _of_seed(results: Results, source: Source, seed: int, name: str) -> Floats:
     if source.at_ap_of is not None:
         target = _of_seed(results, source.at_ap_of, seed, "AP")
         return interpolate_path(path_of(results, source, seed, "AP"), path_of(results, source, seed, name), target)
-    return results.estimates(source.cell(seed), source.step, source.temperature).figures[name]
+    cell, early = source.cell(seed), source.early_images
+    return results.estimates(cell, source.step, source.temperature, early_images=early).figures[name]
 
 
 def path_of(results: Results, source: Source, seed: int, name: str) -> Floats:
     """A figure at the base (where the row has one) and at every evaluated step of a row's cell, [k, 1 + R]."""
     start = [] if source.base is None else [_of_seed(results, source.base, seed, name)]
-    key = source.cell(seed)
-    return np.stack([*start, *(results.estimates(key, step).figures[name] for step in results.records[key].steps)])
+    key, early = source.cell(seed), source.early_images
+    steps = results.records[key].steps
+    return np.stack([*start, *(results.estimates(key, step, early_images=early).figures[name] for step in steps)])

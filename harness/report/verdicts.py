@@ -13,7 +13,7 @@ from harness.metrics.stats import verdicts as judge
 from harness.report.estimates import Floats
 from harness.report.paths import is_comparable
 from harness.report.results import Results, once
-from harness.report.rows import Source, at_ap_of, needed, sources, stacked
+from harness.report.rows import Source, at_ap_of, needed, on_same_images, sources, stacked
 from harness.suite.schema import Hypothesis
 
 
@@ -68,6 +68,7 @@ def stated_tests(results: Results) -> list[StatedTest]:
             a, b = (by_name.get((model, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b))
             if hypothesis.at == "equal_AP":
                 b = at_ap_of(results, model, hypothesis.b, hypothesis.a)
+            a, b = on_same_images(a, b)
             missing = tuple(dict.fromkeys([*_absent(results, a), *_absent(results, b)]))
             test = _paired_test(results, hypothesis, a, b, complete=not missing)
             gap = None if missing else _ap_gap(results, a, b)

@@ -17,19 +17,16 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from harness import images
 from harness.errors import ConfigError
 from harness.metrics.detection.accumulate import Matches
 from harness.protocols import Adapter, Benchmark, LeavesOut, Predictor
 from harness.sequence import CaptionCodec, Task, for_task
 from harness.sequence.targets import in_reading_order
+from harness.suite.early_images import early_places
 from harness.types import Box, Detection, Evaluation, Example, Instance
 
 SPLITS = ("train", "val", "calibration")
-EARLY_SEED = 0
-"""Of the permutation of the validation images whose first ones early evaluations ask about."""
 
 
 def of_benchmark(benchmark: Benchmark, task: Task) -> Benchmark:
@@ -165,8 +162,7 @@ def early(benchmark: Benchmark, number: int) -> Benchmark:
     ids = [example.image_id for example in benchmark.split("val")]
     if number > len(ids):
         raise ConfigError(f"train.eval_images: expected at most the {len(ids)} validation images, got {number}")
-    order = np.random.default_rng(EARLY_SEED).permutation(len(ids))
-    return only(benchmark, {ids[index] for index in order[:number]})
+    return only(benchmark, {ids[place] for place in early_places(len(ids), number)})
 
 
 def without_unreadable(
