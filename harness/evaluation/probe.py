@@ -11,6 +11,7 @@ from harness.evaluation.answers import read_and_match
 from harness.evaluation.evaluate import figure_tables
 from harness.evaluation.generation import generate
 from harness.inference.teacher_forcing import teacher_forced
+from harness.metrics.catalogue import PROBE
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.mentions import truth_of
 from harness.metrics.stats import nan_to_none
@@ -51,11 +52,9 @@ def probe(
     )
     table, _ = figure_tables(truth, own, categories, text=False)
     figures = aggregate.category_figures(table)
-    means = {name: aggregate.mean_defined(figures[source])[0] for name, source in _SAMPLED.items()}
+    sampled = {measure.name: measure.source for measure in PROBE if measure.source}
+    means = {name: aggregate.mean_defined(figures[source])[0] for name, source in sampled.items()}
     return _teacher_forced(adapter, questions) | {name: nan_to_none(value) for name, value in means.items()}
-
-
-_SAMPLED = {"name_diversity": "normalised_name_diversity", "recall": "recall"}
 
 
 def _teacher_forced(adapter: Adapter, examples: Sequence[Example]) -> dict[str, float | None]:

@@ -1,93 +1,315 @@
-"""The figures: which there are, how tables call them, which way is better, and what each means in a sentence or two,
-for those who read the tables."""
+"""The measures: how each is called, which way is better, what it means, and which table shows it.
+
+A new measure is one `Measure` here and the function that computes it: tables, their headings and order, what is printed
+bold, the definitions in the report, the axes of figures and the names that a hypothesis may use follow from this page.
+"""
 
 from __future__ import annotations
 
-AP_COLUMNS = ("AP", "AP50", "APr", "APc", "APf")
-CONSENSUS_COLUMNS = ("consensus_AP", "consensus_AP50", "consensus_gain")
-TEXT_COLUMNS = ("unique_sequences", "order_distance", "self_bleu", "distinct_1", "distinct_2", "vendi")
-FAULT_COLUMNS = ("duplicate_rate", "unknown_name_rate", "malformed_rate", "truncation_rate")
-COST_COLUMNS = ("step_seconds", "peak_memory_mib")
+import re
+from dataclasses import dataclass
+
+HIGHER, LOWER, NEITHER = 1, -1, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is known of one measure, whatever computes it.
+
+    name          as records, suites and CSV files have it; `@k` stands for every k
+    heading       of its column in a table
+    direction     HIGHER or LOWER is better; NEITHER where that depends
+    group         the table that shows it
+    meaning       a sentence or two for those who read the tables
+    source        its name in `aggregate.category_figures`, for means over categories; "" for others
+    axis          how figures call it, where the heading would not do
+    per_category  whether a table shows it for every category
+    needs_boxes   whether it is undefined where the task has no boxes
+    """
+
+    name: str
+    heading: str
+    direction: int
+    group: str
+    meaning: str
+    source: str = ""
+    axis: str = ""
+    per_category: bool = False
+    needs_boxes: bool = False
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        *("AP", "AP", HIGHER, "detection"),
+        "Average precision of the greedy answer: mean over IoU thresholds 0.50 to 0.95 and over categories.",
+        axis="AP (greedy answer)",
+        per_category=True,
+        needs_boxes=True,
+    ),
+    Measure("AP50", "AP50", HIGHER, "detection", "AP at IoU 0.50 alone.", needs_boxes=True),
+    Measure("APr", "APr", HIGHER, "detection", "AP over the rare categories alone.", needs_boxes=True),
+    Measure("APc", "APc", HIGHER, "detection", "AP over the common categories alone.", needs_boxes=True),
+    Measure("APf", "APf", HIGHER, "detection", "AP over the frequent categories alone.", needs_boxes=True),
+    Measure(
+        *("recall", "recall", HIGHER, "diversity"),
+        "Share of (instance, sample) pairs of a category with a verified mention: one of the category, matched "
+        "one to one to the instance at IoU 0.5 or more. Instances are pooled over images.",
+        source="recall",
+        per_category=True,
+    ),
+    Measure(
+        *("coverage@k", "coverage@k", HIGHER, "diversity"),
+        "Expected share of a category's instances that are verified in at least one of k of the K samples. "
+        "Unbiased for every k up to K.",
+        source="coverage@k",
+    ),
+    Measure(
+        *("distinct_names", "distinct names", HIGHER, "diversity"),
+        "Number of different names among a category's verified mentions in the K samples of an image; mean over "
+        "images with at least one. Grows with K.",
+        source="distinct_names",
+    ),
+    Measure(
+        *("distinct_names@k", "distinct names@k", HIGHER, "no table"),
+        "Different names among a category's verified mentions that k of the K samples are expected to give in an "
+        "image, over the expected share of images with at least one such mention. Both are unbiased in K.",
+        source="distinct_names@k",
+    ),
+    Measure(
+        *("name_diversity", "name diversity", HIGHER, "diversity"),
+        "Share of pairs of different samples verifying an instance that differ in its name (Gini-Simpson), over "
+        "its value for a uniform choice among the category's S names, 1 - 1/S: 0 is one name, 1 a uniform choice. "
+        "Unbiased, so it may exceed 1; undefined where fewer than two samples verify the instance, or S = 1.",
+        source="normalised_name_diversity",
+        axis="normalised name diversity",
+        per_category=True,
+    ),
+    Measure(
+        *("name_diversity_raw", "name diversity raw", HIGHER, "no table"),
+        "Name diversity before the division by 1 - 1/S.",
+        source="name_diversity",
+    ),
+    Measure(
+        *("box_spread", "box spread", NEITHER, "clusters"),
+        "Mean pairwise 1 - IoU of the boxes that different samples give one instance.",
+        source="box_spread",
+        needs_boxes=True,
+    ),
+    Measure(
+        *("cluster_coverage", "cluster coverage", HIGHER, "clusters"),
+        "Share of the (instance, name) choices of an image's ground truth that the K samples reach; undefined for "
+        "categories with one name. Grows with K.",
+        source="cluster_coverage",
+    ),
+    Measure(
+        *("unique_name_sequences", "unique name sequences", HIGHER, "diversity"),
+        "Share of an image's K samples that differ as sequences of names, boxes left aside.",
+    ),
+    Measure(
+        *("unique_sequences", "unique sequences", NEITHER, "text"),
+        "Share of an image's K samples that differ as sequences, boxes included.",
+    ),
+    Measure(
+        *("order_distance", "order distance", NEITHER, "text"),
+        "Kendall distance between the orders in which two samples list the verified objects that they share: 0 is "
+        "the same order, 1 the reverse; mean over pairs of samples.",
+    ),
+    Measure(
+        *("self_bleu", "self-BLEU", LOWER, "text"),
+        "Mean BLEU of a sample's name sequence against the image's other samples, one token a name: 1 is verbatim "
+        "repetition. Grows with K.",
+    ),
+    Measure(
+        *("distinct_1", "distinct-1", HIGHER, "text"),
+        "Different names over all names in the K samples of an image. Falls with K.",
+    ),
+    Measure(
+        *("distinct_2", "distinct-2", HIGHER, "text"),
+        "Different pairs of successive names over all such pairs in the K samples of an image. Falls with K.",
+    ),
+    Measure(
+        *("vendi", "Vendi score", HIGHER, "text"),
+        "Vendi score: effective number of different name sequences among the K samples of an image, from 1 to K. "
+        "Grows with K.",
+    ),
+    Measure(
+        *("duplicate_rate", "duplicate rate", LOWER, "faults"),
+        "Share of the mentions that repeat an instance which the same sample has mentioned already.",
+    ),
+    Measure(
+        *("hallucination_rate", "hallucination rate", LOWER, "mentioned"),
+        "Share of the mentions of a category that was verified to be absent from the image.",
+    ),
+    Measure(
+        *("precision", "precision", HIGHER, "mentioned"),
+        "Share of mentions that are verified, among those that are either right or wrong.",
+    ),
+    Measure(
+        *("unknown_name_rate", "unknown name rate", LOWER, "faults"),
+        "Share of the mentions whose name is no category's.",
+    ),
+    Measure(
+        *("malformed_rate", "malformed rate", LOWER, "faults"),
+        "Share of the entries that could not be read as a name and a box.",
+    ),
+    Measure(
+        *("truncation_rate", "truncation rate", LOWER, "faults"),
+        "Share of the samples that reached the limit of tokens before the end token.",
+    ),
+    Measure(
+        *("consensus_AP", "consensus AP", HIGHER, "consensus"),
+        "AP of the consensus: mentions of the K samples that agree in category and overlap at IoU 0.5 or more "
+        "become one detection, scored by the share of samples that have it times their mean probability.",
+        needs_boxes=True,
+    ),
+    Measure(
+        "consensus_AP50",
+        "consensus AP50",
+        HIGHER,
+        "consensus",
+        "The consensus' AP at IoU 0.50 alone.",
+        needs_boxes=True,
+    ),
+    Measure(
+        *("consensus_gain", "consensus gain", HIGHER, "consensus"),
+        "AP of the consensus minus AP of the greedy answer, paired.",
+        needs_boxes=True,
+    ),
+    Measure(
+        *("step_seconds", "seconds per step", LOWER, "cost"),
+        "Seconds per training step, evaluations left aside. Of a chain: of its last stage, with what that makes "
+        "before its first step.",
+    ),
+    Measure(
+        *("log_step_seconds", "log step seconds", LOWER, "log cost"),
+        "Natural logarithm of step_seconds: a difference of 0.05 is 5% more time.",
+    ),
+    Measure(
+        *("log_peak_memory", "log peak memory", LOWER, "log cost"),
+        "Natural logarithm of peak_memory_mib: a difference of 0.05 is 5% more memory.",
+    ),
+    Measure(
+        *("peak_memory_mib", "peak memory (MiB)", LOWER, "cost"),
+        "Largest memory use in MiB: of the accelerator where there is one, else of the process. Undefined unless "
+        "every cell of the row had a process of its own.",
+    ),
+)
+"""What tables show and hypotheses name, in the order of the columns of each table and of the definitions."""
+
+OFFICIAL: tuple[Measure, ...] = (
+    Measure("AP75", "AP75", HIGHER, "official", "AP at IoU 0.75 alone."),
+    Measure("APs", "APs", HIGHER, "official", "AP over small objects alone."),
+    Measure("APm", "APm", HIGHER, "official", "AP over objects of medium size alone."),
+    Measure("APl", "APl", HIGHER, "official", "AP over large objects alone."),
+    Measure("AR", "AR", HIGHER, "official", "Average recall over the same IoU thresholds and categories as AP."),
+    Measure("ARs", "ARs", HIGHER, "official", "Average recall of small objects."),
+    Measure("ARm", "ARm", HIGHER, "official", "Average recall of objects of medium size."),
+    Measure("ARl", "ARl", HIGHER, "official", "Average recall of large objects."),
+    Measure("AR@k", "AR@k", HIGHER, "official", "Average recall of at most k detections an image."),
+    Measure("ARs@k", "ARs@k", HIGHER, "official", "Average recall of small objects, at most k detections an image."),
+    Measure("ARm@k", "ARm@k", HIGHER, "official", "Average recall of objects of medium size, likewise."),
+    Measure("ARl@k", "ARl@k", HIGHER, "official", "Average recall of large objects, likewise."),
+)
+"""What the official evaluators add to a record, and no table shows."""
+
+TRAINING: tuple[Measure, ...] = (
+    Measure(
+        *("heldout_nll", "held-out NLL (nats per token)", LOWER, "training"),
+        "Mean negative log probability of the held-out targets, measured with each evaluation.",
+    ),
+    Measure("entropy", "entropy (nats)", NEITHER, "training", "Mean entropy of the next token in the batch."),
+    Measure("p_y", "probability of the label", HIGHER, "training", "Mean probability of the batch's labels."),
+    Measure(
+        "selected", "selected share", NEITHER, "training", "Share of the tokens that the objective's mask selects."
+    ),
+    Measure("reward", "mean reward of the samples", HIGHER, "training", "Mean reward of the rollouts."),
+    Measure("objects", "objects per sample", NEITHER, "training", "Mean number of mentions in a rollout."),
+    Measure("duplicates", "duplicates per sample", LOWER, "training", "Mean number of repeated mentions in a rollout."),
+)
+"""What figures show of the log of training, in their order."""
+
+PROBE: tuple[Measure, ...] = (
+    Measure("entropy", "entropy, all tokens (nats)", NEITHER, "probe", "Mean entropy of the next token."),
+    Measure("p_y", "probability of the label, all tokens", HIGHER, "probe", "Mean probability of the labels."),
+    Measure(
+        *("recall", "recall", HIGHER, "probe", "As in the tables, over the images of the probe."),
+        source="recall",
+    ),
+    Measure("name_entropy", "entropy, names (nats)", NEITHER, "probe", "Mean entropy where a name's token is due."),
+    Measure("name_p_y", "probability of the label, names", HIGHER, "probe", "Mean probability of names' tokens."),
+    Measure(
+        *("name_diversity", "name diversity", HIGHER, "probe", "As in the tables, over the images of the probe."),
+        source="normalised_name_diversity",
+    ),
+)
+"""What figures show of the probe, in their order."""
+
 GAIN = "_gain"
 FREQUENCIES = ("r", "c", "f")
-CATEGORY_COLUMNS = ("AP", "recall", "name_diversity")
-"""What is shown of each category."""
-HEADINGS = {
-    "self_bleu": "self-BLEU",
-    "distinct_1": "distinct-1",
-    "distinct_2": "distinct-2",
-    "vendi": "Vendi score",
-    "step_seconds": "seconds per step",
-    "peak_memory_mib": "peak memory (MiB)",
-}
-"""Where a figure's name would not do."""
 
-MEANINGS: dict[str, str] = {
-    "AP": "Average precision of the greedy answer: mean over IoU thresholds 0.50 to 0.95 and over categories.",
-    "AP50": "AP at IoU 0.50 alone.",
-    "APr": "AP over the rare categories alone.",
-    "APc": "AP over the common categories alone.",
-    "APf": "AP over the frequent categories alone.",
-    "recall": "Share of (instance, sample) pairs of a category with a verified mention: one of the category, matched "
-    "one to one to the instance at IoU 0.5 or more. Instances are pooled over images.",
-    "precision": "Share of mentions that are verified, among those that are either right or wrong.",
-    "coverage@k": "Expected share of a category's instances that are verified in at least one of k of the K samples. "
-    "Unbiased for every k up to K.",
-    "distinct_names": "Number of different names among a category's verified mentions in the K samples of an image; "
-    "mean over images with at least one. Grows with K.",
-    "distinct_names@k": "Different names among a category's verified mentions that k of the K samples are expected to "
-    "give in an image, over the expected share of images with at least one such mention. Both are unbiased in K.",
-    "name_diversity": "Share of pairs of different samples verifying an instance that differ in its name "
-    "(Gini-Simpson), over its value for a uniform choice among the category's S names, 1 - 1/S: 0 is one name, 1 "
-    "a uniform choice. Unbiased, so it may exceed 1; undefined where fewer than two samples verify the "
-    "instance, or S = 1.",
-    "name_diversity_raw": "Name diversity before the division by 1 - 1/S.",
-    "box_spread": "Mean pairwise 1 - IoU of the boxes that different samples give one instance.",
-    "cluster_coverage": "Share of the (instance, name) choices of an image's ground truth that the K samples reach; "
-    "undefined for categories with one name. Grows with K.",
-    "unique_name_sequences": "Share of an image's K samples that differ as sequences of names, boxes left aside.",
-    "unique_sequences": "Share of an image's K samples that differ as sequences, boxes included.",
-    "order_distance": "Kendall distance between the orders in which two samples list the verified objects that they "
-    "share: 0 is the same order, 1 the reverse; mean over pairs of samples.",
-    "self_bleu": "Mean BLEU of a sample's name sequence against the image's other samples, one token a name: 1 is "
-    "verbatim repetition. Grows with K.",
-    "distinct_1": "Different names over all names in the K samples of an image. Falls with K.",
-    "distinct_2": "Different pairs of successive names over all such pairs in the K samples of an image. Falls with K.",
-    "vendi": "Vendi score: effective number of different name sequences among the K samples of an image, from 1 to K. "
-    "Grows with K.",
-    "duplicate_rate": "Share of the mentions that repeat an instance which the same sample has mentioned already.",
-    "hallucination_rate": "Share of the mentions of a category that was verified to be absent from the image.",
-    "unknown_name_rate": "Share of the mentions whose name is no category's.",
-    "malformed_rate": "Share of the entries that could not be read as a name and a box.",
-    "truncation_rate": "Share of the samples that reached the limit of tokens before the end token.",
-    "consensus_AP": "AP of the consensus: mentions of the K samples that agree in category and overlap at IoU 0.5 or "
-    "more become one detection, scored by the share of samples that have it times their mean probability.",
-    "consensus_AP50": "The consensus' AP at IoU 0.50 alone.",
-    "consensus_gain": "AP of the consensus minus AP of the greedy answer, paired.",
-    "step_seconds": "Seconds per training step, evaluations left aside. Of a chain: of its last stage, with what that "
-    "makes before its first step.",
-    "log_step_seconds": "Natural logarithm of step_seconds: a difference of 0.05 is 5% more time.",
-    "log_peak_memory": "Natural logarithm of peak_memory_mib: a difference of 0.05 is 5% more memory.",
-    "peak_memory_mib": "Largest memory use in MiB: of the accelerator where there is one, else of the process. "
-    "Undefined unless every cell of the row had a process of its own.",
-}
+_BY_NAME = {measure.name: measure for measure in (*MEASURES, *OFFICIAL)}
+MEANINGS: dict[str, str] = {measure.name: measure.meaning for measure in MEASURES}
 """By the name of the figure. `@k` stands for every k; a suffix `/r`, `/c` or `/f` (rare, common, frequent) limits a
 figure to the categories of that frequency."""
 
 
+def _columns(group: str) -> tuple[str, ...]:
+    return tuple(measure.name for measure in MEASURES if measure.group == group)
+
+
+AP_COLUMNS = _columns("detection")
+CONSENSUS_COLUMNS = _columns("consensus")
+TEXT_COLUMNS = _columns("text")
+CLUSTER_COLUMNS = _columns("clusters")
+FAULT_COLUMNS = _columns("faults")
+COST_COLUMNS = _columns("cost")
+CATEGORY_COLUMNS = tuple(measure.name for measure in MEASURES if measure.per_category)
+"""What is shown of each category."""
+FREQUENCY_COLUMNS = tuple(
+    f"{measure.name}/{group}"
+    for measure in MEASURES
+    if measure.per_category and measure.source
+    for group in FREQUENCIES
+)
+
+
+def find_measure(name: str) -> Measure:
+    """The measure of a figure such as "coverage@8", "recall/r" or "AP_gain". Raises KeyError where there is none."""
+    general = re.sub(r"@\d+", "@k", name.partition("/")[0])
+    return _BY_NAME.get(general) or _BY_NAME[general.removesuffix(GAIN)]
+
+
+def heading(name: str) -> str:
+    """Of the column of a figure: the measure's, with what the name adds to it: k, frequency, gain."""
+    base, slash, frequency = name.partition("/")
+    measure = find_measure(base)
+    text = measure.heading
+    if at := re.search(r"@\d+", base):
+        text = text.replace("@k", at.group())
+    if base.endswith(GAIN) and measure.name != base:
+        text += GAIN.replace("_", " ")
+    return text + slash + frequency
+
+
+def axis_label(name: str) -> str:
+    """How figures call a measure on an axis or above a panel."""
+    measure = find_measure(name)
+    return measure.axis or measure.heading
+
+
 def diversity_columns(samples: int) -> tuple[str, ...]:
     """Columns about what the K samples find and how they differ; `samples` is K."""
-    return ("recall", f"coverage@{samples}", "distinct_names", "name_diversity", "unique_name_sequences")
+    return tuple(_at(name, samples) for name in _columns("diversity"))
 
 
 def figure_names(samples: int) -> list[str]:
     """Every figure that a hypothesis may name, in the order of the tables; `samples` is K."""
     per_category = category_figures(samples)
-    further = [*TEXT_COLUMNS, "hallucination_rate", "precision"]
+    further = [*TEXT_COLUMNS, *_columns("mentioned")]
     columns = [*AP_COLUMNS, *diversity_columns(samples), *FAULT_COLUMNS]
     more = [name for name in per_category if name not in columns]
     by_frequency = [f"{name}/{group}" for name in per_category if not _of_k(name, samples) for group in FREQUENCIES]
-    cost = [*COST_COLUMNS, "log_step_seconds", "log_peak_memory"]
+    cost = [*COST_COLUMNS, *_columns("log cost")]
     return [*columns, *more, *further, *CONSENSUS_COLUMNS, *by_frequency, *cost]
 
 
@@ -98,38 +320,27 @@ def gain_names(samples: int) -> list[str]:
 
 def about_boxes(name: str) -> bool:
     """Whether a figure is undefined where the task has no boxes."""
-    base = name.partition("/")[0]
-    return base in (*CONSENSUS_COLUMNS, "box_spread") or base.removesuffix(GAIN) in AP_COLUMNS
+    return find_measure(name).needs_boxes
 
 
 def direction(name: str) -> int:
     """+1 where more of a figure is better, -1 where less is, 0 where that depends."""
-    base = name.partition("/")[0]
-    if base.endswith("_rate") or base in (*COST_COLUMNS, "self_bleu"):
-        return -1
-    better = (
-        "AP",
-        "consensus_",
-        "coverage",
-        "distinct",
-        "recall",
-        "precision",
-        "name_diversity",
-        "unique_name",
-        "vendi",
-    )
-    return 1 if base.startswith(better) or base == "cluster_coverage" else 0
+    return find_measure(name).direction
 
 
 def category_figures(samples: int) -> dict[str, str]:
     """Our name of a figure -> its name in `aggregate.category_figures`. In tables name diversity is the
     normalised one (1 for a uniform choice of the name)."""
-    curves = (f"{name}@{k}" for name in ("coverage", "distinct_names") for k in range(1, samples + 1))
-    same = ("recall", f"coverage@{samples}", "distinct_names", "box_spread", "cluster_coverage", *curves)
-    return {name: name for name in same} | {
-        "name_diversity": "normalised_name_diversity",
-        "name_diversity_raw": "name_diversity",
-    }
+    averaged = [measure for measure in MEASURES if measure.source]
+    same = [measure for measure in averaged if measure.source == measure.name]
+    ends = [_at(measure.name, samples) for measure in same if measure.group != "no table"]
+    curves = [_at(measure.name, k) for measure in same if "@k" in measure.name for k in range(1, samples + 1)]
+    renamed = {measure.name: measure.source for measure in averaged if measure.source != measure.name}
+    return {name: name for name in (*ends, *curves)} | renamed
+
+
+def _at(name: str, k: int) -> str:
+    return name.replace("@k", f"@{k}")
 
 
 def _of_k(name: str, samples: int) -> bool:

@@ -61,7 +61,8 @@ def estimate(cell: CellTables, step: int, temperature: float, weights: Weights |
     """
     per_category, per_image = tables.tables(cell.images, step, temperature, cell.record)
     by_category = aggregate.category_figures(per_category, weights)
-    own = {"recall": by_category["recall"], "name_diversity": by_category["normalised_name_diversity"]}
+    sources = category_figures(_samples(per_category))
+    own = {name: by_category[sources[name]] for name in CATEGORY_COLUMNS if name in sources}
     own["AP"] = np.full_like(own["recall"], np.nan)
     figures: dict[str, Floats] = {}
     if cell.record.evaluation(step).metrics:
@@ -72,7 +73,7 @@ def estimate(cell: CellTables, step: int, temperature: float, weights: Weights |
         of_samples = ap.summarise(_precision(cell, step, temperature, weights), cell.frequency)
         figures["consensus_AP"], figures["consensus_AP50"] = of_samples["AP"], of_samples["AP50"]
         figures["consensus_gain"] = of_samples["AP"] - figures["AP"]
-    for name, source in category_figures(per_category.verified.shape[1] - 1).items():
+    for name, source in sources.items():
         means = aggregate.by_frequency(by_category[source], cell.frequency)
         figures[name] = means["all"]
         figures |= {f"{name}/{group}": means[group] for group in FREQUENCIES}

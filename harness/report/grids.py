@@ -12,14 +12,15 @@ from typing import NamedTuple
 from harness.metrics.catalogue import (
     AP_COLUMNS,
     CATEGORY_COLUMNS,
+    CLUSTER_COLUMNS,
     CONSENSUS_COLUMNS,
     COST_COLUMNS,
     FAULT_COLUMNS,
-    FREQUENCIES,
-    HEADINGS,
+    FREQUENCY_COLUMNS,
     TEXT_COLUMNS,
     diversity_columns,
     gain_names,
+    heading,
 )
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
@@ -43,7 +44,6 @@ from harness.suite.cells import BASE, chains
 HYPOTHESES = "Hypotheses"
 UNDEFINED = "–"  # noqa: RUF001 (an en dash, as tables have it)
 NOTHING = Interval(math.nan, math.nan, math.nan, 0)
-FREQUENCY_COLUMNS = tuple(f"{name}/{group}" for name in ("recall", "name_diversity") for group in FREQUENCIES)
 
 DEPENDS_ON_SAMPLES = (
     "Self-BLEU, Vendi score and cluster coverage grow with K, distinct-1 and distinct-2 fall with it: compare them at "
@@ -77,7 +77,7 @@ def grids(results: Results) -> list[Grid]:
     rows, samples = table(results), results.samples
     several = len(results.suite.models) > 1
     changes = differences(results)
-    clusters = (*TEXT_COLUMNS, "box_spread", "cluster_coverage")
+    clusters = (*TEXT_COLUMNS, *CLUSTER_COLUMNS)
     note = DEPENDS_ON_SAMPLES if _known(rows, "self_bleu") else ""
     names = tuple(name for name in diversity_columns(samples) if name != "recall")
     of_samples = f"(K = {samples} samples)"
@@ -163,7 +163,7 @@ def figure_grid(
         )
         for index, row in enumerate(rows)
     )
-    return Grid(title, ("row", "seeds", *map(_heading, names)), body, note=note)
+    return Grid(title, ("row", "seeds", *map(heading, names)), body, note=note)
 
 
 # ---- the tables --------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def _temperature_grids(results: Results, several: bool) -> list[Grid]:
         )
         for line in lines
     )
-    return [Grid("Temperature", ("row", "temperature", *map(_heading, names)), body)] if body else []
+    return [Grid("Temperature", ("row", "temperature", *map(heading, names)), body)] if body else []
 
 
 def _category_grid(results: Results, lines: Sequence[CategoryLine], name: str, least: int) -> Grid:
@@ -241,7 +241,7 @@ def _category_grid(results: Results, lines: Sequence[CategoryLine], name: str, l
                 GridCell(f"{images:,}", images),
             )
             body.append((*words, *cells))
-    return Grid(f"Per category: {_heading(name)}", ("category", "frequency", "images", *titles), tuple(body), words=3)
+    return Grid(f"Per category: {heading(name)}", ("category", "frequency", "images", *titles), tuple(body), words=3)
 
 
 def _equal_ap_grids(results: Results, several: bool) -> list[Grid]:
@@ -262,7 +262,7 @@ def _equal_ap_grids(results: Results, several: bool) -> list[Grid]:
         f"{lines[0].control} is read off its path along training, seed by seed, where it has the AP of the row. AP "
         f"gap: what is left of the difference; beyond {COMPARABLE:g} the two are not comparable."
     )
-    headings = ("row", "seeds", "comparable", "AP gap", *map(_heading, names))
+    headings = ("row", "seeds", "comparable", "AP gap", *map(heading, names))
     return [Grid(f"Difference to {lines[0].control} at equal AP, paired", headings, body, words=3, note=note)]
 
 
@@ -315,10 +315,6 @@ def _winners(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) 
 
 def _cell(figure: Interval, signed: bool = False, best: bool = False) -> GridCell:
     return GridCell(format_interval(figure, signed), figure.estimate, best)
-
-
-def _heading(name: str) -> str:
-    return HEADINGS.get(name) or name.replace("_", " ")
 
 
 def _named(label: str, model: str, several: bool) -> str:

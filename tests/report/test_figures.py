@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.errors import DataError
+from harness.metrics.catalogue import PROBE
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval, interval
 from harness.records import gallery
@@ -173,7 +174,7 @@ def test_training_lines_are_seed_means_of_what_was_logged(results: Results) -> N
 def test_probe_lines_are_seed_means_where_every_seed_saw_something(results: Results) -> None:
     first, second = (results.records[Key("toy", "sed", seed)] for seed in (0, 1))
     found = data.probe_lines(results, "toy")
-    assert list(found) == [name for name, _ in data.PROBE]
+    assert list(found) == [measure.name for measure in PROBE]
     line = next(line for line in found["name_diversity"] if line.label == "sed")
     assert line.x == (0, 60, 120, 180, 240)
     pairs = zip(first.probe, second.probe, strict=True)

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.commands.score.evaluate_tables import interval, number
+from harness.metrics.catalogue import FREQUENCIES
 
 Json = Mapping[str, Any]
 
-FREQUENCIES = ("r", "c", "f")
 AP_FIGURES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from harness.metrics.catalogue import PROBE, TRAINING
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval, interval
 from harness.records import Record
@@ -19,26 +20,7 @@ from harness.suite.cells import BASE, ORACLES
 
 Numbers = tuple[float, ...]
 
-TRAINING = (
-    ("heldout_nll", "held-out NLL (nats per token)"),
-    ("entropy", "entropy (nats)"),
-    ("p_y", "probability of the label"),
-    ("selected", "selected share"),
-    ("reward", "mean reward of the samples"),
-    ("objects", "objects per sample"),
-    ("duplicates", "duplicates per sample"),
-)
-"""What is logged along training, and how it is called."""
-PROBE = (
-    ("entropy", "entropy, all tokens (nats)"),
-    ("p_y", "probability of the label, all tokens"),
-    ("recall", "recall"),
-    ("name_entropy", "entropy, names (nats)"),
-    ("name_p_y", "probability of the label, names"),
-    ("name_diversity", "name diversity"),
-)
-"""What is seen in the probe set."""
-HEAT = (("recall", "recall"), ("precision", "precision"), ("name_diversity", "normalised name diversity"))
+HEAT = ("recall", "precision", "name_diversity")
 """What depends on the temperature of the samples."""
 
 POINTS = 13
@@ -151,7 +133,7 @@ def coverage_lines(results: Results, model: str) -> list[Line]:
 
 def heat_lines(results: Results, model: str) -> dict[str, list[Line]]:
     """Quantity of HEAT -> its lines over the temperature of the samples; empty where there is one temperature."""
-    found: dict[str, list[Line]] = {name: [] for name, _ in HEAT}
+    found: dict[str, list[Line]] = {name: [] for name in HEAT}
     lines = temperature_lines(results)
     for label in rows_of(results):
         own = [line for line in lines if (line.model, line.label) == (model, label)]
@@ -197,7 +179,7 @@ def training_lines(results: Results, model: str) -> dict[str, list[Line]]:
     def lines(quantity: str) -> list[Line]:
         return _over_steps(results, model, lambda record: _log(record, quantity), base=quantity == "heldout_nll")
 
-    return {quantity: found for quantity, _ in TRAINING if (found := lines(quantity))}
+    return {item.name: found for item in TRAINING if (found := lines(item.name))}
 
 
 def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
@@ -206,7 +188,7 @@ def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
     def lines(quantity: str) -> list[Line]:
         return _over_steps(results, model, lambda record: _defined(record.probe, quantity), base=False)
 
-    return {quantity: found for quantity, _ in PROBE if (found := lines(quantity))}
+    return {item.name: found for item in PROBE if (found := lines(item.name))}
 
 
 def _over_steps(results: Results, model: str, log: Callable[[Record], dict[int, float]], base: bool) -> list[Line]:

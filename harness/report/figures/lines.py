@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from harness.metrics.catalogue import PROBE, TRAINING, Measure, axis_label
 from harness.report.figures.data import (
     HEAT,
-    PROBE,
-    TRAINING,
     Line,
     by_model,
     coverage_lines,
@@ -39,10 +38,10 @@ def draw_frontier(results: Results) -> Figure:
     panels = figure.subplots(1, len(models(results)), sharex=True, sharey=True, squeeze=False)[0]
     for axes, model in zip(panels, models(results), strict=True):
         draw_lines(axes, frontier_lines(results, model), rows_of(results)[1:])
-        axes.set_xlabel("AP (greedy answer)")
+        axes.set_xlabel(axis_label("AP"))
         axes.set_title(model if len(panels) > 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(6))
-    panels[0].set_ylabel("normalised name diversity")
+    panels[0].set_ylabel(axis_label("name_diversity"))
     legend_below(figure, panels)
     return figure
 
@@ -55,7 +54,7 @@ def draw_coverage(results: Results) -> Figure:
         axes.set_xlabel("k samples")
         axes.set_title(model if len(panels) > 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    panels[0].set_ylabel("coverage@k")
+    panels[0].set_ylabel(axis_label("coverage@k"))
     legend_below(figure, panels)
     return figure
 
@@ -67,9 +66,9 @@ def draw_heat(results: Results) -> Figure:
     labels = rows_of(results)[1:]
     for line, model in zip(panels, models(results), strict=True):
         found, heats = heat_lines(results, model), results.suite.sample.curve
-        for axes, (name, title) in zip(line[:-1], HEAT, strict=True):
+        for axes, name in zip(line[:-1], HEAT, strict=True):
             draw_lines(axes, found[name], labels)
-            axes.set_title(_titled(results, model, title), fontsize=9)
+            axes.set_title(_titled(results, model, axis_label(name)), fontsize=9)
             axes.set_xlabel("temperature")
             axes.set_xticks(heats, [f"{heat:g}" for heat in heats])
         along = paths(found["name_diversity"], found["recall"])
@@ -77,7 +76,7 @@ def draw_heat(results: Results) -> Figure:
         for own in along:
             _hollow(line[-1], own, labels)
         line[-1].set_title(_titled(results, model, "hollow: the coldest"), fontsize=9)
-        line[-1].set(xlabel="normalised name diversity", ylabel="recall")
+        line[-1].set(xlabel=axis_label("name_diversity"), ylabel=axis_label("recall"))
     legend_below(figure, list(panels.flat))
     return figure
 
@@ -95,7 +94,7 @@ def paths(across: Sequence[Line], up: Sequence[Line]) -> list[Line]:
 def draw_training(results: Results) -> Figure:
     """A line of panels per model."""
     found = by_model(results, training_lines)
-    drawn = [pair for pair in TRAINING if any(pair[0] in own for own in found.values())]
+    drawn = [measure for measure in TRAINING if any(measure.name in own for own in found.values())]
     return _draw_over_steps(results, found, drawn, across=len(drawn), width=2.9, height=2.7)
 
 
@@ -109,19 +108,19 @@ def draw_dynamics(results: Results) -> Figure:
 def _draw_over_steps(
     results: Results,
     found: Mapping[str, Mapping[str, Sequence[Line]]],
-    drawn: Sequence[tuple[str, str]],
+    drawn: Sequence[Measure],
     across: int,
     width: float,
     height: float,
 ) -> Figure:
-    """One panel per model and quantity of `drawn`, `across` of them in a line; width, height: of a panel in inches."""
-    quantities = [(model, *quantity) for model in found for quantity in drawn]
-    down = len(quantities) // across
+    """One panel per model and measure of `drawn`, `across` of them in a line; width, height: of a panel in inches."""
+    titled = [(model, measure) for model in found for measure in drawn]
+    down = len(titled) // across
     figure = Figure(figsize=(width * across, height * down + 0.5), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, squeeze=False)
-    for axes, (model, quantity, title) in zip(panels.flat, quantities, strict=True):
-        draw_lines(axes, found[model].get(quantity, ()), rows_of(results)[1:])
-        axes.set_title(_titled(results, model, title), fontsize=9)
+    for axes, (model, measure) in zip(panels.flat, titled, strict=True):
+        draw_lines(axes, found[model].get(measure.name, ()), rows_of(results)[1:])
+        axes.set_title(_titled(results, model, measure.heading), fontsize=9)
     for axes in panels[-1]:
         axes.set_xlabel("training step")
     legend_below(figure, list(panels.flat))

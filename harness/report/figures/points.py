@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
+from harness.metrics.catalogue import axis_label
 from harness.metrics.stats import Interval
 from harness.report.figures.data import Cloud, Trajectory, clouds, models, rows_of, trajectories
 from harness.report.figures.style import Look, legend_below, look, shown
@@ -26,10 +27,10 @@ def draw_trajectories(results: Results) -> Figure:
     panels = figure.subplots(1, len(models(results)), sharex=True, sharey=True, squeeze=False)[0]
     for axes, model in zip(panels, models(results), strict=True):
         _draw_trajectories(axes, trajectories(results, model), labels)
-        axes.set_xlabel("normalised name diversity")
+        axes.set_xlabel(axis_label("name_diversity"))
         if len(panels) > 1:
             axes.set_title(model, pad=16)
-    panels[0].set_ylabel("AP (greedy answer)")
+    panels[0].set_ylabel(axis_label("AP"))
     legend_below(figure, panels)
     return figure
 
@@ -92,7 +93,7 @@ def draw_clouds(results: Results) -> Figure:
     for axes in list(panels.flat)[max(0, len(drawn) - across) : len(drawn)]:  # the lowest of each column
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("training images")
-    figure.supylabel("normalised name diversity", size=9)
+    figure.supylabel(axis_label("name_diversity"), size=9)
     if any(axes.get_legend_handles_labels()[0] for axes in panels.flat):
         legend_below(figure, list(panels.flat))
     return figure
