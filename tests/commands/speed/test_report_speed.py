@@ -22,6 +22,7 @@ def test_a_generated_run_is_a_run(tmp_path: Path) -> None:
     assert all(0 < row.figures["AP"].estimate < 1 for row in table(results))  # and it is that of the tables
 
 
+@pytest.mark.slow
 def test_the_command_measures_the_first_report_and_the_next(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

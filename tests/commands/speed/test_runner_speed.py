@@ -35,7 +35,7 @@ TABLE = """\
 | peak memory, 1 and 8 times the images (100 and 1,124 mentions) | 600 and 612 MiB | at most 12 MiB more |
 | share of training spent waiting for data, 0 workers | 30.0% |  |
 | share of training spent waiting for data, 2 workers | 2.0% |  |
-| a snapshot | 0.30 s, 20.0 MiB, as long as 3.0 training steps |  |
+| a checkpoint | 0.30 s, 20.0 MiB, as long as 3.0 training steps |  |
 
 Memory may grow by the rows of the tables, 4 KiB for each mention, and by 8 MiB, where freed memory goes back to the \
 system (MALLOC_MMAP_THRESHOLD_=131072); batches have as many sequences, \

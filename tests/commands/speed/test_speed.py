@@ -27,6 +27,7 @@ def test_every_objective_is_measured() -> None:
     assert {name for name, _ in speed.CASES.values()} == set(objectives.OBJECTIVES)
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
