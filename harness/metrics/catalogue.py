@@ -217,11 +217,9 @@ TRAINING: tuple[Measure, ...] = (
         *("heldout_nll", "held-out NLL (nats per token)", LOWER, "training"),
         "Mean negative log probability of the held-out targets, measured with each evaluation.",
     ),
-    Measure("entropy", "entropy (nats)", NEITHER, "training", "Mean entropy of the next token in the batch."),
+    Measure("entropy", "entropy (nats)", NEITHER, "training", "Mean entropy of the next token of targets or rollouts."),
     Measure("p_y", "probability of the label", HIGHER, "training", "Mean probability of the batch's labels."),
-    Measure(
-        "selected", "selected share", NEITHER, "training", "Share of the tokens that the objective's mask selects."
-    ),
+    Measure("selected", "selected share", NEITHER, "training", "Share of the tokens that the mask selects."),
     Measure("reward", "mean reward of the samples", HIGHER, "training", "Mean reward of the rollouts."),
     Measure("objects", "objects per sample", NEITHER, "training", "Mean number of mentions in a rollout."),
     Measure("duplicates", "duplicates per sample", LOWER, "training", "Mean number of repeated mentions in a rollout."),
@@ -229,8 +227,8 @@ TRAINING: tuple[Measure, ...] = (
 """What figures show of the log of training, in their order."""
 
 PROBE: tuple[Measure, ...] = (
-    Measure("entropy", "entropy, all tokens (nats)", NEITHER, "probe", "Mean entropy of the next token."),
-    Measure("p_y", "probability of the label, all tokens", HIGHER, "probe", "Mean probability of the labels."),
+    Measure("entropy", "entropy, all tokens (nats)", NEITHER, "probe", "Mean entropy over the targets."),
+    Measure("p_y", "probability of the label, all tokens", HIGHER, "probe", "Mean probability of targets' tokens."),
     Measure(
         *("recall", "recall", HIGHER, "probe", "As in the tables, over the images of the probe."),
         source="recall",

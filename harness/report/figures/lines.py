@@ -114,11 +114,11 @@ def _draw_over_steps(
     height: float,
 ) -> Figure:
     """One panel per model and measure of `drawn`, `across` of them in a line; width, height: of a panel in inches."""
-    titled = [(model, measure) for model in found for measure in drawn]
-    down = len(titled) // across
+    contents = [(model, measure) for model in found for measure in drawn]
+    down = len(contents) // across
     figure = Figure(figsize=(width * across, height * down + 0.5), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, squeeze=False)
-    for axes, (model, measure) in zip(panels.flat, titled, strict=True):
+    for axes, (model, measure) in zip(panels.flat, contents, strict=True):
         draw_lines(axes, found[model].get(measure.name, ()), rows_of(results)[1:])
         axes.set_title(_titled(results, model, measure.heading), fontsize=9)
     for axes in panels[-1]:
