@@ -1,17 +1,77 @@
-"""A row's figures at another AP than its last: read off the path that it takes along training, as a control for rows
-that reach that AP in another way.
+"""What a row is made of, and its figures at another AP than its last: read off the path that it takes along training,
+as a control for rows that reach that AP in another way.
 
 Shape legend: S seeds, W weightings (the point estimate and the bootstrap replicates), k evaluated steps of a path.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from harness.report.estimates import Floats
+from harness.report.results import Key
+from harness.suite.cells import BASE, ORACLES
 
 COMPARABLE = 0.01
 """AP by which two rows may still differ after matching; beyond, they are not compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which cells a row is made of, and at which step: all seeds at the same one. step is None where there is none (no
+    finished cell)."""
+
+    model: str
+    label: str
+    cells: tuple[Key, ...]
+    step: int | None
+    at_ap_of: Source | None = None
+    """The row whose AP this one is read at, along the path of its cells (see harness.report.paths); its own step is
+    then the last of the path."""
+    base: Source | None = None
+    """Where that path begins."""
+    temperature: float | None = None
+    """Of the samples; None: the suite's own."""
+    since: int | None = None
+    """Of a chain: the step at which its last stage began."""
+    unfinished: bool = False
+    """Whether it is a chain before its last stage."""
+    early_images: int | None = None
+    """How many images its figures are over: those of the evaluations before the last step. None: all."""
+
+    @property
+    def once(self) -> bool:
+        """Whether one cell serves every seed: of the base and the oracles, where nothing is trained."""
+        return self.label in (BASE, *ORACLES) and len(self.cells) == 1
+
+    def cell(self, seed: int) -> Key:
+        """The cell to pair with those of this seed."""
+        return self.cells[0] if self.once else next(key for key in self.cells if key.seed == seed)
+
+    @property
+    def derived(self) -> bool:
+        """Made of another row's cells."""
+        return self.at_ap_of is not None or self.unfinished or self.temperature is not None
+
+
+def over_images(source: Source, number: int | None) -> Source:
+    """The same row over as many early images, and with it what it is read beside: a path has the same images at all of
+    its steps, and so has what it is compared with."""
+    target, base = source.at_ap_of, source.base
+    return replace(
+        source,
+        early_images=number,
+        at_ap_of=None if target is None else over_images(target, number),
+        base=None if base is None else over_images(base, number),
+    )
+
+
+def on_same_images(a: Source, b: Source) -> tuple[Source, Source]:
+    """Two rows to be compared: where one is read off a path, both are over the images of that path."""
+    number = next((own.early_images for own in (a, b) if own.at_ap_of is not None), None)
+    return (a, b) if number is None else (over_images(a, number), over_images(b, number))
 
 
 def interpolate_path(ap: Floats, figure: Floats, target: Floats) -> Floats:

@@ -11,9 +11,9 @@ from harness.metrics.catalogue import figure_names, gain_names
 from harness.metrics.stats import REPLICATES, Interval, PairedTest, Verdict, interval
 from harness.metrics.stats import verdicts as judge
 from harness.report.estimates import Floats
-from harness.report.paths import is_comparable
+from harness.report.paths import Source, is_comparable, on_same_images
 from harness.report.results import Results, once
-from harness.report.rows import Source, at_ap_of, needed, on_same_images, sources, stacked
+from harness.report.rows import at_ap_of, needed, sources, stacked
 from harness.suite.schema import Hypothesis
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from harness.records import EvaluationInfo
 from harness.report.estimates import CellTables, Floats, estimate
-from harness.report.paths import interpolate_path
+from harness.report.paths import interpolate_path, on_same_images
 from harness.report.results import Key, Results, load
-from harness.report.rows import at_ap_of, compare_rows, on_same_images, sources
+from harness.report.rows import at_ap_of, compare_rows, sources
 from harness.report.verdicts import stated_tests
 from harness.suite.early_images import early_places
 
