@@ -119,7 +119,7 @@ def cells(folder: Path) -> Any:
         found["rank 0 fails in evaluation"] = run("evaluation", "open_flamingo-base-*")
     with failing(1, 3, broken, "harness.evaluation.scored_samples.generate_batch", generation.generate_batch):
         found["rank 1 fails in generation"] = run("generation", "open_flamingo-base-*")
-    with failing(0, 1, full, "harness.training.checkpoints.write", checkpoints.write):
+    with failing(0, 1, full, "harness.training.checkpoints.write_copy", checkpoints.write_copy):
         found["the disk is full"] = run("full", "open_flamingo-ce-*")
     return found
 

@@ -255,10 +255,12 @@ def test_a_handler_made_meanwhile_writes_to_standard_error_afterwards(capsys: py
 
 
 def test_warnings_are_errors_where_they_were() -> None:
-    """As in these tests: what a filter makes an error is one, with a bar and without."""
-    with pytest.raises(UserWarning, match="now"), bar(io.StringIO()):
-        warnings.warn("now", UserWarning, stacklevel=1)
-    with pytest.raises(UserWarning, match="later"):
-        warnings.warn("later", UserWarning, stacklevel=1)
+    """What a filter makes an error is one, with a bar and without."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="now"), bar(io.StringIO()):
+            warnings.warn("now", UserWarning, stacklevel=1)
+        with pytest.raises(UserWarning, match="later"):
+            warnings.warn("later", UserWarning, stacklevel=1)
     with pytest.warns(UserWarning, match="asked for"):
         warnings.warn("asked for", UserWarning, stacklevel=1)

@@ -109,7 +109,7 @@ def test_a_damaged_table_is_made_again(name: str, tmp_path: Path) -> None:
 CELLS: dict[str, dict[str, Any]] = {
     "grpo": {**GRPO, "updates": 2, "kl": 0.1, "eval_at": [1]},
     "dpo": DPO,
-    "divpo": DIVPO,
+    "divpo": {**DIVPO, "bad": 0.8},
     "nsft": {**NSFT, "images": 8, "temperature": 2.0, "kl": 0.1, "eval_at": [1]},
     "sft": SFT,
 }
@@ -250,6 +250,7 @@ def test_two_ranks_learn_what_one_process_learns(tmp_path: Path) -> None:
     process. Updates are of the images of both: one with fewer images that differ in reward takes part all the same."""
     first, second = on_ranks(2, "tests.training.stages.test_contract:learn_together", tmp_path)
     assert first == second
+    (tmp_path / "alone").mkdir()
     alone = learn_together(tmp_path / "alone")
     for name in SHARED:
         pairs = list(zip(first[name]["curve"], alone[name]["curve"], strict=True))
