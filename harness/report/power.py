@@ -109,7 +109,12 @@ def cheapest(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> RunSize | N
 
 
 def power_grids(results: Results) -> list[Grid]:
-    """The hypotheses now, then one table for each of what other sizes give, then what each size decides and costs."""
+    """The hypotheses now, then one table for each of what other sizes give, then what each size decides and costs.
+
+    Raises ConfigError where the suite states no hypothesis.
+    """
+    if not results.suite.hypotheses:
+        raise ConfigError(f"suite {results.suite.suite}: expected hypotheses, got none; --suite names others")
     sizes = run_sizes(results)
     found = prospects(results, sizes)
     return [

@@ -76,3 +76,9 @@ def test_the_page_shows_what_is_printed(results: Results) -> None:
     grids = power_grids(results)
     for grid in (grids[0], grids[-1]):
         assert markdown(grid).rstrip("\n") in page, "run detmodes power results/quickstart --format md, and copy it"
+
+
+def test_a_suite_without_hypotheses_has_nothing_to_decide(results: Results) -> None:
+    planned = results.suite.model_copy(update={"hypotheses": ()})
+    with pytest.raises(ConfigError, match="expected hypotheses, got none"):
+        power_grids(with_hypotheses(results, planned))
