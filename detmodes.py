@@ -18,8 +18,8 @@ PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 def foreign_packages() -> list[str]:
     """Return a line for each of PACKAGES that is somebody else's on Python's import path: which, and where it lies."""
-    found = {name: find_spec(name) for name in PACKAGES}
-    origins = {name: Path(spec.origin).resolve() for name, spec in found.items() if spec is not None and spec.origin}
+    specs = {name: find_spec(name) for name in PACKAGES}
+    origins = {name: Path(spec.origin).resolve() for name, spec in specs.items() if spec is not None and spec.origin}
     return [
         f"{name}: expected the package that belongs to {ROOT / 'detmodes.py'}, got {origins.get(name, 'none')}; "
         "start in another folder, or take that one off Python's import path (PYTHONPATH)"

@@ -31,8 +31,8 @@ class Coco(OnDisk):
 def synonyms() -> dict[str, list[str]]:
     """COCO category name -> its other names, from data/coco_synonyms.json (which says how they were chosen)."""
     text = files("benchmarks").joinpath("data/coco_synonyms.json").read_text()
-    found: dict[str, list[str]] = json.loads(text)["synonyms"]
-    return found
+    table: dict[str, list[str]] = json.loads(text)["synonyms"]
+    return table
 
 
 def with_synonyms(categories: Sequence[Category], table: Mapping[str, Sequence[str]]) -> tuple[Category, ...]:

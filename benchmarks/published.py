@@ -89,12 +89,12 @@ LAYOUTS: dict[str, Layout] = {
 
 def folder(data: Path | None, expected: str) -> Path:
     """The data folder: `data`, or what DETMODES_DATA names. ConfigError if neither; DataError if there is none."""
-    found = data or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    if found is None:
+    root = data or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if root is None:
         raise ConfigError(f"no data; give --data DIR or set {VARIABLE}: {expected}")
-    if not found.is_dir():
-        raise DataError(f"{found}: no such folder; expected {expected}")
-    return found
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected {expected}")
+    return root
 
 
 def describe(layout: Layout) -> str:

@@ -69,9 +69,9 @@ class Shapes:
 
     def describe(self) -> dict[str, object]:
         digests = {name: split.digest for name, split in self._splits.items()}
-        own = {"name": self.name, **asdict(self.settings), "format": FORMAT, "digests": digests}
-        own |= left_out(self._splits)
-        return own | {"pictures_may_be_published": True}  # they are rendered, nobody else's
+        description = {"name": self.name, **asdict(self.settings), "format": FORMAT, "digests": digests}
+        description |= left_out(self._splits)
+        return description | {"pictures_may_be_published": True}  # they are rendered, nobody else's
 
 
 def render_set(settings: ShapesSettings, root: Path | None = None) -> Path:

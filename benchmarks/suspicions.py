@@ -73,28 +73,28 @@ def find_in_annotations(annotations: Annotations) -> list[Suspicion]:
     def describe(row: int) -> str:
         return f"annotation {objects[row][1].id} of image {objects[row][0].image_id}"
 
-    found = list(find_in_boxes(boxes, areas, sizes, describe))
+    suspicions = list(find_in_boxes(boxes, areas, sizes, describe))
     present = ((e, {item.category_id for item in e.instances}) for e in examples)
     contradictory = [(e.image_id, c) for e, ids in present for c in sorted(ids & e.negative)]
     undecided = [(e.image_id, c) for e in examples for c in sorted(e.negative & e.not_exhaustive)]
-    found += find_contradictions(contradictory, undecided)
+    suspicions += find_contradictions(contradictory, undecided)
     paths = Counter(example.path for example in examples if example.path.name)
     shared = [path for path, count in paths.items() if count > 1]
     if shared:
-        found.append(Suspicion(SHARED_FILE, len(shared), len(paths), shared[0].name))
-    return found
+        suspicions.append(Suspicion(SHARED_FILE, len(shared), len(paths), shared[0].name))
+    return suspicions
 
 
 def find_in_boxes(boxes: Floats, areas: Floats, sizes: Floats, describe: Callable[[int], str]) -> Iterator[Suspicion]:
     """Yield what is odd about objects: boxes [G, 4], areas [G], and the width and height of their images [G, 2], 0
     where they are not known. describe: names an object by its row."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    known = (sizes > 0).all(axis=1)
+    has_size = (sizes > 0).all(axis=1)
     box_areas = boxes[:, 2] * boxes[:, 3]
     findings = {
         NO_AREA: ~(box_areas > 0),
-        "boxes lie wholly outside their image": known & ((high <= 0) | (low >= sizes)).any(axis=1) & (box_areas > 0),
-        "boxes are far larger than their image": known & (boxes[:, 2:] > FAR_LARGER * sizes).any(axis=1),
+        "boxes lie wholly outside their image": has_size & ((high <= 0) | (low >= sizes)).any(axis=1) & (box_areas > 0),
+        "boxes are far larger than their image": has_size & (boxes[:, 2:] > FAR_LARGER * sizes).any(axis=1),
         LARGE_AREA: (box_areas > 0) & (areas > AREA_FACTOR * box_areas + AREA_SLACK),
     }
     for what, odd in findings.items():
@@ -151,16 +151,16 @@ def find_in_rows(table: Floats, sizes: Floats, doubled: int = 0) -> list[Suspici
     """
     if not len(table):
         return []
-    boxes, scores, known = table[:, 2:6], table[:, 6], (sizes > 0).all(axis=1)
-    found = []
+    boxes, scores, has_size = table[:, 2:6], table[:, 6], (sizes > 0).all(axis=1)
+    suspicions = []
 
     def suspect(what: str, odd: Booleans) -> None:
-        found.append(Suspicion(what, int(odd.sum()), len(table)))
+        suspicions.append(Suspicion(what, int(odd.sum()), len(table)))
 
     outside = (scores < 0) | (scores > 1)
     if outside.any():
         suspect("scores lie outside [0, 1]: a ranking needs no more, calibration does", outside)
-    beyond: Any = known & (boxes[:, :2] + boxes[:, 2:] > sizes + TOLERANCE).any(axis=1)
+    beyond: Any = has_size & (boxes[:, :2] + boxes[:, 2:] > sizes + TOLERANCE).any(axis=1)
     if (np.abs(boxes) <= 1).all() and (boxes[:, 2:] > 0).any():
         suspect(
             "boxes lie between 0 and 1: pixels are expected, not shares of the image", np.ones(len(table), np.bool_)
@@ -175,7 +175,7 @@ def find_in_rows(table: Floats, sizes: Floats, doubled: int = 0) -> list[Suspici
             suspect("boxes stick out of their image", beyond)
     repeated = len(table) - len(np.unique(table, axis=0))
     if doubled:
-        found.append(Suspicion("detections are there twice", doubled // 2, doubled))
+        suspicions.append(Suspicion("detections are there twice", doubled // 2, doubled))
     elif repeated >= len(table) * MANY:
-        found.append(Suspicion("detections are there twice", repeated, len(table)))
-    return found
+        suspicions.append(Suspicion("detections are there twice", repeated, len(table)))
+    return suspicions

@@ -40,8 +40,8 @@ that pip refuses it as an ordinary requirement; it works with today's torch."""
 def names(kind: Kind) -> dict[str, str]:
     """Name -> "module:Class". What detmodes ships wins over a package that takes the same name."""
     package, attribute, group = _SOURCES[kind]
-    own: dict[str, str] = getattr(importlib.import_module(package), attribute)
-    return {**{point.name: point.value for point in entry_points(group=group)}, **own}
+    built_in: dict[str, str] = getattr(importlib.import_module(package), attribute)
+    return {**{point.name: point.value for point in entry_points(group=group)}, **built_in}
 
 
 def foreign(kind: Kind, name: str) -> EntryPoint | None:
@@ -54,16 +54,16 @@ def foreign(kind: Kind, name: str) -> EntryPoint | None:
 
 def find(kind: Kind, name: str) -> Any:
     """The class behind a name."""
-    known = names(kind)
-    if name not in known:
-        raise ConfigError(unknown(kind, name, known))
+    available = names(kind)
+    if name not in available:
+        raise ConfigError(unknown(kind, name, available))
     try:
-        return resolve(known[name])
+        return resolve(available[name])
     except ModuleNotFoundError as error:
         how = INSTALLED_BY.get(error.name or "", "")
         raise ConfigError(f"{kind} {name}: it needs {error.name}, which is not installed here{how}") from error
     except AttributeError as error:
-        raise ConfigError(f"{kind} {name}: expected the class {known[name]}, got: {error}") from error
+        raise ConfigError(f"{kind} {name}: expected the class {available[name]}, got: {error}") from error
 
 
 def resolve(reference: str) -> Any:
@@ -75,10 +75,10 @@ def resolve(reference: str) -> Any:
 def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]:
     """What is wrong with a name and its settings; empty if nothing is."""
     try:
-        found = find(kind, name).problems(settings)
+        reported = find(kind, name).problems(settings)
     except ConfigError as error:
         return list(error.problems)
-    return list(found)
+    return list(reported)
 
 
 def benchmark(name: str, settings: Mapping[str, object], data: Path | None) -> Benchmark:

@@ -41,20 +41,20 @@ class Setting:
         return f"{place}: expected {self.expected}, got {value!r}"
 
 
-def problems(owner: str, given: Settings, known: Mapping[str, Setting]) -> list[str]:
+def problems(owner: str, given: Settings, allowed: Mapping[str, Setting]) -> list[str]:
     """Lists unknown keys and wrong values among the settings of an owner (`pix2seq`), one line each."""
-    found = []
+    lines = []
     for key, value in given.items():
-        if key not in known:
-            found.append(f"{owner}: {unknown('setting', str(key), known)}")
-        elif (problem := known[key].problem(f"{owner}.{key}", value)) is not None:
-            found.append(problem)
-    return found
+        if key not in allowed:
+            lines.append(f"{owner}: {unknown('setting', str(key), allowed)}")
+        elif (problem := allowed[key].problem(f"{owner}.{key}", value)) is not None:
+            lines.append(problem)
+    return lines
 
 
-def defaults(known: Mapping[str, Setting]) -> dict[str, Any]:
+def defaults(allowed: Mapping[str, Setting]) -> dict[str, Any]:
     """Returns the settings that are there without being given."""
-    return {key: setting.default for key, setting in known.items() if setting.default is not None}
+    return {key: setting.default for key, setting in allowed.items() if setting.default is not None}
 
 
 def _whole(value: object) -> bool:
@@ -100,8 +100,8 @@ def one_of(words: tuple[str, ...], default: str | None = None) -> Setting:
 
 def named(names: Iterable[str]) -> Setting:
     """Describes one of many names, of which the nearest is suggested."""
-    known = tuple(names)
-    return Setting("a name", lambda value: isinstance(value, str) and value in known, names=known)
+    allowed = tuple(names)
+    return Setting("a name", lambda value: isinstance(value, str) and value in allowed, names=allowed)
 
 
 def text(expected: str = "text", accepts: Callable[[str], bool] = lambda value: True) -> Setting:

@@ -74,8 +74,8 @@ def diagnose(
     say("matching at IoU 0.5")
     matches = match(examples, detections, categories, protocol, annotations.areas, annotations.crowds)
     truth = collect_objects(annotations, protocol)
-    found = Counted.of(matches)
-    made, calibrated = measure_calibration(detections, found)
+    counted = Counted.of(matches)
+    made, calibrated = measure_calibration(detections, counted)
     say("breaking down errors")
     errors = tide.break_down_errors(matches, detections, truth, examples, categories)
     orders = TIE_ORDERS if len(detections) <= MANY else FEW_TIE_ORDERS
@@ -83,7 +83,7 @@ def diagnose(
     generative = {
         "never_predicted": count_never_predicted(evaluation, predicted),
         "constant_score_AP": evaluate_random_rankings(annotations, detections, protocol, orders),
-        "duplicates": count_duplicates(detections, truth, found),
+        "duplicates": count_duplicates(detections, truth, counted),
         "nms": evaluate_after_nms(annotations, detections, protocol),
         "calibration": calibrated,
     }
@@ -136,24 +136,24 @@ def evaluate_random_rankings(
     """
     rng = np.random.default_rng(seed)
     rankings = (rng.permutation(len(detections)).astype(np.float64) for _ in range(orders))
-    found = evaluate_rankings(annotations, detections, rankings, protocol)
-    values = np.array([ap for ap in found if ap is not None])
+    precisions = evaluate_rankings(annotations, detections, rankings, protocol)
+    values = np.array([ap for ap in precisions if ap is not None])
     if not len(values):
         return {"mean": None, "sd": None, "min": None, "max": None, "orders": orders}
     figures = {"mean": values.mean(), "sd": values.std(ddof=1), "min": values.min(), "max": values.max()}
     return {**{name: float(value) for name, value in figures.items()}, "orders": orders}
 
 
-def count_duplicates(detections: Detections, truth: GroundTruth, found: Counted) -> Json:
+def count_duplicates(detections: Detections, truth: GroundTruth, counted: Counted) -> Json:
     """Share of the detections that count which find again what another one has found.
 
     Such a detection is unmatched at IoU 0.5 though its IoU with an object of its category is at least that:
     matching is greedy, so a better one has taken the object. (There are fewer errors of the kind "duplicate":
     what is also a classification error is counted as that.) None where no detection counts.
     """
-    wrong = detections.take(found.rows[~found.correct])
+    wrong = detections.take(counted.rows[~counted.correct])
     count = int((best_overlap(wrong, truth) >= VERIFIED_IOU).sum())
-    total = len(found.rows)
+    total = len(counted.rows)
     return {"share": count / total if total else None, "count": count, "detections": total}
 
 
@@ -165,15 +165,15 @@ def evaluate_after_nms(annotations: Annotations, detections: Detections, protoco
     return {"AP": ap, "iou": NMS_IOU, "removed": len(detections) - len(rows)}
 
 
-def measure_calibration(detections: Detections, found: Counted) -> tuple[Reliability | None, Json]:
+def measure_calibration(detections: Detections, counted: Counted) -> tuple[Reliability | None, Json]:
     """Does a score say how likely a detection is to be right at IoU 0.5? Over the detections that count.
 
     ECE and the largest gap of a bin (`harness.metrics.diagnosis.calibration`). None, with the reason, where scores are
     no probabilities or nothing counts.
     """
-    scores = detections.scores[found.rows]
+    scores = detections.scores[counted.rows]
     reason = reliabilities.undefined(scores)
     if reason is not None:
         return None, {"ece": None, "max_gap": None, "bins": BINS, "reason": reason}
-    made = reliabilities.reliability(scores, found.correct)
+    made = reliabilities.reliability(scores, counted.correct)
     return made, {"ece": made.ece, "max_gap": made.max_gap, "bins": BINS, "reason": None}

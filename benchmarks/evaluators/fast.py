@@ -138,9 +138,9 @@ def _suspect_detections(table: RowTable, columns: TruthColumns) -> list[Suspicio
 
 def _compact(table: RowTable, counts: NDArray[np.bool_]) -> int:
     """Move the rows that are flagged [D] to the front; return their number."""
-    seen = filled = 0
+    read = filled = 0
     for part in table.parts():
-        chosen = part[counts[seen : seen + len(part)]]
+        chosen = part[counts[read : read + len(part)]]
         table.rows[filled : filled + len(chosen)] = chosen
-        seen, filled = seen + len(part), filled + len(chosen)
+        read, filled = read + len(part), filled + len(chosen)
     return filled

@@ -72,7 +72,7 @@ def _figures(
     """Every precision figure of the protocol under image weights [R, I], each [R]."""
     frequency = [category.frequency for category in annotations.categories]
     values: dict[str, Floats] = {}
-    for size, own in matches.items():
-        means = summarise(average_precision(own, len(frequency), weights), frequency)
+    for size, of_size in matches.items():
+        means = summarise(average_precision(of_size, len(frequency), weights), frequency)
         values |= means if size == "all" else {f"AP{size}": means["AP"]}
     return {name: values[name] for name in list_figures(protocol) if name in values}

@@ -27,21 +27,21 @@ def protocol(subject: Subject) -> None:
 def settings(subject: Subject) -> None:
     """`problems` accepts these settings, and names a key that it does not know."""
     ask = subject.made_by.problems
-    found = ask(subject.settings)
-    require(found == [], f"problems: expected none with the settings of this check, got {found}")
-    found = ask({**subject.settings, UNKNOWN: 1})
+    problems = ask(subject.settings)
+    require(problems == [], f"problems: expected none with the settings of this check, got {problems}")
+    problems = ask({**subject.settings, UNKNOWN: 1})
     require(
-        isinstance(found, list) and len(found) == 1 and UNKNOWN in found[0],
-        f"problems: expected one line that names the unknown setting {UNKNOWN!r}, got {found}; "
+        isinstance(problems, list) and len(problems) == 1 and UNKNOWN in problems[0],
+        f"problems: expected one line that names the unknown setting {UNKNOWN!r}, got {problems}; "
         "a mistyped setting must not be ignored (see harness.errors.unknown)",
     )
 
 
 def describe(subject: Subject) -> None:
     """`describe` is JSON, and the same for every base with these settings: it identifies the cells of a run."""
-    own = subject.predictor.describe()
+    description = subject.predictor.describe()
     try:
-        text = json.dumps(own, allow_nan=False, sort_keys=True)
+        text = json.dumps(description, allow_nan=False, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise ContractError(f"describe: expected JSON values only, got: {error}") from None
     for when, other in (("when asked again", subject.predictor), ("by another base", subject.fresh())):

@@ -19,16 +19,16 @@ def pixels(subject: Subject) -> None:
     """Pictures of any size become one float32 tensor on the CPU, each independent of the others."""
     adapter = subject.adapter
     examples = [_picture(subject, index, *size) for index, size in enumerate(SHAPES)]
-    found = adapter.pixels(examples)
-    got = f"{tuple(found.shape)} {found.dtype} on {found.device}"
-    fits = found.ndim == 4 and len(found) == len(examples) and found.shape[1] == 3
+    tensor = adapter.pixels(examples)
+    got = f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
+    fits = tensor.ndim == 4 and len(tensor) == len(examples) and tensor.shape[1] == 3
     require(
-        fits and found.dtype == torch.float32 and found.device.type == "cpu",
+        fits and tensor.dtype == torch.float32 and tensor.device.type == "cpu",
         f"expected [{len(examples)}, 3, H, W] float32 on cpu, got {got}",
     )
-    require(bool(found.isfinite().all()), "expected finite numbers")
+    require(bool(tensor.isfinite().all()), "expected finite numbers")
     for index, example in enumerate(examples):
-        same = torch.equal(adapter.pixels([example])[0], found[index])
+        same = torch.equal(adapter.pixels([example])[0], tensor[index])
         require(same, "expected the same pixels for a picture alone and in a batch")
 
 
@@ -109,12 +109,12 @@ def rows(subject: Subject) -> None:
     targets = [subject.target(example) for example in (*pair, *pair)]  # both for each picture
     each = [example for example in pair for _ in pair]
     expected = target_log_probs(adapter, each, targets, device)
-    for found, own in zip(target_log_probs(adapter, pair, targets, device), expected, strict=True):
-        _same(subject, found, own, "with a picture each and with one that serves its neighbours too")
+    for actual, wanted in zip(target_log_probs(adapter, pair, targets, device), expected, strict=True):
+        _same(subject, actual, wanted, "with a picture each and with one that serves its neighbours too")
 
 
-def _same(subject: Subject, found: Tensor, expected: Tensor, where: str) -> None:
-    error = apart(found, expected)
+def _same(subject: Subject, actual: Tensor, expected: Tensor, where: str) -> None:
+    error = apart(actual, expected)
     require(
         error <= subject.tolerance,
         f"expected the log-probabilities of a row within {subject.tolerance} of each other {where}; got {error:.3g}",

@@ -33,8 +33,8 @@ def picture(subject: Subject) -> None:
     adapter, device = subject.trained.adapter, subject.accelerator.device
     first, second = subject.few[:2]
     tokens = subject.target(first)
-    own, other = (target_log_probs(adapter, [example], [tokens], device)[0] for example in (first, second))
-    differ = apart(own, other)
+    with_picture, other = (target_log_probs(adapter, [example], [tokens], device)[0] for example in (first, second))
+    differ = apart(with_picture, other)
     require(
         differ > 10 * subject.tolerance,
         f"expected other probabilities for another picture, got the same within {differ:.3g}; do `pixels` reach "
@@ -73,8 +73,8 @@ def save_load(subject: Subject) -> None:
     loaded.load(path)
     loaded.model.eval()
     targets = [subject.target(example) for example in subject.few]
-    own, other = (target_log_probs(adapter, subject.few, targets, device) for adapter in (tuned, loaded))
-    error = max(apart(a, b) for a, b in zip(own, other, strict=True))
+    before, other = (target_log_probs(adapter, subject.few, targets, device) for adapter in (tuned, loaded))
+    error = max(apart(a, b) for a, b in zip(before, other, strict=True))
     require(error == 0, f"expected the same log-probabilities to the bit, got {error:.3g}; what is not saved?")
     first, again = (a.generate(subject.few, [0.0, 1.0], 0, MAX_TOKENS) for a in (tuned, loaded))
     require(first == again, "expected the same samples, got others; what does `generate` use that is not saved?")

@@ -29,11 +29,11 @@ def answers(subject: Subject, temperatures: tuple[float, ...] = MIXED, seed: int
 
 def generate(subject: Subject) -> None:
     """One list for each picture, one sample for each temperature; nothing follows the end token."""
-    end, found = subject.codec.tokens.end, answers(subject)
-    shape = [len(own) for own in found]
+    end, drawn = subject.codec.tokens.end, answers(subject)
+    shape = [len(of_image) for of_image in drawn]
     expected = [len(MIXED)] * len(subject.few)
     require(shape == expected, f"expected {expected} samples for the pictures, got {shape}")
-    for sample in (sample for own in found for sample in own):
+    for sample in (sample for of_image in drawn for sample in of_image):
         require(
             len(sample.tokens) == len(sample.log_probs),
             f"expected a log-probability for each of {len(sample.tokens)} tokens, got {len(sample.log_probs)}",
@@ -50,7 +50,7 @@ def generate(subject: Subject) -> None:
 def limit(subject: Subject) -> None:
     """No sample is longer than `max_tokens`."""
     as_adapter(subject.predictor)
-    lengths = [len(s.tokens) for own in subject.predictor.generate(subject.few, MIXED, 0, 2) for s in own]
+    lengths = [len(s.tokens) for of_image in subject.predictor.generate(subject.few, MIXED, 0, 2) for s in of_image]
     require(max(lengths) <= 2, f"expected at most max_tokens = 2 tokens, got {max(lengths)}")
 
 

@@ -171,7 +171,7 @@ def _moments(points: Floats, replicates: Floats) -> _Moments:
     else:
         of_seeds = points.var(axis=0, ddof=1) / seeds
         apart = np.where(defined, replicates, 0.0) - means
-        shared = np.sum([_variance(own, defined, drawn) for own in apart], axis=0) / (seeds * (seeds - 1))
+        shared = np.sum([_variance(of_seed, defined, drawn) for of_seed in apart], axis=0) / (seeds * (seeds - 1))
         variance = of_seeds + np.maximum(0.0, of_images - shared)
         with np.errstate(divide="ignore", invalid="ignore"):
             degrees = np.where(of_seeds > 0, (seeds - 1) * variance / of_seeds, math.inf)

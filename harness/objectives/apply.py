@@ -59,7 +59,7 @@ def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool)
     members, group = batch.members, batch.group
     nll = token_nll(batch.logits, batch.labels)
     target = batch.labels != IGNORED_LABEL
-    own = target & ~members.sampled[group]
+    of_targets = target & ~members.sampled[group]
     of = Sequences(
         log_prob=nll.new_zeros(len(members.set)).index_add(0, group, -nll),
         length=nll.new_zeros(len(members.set)).index_add(0, group, target.to(nll.dtype)),
@@ -67,8 +67,8 @@ def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool)
         sampled=members.sampled,
         cost=members.cost,
     )
-    terms = {"ce": Term(_weighted(nll, own, batch.weight).sum(), own.sum()), name: function(of)}
-    stats = _stats(nll.detach(), None, own, None) if logged else {}
+    terms = {"ce": Term(_weighted(nll, of_targets, batch.weight).sum(), of_targets.sum()), name: function(of)}
+    stats = _stats(nll.detach(), None, of_targets, None) if logged else {}
     return LossOutput(terms, stats)
 
 
@@ -143,7 +143,7 @@ class _Block:
 def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: slice, logged: bool) -> _Block:
     """Applies a function to one block of positions; log_p [n, V]: of these rows of the batch."""
     labels = batch.labels[rows]
-    selected, weight = (None if own is None else own[rows] for own in (batch.selected, batch.weight))
+    selected, weight = (None if column is None else column[rows] for column in (batch.selected, batch.weight))
     target = labels != IGNORED_LABEL
     at = ScoredPositions(log_p, _indices(labels), selected, _reference(batch.reference, rows))
     made = function(at)
@@ -169,8 +169,8 @@ def _reference(logits: Tensor | Projection | None, rows: slice) -> Tensor | None
 
 def _weighted(values: Tensor, where: Tensor, weight: Tensor | None) -> Tensor:
     """Multiplies values [N] with their weights; 0 where they do not count."""
-    kept = torch.where(where, values, 0.0)
-    return kept if weight is None else kept * weight
+    chosen = torch.where(where, values, 0.0)
+    return chosen if weight is None else chosen * weight
 
 
 def _output(block: _Block) -> LossOutput:
@@ -206,12 +206,12 @@ def sums_by_kind(values: Tensor, kinds: Tensor, n_kinds: int) -> tuple[Tensor, T
 
     A kind that does not occur has sum and count 0: its mean is undefined.
     """
-    kept = kinds >= 0
+    counted = kinds >= 0
     dtype = torch.promote_types(values.dtype, torch.float32)
     sums = torch.zeros(n_kinds, dtype=dtype, device=values.device)
     counts = torch.zeros(n_kinds, dtype=torch.int64, device=values.device)
-    sums.index_add_(0, kinds[kept], values[kept].to(dtype))
-    counts.index_add_(0, kinds[kept], torch.ones_like(kinds[kept], dtype=torch.int64))
+    sums.index_add_(0, kinds[counted], values[counted].to(dtype))
+    counts.index_add_(0, kinds[counted], torch.ones_like(kinds[counted], dtype=torch.int64))
     return sums, counts
 
 
@@ -271,8 +271,8 @@ class _Total:
         else:
             self._sum.sums.add_(block.sums.detach())
             self._sum.count.add_(block.count)
-            for name, own in block.stats.items():
-                for total, value in zip(self._sum.stats[name], own, strict=True):
+            for name, sums in block.stats.items():
+                for total, value in zip(self._sum.stats[name], sums, strict=True):
                     total.add_(value)
         if block.selected is not None and self._sum.selected is not None:
             self._sum.selected[rows] = block.selected

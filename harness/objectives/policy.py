@@ -73,19 +73,19 @@ def grpo(
         raise ObjectiveError("grpo needs TokenBatch.rated (with a reference for kl), group and members")
     log_p = log_probability(batch.logits, batch.labels, temperature)
     before = log_p.detach() if rated.before is None else rated.before
-    own = ~members.sampled[group]
+    real = ~members.sampled[group]
     values = {"policy": clipped(log_p, before, rated.advantage, low, high)}
     if kl_weight and rated.reference is not None:
         values["kl"] = kl(log_p, rated.reference)
     weights = {"policy": 1.0, "kl": kl_weight}
-    terms = {name: Term(torch.where(own, v, 0.0).sum(), own.sum(), weights[name]) for name, v in values.items()}
+    terms = {name: Term(torch.where(real, v, 0.0).sum(), real.sum(), weights[name]) for name, v in values.items()}
     if not logged:
         return LossOutput(terms)
     stopped = values["policy"].detach() > clipped(log_p.detach(), before, rated.advantage, 1.0, torch.inf)
-    ratio = torch.where(own, (log_p.detach() - before).exp(), 0.0)
-    stats = {"clipped": ((stopped & own).sum(), own.sum()), "ratio": (ratio.sum(), own.sum())}
+    ratio = torch.where(real, (log_p.detach() - before).exp(), 0.0)
+    stats = {"clipped": ((stopped & real).sum(), real.sum()), "ratio": (ratio.sum(), real.sum())}
     if "kl" in terms:
-        stats["kl"] = terms["kl"].sum.detach(), own.sum()
+        stats["kl"] = terms["kl"].sum.detach(), real.sum()
     return LossOutput(terms, stats)
 
 
@@ -106,7 +106,7 @@ def nsft(batch: TokenBatch, logged: bool = True, *, negative: float, kl: float) 
     terms = dict(chosen.terms)
     for name, term in corrected.terms.items():
         terms[f"correction_{name}"] = replace(term, weight=negative * term.weight, unit="corrections")
-    stats = {**chosen.stats, **{f"correction_{name}": own for name, own in corrected.stats.items()}}
+    stats = {**chosen.stats, **{f"correction_{name}": sums for name, sums in corrected.stats.items()}}
     if logged and kl:
         stats |= {name: (term.sum.detach(), term.count) for name, term in terms.items() if name.endswith("kl")}
     return LossOutput(terms, stats)
@@ -164,7 +164,7 @@ def preference(
         raise ObjectiveError("preference needs sets of two: a chosen and a rejected sequence")
     log_p = log_probability(batch.logits, batch.labels)
     lengths = torch.bincount(group, minlength=len(sign))
-    now, before = (_sums(own, group, len(sign)) for own in (log_p, rated.reference.to(log_p)))
+    now, before = (_sums(column, group, len(sign)) for column in (log_p, rated.reference.to(log_p)))
     per_token = now / lengths
     if normalise:
         now, before = per_token, before / lengths

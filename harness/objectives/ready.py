@@ -48,11 +48,11 @@ class ReadyObjective:
                 f"{self.name} has no threshold yet, only quantile {self.settings['quantile']}: "
                 "calibrate it with the base model's top-k masses before training (ReadyObjective.calibrated)"
             )
-        own = {key: value for key, value in self.settings.items() if key not in OF_THE_LOOP}
+        settings = {key: value for key, value in self.settings.items() if key not in OF_THE_LOOP}
         if OBJECTIVES[self.name].level == "set":
-            function = partial(getattr(sets, self.name), **own)
+            function = partial(getattr(sets, self.name), **settings)
             return lambda batch, logged=True: apply.set_level(function, self.name, batch, logged)
-        function = partial(getattr(token, self.name), **own)
+        function = partial(getattr(token, self.name), **settings)
         return lambda batch, logged=True: apply.token_level(function, batch, logged)
 
     @property
@@ -75,8 +75,8 @@ class ReadyObjective:
 
         if "calibration" not in self.needs:
             raise ObjectiveError(f"{self.name} with these settings has no quantile to calibrate: {self.settings}")
-        kept = {key: value for key, value in self.settings.items() if key not in CALIBRATION}
-        return ready(self.name, {**kept, "threshold": threshold_at(masses, self.settings["quantile"])})
+        settings = {key: value for key, value in self.settings.items() if key not in CALIBRATION}
+        return ready(self.name, {**settings, "threshold": threshold_at(masses, self.settings["quantile"])})
 
 
 def ready(name: str, settings: Settings) -> ReadyObjective:

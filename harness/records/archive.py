@@ -87,10 +87,10 @@ def write_archive(folder: Path, cells: Iterable[ArchivedCell]) -> None:
     writers: dict[str, _TableWriter] = {}
     lines = []
     for cell in cells:
-        kept = {name: _ranked(frame) if name == "detections" else frame for name, frame in cell.tables.items()}
-        rows = {name: len(frame) for name, frame in kept.items()}
+        frames = {name: _ranked(frame) if name == "detections" else frame for name, frame in cell.tables.items()}
+        rows = {name: len(frame) for name, frame in frames.items()}
         lines.append(ArchiveLine(cell=cell.name, record=cell.record, rows=rows).model_dump_json() + "\n")
-        for name, frame in kept.items():
+        for name, frame in frames.items():
             if name not in writers:
                 writers[name] = _TableWriter(place, name, list(map(str, frame)))
             writers[name].add(cell.name, frame)
@@ -176,14 +176,14 @@ class _TableReader:
     @cached_property
     def rows(self) -> dict[str, tuple[int, int, int]]:
         """Cell -> the row group that it lies in, its first row there, and how many it has."""
-        found = {}
+        groups = {}
         with pq.ParquetFile(self._path) as file:
             for group in range(file.num_row_groups):
                 names = file.read_row_group(group, columns=["cell"])["cell"].to_numpy()
                 ends = np.flatnonzero(np.r_[names[1:] != names[:-1], True][: len(names)]) + 1
                 for start, end in zip([0, *ends], ends, strict=False):
-                    found[str(names[start])] = (group, int(start), int(end - start))
-        return found
+                    groups[str(names[start])] = (group, int(start), int(end - start))
+        return groups
 
     def read(self, cell: str) -> pd.DataFrame:
         if cell not in self.rows:
@@ -209,9 +209,9 @@ def open_archive(folder: Path) -> Archive | None:
             raise DataError(f"{place / name}: missing, or not the file that {DIGESTS} describes")
     try:
         lines = gzip.decompress((place / RECORDS).read_bytes()).decode().splitlines()
-        found = [ArchiveLine.model_validate_json(line) for line in lines]
+        entries = [ArchiveLine.model_validate_json(line) for line in lines]
     except ValidationError as error:
         raise DataError(f"{place / RECORDS}: {first_problem(error)}") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{place / RECORDS}: cannot be read: {error}") from None
-    return Archive(place, {line.cell: line for line in found})
+    return Archive(place, {line.cell: line for line in entries})

@@ -81,7 +81,7 @@ class ShownSamples:
     """What K samples said about one image, in order of sample and position."""
 
     samples: int
-    said: tuple[ShownMention, ...]
+    mentions: tuple[ShownMention, ...]
 
 
 def choose_pictures(
@@ -111,10 +111,10 @@ def write_gallery(
     place = folder / FOLDER
     place.mkdir(parents=True, exist_ok=True)
     shown = choose_pictures(examples, categories, pictures)
-    found = [_picture(example, names) for example in shown]
-    for example, picture in zip(shown, found, strict=True):
+    kept_pictures = [_picture(example, names) for example in shown]
+    for example, picture in zip(shown, kept_pictures, strict=True):
         _write_picture(example.path, place / picture.file)
-    write_text(place / INDEX, Gallery(pictures=tuple(found)).model_dump_json(indent=1) + "\n")
+    write_text(place / INDEX, Gallery(pictures=tuple(kept_pictures)).model_dump_json(indent=1) + "\n")
 
 
 def _picture(example: Example, names: dict[int, str]) -> Picture:
@@ -169,16 +169,18 @@ def samples_by_image(frame: pd.DataFrame, path: str) -> dict[int, ShownSamples]:
     if absent:
         raise DataError(f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(absent)} missing")
     samples = int(frame["sample"].max()) + 1 if len(frame) else 0
-    found = {}
+    by_image = {}
     for image_id, rows in frame.groupby("image_id"):
         if set(rows["sample"]) != set(range(samples)):
             raise DataError(f"{path}: image {image_id}: expected a row of each of {samples} samples")
         named = rows[rows["name"].notna()].sort_values(["sample", "position"])
-        found[int(str(image_id))] = ShownSamples(samples, tuple(_said(row) for row in named.itertuples(index=False)))
-    return found
+        by_image[int(str(image_id))] = ShownSamples(
+            samples, tuple(_read_mention(row) for row in named.itertuples(index=False))
+        )
+    return by_image
 
 
-def _said(row: tuple[object, ...]) -> ShownMention:
+def _read_mention(row: tuple[object, ...]) -> ShownMention:
     cells = row._asdict()  # type: ignore[attr-defined]
     box = Box(*(float(cells[side]) for side in ("x", "y", "w", "h")))
     return ShownMention(int(cells["sample"]), str(cells["name"]), box, bool(cells["verified"]))
@@ -191,9 +193,9 @@ def gallery_frame(tables: Mapping[str, pd.DataFrame], image_ids: Sequence[int], 
         frame[frame["image_id"].isin(image_ids) & (frame["temperature"] == temperature)]
         for frame in (tables["samples"], tables["mentions"])
     )
-    own = ["image_id", "sample"]
-    said = mentions.assign(verified=mentions["instance_id"].notna())
-    shown = [*own, "position", "name", "category_id", "x", "y", "w", "h", "verified"]
-    frame = samples[own].astype("Int64").merge(said[shown], on=own, how="left").sort_values([*own, "position"])
+    keys = ["image_id", "sample"]
+    marked = mentions.assign(verified=mentions["instance_id"].notna())
+    shown = [*keys, "position", "name", "category_id", "x", "y", "w", "h", "verified"]
+    frame = samples[keys].astype("Int64").merge(marked[shown], on=keys, how="left").sort_values([*keys, "position"])
     frame["verified"] = frame["verified"].astype("boolean").fillna(False).astype(bool)
     return frame.assign(sample=frame["sample"] - 1).reset_index(drop=True)

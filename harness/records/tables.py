@@ -90,7 +90,7 @@ def _counts(histogram: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def _histogram(counts: Sequence[NDArray[np.int64]], width: int) -> NDArray[np.int64]:
     """The inverse of `_counts`, [rows, width]."""
     histogram = np.zeros((len(counts), width), dtype=np.int64)
-    lengths = [len(own) for own in counts]
+    lengths = [len(values) for values in counts]
     if sum(lengths):
         np.add.at(histogram, (np.repeat(np.arange(len(counts)), lengths), np.concatenate(counts)), 1)
     return histogram
@@ -154,25 +154,25 @@ def matches(
     category = {info.id: index for index, info in enumerate(record.categories)}
     if "temperature" not in detections:  # records of older code have the greedy answer alone
         detections = detections.assign(temperature=GREEDY)
-    found = detections[(detections["step"] == step) & (detections["temperature"] == temperature)]
-    if "evaluated" in found:  # a published archive has no others
-        found = found[found["evaluated"]]
+    rows = detections[(detections["step"] == step) & (detections["temperature"] == temperature)]
+    if "evaluated" in rows:  # a published archive has no others
+        rows = rows[rows["evaluated"]]
     truth = images[(images["step"] == step) & images["category_id"].notna()]
     if "temperature" in truth:  # the same instances at each
         truth = truth[truth["temperature"] == truth["temperature"].min()]
     return Matches(
         n_images=len(record.image_ids),
-        detection=np.arange(len(found)),
-        image=_indices(found["image_id"], image),
-        category=_indices(found["category_id"], category),
-        score=_column(found, "score"),  # AP has no use for it, and an archive leaves it out
-        true_positive=found["true_positive"].to_numpy(np.uint16),
-        ignored=found["ignored"].to_numpy(np.bool_),
+        detection=np.arange(len(rows)),
+        image=_indices(rows["image_id"], image),
+        category=_indices(rows["category_id"], category),
+        score=_column(rows, "score"),  # AP has no use for it, and an archive leaves it out
+        true_positive=rows["true_positive"].to_numpy(np.uint16),
+        ignored=rows["ignored"].to_numpy(np.bool_),
         gt_image=_indices(truth["image_id"], image),
         gt_category=_indices(truth["category_id"], category),
         gt_count=truth["instances"].to_numpy(np.int64),
         # Records from before COCO's crowd regions were known have no such column.
-        left_out=found["left_out"].to_numpy(np.uint16) if "left_out" in found else None,
+        left_out=rows["left_out"].to_numpy(np.uint16) if "left_out" in rows else None,
     )
 
 

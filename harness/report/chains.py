@@ -50,7 +50,7 @@ def foretold(results: Results) -> Foretold:
 
 def collapses(results: Results) -> list[Collapse]:
     """The finished cells whose samples fell below the share COLLAPSED of their entropy in the stage's first step."""
-    found = []
+    rows = []
     for key, since in _finished(results):
         later = [row for row in results.records[key].curve if row["step"] > since]
         curve = [row for row in later if "reward" in row and row.get("entropy") is not None]  # of samples
@@ -58,8 +58,8 @@ def collapses(results: Results) -> list[Collapse]:
             continue
         lowest = min(curve, key=lambda row: float(row["entropy"]))
         if lowest["entropy"] < COLLAPSED * curve[0]["entropy"]:
-            found.append(Collapse(key, lowest["step"], lowest["entropy"], curve[0]["entropy"]))
-    return found
+            rows.append(Collapse(key, lowest["step"], lowest["entropy"], curve[0]["entropy"]))
+    return rows
 
 
 def _finished(results: Results) -> Iterator[tuple[Key, int]]:

@@ -29,15 +29,15 @@ class EqualApRow:
 def equal_ap_rows(results: Results) -> list[EqualApRow]:
     """One for each objective and model, where the suite has a control: the first row of plain CE. Empty without one,
     and where the task has no AP."""
-    control = next((own.label for own in results.suite.objectives if own.name == "ce" and not own.train), None)
+    control = next((row.label for row in results.suite.objectives if row.name == "ce" and not row.train), None)
     if control is None or results.suite.task == "caption":
         return []
     names = ["AP", *(name for name in diversity_columns(results.samples) if name != "recall")]
-    found = []
-    for model in (own.label for own in results.suite.models):
-        for label in (own.label for own in results.suite.objectives if own.label != control):
+    rows = []
+    for model in (row.label for row in results.suite.models):
+        for label in (row.label for row in results.suite.objectives if row.label != control):
             row = compare_rows(
                 results, at_last_step(results, model, label), names, minus=at_ap_of(results, model, control, label)
             )
-            found.append(EqualApRow(control, row))
-    return found
+            rows.append(EqualApRow(control, row))
+    return rows

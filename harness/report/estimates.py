@@ -62,12 +62,12 @@ def estimate(cell: CellTables, step: int, temperature: float, weights: Weights |
     per_category, per_image = tables.tables(cell.images, step, temperature, cell.record)
     by_category = aggregate.category_figures(per_category, weights)
     sources = category_figures(_samples(per_category))
-    own = {name: by_category[sources[name]] for name in CATEGORY_COLUMNS if name in sources}
-    own["AP"] = np.full_like(own["recall"], np.nan)
+    columns = {name: by_category[sources[name]] for name in CATEGORY_COLUMNS if name in sources}
+    columns["AP"] = np.full_like(columns["recall"], np.nan)
     figures: dict[str, Floats] = {}
     if cell.record.evaluation(step).metrics:
         precision = _precision(cell, step, records.GREEDY, weights)
-        own["AP"] = precision.ap
+        columns["AP"] = precision.ap
         figures |= ap.summarise(precision, cell.frequency)
     if cell.record.evaluation(step).consensus:
         of_samples = ap.summarise(_precision(cell, step, temperature, weights), cell.frequency)
@@ -83,7 +83,7 @@ def estimate(cell: CellTables, step: int, temperature: float, weights: Weights |
     undefined = np.full(weightings, np.nan)
     return Estimates(
         {name: figures.get(name, undefined) for name in (*figure_names(_samples(per_category)), *figures)},
-        {name: own[name] for name in CATEGORY_COLUMNS},
+        {name: columns[name] for name in CATEGORY_COLUMNS},
         aggregate.support(per_category)["recall"],
     )
 

@@ -65,9 +65,9 @@ class KeptEstimates:
                     return _unpack(content)
         return None
 
-    def write(self, found: Estimates) -> bool:
+    def write(self, estimates: Estimates) -> bool:
         """Whether there was a place that can be written; without one they will be computed again."""
-        content = _pack(found)
+        content = _pack(estimates)
         for place in self.places:
             with suppress(OSError):
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -90,23 +90,23 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _pack(found: Estimates) -> bytes:
+def _pack(estimates: Estimates) -> bytes:
     file = io.BytesIO()
     np.savez(
         file,
-        names=np.array(list(found.figures)),
-        figures=np.stack(list(found.figures.values())),
-        columns=np.array(list(found.categories)),
-        categories=np.stack(list(found.categories.values())),
-        support=found.support,
+        names=np.array(list(estimates.figures)),
+        figures=np.stack(list(estimates.figures.values())),
+        columns=np.array(list(estimates.categories)),
+        categories=np.stack(list(estimates.categories.values())),
+        support=estimates.support,
     )
     return file.getvalue()
 
 
 def _unpack(content: bytes) -> Estimates:
-    with np.load(io.BytesIO(content), allow_pickle=False) as found:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return Estimates(
-            dict(zip(found["names"].tolist(), found["figures"], strict=True)),
-            dict(zip(found["columns"].tolist(), found["categories"], strict=True)),
-            found["support"],
+            dict(zip(arrays["names"].tolist(), arrays["figures"], strict=True)),
+            dict(zip(arrays["columns"].tolist(), arrays["categories"], strict=True)),
+            arrays["support"],
         )

@@ -173,8 +173,8 @@ def _optional(
     results: Results, title: str, rows: Sequence[ReportRow], names: Sequence[str], note: str = ""
 ) -> list[Grid]:
     """A table of those of the figures that some row has, if there are any."""
-    known = [name for name in names if _known(rows, name)]
-    return [figure_grid(results, title, rows, known, note=note)] if known else []
+    defined = [name for name in names if _known(rows, name)]
+    return [figure_grid(results, title, rows, defined, note=note)] if defined else []
 
 
 def _known(rows: Iterable[ReportRow], name: str) -> bool:
@@ -305,12 +305,12 @@ def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[GridCe
 
 def _winners(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> set[tuple[int, str]]:
     """(index of the row, figure) of what is best among the rows of its model."""
-    found = set()
+    winners = set()
     for model in results.suite.models:
-        own = [index for index, row in enumerate(rows) if row.model == model.label]
-        chosen = best(results, [rows[index] for index in own], names)
-        found |= {(own[index], name) for name, index in chosen.items()}
-    return found
+        positions = [index for index, row in enumerate(rows) if row.model == model.label]
+        chosen = best(results, [rows[index] for index in positions], names)
+        winners |= {(positions[index], name) for name, index in chosen.items()}
+    return winners
 
 
 def _cell(figure: Interval, signed: bool = False, best: bool = False) -> GridCell:

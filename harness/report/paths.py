@@ -70,7 +70,7 @@ def over_images(source: Source, number: int | None) -> Source:
 
 def on_same_images(a: Source, b: Source) -> tuple[Source, Source]:
     """Two rows to be compared: where one is read off a path, both are over the images of that path."""
-    number = next((own.early_images for own in (a, b) if own.at_ap_of is not None), None)
+    number = next((row.early_images for row in (a, b) if row.at_ap_of is not None), None)
     return (a, b) if number is None else (over_images(a, number), over_images(b, number))
 
 

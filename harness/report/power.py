@@ -58,7 +58,7 @@ def with_hypotheses(results: Results, planned: Suite) -> Results:
     """The same cells under the hypotheses of another suite. Raises ConfigError where these name rows that the cells do
     not make up."""
     rows = sorted({source.label for source in sources(results)})
-    named = {label for own in planned.hypotheses for label in (own.a, own.b)}
+    named = {label for hypothesis in planned.hypotheses for label in (hypothesis.a, hypothesis.b)}
     if absent := sorted(named - set(rows)):
         raise ConfigError(*(unknown("row of the run", label, rows) for label in absent))
     return replace(results, suite=results.suite.model_copy(update={"hypotheses": planned.hypotheses}), made={})
@@ -67,7 +67,7 @@ def with_hypotheses(results: Results, planned: Suite) -> Results:
 def run_sizes(results: Results) -> list[RunSize]:
     """The sizes that are looked at, cheapest first."""
     sizes = product(SEEDS, (times * results.images for times in TIMES_IMAGES))
-    return sorted((RunSize(*own, hours(results, *own)) for own in sizes), key=lambda own: own.hours)
+    return sorted((RunSize(*size, hours(results, *size)) for size in sizes), key=lambda own: own.hours)
 
 
 def hours(results: Results, seeds: int, images: int) -> float:
@@ -79,8 +79,8 @@ def hours(results: Results, seeds: int, images: int) -> float:
         timings = [results.records[key].timings for key in results.finished(model, label)]
         if not timings:
             continue
-        trained = np.mean([own.get("train", 0.0) + own.get("probe", 0.0) for own in timings])
-        evaluated = np.mean([own.get("evaluate", 0.0) for own in timings]) * images / results.images
+        trained = np.mean([timing.get("train", 0.0) + timing.get("probe", 0.0) for timing in timings])
+        evaluated = np.mean([timing.get("evaluate", 0.0) for timing in timings]) * images / results.images
         total += float(trained + evaluated) * (1 if label in (BASE, *ORACLES) else seeds)
     return total / 3600
 
@@ -89,23 +89,23 @@ def prospects(results: Results, sizes: Sequence[RunSize]) -> list[Prospect]:
     """Every hypothesis, at the level that Holm's procedure leaves the first of them: no other is asked for more."""
     stated = stated_tests(results)
     level = 1 - (1 - LEVEL) / max(1, len(stated))
-    found = []
-    for own in stated:
-        test = own.test
-        components = None if own.missing else variance_components(test.points, test.replicates, results.images)
+    rows = []
+    for stated_test in stated:
+        test = stated_test.test
+        components = None if stated_test.missing else variance_components(test.points, test.replicates, results.images)
         now = interval(test.points, test.replicates)
         outlooks: dict[RunSize, Outlook] = {}
         if components is not None:
             for size in sizes:
                 outlooks[size] = foresee(components, now.estimate, test.margin, size.seeds, size.images, level)
-        found.append(Prospect(own, now, components, outlooks))
-    return found
+        rows.append(Prospect(stated_test, now, components, outlooks))
+    return rows
 
 
-def cheapest(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> RunSize | None:
+def cheapest(planned: Sequence[Prospect], sizes: Sequence[RunSize]) -> RunSize | None:
     """The first of the sizes at which every hypothesis has the chance ENOUGH; None if there is none such."""
-    told = [own.outlooks for own in found if own.outlooks]
-    return next((size for size in sizes if told and all(own[size].chance >= ENOUGH for own in told)), None)
+    told = [prospect.outlooks for prospect in planned if prospect.outlooks]
+    return next((size for size in sizes if told and all(outlooks[size].chance >= ENOUGH for outlooks in told)), None)
 
 
 def power_grids(results: Results) -> list[Grid]:
@@ -116,17 +116,17 @@ def power_grids(results: Results) -> list[Grid]:
     if not results.suite.hypotheses:
         raise ConfigError(f"suite {results.suite.suite}: expected hypotheses, got none; --suite names others")
     sizes = run_sizes(results)
-    found = prospects(results, sizes)
+    planned = prospects(results, sizes)
     return [
-        _now_grid(found, sizes),
-        *(_outlook_grid(own, results) for own in found if own.outlooks),
-        _cost_grid(found, sizes),
+        _now_grid(planned, sizes),
+        *(_outlook_grid(prospect, results) for prospect in planned if prospect.outlooks),
+        _cost_grid(planned, sizes),
     ]
 
 
-def _now_grid(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
+def _now_grid(planned: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
     headings = ("id", "difference", "metric", "margin", "now", "cheapest to decide it", "hours")
-    rows = tuple(_now_row(own, cheapest([own], sizes)) for own in found)
+    rows = tuple(_now_row(prospect, cheapest([prospect], sizes)) for prospect in planned)
     note = (
         f"Now: the difference and its 95% interval, not adjusted. To decide: a chance of at least {ENOUGH:.0%} that "
         "the interval, at the level that Holm's procedure leaves the first hypothesis, leaves out the margin, if the "
@@ -135,10 +135,10 @@ def _now_grid(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
     return Grid("Hypotheses now, and what would decide them", headings, rows, words=3, note=note)
 
 
-def _now_row(own: Prospect, size: RunSize | None) -> tuple[GridCell, ...]:
-    stated = own.stated.hypothesis
-    if own.components is None:
-        needed = "cells are missing" if own.stated.missing else "two seeds or more are needed"
+def _now_row(prospect: Prospect, size: RunSize | None) -> tuple[GridCell, ...]:
+    stated = prospect.stated.hypothesis
+    if prospect.components is None:
+        needed = "cells are missing" if prospect.stated.missing else "two seeds or more are needed"
     else:
         needed = f"none up to {SEEDS[-1]} seeds" if size is None else f"{size.seeds} seeds, {size.images} images"
     return (
@@ -146,16 +146,16 @@ def _now_row(own: Prospect, size: RunSize | None) -> tuple[GridCell, ...]:
         GridCell(f"{stated.a} - {stated.b}"),
         GridCell(stated.metric),
         GridCell(number(stated.margin, signed=True), stated.margin),
-        GridCell(format_interval(own.now, signed=True), own.now.estimate),
+        GridCell(format_interval(prospect.now, signed=True), prospect.now.estimate),
         GridCell(needed),
         GridCell(UNDEFINED if size is None else f"{size.hours:.1f}", math.nan if size is None else size.hours),
     )
 
 
-def _outlook_grid(own: Prospect, results: Results) -> Grid:
+def _outlook_grid(prospect: Prospect, results: Results) -> Grid:
     """Seeds down, images across: the half-width, and the chance of a verdict."""
     images = [times * results.images for times in TIMES_IMAGES]
-    by_size = {(size.seeds, size.images): outlook for size, outlook in own.outlooks.items()}
+    by_size = {(size.seeds, size.images): outlook for size, outlook in prospect.outlooks.items()}
     rows = tuple(
         (
             GridCell(str(seeds), seeds),
@@ -163,8 +163,8 @@ def _outlook_grid(own: Prospect, results: Results) -> Grid:
         )
         for seeds in SEEDS
     )
-    stated = own.stated.hypothesis
-    title = f"{stated.id} ({own.stated.model}): {stated.metric} of {stated.a} - {stated.b}, half-width and chance"
+    stated = prospect.stated.hypothesis
+    title = f"{stated.id} ({prospect.stated.model}): {stated.metric} of {stated.a} - {stated.b}, half-width and chance"
     return Grid(title, ("seeds", *(f"{many} images" for many in images)), rows, words=1)
 
 
@@ -172,17 +172,21 @@ def _shown(outlook: Outlook) -> str:
     return f"±{outlook.half_width:.3f}  {outlook.chance:.0%}"
 
 
-def _cost_grid(found: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
+def _cost_grid(planned: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
     """The sizes that decide more hypotheses than any cheaper one."""
     rows: list[tuple[GridCell, ...]] = []
     most = 0
     for size in sizes:
-        decided = [own.stated.hypothesis.id for own in found if own.outlooks and own.outlooks[size].chance >= ENOUGH]
+        decided = [
+            prospect.stated.hypothesis.id
+            for prospect in planned
+            if prospect.outlooks and prospect.outlooks[size].chance >= ENOUGH
+        ]
         if len(decided) > most:
             most = len(decided)
-            words = (str(size.seeds), str(size.images), f"{most} of {len(found)}", ", ".join(decided))
+            words = (str(size.seeds), str(size.images), f"{most} of {len(planned)}", ", ".join(decided))
             rows.append((*map(GridCell, words), GridCell(f"{size.hours:.1f}", size.hours)))
-    whole = cheapest(found, sizes)
+    whole = cheapest(planned, sizes)
     if whole is None:
         told = f"No size up to {SEEDS[-1]} seeds and {TIMES_IMAGES[-1]} times the images decides all with {ENOUGH:.0%}."
     else:

@@ -179,13 +179,13 @@ def may_show_pictures(results: Results) -> bool:
 
 def _copy_gallery(results: Results, folder: Path, work: Path) -> list[str]:
     """The pictures, if they may be published; else why they are left out, in one line."""
-    found = gallery.read_gallery(folder)
-    if found is None:
+    pictures = gallery.read_gallery(folder)
+    if pictures is None:
         return []
     if not may_show_pictures(results):
         return ["the gallery is left out: the pictures of this benchmark are not ours to publish"]
     (work / gallery.FOLDER).mkdir()
-    for name in (gallery.INDEX, *(picture.file for picture in found.pictures)):
+    for name in (gallery.INDEX, *(picture.file for picture in pictures.pictures)):
         shutil.copyfile(folder / gallery.FOLDER / name, work / gallery.FOLDER / name)
     return []
 

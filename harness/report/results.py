@@ -140,13 +140,13 @@ class Results:
     def points(self, key: Key, step: int, temperature: float | None = None) -> dict[str, float]:
         """Figures of a cell, nan where undefined, from its samples at a temperature (None: the suite's own). Raises
         DataError if the tables are not those of the record."""
-        found = self.estimates(key, step, temperature, replicates=False)
-        return {name: float(values[0]) for name, values in found.figures.items()}
+        estimates = self.estimates(key, step, temperature, replicates=False)
+        return {name: float(values[0]) for name, values in estimates.figures.items()}
 
     def replicates(self, key: Key, step: int, temperature: float | None = None) -> dict[str, Floats]:
         """The same under the bootstrap weights, each [R]."""
-        found = self.estimates(key, step, temperature)
-        return {name: values[1:] for name, values in found.figures.items()}
+        estimates = self.estimates(key, step, temperature)
+        return {name: values[1:] for name, values in estimates.figures.items()}
 
     def estimates(
         self,
@@ -172,26 +172,28 @@ class Results:
     def category_estimates(self, key: Key, step: int) -> dict[str, Floats]:
         """CATEGORY_COLUMNS of every category, each [1 + R, C], as `estimates`. They take more memory than everything
         else together, so they are read again where they are kept on disk."""
-        found = self.estimates(key, step)
-        kept = self._kept(key, step, self.temperature, replicates=True)
-        whole = kept.read() if kept is not None and len(found.categories["AP"]) == 1 else None
-        return found.categories if whole is None else whole.categories
+        estimates = self.estimates(key, step)
+        stored = self._kept(key, step, self.temperature, replicates=True)
+        whole = stored.read() if stored is not None and len(estimates.categories["AP"]) == 1 else None
+        return estimates.categories if whole is None else whole.categories
 
     def _estimated(
         self, key: Key, step: int, temperature: float, replicates: bool, early_images: int | None
     ) -> Estimates:
-        kept = self._kept(key, step, temperature, replicates, early_images)
-        found = None if kept is None else kept.read()
-        on_disk = found is not None
-        if found is None:
+        stored = self._kept(key, step, temperature, replicates, early_images)
+        estimates = None if stored is None else stored.read()
+        on_disk = estimates is not None
+        if estimates is None:
             with _of_one_cell(self.folders[key]):
-                found = estimate(self.tables(key), step, temperature, self._weights(replicates, early_images))
-            on_disk = kept is not None and kept.write(found)
+                estimates = estimate(self.tables(key), step, temperature, self._weights(replicates, early_images))
+            on_disk = stored is not None and stored.write(estimates)
         if early_images is None:
-            self._check_ap(key, step, float(found.figures["AP"][0]))
+            self._check_ap(key, step, float(estimates.figures["AP"][0]))
         if on_disk:
-            found = replace(found, categories={name: values[:1].copy() for name, values in found.categories.items()})
-        return found
+            estimates = replace(
+                estimates, categories={name: values[:1].copy() for name, values in estimates.categories.items()}
+            )
+        return estimates
 
     def _weights(self, replicates: bool, early_images: int | None) -> NDArray[np.float64] | None:
         """How often each image counts, [W, I]; None where each counts once."""
@@ -267,31 +269,31 @@ def load(folder: Path, cache: Path | None = None) -> Results:
     suite, planned = listed(folder)
     store = open_store(folder)
     folders: dict[Key, Path] = {}
-    found: dict[Key, Record] = {}
+    records_by_key: dict[Key, Record] = {}
     for cell, digest in planned:
         key = Key(cell.model.label, cell.label, cell.seed)
         folders[key] = layout.cell(folder, cell.id, digest)
         record = store.read_record(folders[key].name)
         if record is not None:
-            found[key] = record
+            records_by_key[key] = record
             _verify(record, folders[key], suite, cell, digest)
             if record.status == "finished":
                 _verify_rows(record, folders[key])
                 for name in records.PUBLISHED_TABLES:
                     store.verify_table(folders[key].name, name)
-    finished = {key: record for key, record in found.items() if record.status == "finished"}
-    failed = {key: record for key, record in found.items() if record.status == "failed"}
+    finished = {key: record for key, record in records_by_key.items() if record.status == "finished"}
+    failed = {key: record for key, record in records_by_key.items() if record.status == "failed"}
     _verify_paired(finished, folders)
-    kept = EstimatesCache(cache or folder / layout.ESTIMATES)
-    return Results(suite, store, folders, finished, failed, read_tuning(folder), kept)
+    estimates_cache = EstimatesCache(cache or folder / layout.ESTIMATES)
+    return Results(suite, store, folders, finished, failed, read_tuning(folder), estimates_cache)
 
 
 def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str) -> None:
     """The record is the one of this cell."""
-    own = (record.suite, record.model_label, record.label, record.cell.seed, record.digest)
+    actual = (record.suite, record.model_label, record.label, record.cell.seed, record.digest)
     expected = (suite.suite, cell.model.label, cell.label, cell.seed, digest)
-    if own != expected or records.digest_of(record.cell) != digest:
-        raise DataError(f"{folder / records.RECORD}: expected the cell {expected}, got {own}")
+    if actual != expected or records.digest_of(record.cell) != digest:
+        raise DataError(f"{folder / records.RECORD}: expected the cell {expected}, got {actual}")
 
 
 def _verify_rows(record: Record, folder: Path) -> None:

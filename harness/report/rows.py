@@ -154,7 +154,7 @@ def best(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> d
     """
     objectives = {objective.label for objective in results.suite.objectives}
     competing = [i for i, row in enumerate(rows) if row.label in objectives and row.figures and not _incomplete(row)]
-    found: dict[str, int] = {}
+    winners: dict[str, int] = {}
     for name in names:
         values = {i: direction(name) * rows[i].figures[name].estimate for i in competing}
         defined = {i: value for i, value in values.items() if not math.isnan(value)}
@@ -164,8 +164,8 @@ def best(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> d
         others = [rows[i].source for i in defined if i != first]
         gaps = [compare_rows(results, rows[first].source, [name], minus=other).figures[name] for other in others]
         if all(gap.low > 0 if direction(name) > 0 else gap.high < 0 for gap in gaps):
-            found[name] = first
-    return found
+            winners[name] = first
+    return winners
 
 
 @once
@@ -200,13 +200,13 @@ def seed_mean(results: Results, model: str, label: str, step: int, name: str) ->
 def at_last_step(results: Results, model: str, label: str) -> Source:
     """A row as training leaves it."""
     steps = results.steps(model, label)
-    since = next((results.suite.train_of(own).steps for own in chains(results.suite) if own.label == label), None)
+    since = next((results.suite.train_of(chain).steps for chain in chains(results.suite) if chain.label == label), None)
     return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None, since=since)
 
 
 def at_ap_of(results: Results, model: str, control: str, label: str) -> Source:
     """The row `control` where its path has the AP of the row `label`, seed by seed."""
-    row = next((own for own in resampled_rows(results, model) if own.label == label), None)
+    row = next((row_of for row_of in resampled_rows(results, model) if row_of.label == label), None)
     target = row or at_last_step(results, label if label in ORACLES else model, label)
     control_path = replace(path_source(results, model, control), at_ap_of=target)
     return over_images(control_path, control_path.early_images)
@@ -221,7 +221,11 @@ def path_source(results: Results, model: str, label: str) -> Source:
 def early_images(results: Results, model: str, label: str) -> int | None:
     """How many images the evaluations of a row before the last step are made of; None: all of them."""
     keys = results.finished(model, label)
-    return next((own.images for own in results.records[keys[0]].evaluations if own.images), None) if keys else None
+    return (
+        next((evaluation.images for evaluation in results.records[keys[0]].evaluations if evaluation.images), None)
+        if keys
+        else None
+    )
 
 
 def needed(source: Source) -> list[Key]:
@@ -233,11 +237,11 @@ def needed(source: Source) -> list[Key]:
 def _category_line(results: Results, source: Source) -> CategoryLine:
     assert source.step is not None
     keys = results.finished(source.model, source.label)
-    found = [results.category_estimates(key, source.step) for key in keys]
+    estimates = [results.category_estimates(key, source.step) for key in keys]
     ids = [category.id for category in results.categories]
     figures: dict[int, dict[str, Interval]] = {category_id: {} for category_id in ids}
     for name in CATEGORY_COLUMNS:
-        values = np.stack([own[name] for own in found])  # [S, 1 + R, C]
+        values = np.stack([columns[name] for columns in estimates])  # [S, 1 + R, C]
         for category_id, figure in zip(ids, intervals(values[:, 0], values[:, 1:]), strict=True):
             figures[category_id][name] = figure
     counts = dict(zip(ids, results.estimates(keys[0], source.step).support.tolist(), strict=True))

@@ -54,8 +54,8 @@ def verdicts(results: Results) -> list[Finding]:
     too: which cells happen to be missing must not make the others easier to support."""
     stated = stated_tests(results)
     return [
-        Finding(own.hypothesis, own.model, None if own.missing else verdict, own.missing, own.gap)
-        for own, verdict in zip(stated, judge([own.test for own in stated]), strict=True)
+        Finding(item.hypothesis, item.model, None if item.missing else verdict, item.missing, item.gap)
+        for item, verdict in zip(stated, judge([item.test for item in stated]), strict=True)
     ]
 
 
@@ -64,7 +64,7 @@ def stated_tests(results: Results) -> list[StatedTest]:
     by_name = {(source.model, source.label): source for source in sources(results)}
     stated = []
     for hypothesis in results.suite.hypotheses:
-        for model in (own.label for own in results.suite.models):
+        for model in (model_of.label for model_of in results.suite.models):
             a, b = (by_name.get((model, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b))
             if hypothesis.at == "equal_AP":
                 b = at_ap_of(results, model, hypothesis.b, hypothesis.a)
@@ -100,9 +100,9 @@ def _difference(results: Results, metric: str, a: Source, b: Source) -> tuple[Fl
 
 def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source, complete: bool) -> PairedTest:
     """What Holm's procedure is told of a hypothesis; undefined where it is not complete."""
-    known = figure_names(results.samples) + gain_names(results.samples)
-    if hypothesis.metric not in known:
-        raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, known)}")
+    available = figure_names(results.samples) + gain_names(results.samples)
+    if hypothesis.metric not in available:
+        raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, available)}")
     if complete:
         points, replicates = _difference(results, hypothesis.metric, a, b)
     else:

@@ -53,7 +53,7 @@ class Writing(Protocol):
 
     def write(self, names: Sequence[str], template: int) -> Ids: ...
 
-    def found(self, caption: Ids) -> list[Found]:
+    def find_names(self, caption: Ids) -> list[Found]:
         """Lists the names in a caption, in order."""
         ...
 
@@ -101,7 +101,7 @@ class CaptionCodec(Codec):
         whole = Box(0, 0, width, height)
         mentions = [
             Mention(name, self.category_of[name], whole, start, end, end, end)
-            for name, start, end in self.writing.found(caption)
+            for name, start, end in self.writing.find_names(caption)
         ]
         return Parsed(tuple(mentions), self.writing.malformed(caption, truncated), truncated)
 
@@ -119,7 +119,7 @@ class CaptionCodec(Codec):
         """For each token its index in KINDS; words of a caption that are no names count as separators."""
         caption, rest = self._cut(tokens)
         kinds = [SEPARATOR] * (len(tokens) - len(rest))
-        for _, start, end in self.writing.found(caption):
+        for _, start, end in self.writing.find_names(caption):
             kinds[start:end] = [NAME] * (end - start)
         return [*kinds, *super().kinds(rest)]
 
@@ -182,11 +182,11 @@ class Names:
         listed = [token for name in names for token in (self._tokens.separator, *self._ids[name])]
         return tuple(listed[1:])
 
-    def found(self, caption: Ids) -> list[Found]:
-        return [own[0] for own in self._entries(caption) if len(own) == 1]
+    def find_names(self, caption: Ids) -> list[Found]:
+        return [readings[0] for readings in self._entries(caption) if len(readings) == 1]
 
     def malformed(self, caption: Ids, truncated: bool) -> int:
-        readable = [len(own) == 1 for own in self._entries(caption)]
+        readable = [len(readings) == 1 for readings in self._entries(caption)]
         excused = truncated and readable[-1:] == [False]
         return readable.count(False) - excused
 
@@ -237,15 +237,15 @@ class Prose:
     def mentioned(self, text: str) -> list[tuple[str, int, int]]:
         """Each name in a text, and where its characters stand, `[start, end)`."""
         words = [(word[0].lower(), *word.span()) for word in _WORD.finditer(text)]
-        found, at = [], 0
+        names, at = [], 0
         while at < len(words):
             name, count = self._at([word for word, _, _ in words[at : at + self._longest]])
             if name is not None:
-                found.append((name, words[at][1], words[at + count - 1][2]))
+                names.append((name, words[at][1], words[at + count - 1][2]))
             at += max(count, 1)
-        return found
+        return names
 
-    def found(self, caption: Ids) -> list[Found]:
+    def find_names(self, caption: Ids) -> list[Found]:
         pieces = [self._tokens.piece(token) for token in caption]
         owners = [token for token, piece in enumerate(pieces) for _ in piece]  # of each character
         return [Found(name, owners[start], owners[end - 1] + 1) for name, start, end in self.mentioned("".join(pieces))]

@@ -93,9 +93,9 @@ class Codec:
     def extended(self, tokens: Sequence[int], boxes: Sequence[Box], width: int, height: int) -> Ids:
         """A target sequence with an entry of noise for each of these boxes after its own. Needs `noise_objects`."""
         assert self.noise is not None, "a codec without noise_objects has no name for noise"
-        own = [(entry.name, entry.numbers) for entry in self.form.entries(tuple(tokens[:-1]), False) if entry]
+        objects = [(entry.name, entry.numbers) for entry in self.form.entries(tuple(tokens[:-1]), False) if entry]
         noise = [(self.noise, self.space.quantise(box, width, height)) for box in boxes]
-        return (*self.form.encode([*own, *noise]), self.tokens.end)
+        return (*self.form.encode([*objects, *noise]), self.tokens.end)
 
     def counted(self, tokens: Sequence[int]) -> list[bool]:
         """For each token of a target sequence whether it has a loss: all have but the box of a noise entry, which may

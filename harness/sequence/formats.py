@@ -117,12 +117,12 @@ class TokenFormat:
             return []
         start = len(self.opening)
         stop = self._stop(body, truncated)
-        found = [self._entry(body, left, right) for left, right in self._cuts(body, start, stop)]
+        entries = [self._entry(body, left, right) for left, right in self._cuts(body, start, stop)]
         if body[:start] != self.opening:
-            found[0] = None
+            entries[0] = None
         if not truncated and body[stop:] != self.closing:
-            found[-1] = None
-        return found
+            entries[-1] = None
+        return entries
 
     def kinds(self, tokens: Ids) -> list[int]:
         kinds = [self._kind(token) for token in tokens]
@@ -262,7 +262,7 @@ class JsonFormat:
     def entries(self, body: Ids, truncated: bool) -> list[Entry | None]:
         pieces = [self._tokens.piece(token) for token in body]
         text = "".join(pieces)
-        starts = [found.start() for found in re.finditer(r"\{", text)]
+        starts = [brace.start() for brace in re.finditer(r"\{", text)]
         if not starts:
             return [] if self._NOTHING.fullmatch(text) else [None]
         opened, closed = "[" in text[: starts[0]], "]" in text[text.rfind("}") + 1 :]
@@ -306,18 +306,18 @@ class JsonFormat:
         """The entry that the text begins with at `place` (start and stop); `cut`: it is the last one, and the answer
         does not end; listed: it stands in a list."""
         start, stop = place
-        found = next(filter(None, (entry.match(text, start, stop) for entry in self._ENTRIES)), None)
-        if found is None:
+        match = next(filter(None, (entry.match(text, start, stop) for entry in self._ENTRIES)), None)
+        if match is None:
             return None
-        rest = text[found.end() : stop]
+        rest = text[match.end() : stop]
         tail = self._TAIL if listed else self._ALONE
         ended = (tail if stop == len(text) else self._BETWEEN).fullmatch(rest)
         if not (ended or (cut and re.fullmatch(r"[\s,\]`]*", rest))):
             return None
-        name, box = ((owners[left], owners[right - 1] + 1) for left, right in (found.span("name"), found.span("box")))
+        name, box = ((owners[left], owners[right - 1] + 1) for left, right in (match.span("name"), match.span("box")))
         # Pieces may cut a character in two: what the tokens say together is exact.
-        said = self._tokens.decode_text(body[slice(*name)])
-        around = "".join(self._tokens.piece(token) for token in body[slice(*name)]).split(found["name"])
-        label = said.strip().removeprefix(around[0].strip()).removesuffix(around[-1].strip())
+        decoded = self._tokens.decode_text(body[slice(*name)])
+        around = "".join(self._tokens.piece(token) for token in body[slice(*name)]).split(match["name"])
+        label = decoded.strip().removeprefix(around[0].strip()).removesuffix(around[-1].strip())
         ids = self._tokens.encode_name(label.strip())
-        return Entry(ids, tuple(round(float(n)) for n in found["box"].split(",")), *name, *box)
+        return Entry(ids, tuple(round(float(n)) for n in match["box"].split(",")), *name, *box)

@@ -35,14 +35,14 @@ def noise_boxes(boxes: Sequence[Box], count: int, width: int, height: int, rng: 
     """`count` boxes inside a picture of this size, each of one kind in three: anywhere; one of `boxes` at another
     place; one of `boxes` with its edges moved by up to JITTER of its sides. Without boxes: all of them anywhere."""
     kinds = rng.integers(3, size=count) if boxes else np.zeros(count, dtype=int)
-    found = []
+    noise = []
     for kind in kinds:
         if kind == 0:
-            found.append(_anywhere(width, height, rng))
+            noise.append(_anywhere(width, height, rng))
             continue
         box = boxes[int(rng.integers(len(boxes)))]
-        found.append(_moved(box, width, height, rng) if kind == 1 else _jittered(box, width, height, rng))
-    return found
+        noise.append(_moved(box, width, height, rng) if kind == 1 else _jittered(box, width, height, rng))
+    return noise
 
 
 def _anywhere(width: int, height: int, rng: np.random.Generator) -> Box:

@@ -177,7 +177,7 @@ class PixelSpace:
     def restore(self, numbers: Sequence[int], width: int, height: int) -> Box | None:
         """In pixels of the original image; a number beyond an edge is that edge."""
         x, y = self._axes(width, height)
-        x0, y0, x1, y1 = (min(n, axis.seen) for n, axis in zip(numbers, (x, y, x, y), strict=True))
+        x0, y0, x1, y1 = (min(n, axis.shown) for n, axis in zip(numbers, (x, y, x, y), strict=True))
         if x1 <= x0 or y1 <= y0:
             return None
         return Box(x.back(x0), y.back(y0), x.back(x1 - x0), y.back(y1 - y0))
@@ -196,10 +196,10 @@ class _Axis:
     """A side of the original image and of the image as seen, in pixels of each."""
 
     original: int
-    seen: int
+    shown: int
 
     def near(self, value: float) -> int:
-        return round(min(max(value / self.original, 0.0), 1.0) * self.seen)
+        return round(min(max(value / self.original, 0.0), 1.0) * self.shown)
 
     def back(self, number: int) -> float:
-        return number * self.original / self.seen
+        return number * self.original / self.shown

@@ -31,8 +31,8 @@ Sequence = tuple[int, ...]
 
 def members_per_image(targets: str) -> int:
     """Says how many sequences an image has in an epoch: n for all(n), else 1."""
-    found = re.fullmatch(r"all\((\d+)\)", targets)
-    return int(found[1]) if found else 1
+    match = re.fullmatch(r"all\((\d+)\)", targets)
+    return int(match[1]) if match else 1
 
 
 def members(example: Example, codec: Codec, targets: str, seed: int, epoch: int, count: int) -> list[Sequence]:
@@ -46,12 +46,12 @@ def members(example: Example, codec: Codec, targets: str, seed: int, epoch: int,
         return [target(example, codec, "canonical")] * count
     rng = np.random.default_rng([seed, epoch if targets == "random" else 0, *example.key])
     enough = min(count, _at_most(example, codec))
-    found: dict[Sequence, None] = {}
+    drawn: dict[Sequence, None] = {}
     for _ in range(DRAWS_PER_MEMBER * enough):
-        found[target(example, codec, "random", rng)] = None
-        if len(found) == enough:
+        drawn[target(example, codec, "random", rng)] = None
+        if len(drawn) == enough:
             break
-    distinct = list(found)
+    distinct = list(drawn)
     return [distinct[index % len(distinct)] for index in range(count)]
 
 
@@ -108,11 +108,11 @@ def fewer_objects(example: Example, number: int, drop: Literal["random", "smalle
         return example
     if drop == "smallest":
         areas = [instance.box.w * instance.box.h for instance in example.instances]
-        kept = np.argsort(-np.array(areas), kind="stable")[:number]
+        indices = np.argsort(-np.array(areas), kind="stable")[:number]
     else:
         rng = np.random.default_rng([seed, epoch, *example.key, FEWER])
-        kept = rng.permutation(len(example.instances))[:number]
-    return replace(example, instances=tuple(example.instances[index] for index in sorted(kept)))
+        indices = rng.permutation(len(example.instances))[:number]
+    return replace(example, instances=tuple(example.instances[index] for index in sorted(indices)))
 
 
 def in_reading_order(instances: Iterable[Instance]) -> list[Instance]:

@@ -234,7 +234,7 @@ def _extend(tokenizer: Tokenizer, wanted: Sequence[str]) -> dict[str, int]:
 
 
 def _end(tokenizer: Tokenizer, vocabulary: dict[str, int], end: str | None) -> int:
-    found = tokenizer.eos_token_id if end is None else vocabulary[end]
-    if found is None:
+    token = tokenizer.eos_token_id if end is None else vocabulary[end]
+    if token is None:
         raise ConfigError("tokenizer: it has no end token; say which token ends an answer (end=...)")
-    return found
+    return token

@@ -76,7 +76,7 @@ def content_problems(content: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _named(value: object, *own: str) -> list[tuple[str, dict[str, Any]]]:
+def _named(value: object, *more_keys: str) -> list[tuple[str, dict[str, Any]]]:
     """(name, settings) of everything that can be read as such; the schema reports the rest. `own`: keys that are
     no settings, beside name and label."""
     items = value if isinstance(value, list | tuple) else [value]
@@ -84,7 +84,7 @@ def _named(value: object, *own: str) -> list[tuple[str, dict[str, Any]]]:
     return [
         (
             pair["name"],
-            {key: setting for key, setting in pair.items() if key not in ("name", "label", *own, *_odd(pair))},
+            {key: setting for key, setting in pair.items() if key not in ("name", "label", *more_keys, *_odd(pair))},
         )
         for pair in pairs
         if isinstance(pair, Mapping) and isinstance(pair.get("name"), str)

@@ -248,8 +248,8 @@ class Sft(StageSettings):
 
     @property
     def planned(self) -> dict[str, Any]:
-        own = {"batching": self.batching, "collision_rate": self.collision_rate}
-        return super().planned | own | ({"targets": self.targets} if self.targets else {})
+        planned_here = {"batching": self.batching, "collision_rate": self.collision_rate}
+        return super().planned | planned_here | ({"targets": self.targets} if self.targets else {})
 
     @property
     def described(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping, in which every key stands once."""
-        seen: set[Any] = set()
+        keys: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == MERGE:  # `<<: *other` brings the keys of another mapping, which its own override
                 continue
@@ -49,9 +49,9 @@ class PlainLoader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if not isinstance(key, str | int | float | bool | None):
                 raise ValueError(f"line {line}: expected keys that are plain values")
-            if key in seen:
+            if key in keys:
                 raise ValueError(f"line {line}: expected every key once, got {str(key)[:SHOWN]!r} again")
-            seen.add(key)
+            keys.add(key)
         made: dict[Any, Any] = super().construct_mapping(node, deep)
         return made
 

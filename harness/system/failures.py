@@ -73,8 +73,8 @@ def require_finite(row: Mapping[str, float], before: Mapping[str, float] | None,
     if before is not None:
         values = ", ".join(f"{name} {before[key]:.6g}" for key, name in names.items())
         last = f"last finite: {values} at step {before['step']}"
-    found = f"{names[wrong]} is {row[wrong]} at step {row['step']} (images {list(image_ids)})"
-    raise DetmodesError(f"{found}; lower train.lr; {last}")
+    problem = f"{names[wrong]} is {row[wrong]} at step {row['step']} (images {list(image_ids)})"
+    raise DetmodesError(f"{problem}; lower train.lr; {last}")
 
 
 def one_line(error: BaseException) -> str:
@@ -94,8 +94,8 @@ def _mentions(error: BaseException, texts: Sequence[str]) -> bool:
 def _how_much(error: BaseException) -> str:
     """The message, without the advice about CUDA's allocator that torch goes on with."""
     text = one_line(error)
-    found = re.match(r".*?Tried to allocate [\d.]+ \w+", text)
-    return found[0] if found else text[:200] or type(error).__name__
+    match = re.match(r".*?Tried to allocate [\d.]+ \w+", text)
+    return match[0] if match else text[:200] or type(error).__name__
 
 
 def _place(error: BaseException) -> tuple[str, str]:
@@ -108,8 +108,8 @@ def _place(error: BaseException) -> tuple[str, str]:
 def _storage_error(error: BaseException) -> int | None:
     """The number in STORAGE that the error means; safetensors has it in its text alone."""
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
-        number = int(found[1])
+    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(match[1])
     return number if number in STORAGE else None
 
 

@@ -29,10 +29,10 @@ def identify_machine() -> str:
         return f"{boot} {(PROC / 'self/ns/pid').readlink()}"
     import psutil  # here and below: not needed where there is /proc
 
-    known = f"{socket.gethostname()} {psutil.boot_time():.0f}"
+    machine = f"{socket.gethostname()} {psutil.boot_time():.0f}"
     # Linux has containers. Where it does not tell them apart, this process knows only itself, and the heartbeats of
     # others count (harness.system.locks).
-    return f"{known} {uuid.uuid4().hex}" if sys.platform == "linux" else known
+    return f"{machine} {uuid.uuid4().hex}" if sys.platform == "linux" else machine
 
 
 def find_start(pid: int) -> int | None:
@@ -66,8 +66,8 @@ def read_peak_memory() -> float:
     Where there is no /proc it is what `getrusage` says, which counts what the parent held before the process was
     replaced: a large parent is reported as the child's.
     """
-    found = _read_status("VmHWM")
-    return _ask_peak_memory() if found is None else found
+    peak = _read_status("VmHWM")
+    return _ask_peak_memory() if peak is None else peak
 
 
 def _ask_peak_memory() -> float:
@@ -79,8 +79,8 @@ def _ask_peak_memory() -> float:
 
 def read_memory() -> float:
     """Returns the resident set of this process now, in MiB."""
-    found = _read_status("VmRSS")
-    return _ask_memory() if found is None else found
+    resident = _read_status("VmRSS")
+    return _ask_memory() if resident is None else resident
 
 
 def _ask_memory() -> float:

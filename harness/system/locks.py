@@ -60,10 +60,10 @@ class Owner:
     @classmethod
     def of(cls, file_name: str) -> Owner | None:
         """The inverse of `file_name`; None for a file that is no owner's."""
-        found = re.fullmatch(r"([^~]+)~([0-9a-f]+)~([0-9]+)~([0-9]+)~([0-9a-f]+)", file_name)
-        if found is None:
+        match = re.fullmatch(r"([^~]+)~([0-9a-f]+)~([0-9]+)~([0-9]+)~([0-9a-f]+)", file_name)
+        if match is None:
             return None
-        host, machine, pid, started, token = found.groups()
+        host, machine, pid, started, token = match.groups()
         return cls(host, machine, int(pid), int(started), token)
 
     def __str__(self) -> str:
@@ -114,8 +114,8 @@ def held(folder: Path, name: str) -> Iterator[Lock | None]:
 
 def acquire(folder: Path, name: str) -> Lock | None:
     """Takes a free lock, or that of a dead owner, without waiting; None if another process has it or was faster."""
-    own = _myself()
-    lock = Lock(folder / name / own.file_name, own)
+    owner = _myself()
+    lock = Lock(folder / name / owner.file_name, owner)
     holder = _file(folder / name)
     if holder is None:
         return lock if _take(folder, lock) else None

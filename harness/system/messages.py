@@ -166,7 +166,7 @@ class _WholeLines(FileProxy):
 def _is_on_screen(stream: object, stderr: object) -> bool:
     """Whether a handler's stream is standard output or error, as they are, were, or are shown by rich."""
     streams = (stderr, sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
-    return isinstance(stream, FileProxy) or any(stream is own for own in streams)
+    return isinstance(stream, FileProxy) or any(stream is shown for shown in streams)
 
 
 def _find_package(filename: str) -> str:

@@ -93,14 +93,14 @@ def write(path: Path, seconds: Mapping[str, float]) -> None:
 
 def read(folder: Path) -> dict[str, dict[str, float]]:
     """Seconds by phase of every cell in a folder of such files. DataError (one line) for a file that is none."""
-    found = {}
+    by_process = {}
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text())
-            found[path.stem] = {str(phase): float(seconds) for phase, seconds in content["seconds"].items()}
+            by_process[path.stem] = {str(phase): float(seconds) for phase, seconds in content["seconds"].items()}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataError(f"{path}: expected the profile of a cell, got: {error!r}; remove it") from None
-    return found
+    return by_process
 
 
 def total(profiles: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -44,7 +44,7 @@ def meet(accelerator: Accelerator, signal: int = 0) -> int:
         failed, largest = flags.tolist()
         if not failed:
             return int(largest)
-        messages = _said(None)
+        messages = _exchange(None)
     raise ElsewhereError("; ".join(messages))
 
 
@@ -78,16 +78,16 @@ def same(accelerator: Accelerator, value: T) -> T:
     return box[0]
 
 
-def same_tensor(accelerator: Accelerator, own: Tensor | None) -> Tensor:
+def same_tensor(accelerator: Accelerator, tensor: Tensor | None) -> Tensor:
     """Rank 0's tensor on the CPU, on every rank; the others give None."""
-    shape = same(accelerator, None if own is None else (own.shape, own.dtype))
-    if own is None:
+    shape = same(accelerator, None if tensor is None else (tensor.shape, tensor.dtype))
+    if tensor is None:
         assert shape is not None
-        own = torch.empty(shape[0], dtype=shape[1])
-    if accelerator.num_processes > 1 and own.numel():
+        tensor = torch.empty(shape[0], dtype=shape[1])
+    if accelerator.num_processes > 1 and tensor.numel():
         with _all_there("a tensor was passed on"):
-            dist.broadcast(own.view(-1).view(torch.uint8), src=0, group=_channel())
-    return own
+            dist.broadcast(tensor.view(-1).view(torch.uint8), src=0, group=_channel())
+    return tensor
 
 
 def gathered(accelerator: Accelerator, value: T) -> list[T]:
@@ -124,13 +124,13 @@ def _tell(error: Exception) -> None:
     with _all_there(explained):
         work = dist.all_reduce(torch.tensor([1, 0]), dist.ReduceOp.MAX, group=_channel(), async_op=True)
         work.wait(PATIENCE)
-        _said(explained)
+        _exchange(explained)
 
 
-def _said(own: str | None) -> list[str]:
+def _exchange(text: str | None) -> list[str]:
     """What the ranks that failed say."""
     messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, own, group=_channel())
+    dist.all_gather_object(messages, text, group=_channel())
     return [f"process {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
 
 

@@ -233,7 +233,7 @@ def test_names_are_counted_by_sample() -> None:
 
 def test_control_characters_are_shown_as_replaced() -> None:
     """They may stand in no XML."""
-    (said, *_) = ANSWER.said
+    (said, *_) = ANSWER.mentions
     panel = pictures.answer_panel("ce", ShownSamples(1, (replace(said, name="a\x14 b\n"),)))
     assert [text for text, _ in panel.lines] == ["1/1 a\ufffd b\ufffd"]
 

@@ -44,10 +44,10 @@ def predict(images: Sequence[Path], model: str, samples: int, temperature: float
         asked = [example] if chunk is None else _about_all(example, predictor.codec, chunk)
         emitted = predictor.generate(asked, temperatures, seed, MAX_TOKENS)
         answers = [
-            [read_sample(predictor.codec, question, s) for s in own]
-            for question, own in zip(asked, emitted, strict=True)
+            [read_sample(predictor.codec, question, s) for s in of_question]
+            for question, of_question in zip(asked, emitted, strict=True)
         ]
-        first = [own[0] for own in answers]
+        first = [of_question[0] for of_question in answers]
         scores = score(
             predictor,
             asked,
@@ -56,7 +56,12 @@ def predict(images: Sequence[Path], model: str, samples: int, temperature: float
             log_probs=[answer.sample.log_probs for answer in first],
         )
         greedy, *drawn = (join_answers(parts).parsed for parts in zip(*answers, strict=True))
-        yield Seen(example, greedy, tuple(item.of("category") for own in scores for item in own), tuple(drawn))
+        yield Seen(
+            example,
+            greedy,
+            tuple(item.of("category") for of_question in scores for item in of_question),
+            tuple(drawn),
+        )
 
 
 def _chunk(model: str) -> int | None:
@@ -110,41 +115,41 @@ def _example(index: int, path: Path) -> Example:
     return Example(index, path, width, height, ())
 
 
-def as_text(seen: Seen) -> str:
+def as_text(prediction: Seen) -> str:
     """One line per greedy mention, then one per sample."""
-    lines = [f"{seen.example.path} ({seen.example.width}x{seen.example.height})"]
-    for mention, value in zip(seen.greedy.mentions, seen.scores, strict=True):
+    lines = [f"{prediction.example.path} ({prediction.example.width}x{prediction.example.height})"]
+    for mention, value in zip(prediction.greedy.mentions, prediction.scores, strict=True):
         x, y, w, h = (round(side, 1) for side in (mention.box.x, mention.box.y, mention.box.w, mention.box.h))
         lines.append(f"  {value:.2f}  {mention.name:<24} x {x:g}  y {y:g}  w {w:g}  h {h:g}")
-    if not seen.greedy.mentions:
+    if not prediction.greedy.mentions:
         lines.append("  nothing")
-    lines += [f"  greedy: {trouble}" for trouble in _troubles(seen.greedy)]
-    for index, parsed in enumerate(seen.samples, 1):
-        said = "; ".join(mention.name for mention in parsed.mentions) or "nothing"
-        lines.append(f"  sample {index}: {' | '.join([said, *_troubles(parsed)])}")
+    lines += [f"  greedy: {trouble}" for trouble in _troubles(prediction.greedy)]
+    for index, parsed in enumerate(prediction.samples, 1):
+        names = "; ".join(mention.name for mention in parsed.mentions) or "nothing"
+        lines.append(f"  sample {index}: {' | '.join([names, *_troubles(parsed)])}")
     return "\n".join(lines)
 
 
 def _troubles(parsed: Parsed) -> list[str]:
-    found = [f"{parsed.malformed} malformed"] if parsed.malformed else []
-    return [*found, "truncated"] if parsed.truncated else found
+    troubles = [f"{parsed.malformed} malformed"] if parsed.malformed else []
+    return [*troubles, "truncated"] if parsed.truncated else troubles
 
 
-def draw(seen: Seen, folder: Path) -> Path:
+def draw(prediction: Seen, folder: Path) -> Path:
     """The image with the greedy boxes, and beside it one panel per sample; small images are enlarged."""
     folder.mkdir(parents=True, exist_ok=True)
-    image = read_rgb(seen.example.path)
+    image = read_rgb(prediction.example.path)
     scale = max(1.0, MIN_SIDE / min(image.size))
     size = (round(image.width * scale), round(image.height * scale))
     enlarged = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
-    panels = [("greedy", seen.greedy), *((f"sample {i}", s) for i, s in enumerate(seen.samples, 1))]
+    panels = [("greedy", prediction.greedy), *((f"sample {i}", s) for i, s in enumerate(prediction.samples, 1))]
     caption = 20
     sheet = Image.new("RGB", ((size[0] + 8) * len(panels) - 8, size[1] + caption), "white")
     for column, (title, parsed) in enumerate(panels):
         left = column * (size[0] + 8)
         sheet.paste(_annotated(enlarged, parsed.mentions, scale), (left, caption))
         ImageDraw.Draw(sheet).text((left + 2, 3), title, fill="black", font=ImageFont.load_default(13))
-    path = folder / f"{seen.example.image_id:03d}-{seen.example.path.stem}.png"
+    path = folder / f"{prediction.example.image_id:03d}-{prediction.example.path.stem}.png"
     sheet.save(path)
     return path
 

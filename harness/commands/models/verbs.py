@@ -21,10 +21,10 @@ def predict(
     """Print (and draw) what a model sees: its greedy answer and K samples."""
     from harness.commands.models import predict as prediction
 
-    for seen in prediction.predict(images, model, samples, temperature, seed):
-        print(prediction.as_text(seen))
+    for answer in prediction.predict(images, model, samples, temperature, seed):
+        print(prediction.as_text(answer))
         if draw is not None:
-            print(f"  drawn to {prediction.draw(seen, draw)}")
+            print(f"  drawn to {prediction.draw(answer, draw)}")
 
 
 def pretrain(

@@ -93,7 +93,7 @@ def read(folder: Path, pattern: str | None = None, data: Path | None = None) -> 
         categories=tuple(benchmark.categories),
         images=len(examples),
         present=np.bincount(pairs[1], minlength=truth.categories),
-        rows=tuple(row for own in rows.values() for row in _rows(results, own, benchmark, examples, truth)),
+        rows=tuple(row for keys in rows.values() for row in _rows(results, keys, benchmark, examples, truth)),
     )
 
 
@@ -142,14 +142,14 @@ def _rows(
     given = Annotations(Path(benchmark.name), "", tuple(benchmark.categories), tuple(examples), {}, {})
     both = [read_samples(results.folders[key], given, benchmark.categories, None, results.temperature) for key in keys]
     seeds = tuple(key.seed for key in keys)
-    found: dict[Which, list[Answers]] = {
-        "greedy": [own.greedy for own in both if own.greedy is not None],
-        "samples": [own.answers[results.temperature] for own in both],
+    by_which: dict[Which, list[Answers]] = {
+        "greedy": [cell.greedy for cell in both if cell.greedy is not None],
+        "samples": [cell.answers[results.temperature] for cell in both],
     }
-    for which, answers in found.items():
-        counts = [counted(truth, own) for own in answers]
-        total = {kind: np.sum([own[kind] for own in counts], axis=0) for kind in KINDS}
-        size = sum(own.malformed.size for own in answers)
+    for which, answers in by_which.items():
+        counts = [counted(truth, of_cell) for of_cell in answers]
+        total = {kind: np.sum([count[kind] for count in counts], axis=0) for kind in KINDS}
+        size = sum(of_cell.malformed.size for of_cell in answers)
         yield ErrorRow(keys[0].model, keys[0].label, which, seeds, size, total)
 
 
@@ -187,8 +187,8 @@ def to_csv(table: ErrorTable) -> str:
     for row in table.rows:
         named = [row.model, row.label, row.which, len(row.seeds), row.answers]
         for line in _lines(table, row):
-            own = [*named, "" if line.category_id is None else line.category_id, line.category, line.images]
-            lines += [[*own, kind, count, f"{count / row.answers:.6f}"] for kind, count in line.counts.items()]
+            category = [*named, "" if line.category_id is None else line.category_id, line.category, line.images]
+            lines += [[*category, kind, count, f"{count / row.answers:.6f}"] for kind, count in line.counts.items()]
     return csv_text(lines)
 
 
@@ -241,11 +241,11 @@ class _Line(NamedTuple):
 def _lines(table: ErrorTable, row: ErrorRow) -> Iterator[_Line]:
     """Each category that the images or the errors have; what is of no category; all together."""
     for index, category in enumerate(table.categories):
-        counts = {kind: int(own[index]) for kind, own in row.counts.items()}
+        counts = {kind: int(values[index]) for kind, values in row.counts.items()}
         if table.present[index] or any(counts.values()):
             yield _Line(category.id, category.name, int(table.present[index]), counts)
-    yield _Line(None, NO_CATEGORY, table.images, {kind: int(own[-1]) for kind, own in row.counts.items()})
-    yield _Line(None, ALL, table.images, {kind: int(own.sum()) for kind, own in row.counts.items()})
+    yield _Line(None, NO_CATEGORY, table.images, {kind: int(values[-1]) for kind, values in row.counts.items()})
+    yield _Line(None, ALL, table.images, {kind: int(values.sum()) for kind, values in row.counts.items()})
 
 
 def _category_grid(table: ErrorTable, row: ErrorRow) -> Grid:

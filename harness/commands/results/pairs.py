@@ -55,11 +55,11 @@ def show(folder: Path, pattern: str | None, images: int, output: Path | None, da
             raise ConfigError(f"--output: expected a name that ends in {' or '.join(SUFFIXES)}, got {output}")
         check_place(output)
     results = load(folder)
-    found = [_shown(results, key, images) for key in _chosen(results, pattern)]
+    cells = [_shown(results, key, images) for key in _chosen(results, pattern)]
     if output is None:
-        return "".join(line for own in found for line in _lines(own))
-    benchmark = benchmark_of(results, [own.key for own in found], data)
-    content = _png(found, benchmark, output) if output.suffix == ".png" else _html(found, benchmark).encode()
+        return "".join(line for cell in cells for line in _lines(cell))
+    benchmark = benchmark_of(results, [cell.key for cell in cells], data)
+    content = _png(cells, benchmark, output) if output.suffix == ".png" else _html(cells, benchmark).encode()
     with replacing(output) as partial:
         partial.write_bytes(content)
     return f"drawn to {output}\n"
@@ -89,9 +89,9 @@ def _shown(results: Results, key: Key, images: int) -> Shown:
 # ---- as text -------------------------------------------------------------------------------------------------------
 
 
-def _lines(own: Shown) -> Iterator[str]:
-    yield f"{own.key}: {own.pairs} pairs\n"
-    for pair in own.table.to_dict("records"):
+def _lines(cell: Shown) -> Iterator[str]:
+    yield f"{cell.key}: {cell.pairs} pairs\n"
+    for pair in cell.table.to_dict("records"):
         yield f"image {pair['image_id']}\n"
         for side in SIDES:
             text = "".join(c if c.isprintable() else "?" for c in pair[f"{side}_text"])
@@ -106,17 +106,19 @@ def _title(pair: Mapping[Hashable, Any], side: str) -> str:
 # ---- drawn ---------------------------------------------------------------------------------------------------------
 
 
-def _png(found: Sequence[Shown], benchmark: Benchmark, output: Path) -> bytes:
-    if len(found) > 1:
-        cells = ", ".join(str(own.key) for own in found)
+def _png(shown: Sequence[Shown], benchmark: Benchmark, output: Path) -> bytes:
+    if len(shown) > 1:
+        cells = ", ".join(str(cell.key) for cell in shown)
         raise ConfigError(f"{output}: expected one cell for a picture, got {cells}; give --only, or a page (.html)")
     with TemporaryDirectory() as folder:
-        return _drawn(list(_strips(found[0], benchmark, Path(folder))), Path(folder))
+        return _drawn(list(_strips(shown[0], benchmark, Path(folder))), Path(folder))
 
 
-def _html(found: Sequence[Shown], benchmark: Benchmark) -> str:
+def _html(shown: Sequence[Shown], benchmark: Benchmark) -> str:
     """A page that loads nothing and runs nothing, whatever the sequences say."""
-    body = "".join(f"<h2>{escape(str(own.key))}: {own.pairs} pairs</h2>\n{_figures(own, benchmark)}" for own in found)
+    body = "".join(
+        f"<h2>{escape(str(cell.key))}: {cell.pairs} pairs</h2>\n{_figures(cell, benchmark)}" for cell in shown
+    )
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return f"""<!doctype html>
 <html lang="en">
@@ -136,11 +138,11 @@ the same names in the same order. Boxes that no instance verifies are dashed, th
 """
 
 
-def _figures(own: Shown, benchmark: Benchmark) -> str:
+def _figures(cell: Shown, benchmark: Benchmark) -> str:
     with TemporaryDirectory() as folder:
-        drawn = [_drawn([strip], Path(folder)) for strip in _strips(own, benchmark, Path(folder))]
+        drawn = [_drawn([strip], Path(folder)) for strip in _strips(cell, benchmark, Path(folder))]
     made = []
-    for pair, png in zip(own.table.to_dict("records"), drawn, strict=True):
+    for pair, png in zip(cell.table.to_dict("records"), drawn, strict=True):
         texts = "".join(f"<dt>{_title(pair, side)}</dt>\n<dd>{escape(pair[f'{side}_text'])}</dd>\n" for side in SIDES)
         picture = f'<img src="data:image/png;base64,{b64encode(png).decode()}" alt="Both sequences, drawn">'
         caption = f"<figcaption>image {pair['image_id']}</figcaption>"
@@ -154,15 +156,15 @@ def _drawn(strips: Sequence[Strip], folder: Path) -> bytes:
         return render(figure, "png")
 
 
-def _strips(own: Shown, benchmark: Benchmark, folder: Path) -> Iterator[Strip]:
+def _strips(cell: Shown, benchmark: Benchmark, folder: Path) -> Iterator[Strip]:
     """One for each pair; the pictures are in `folder`."""
     examples = {example.image_id: example for example in benchmark.split("train")}
-    used = [examples[image_id] for image_id in own.table["image_id"].drop_duplicates()]
+    used = [examples[image_id] for image_id in cell.table["image_id"].drop_duplicates()]
     gallery.write_gallery(folder, used, benchmark.categories, len(used))
     index = gallery.read_gallery(folder)
     assert index is not None
     pictures = {picture.image_id: picture for picture in index.pictures}
-    for pair in own.table.to_dict("records"):
+    for pair in cell.table.to_dict("records"):
         example = examples[pair["image_id"]]
         panels = tuple(_panel(pair, side, example, benchmark.categories) for side in SIDES)
         yield Strip(pictures[example.image_id], panels)
@@ -172,7 +174,7 @@ def _panel(pair: Mapping[Hashable, Any], side: str, example: Example, categories
     ids = {name: category.id for category in categories for name in category.names}
     names, boxes = pair[f"{side}_names"], pd.Series(pair[f"{side}_boxes"]).to_numpy(float).reshape(-1, 4)
     mentions = [Mention(name, ids.get(name), Box(*box)) for name, box in zip(names, boxes.tolist(), strict=True)]
-    verified = [found.verified for found in match_sample(example, mentions)]
+    verified = [match.verified for match in match_sample(example, mentions)]
     drawn = tuple(Drawn(m.box, SIDES.index(side), right) for m, right in zip(mentions, verified, strict=True))
     lines = tuple((mention.name, right) for mention, right in zip(mentions, verified, strict=True))
     return Panel(_title(pair, side), drawn, lines or (("nothing", False),))

@@ -82,11 +82,11 @@ def status_(
     from harness.commands import console
     from harness.run.output import mirror, status
 
-    found = status.read(mirror.local(folder))
+    report = status.read(mirror.local(folder))
     if as_json:
-        print(json.dumps(status.to_json(found), indent=1))
+        print(json.dumps(status.to_json(report), indent=1))
     else:
-        console.show_status(found)
+        console.show_status(report)
 
 
 def clean_(

@@ -37,7 +37,7 @@ class Check:
 
     part: str
     name: str
-    found: str
+    value: str
     expected: str = ""
     passed: bool = True
     detail: str = ""
@@ -45,13 +45,13 @@ class Check:
 
 def command(name: str, data: Path | None, images: int) -> int:
     """Prints the table of all checks. Returns the exit code: 0 if all passed, 1 if one failed."""
-    found = list(checks(name, data, images))
+    results = list(checks(name, data, images))
     console = screen()
-    console.print(_table(name, found))
-    for check in found:
+    console.print(_table(name, results))
+    for check in results:
         if check.detail:
             console.print(escape(f"{check.part}: {check.detail}"), soft_wrap=True, highlight=False)
-    return 0 if all(check.passed for check in found) else 1
+    return 0 if all(check.passed for check in results) else 1
 
 
 def checks(name: str, data: Path | None, images: int = 50) -> Iterator[Check]:
@@ -88,13 +88,13 @@ def checks(name: str, data: Path | None, images: int = 50) -> Iterator[Check]:
 def _counts(part: str, file: File, annotations: Annotations) -> Iterator[Check]:
     instances = sum(len(example.instances) for example in annotations.examples)
     crowds = sum(map(len, annotations.crowds.values()))
-    for name, found, published in (
+    for name, number, published in (
         ("images", len(annotations.examples), file.images),
         ("annotations", instances + crowds, file.annotations),
         ("categories", len(annotations.categories), file.categories),
     ):
-        passed = found > 0 if published is None else found == published
-        yield Check(part, name, f"{found:,}", "at least 1" if published is None else f"{published:,}", passed)
+        passed = number > 0 if published is None else number == published
+        yield Check(part, name, f"{number:,}", "at least 1" if published is None else f"{published:,}", passed)
 
 
 def _pictures(part: str, chosen: Layout, annotations: Annotations, images: int) -> Iterator[Check]:
@@ -107,11 +107,11 @@ def _pictures(part: str, chosen: Layout, annotations: Annotations, images: int) 
     present = [example for example in annotations.examples if example.path.is_file()]
     sample = random.Random(SEED).sample(present, min(images, len(present)))
     problems = [problem for example in sample if (problem := images_.problem(example))]
-    found, expected = (
+    outcome, expected = (
         f"{len(sample) - len(problems)} of {len(sample)} good",
         "decode, and have the size of their record",
     )
-    yield Check(part, "picture sample", found, expected, not problems, "".join(problems[:1]))
+    yield Check(part, "picture sample", outcome, expected, not problems, "".join(problems[:1]))
 
 
 def _boxes(part: str, annotations: Annotations) -> Check:
@@ -143,11 +143,11 @@ def _same_categories(train: Annotations, val: Annotations) -> Check:
     return Check("both", "categories", f"{differing} differ", "the same in train and val", not differing)
 
 
-def _table(name: str, found: list[Check]) -> Table:
+def _table(name: str, results: list[Check]) -> Table:
     table = Table(title=f"check-data {escape(name)}")
     for heading in ("split", "check", "", "found", "expected"):
         table.add_column(heading, overflow="fold")
-    for check in found:
+    for check in results:
         verdict = "[green]ok[/green]" if check.passed else "[red]FAILED[/red]"
-        table.add_row(check.part, check.name, verdict, escape(check.found), escape(check.expected))
+        table.add_row(check.part, check.name, verdict, escape(check.value), escape(check.expected))
     return table

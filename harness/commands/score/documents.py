@@ -21,11 +21,11 @@ def subtract(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def describe_intervals(found: Mapping[str, Interval]) -> Json:
+def describe_intervals(intervals: Mapping[str, Interval]) -> Json:
     """Return intervals as the JSON file has them."""
     from harness.metrics.stats import nan_to_none  # late: scipy
 
-    return {name: {"low": nan_to_none(item.low), "high": nan_to_none(item.high)} for name, item in found.items()}
+    return {name: {"low": nan_to_none(item.low), "high": nan_to_none(item.high)} for name, item in intervals.items()}
 
 
 def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

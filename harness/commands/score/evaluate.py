@@ -159,8 +159,8 @@ def _evaluate_fast(request: EvaluationRequest, say: Say, decoder: SharedDecoder 
     def read_table() -> RowTable:
         return detection_files.load_table(request.detections) if decoder is None else decoder.finish()
 
-    found = fast.evaluate_files(request.annotations, read_table, request.protocol, say)
-    return _document(request, found.evaluation, _per_category_fast(found), warnings=list(map(str, found.suspicions)))
+    result = fast.evaluate_files(request.annotations, read_table, request.protocol, say)
+    return _document(request, result.evaluation, _per_category_fast(result), warnings=list(map(str, result.suspicions)))
 
 
 def _evaluate_carefully(request: EvaluationRequest, say: Say) -> tuple[Json, Reliability | None]:
@@ -260,19 +260,19 @@ def _per_category(truth: Annotations, protocol: Protocol, evaluation: Evaluation
     }
 
 
-def _per_category_fast(found: FastEvaluation) -> Json:
+def _per_category_fast(result: FastEvaluation) -> Json:
     """The same of columns."""
-    counts = zip(found.instances.tolist(), found.images.tolist(), found.detections.tolist(), strict=True)
+    counts = zip(result.instances.tolist(), result.images.tolist(), result.detections.tolist(), strict=True)
     return {
         str(category.id): {
             "name": category.name,
             "frequency": category.frequency,
-            "AP": found.evaluation.per_category[category.id],
+            "AP": result.evaluation.per_category[category.id],
             "instances": instances,
             "images": images,
             "detections": detections,
         }
-        for category, (instances, images, detections) in zip(found.categories, counts, strict=True)
+        for category, (instances, images, detections) in zip(result.categories, counts, strict=True)
     }
 
 

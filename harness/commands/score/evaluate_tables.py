@@ -45,18 +45,18 @@ def _figures(result: Json) -> Table:
     return table
 
 
-def _generative(found: Json) -> Table:
+def _generative(figures: Json) -> Table:
     table = Table()
     for heading in ("generative detectors", "value", "meaning"):
         table.add_column(heading, justify="right" if heading == "value" else "left")
-    for row in _generative_rows(found):
+    for row in _generative_rows(figures):
         table.add_row(*row)
     return table
 
 
-def _generative_rows(found: Json) -> Iterator[tuple[str, str, str]]:
-    never, ties = found["never_predicted"], found["constant_score_AP"]
-    repeated, nms, calibration = found["duplicates"], found["nms"], found["calibration"]
+def _generative_rows(figures: Json) -> Iterator[tuple[str, str, str]]:
+    never, ties = figures["never_predicted"], figures["constant_score_AP"]
+    repeated, nms, calibration = figures["duplicates"], figures["nms"], figures["calibration"]
     yield (
         "never predicted",
         _percent(never["share"]),
@@ -81,11 +81,11 @@ def _generative_rows(found: Json) -> Iterator[tuple[str, str, str]]:
     yield "calibration error", number(calibration["ece"]), calibration["reason"] or worst
 
 
-def _errors(found: Json) -> Table:
+def _errors(by_kind: Json) -> Table:
     table = Table()
     for heading in ("error", "count", "gain in AP50 if fixed"):
         table.add_column(heading, justify="left" if heading == "error" else "right")
-    for name, row in found.items():
+    for name, row in by_kind.items():
         table.add_row(name, f"{row['count']:,}", number(row["dAP50"], signed=True))
     return table
 

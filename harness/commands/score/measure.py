@@ -114,12 +114,12 @@ def measure(request: DiversityRequest, say: Say = lambda stage: None) -> Measure
     annotations = annotation_files.load(request.annotations, request.annotations.parent, request.style)
     subject = SampledSet.of(annotations, request.protocol)
     say("reading samples")
-    found = samples.load(request.samples, annotations, subject.categories, request.step, request.temperature)
+    sampled = samples.load(request.samples, annotations, subject.categories, request.step, request.temperature)
     say("evaluating the greedy answer")
-    greedy = rank_greedy(subject, found.greedy)
+    greedy = rank_greedy(subject, sampled.greedy)
     base = average_precision(subject, greedy, request.bootstrap)
     tables, rows = {}, []
-    for temperature, answers in found.answers.items():
+    for temperature, answers in sampled.answers.items():
         say(f"measuring temperature {temperature:g}")
         tables[temperature] = diversity_tables(subject, answers)
         row = {"temperature": temperature, **_diversity(subject, *tables[temperature], request.bootstrap)}
@@ -129,10 +129,10 @@ def measure(request: DiversityRequest, say: Say = lambda stage: None) -> Measure
         "annotations": _described(annotations),
         "samples": {
             "path": str(request.samples),
-            "sha256": dict(found.digests),
-            "step": found.step,
-            "K": found.count,
-            "temperatures": list(found.answers),
+            "sha256": dict(sampled.digests),
+            "step": sampled.step,
+            "K": sampled.count,
+            "temperatures": list(sampled.answers),
         },
         "protocol": request.protocol,
         "bootstrap": request.bootstrap,
@@ -280,11 +280,11 @@ def rank_greedy(subject: SampledSet, answers: Answers | None) -> Ranked:
     if answers is None:
         return Ranked(None, "no sample of temperature 0")
     mentions = answers.mentions
-    known = mentions.category >= 0
+    named = mentions.category >= 0
     reason = _unranked(answers)
     if reason:
         return Ranked(None, reason)
-    columns = (mentions.image[known], mentions.category[known], mentions.boxes[known], mentions.score[known])
+    columns = (mentions.image[named], mentions.category[named], mentions.boxes[named], mentions.score[named])
     return Ranked(subject.detections(*columns))
 
 
@@ -293,39 +293,39 @@ def rank_consensus(subject: SampledSet, answers: Answers) -> Ranked:
     reason = _unranked(answers)
     if reason:
         return Ranked(None, reason)
-    found = consensus(answers.mentions, answers.samples)
-    return Ranked(subject.detections(found.image, found.category, found.boxes, found.scores))
+    clusters = consensus(answers.mentions, answers.samples)
+    return Ranked(subject.detections(clusters.image, clusters.category, clusters.boxes, clusters.scores))
 
 
 def _unranked(answers: Answers) -> str | None:
     """A ranking of some mentions only would be of another detector."""
-    known = answers.mentions.category >= 0
-    missing = int((np.isnan(answers.mentions.score) & known).sum())
-    return f"{missing:,} of {int(known.sum()):,} mentions have no score" if missing else None
+    named = answers.mentions.category >= 0
+    missing = int((np.isnan(answers.mentions.score) & named).sum())
+    return f"{missing:,} of {int(named.sum()):,} mentions have no score" if missing else None
 
 
 def average_precision(subject: SampledSet, ranked: Ranked, replicates: int | None) -> Json:
     """The official figures with their intervals; without figures the reason says why."""
     if ranked.detections is None:
         return {"metrics": None, "intervals": {}, "reason": ranked.reason}
-    found = evaluator.evaluate(subject.annotations, ranked.detections, subject.protocol)
+    evaluation = evaluator.evaluate(subject.annotations, ranked.detections, subject.protocol)
     drawn = {}
     if replicates is not None:
         drawn = describe_intervals(
             intervals.bootstrap(subject.annotations, ranked.detections, subject.protocol, replicates)
         )
-    return {"metrics": dict(found.metrics), "intervals": drawn, "reason": None}
+    return {"metrics": dict(evaluation.metrics), "intervals": drawn, "reason": None}
 
 
 def _consensus(subject: SampledSet, answers: Answers, greedy: Ranked, base: Json, replicates: int | None) -> Json:
     """AP of the consensus, and what it gains over the greedy answer (paired: the same images are drawn for both)."""
-    own = rank_consensus(subject, answers)
-    found = average_precision(subject, own, replicates)
-    if own.detections is None or greedy.detections is None:
-        return {"consensus": found, "gain": None}
-    gain = {name: subtract(value, base["metrics"][name]) for name, value in found["metrics"].items()}
+    ranked = rank_consensus(subject, answers)
+    precision = average_precision(subject, ranked, replicates)
+    if ranked.detections is None or greedy.detections is None:
+        return {"consensus": precision, "gain": None}
+    gain = {name: subtract(value, base["metrics"][name]) for name, value in precision["metrics"].items()}
     drawn = {}
     if replicates is not None:
-        pair = (own.detections, greedy.detections)
+        pair = (ranked.detections, greedy.detections)
         drawn = describe_intervals(intervals.compare(subject.annotations, *pair, subject.protocol, replicates))
-    return {"consensus": found, "gain": {"metrics": gain, "intervals": drawn}}
+    return {"consensus": precision, "gain": {"metrics": gain, "intervals": drawn}}

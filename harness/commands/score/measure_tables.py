@@ -29,13 +29,13 @@ def tables(document: Json) -> Group:
 
 
 def _heading(document: Json) -> str:
-    truth, found = document["annotations"], document["samples"]
-    step = "" if found["step"] is None else f", step {found['step']}"
-    temperatures = ", ".join(f"{t:g}" for t in found["temperatures"])
+    truth, sampled = document["annotations"], document["samples"]
+    step = "" if sampled["step"] is None else f", step {sampled['step']}"
+    temperatures = ", ".join(f"{t:g}" for t in sampled["temperatures"])
     return "\n".join(
         (
             f"annotations  {truth['path']} ({truth['images']:,} images, {truth['instances']:,} instances)",
-            f"samples      {found['path']} (K = {found['K']} at temperature {temperatures}{step})",
+            f"samples      {sampled['path']} (K = {sampled['K']} at temperature {temperatures}{step})",
         )
     )
 

@@ -111,44 +111,44 @@ def generate(folder: Path, shape: SampleSetSize, seed: int) -> dict[str, Path]:
     objects = synthetic.generate_objects(shape.images, CATEGORIES, rng)
     files = {"annotations": folder / "lvis.json", "JSON Lines": folder / "samples.jsonl", "Parquet": folder / "cell"}
     synthetic.write_annotations(files["annotations"], objects, "lvis", rng)
-    found = synthetic.generate_detections(objects, shape.samples * shape.mentions, rng)
+    mentions = synthetic.generate_detections(objects, shape.samples * shape.mentions, rng)
     sample = np.tile(np.repeat(np.arange(shape.samples), shape.mentions), shape.images)
-    names = _names(found, rng)
+    names = _names(mentions, rng)
     with files["JSON Lines"].open("w") as stream:
-        stream.writelines(_lines(shape, found, names))
-    _write_cell(files["Parquet"], shape, found, sample, names)
+        stream.writelines(_lines(shape, mentions, names))
+    _write_cell(files["Parquet"], shape, mentions, sample, names)
     return files
 
 
-def _names(found: Detections, rng: np.random.Generator) -> list[str]:
+def _names(mentions: Detections, rng: np.random.Generator) -> list[str]:
     """One of the names of each category, all equally often, and a few that nobody knows."""
-    known = [synthetic.names(rank) for rank in range(CATEGORIES)]
-    draws = zip((found.category_id - 1).tolist(), rng.random(len(found)).tolist(), strict=True)
-    chosen = [known[rank][int(draw * len(known[rank]))] for rank, draw in draws]
-    for row in np.flatnonzero(rng.random(len(found)) < UNKNOWN_SHARE).tolist():
+    of_category = [synthetic.names(rank) for rank in range(CATEGORIES)]
+    draws = zip((mentions.category_id - 1).tolist(), rng.random(len(mentions)).tolist(), strict=True)
+    chosen = [of_category[rank][int(draw * len(of_category[rank]))] for rank, draw in draws]
+    for row in np.flatnonzero(rng.random(len(mentions)) < UNKNOWN_SHARE).tolist():
         chosen[row] += "?"
     return chosen
 
 
-def _lines(shape: SampleSetSize, found: Detections, names: list[str]) -> Iterator[str]:
+def _lines(shape: SampleSetSize, detected: Detections, names: list[str]) -> Iterator[str]:
     mention = '{"name": "%s", "bbox": [%.2f, %.2f, %.2f, %.2f], "score": %.6f}'
     for row in range(shape.images * shape.samples):
         part = slice(row * shape.mentions, (row + 1) * shape.mentions)
-        rows = zip(names[part], *found.boxes[part].T.tolist(), found.scores[part].tolist(), strict=True)
+        rows = zip(names[part], *detected.boxes[part].T.tolist(), detected.scores[part].tolist(), strict=True)
         image, sample = divmod(row, shape.samples)
         mentions = ", ".join(mention % values for values in rows)
         yield f'{{"image_id": {image + 1}, "sample": {sample}, "mentions": [{mentions}]}}\n'
 
 
-def _write_cell(folder: Path, shape: SampleSetSize, found: Detections, sample: Integers, names: list[str]) -> None:
+def _write_cell(folder: Path, shape: SampleSetSize, mentions: Detections, sample: Integers, names: list[str]) -> None:
     folder.mkdir()
     image = np.repeat(np.arange(1, shape.images + 1), shape.samples)
     number = np.tile(np.arange(shape.samples), shape.images)
     pq.write_table(
         pa.table({"image_id": image, "sample": number, "temperature": np.ones(len(image))}), folder / SAMPLES
     )
-    sides = dict(zip("xywh", found.boxes.T, strict=True))
-    columns = {"image_id": found.image_id, "sample": sample, "name": names, **sides, "name_score": found.scores}
+    sides = dict(zip("xywh", mentions.boxes.T, strict=True))
+    columns = {"image_id": mentions.image_id, "sample": sample, "name": names, **sides, "name_score": mentions.scores}
     pq.write_table(pa.table(columns), folder / MENTIONS)
 
 
@@ -172,27 +172,27 @@ def _measurements(files: Mapping[str, Path]) -> Iterator[DiversityTiming]:
         yield DiversityTiming(task, kind, result.seconds, result.cpu_seconds, result.peak_rss_mib, result.value)
 
 
-def run_figures(annotations: str, found: str, text: bool = False) -> dict[str, float]:
+def run_figures(annotations: str, answers_file: str, text: bool = False) -> dict[str, float]:
     """Reads, validates and measures everything but self-BLEU, distinct-n and the Vendi score; seconds of each step."""
     start = time.perf_counter()
     subject = measure.SampledSet.of(load(Path(annotations), Path(annotations).parent), "lvis")
     read = time.perf_counter()
-    ((_, answers),) = samples.load(Path(found), subject.annotations, subject.categories).answers.items()
+    ((_, answers),) = samples.load(Path(answers_file), subject.annotations, subject.categories).answers.items()
     ready = time.perf_counter()
     measure.figures(subject, *measure.diversity_tables(subject, answers, text))
     return {"annotations": read - start, "samples": ready - read, "figures": time.perf_counter() - ready}
 
 
-def run_with_text(annotations: str, found: str) -> dict[str, float]:
+def run_with_text(annotations: str, answers_file: str) -> dict[str, float]:
     """`run_figures` with those three."""
-    return run_figures(annotations, found, text=True)
+    return run_figures(annotations, answers_file, text=True)
 
 
-def run_consensus(annotations: str, found: str) -> dict[str, float]:
+def run_consensus(annotations: str, answers_file: str) -> dict[str, float]:
     """Reads and validates, then clusters the mentions into detections; seconds of each step."""
     start = time.perf_counter()
     subject = measure.SampledSet.of(load(Path(annotations), Path(annotations).parent), "lvis")
-    ((_, answers),) = samples.load(Path(found), subject.annotations, subject.categories).answers.items()
+    ((_, answers),) = samples.load(Path(answers_file), subject.annotations, subject.categories).answers.items()
     ready = time.perf_counter()
     consensus(answers.mentions, answers.samples)
     return {"read": ready - start, "consensus": time.perf_counter() - ready}
@@ -204,8 +204,8 @@ def compare_self_bleu(files: Mapping[str, Path], images: int) -> dict[str, float
         return None
     subject = measure.SampledSet.of(load(files["annotations"], files["annotations"].parent), "lvis")
     ((_, answers),) = samples.load(files["Parquet"], subject.annotations, subject.categories).answers.items()
-    own = answers.mentions.image < images
-    image, sample, name = (getattr(answers.mentions, column)[own] for column in ("image", "sample", "name"))
+    chosen = answers.mentions.image < images
+    image, sample, name = (getattr(answers.mentions, column)[chosen] for column in ("image", "sample", "name"))
     sequences = NameSequences(image, sample, name, min(images, len(subject.truth.image_ids)), answers.samples)
     values: dict[str, Any] = {}
     tasks = {
@@ -228,7 +228,7 @@ def reference_self_bleu(sequences: NameSequences) -> Any:
     texts: list[list[str]] = [["" for _ in range(sequences.samples)] for _ in range(sequences.images)]
     for image, sample, name in zip(sequences.image, sequences.sample, sequences.name, strict=True):
         texts[image][sample] += f" {name}"
-    return np.array([_mean_bleu(bleu, [text for text in own if text]) for own in texts])
+    return np.array([_mean_bleu(bleu, [text for text in of_image if text]) for of_image in texts])
 
 
 def _mean_bleu(bleu: Any, texts: list[str]) -> float:
@@ -264,11 +264,11 @@ def _line(row: DiversityTiming) -> str:
     )
 
 
-def _reference_line(found: Mapping[str, float] | None) -> str:
-    if found is None:
+def _reference_line(comparison: Mapping[str, float] | None) -> str:
+    if comparison is None:
         return "self-BLEU beside sacrebleu: not measured, sacrebleu is not installed"
-    own, reference = found["own_seconds"], found["sacrebleu_seconds"]
+    ours, reference = comparison["own_seconds"], comparison["sacrebleu_seconds"]
     return (
-        f"self-BLEU of {found['images']:,.0f} images: {own:.2f} s, by sacrebleu {reference:.2f} s "
-        f"({reference / own:.0f} times as long, largest difference {found['difference']:.1g})"
+        f"self-BLEU of {comparison['images']:,.0f} images: {ours:.2f} s, by sacrebleu {reference:.2f} s "
+        f"({reference / ours:.0f} times as long, largest difference {comparison['difference']:.1g})"
     )

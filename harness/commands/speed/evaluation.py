@@ -181,12 +181,12 @@ def generate(folder: Path, shape: DetectionSetSize, style: Style, seed: int, kin
     _note(f"generating {style}: {shape}")
     rng = np.random.default_rng(seed)
     objects = synthetic.generate_objects(shape.images, shape.categories, rng)
-    found = synthetic.generate_detections(objects, shape.detections_per_image, rng)
+    detected = synthetic.generate_detections(objects, shape.detections_per_image, rng)
     files = {"annotations": folder / f"{style}.json", **{kind: folder / f"detections.{kind}" for kind in kinds}}
     synthetic.write_annotations(files["annotations"], objects, style, rng)
     for kind in kinds:
-        synthetic.write_detections(files[kind], found)
-    del objects, found
+        synthetic.write_detections(files[kind], detected)
+    del objects, detected
     gc.collect()  # the measured process needs the memory
     return files
 
@@ -198,12 +198,12 @@ def _note(text: str) -> None:
 # ---- in a process of its own -------------------------------------------------------------------------------------
 
 
-def run_evaluation(truth: str, found: str, protocol: Protocol, engine: str) -> dict[str, dict[str, Any]]:
+def run_evaluation(truth: str, detections_file: str, protocol: Protocol, engine: str) -> dict[str, dict[str, Any]]:
     """Reads, validates and evaluates; seconds of each step, and all figures with AP by category."""
     start = time.perf_counter()
     loaded = load(Path(truth), Path(truth).parent, "coco" if protocol == "coco" else "lvis")
     read = time.perf_counter()
-    rows = detections.load(Path(found))
+    rows = detections.load(Path(detections_file))
     ready = time.perf_counter()
     evaluation = evaluator.evaluate(loaded, rows, protocol, engine)
     stages = {"annotations": read - start, "detections": ready - read, "evaluate": time.perf_counter() - ready}
@@ -211,11 +211,11 @@ def run_evaluation(truth: str, found: str, protocol: Protocol, engine: str) -> d
     return {"stages": stages, "figures": {**evaluation.metrics, **per_category}}
 
 
-def run_bootstrap(truth: str, found: str, replicates: int) -> dict[str, dict[str, float]]:
+def run_bootstrap(truth: str, detections_file: str, replicates: int) -> dict[str, dict[str, float]]:
     """Reads, validates and resamples; seconds of each step."""
     start = time.perf_counter()
     loaded = load(Path(truth), Path(truth).parent)
-    rows = detections.load(Path(found))
+    rows = detections.load(Path(detections_file))
     ready = time.perf_counter()
     intervals.bootstrap(loaded, rows, "lvis", replicates)
     return {"stages": {"read": ready - start, "bootstrap": time.perf_counter() - ready}}
@@ -273,9 +273,11 @@ def to_markdown(rows: list[EvaluationTiming], machine: Mapping[str, Any]) -> str
 def ratios(rows: list[EvaluationTiming]) -> list[tuple[str, str, float, float]]:
     """(protocol, reference, time ratio, memory ratio) of the compared rows, over the mean of the fast engine's."""
     compared = [row for row in rows if row.task == "compare"]
-    found = []
+    comparisons = []
     for reference in (row for row in compared if row.engine != "fast"):
         fast = [row for row in compared if row.engine == "fast" and row.protocol == reference.protocol]
         seconds, peak = (statistics.mean(getattr(row, name) for row in fast) for name in ("seconds", "peak_mib"))
-        found.append((reference.protocol, reference.engine, reference.seconds / seconds, reference.peak_mib / peak))
-    return found
+        comparisons.append(
+            (reference.protocol, reference.engine, reference.seconds / seconds, reference.peak_mib / peak)
+        )
+    return comparisons

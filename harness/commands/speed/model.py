@@ -135,9 +135,9 @@ def _training(
 ) -> Value:
     """Seconds, target tokens and FLOP of a step of cross-entropy on all the images."""
     batch = target_batch([target(e, adapter.codec, "canonical") for e in examples], adapter.codec)
-    device, kept = numbers.device, batch.labels != IGNORED_LABEL
+    device, scored = numbers.device, batch.labels != IGNORED_LABEL
     pixels, inputs = adapter.pixels(examples).to(device), batch.inputs.to(device)
-    labels, where = batch.labels[kept].to(device), kept.to(device)
+    labels, where = batch.labels[scored].to(device), scored.to(device)
     adapter.model.train()
 
     def step() -> None:
@@ -157,7 +157,7 @@ def _training(
         step()
     return {
         "seconds": watch.median(step, repeats),
-        "tokens": int(kept.sum()),
+        "tokens": int(scored.sum()),
         "positions": inputs.numel(),
         "flop": counter.get_total_flops(),
     }
@@ -195,7 +195,7 @@ def _evaluation(
     }
     with numbers.autocast():
         seconds = {name: watch.median(call, repeats) for name, call in calls.items()}
-    mentions = sum(len(own.mentions) for own in parsed)
+    mentions = sum(len(answer.mentions) for answer in parsed)
     return {**seconds, "tokens": length, "rows": len(asked), "mentions": mentions}
 
 
@@ -206,7 +206,12 @@ def _memory(adapter: Adapter, optimizer: torch.optim.Optimizer) -> Value:
     """Bytes of what stays: weights that train and that do not, gradients, the optimizer's state; and what a frozen
     reference needs beside them."""
     parameters = list(adapter.model.parameters())
-    state = [value for own in optimizer.state.values() for value in own.values() if isinstance(value, torch.Tensor)]
+    state = [
+        value
+        for of_parameter in optimizer.state.values()
+        for value in of_parameter.values()
+        if isinstance(value, torch.Tensor)
+    ]
     return {
         "trained weights": sum(p.nbytes for p in parameters if p.requires_grad),
         "frozen weights": sum(p.nbytes for p in parameters if not p.requires_grad),

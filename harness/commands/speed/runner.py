@@ -94,13 +94,13 @@ def from_document(document: Mapping[str, Any]) -> str:
 
 def lines(document: Mapping[str, Any]) -> list[RunnerTiming]:
     cell, checkpoint = document["cell"], document["snapshot"]
-    found = [
+    timings = [
         RunnerTiming("`detmodes --help`", f"{document['help']:.2f} s", "< 0.5 s"),
         RunnerTiming("a cell of one step, after imports", f"{cell['cell']:.2f} s", "< 3 s"),
         RunnerTiming("of this, training and evaluation", f"{cell['work']:.2f} s", ""),
     ]
     for times, row in document["memory"].items():
-        found.append(
+        timings.append(
             RunnerTiming(
                 f"peak memory, {times} ({row['mentions'][0]:,} and {row['mentions'][1]:,} mentions)",
                 f"{row['mib'][0]:.0f} and {row['mib'][1]:.0f} MiB",
@@ -109,11 +109,11 @@ def lines(document: Mapping[str, Any]) -> list[RunnerTiming]:
         )
     for workers, shares in document["waiting"].items():
         share = f"{statistics.median(shares):.1%}"
-        found.append(RunnerTiming(f"share of training spent waiting for data, {workers} workers", share, ""))
+        timings.append(RunnerTiming(f"share of training spent waiting for data, {workers} workers", share, ""))
     step = f"{checkpoint['seconds'] / checkpoint['step']:.1f} training steps"
     cost = f"{checkpoint['seconds']:.2f} s, {checkpoint['mib']:.1f} MiB, as long as {step}"
-    found.append(RunnerTiming("a checkpoint", cost, ""))
-    return found
+    timings.append(RunnerTiming("a checkpoint", cost, ""))
+    return timings
 
 
 # ---- starting ------------------------------------------------------------------------------------------------------
@@ -211,14 +211,14 @@ def evaluate(images: int, samples: int) -> int:
 def waiting(repeats: int) -> dict[str, list[float]]:
     """By number of workers: the share of the tiny model's training time that goes by waiting for photographs of the
     usual size, of runs that take turns. For a process of its own."""
-    found: dict[str, list[float]] = {str(workers): [] for workers in (0, WORKERS)}
+    shares_by_workers: dict[str, list[float]] = {str(workers): [] for workers in (0, WORKERS)}
     with tempfile.TemporaryDirectory() as folder:
         pictures = photographs(Path(folder), PHOTOGRAPHS)
         for _ in range(repeats):
-            for workers, shares in found.items():
+            for workers, shares in shares_by_workers.items():
                 row = _trained(_adapter(), pictures, int(workers))
                 shares.append(row["waiting"] / row["seconds"])
-    return found
+    return shares_by_workers
 
 
 def _trained(

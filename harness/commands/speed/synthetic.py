@@ -143,27 +143,27 @@ def names(rank: int) -> list[str]:
     return [f"category_{rank + 1}{suffix}" for suffix in (("", "_too", "_as_well") if rank % 3 == 0 else ("",))]
 
 
-def write_detections(path: Path, found: Detections) -> None:
+def write_detections(path: Path, detections: Detections) -> None:
     """A results file: .json, .parquet or .npz, by suffix."""
     if path.suffix == ".json":
         with path.open("w") as file:
             file.write("[")
-            file.writelines(_json_chunks(found))
+            file.writelines(_json_chunks(detections))
             file.write("]")
     elif path.suffix == ".parquet":
-        pq.write_table(pa.table(_columns(found)), path)
+        pq.write_table(pa.table(_columns(detections)), path)
     else:
-        np.savez(path, **_columns(found))  # type: ignore[arg-type]  # no column is called allow_pickle
+        np.savez(path, **_columns(detections))  # type: ignore[arg-type]  # no column is called allow_pickle
 
 
-def _json_chunks(found: Detections) -> Iterator[str]:
+def _json_chunks(detections: Detections) -> Iterator[str]:
     row = '{"image_id": %d, "category_id": %d, "bbox": [%.2f, %.2f, %.2f, %.2f], "score": %.6f}'
-    for start in range(0, len(found), CHUNK):
-        part = _columns(found.take(slice(start, start + CHUNK)))
+    for start in range(0, len(detections), CHUNK):
+        part = _columns(detections.take(slice(start, start + CHUNK)))
         rows = zip(*(column.tolist() for column in part.values()), strict=True)
         yield (", " if start else "") + ", ".join([row % values for values in rows])
 
 
-def _columns(found: Detections) -> dict[str, NDArray[Any]]:
-    sides = dict(zip("xywh", found.boxes.T, strict=True))
-    return {"image_id": found.image_id, "category_id": found.category_id, **sides, "score": found.scores}
+def _columns(detections: Detections) -> dict[str, NDArray[Any]]:
+    sides = dict(zip("xywh", detections.boxes.T, strict=True))
+    return {"image_id": detections.image_id, "category_id": detections.category_id, **sides, "score": detections.scores}

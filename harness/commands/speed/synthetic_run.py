@@ -82,8 +82,8 @@ def _scene(images: int, rng: np.random.Generator) -> _EvaluatedScene:
     categories = [Category(rank + 1, tuple(synthetic.names(rank)), _frequency(rank)) for rank in range(CATEGORIES)]
     examples = []
     for image, (first, count) in enumerate(zip(objects.first.tolist(), objects.count.tolist(), strict=True)):
-        own = range(first, first + count)
-        instances = tuple(Instance(k, int(objects.category[k]) + 1, Box(*objects.boxes[k].tolist())) for k in own)
+        rows = range(first, first + count)
+        instances = tuple(Instance(k, int(objects.category[k]) + 1, Box(*objects.boxes[k].tolist())) for k in rows)
         present = {item.category_id for item in instances}
         absent = frozenset((objects.negatives[image] + 1).tolist()) - present
         examples.append(Example(image + 1, Path("image.png"), 640, 480, instances, negative=absent))
@@ -99,8 +99,8 @@ def _frequency(rank: int) -> Frequency:
 def _write_cell(
     folder: Path, suite: Suite, cell: Cell, info: CellInfo, scene: _EvaluatedScene, rng: np.random.Generator
 ) -> None:
-    found = synthetic.generate_detections(scene.objects, DETECTIONS, rng)
-    matches = ap.match(scene.examples, found, scene.categories)
+    detected = synthetic.generate_detections(scene.objects, DETECTIONS, rng)
+    matches = ap.match(scene.examples, detected, scene.categories)
     official = ap.summarise(
         ap.average_precision(matches, CATEGORIES), [category.frequency for category in scene.categories]
     )
@@ -110,7 +110,7 @@ def _write_cell(
     ids = [category.id for category in scene.categories]
     frame = tables.image_frame(step, 1.0, truth, ids, table, _image_table(len(scene.examples), rng))
     frame.to_parquet(folder / "images.parquet", index=False)
-    detections = tables.detection_frame(step, records.GREEDY, _rows(found), matches)
+    detections = tables.detection_frame(step, records.GREEDY, _rows(detected), matches)
     detections.to_parquet(folder / "detections.parquet", index=False)
     record = Record(
         status="finished",
@@ -137,8 +137,13 @@ def _write_cell(
     records.write_record(record, folder)
 
 
-def _rows(found: Detections) -> list[Detection]:
-    columns = (found.image_id.tolist(), found.category_id.tolist(), found.boxes.tolist(), found.scores.tolist())
+def _rows(detected: Detections) -> list[Detection]:
+    columns = (
+        detected.image_id.tolist(),
+        detected.category_id.tolist(),
+        detected.boxes.tolist(),
+        detected.scores.tolist(),
+    )
     return [Detection(image, category, Box(*box), score) for image, category, box, score in zip(*columns, strict=True)]
 
 
@@ -147,15 +152,15 @@ def _category_table(
 ) -> CategoryTable:
     """Every sample finds an object with a probability of its own; names are drawn from those of the category."""
     key, row = np.unique(image * CATEGORIES + category, return_inverse=True)
-    n, choices = len(key), np.array([len(own.names) for own in categories])
+    n, choices = len(key), np.array([len(category.names) for category in categories])
     times = rng.binomial(SAMPLES, rng.beta(2.0, 1.5, len(row)))
     verified = np.bincount(row * (SAMPLES + 1) + times, minlength=n * (SAMPLES + 1)).reshape(n, SAMPLES + 1)
     present = np.minimum(SAMPLES, (verified @ np.arange(SAMPLES + 1)))
     used = np.where(present > 0, 1 + rng.binomial(choices[key % CATEGORIES] - 1, 0.6), 0)
     named = np.zeros((n, SAMPLES + 1))
     for _ in range(int(used.max(initial=0))):
-        own = np.flatnonzero(used > named.sum(axis=1))
-        named[own, rng.integers(1, present[own] + 1)] += 1
+        lacking = np.flatnonzero(used > named.sum(axis=1))
+        named[lacking, rng.integers(1, present[lacking] + 1)] += 1
     several = (present > 1) & (rng.random(n) < 0.95)
     return CategoryTable(
         n_images=images,

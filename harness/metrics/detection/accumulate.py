@@ -88,8 +88,8 @@ def events_by_category(matches: Matches) -> Iterator[tuple[int, Events]]:
     categories, starts = np.unique(matches.category[events], return_index=True)
     bounds = np.append(starts, len(events))
     for c, start, stop in zip(categories, bounds[:-1], bounds[1:], strict=True):
-        own = slice(start, stop)
-        yield int(c), Events(matches.image[events[own]], true_positive[own], counted[own], others[own])
+        rows = slice(start, stop)
+        yield int(c), Events(matches.image[events[rows]], true_positive[rows], counted[rows], others[rows])
 
 
 def precision(events: Events, drawn: Floats, n_gt: Floats) -> Floats:
@@ -97,20 +97,20 @@ def precision(events: Events, drawn: Floats, n_gt: Floats) -> Floats:
 
     drawn [I, R] and n_gt [R] are whole numbers: how often each image counts, and the weighted ground truths.
     """
-    own = drawn[events.image]  # [e, R]
+    weights = drawn[events.image]  # [e, R]
     others = running(np.add, events.others @ drawn)
     between = events.others.indptr[1:] > events.others.indptr[:-1]  # [e]: whether others rank between two events
-    sweep = _Sweep(own, n_gt)
+    sweep = _Sweep(weights, n_gt)
 
     @cache  # by mask: neighbouring thresholds often agree
     def detections(mask: bytes) -> Floats:
         """Those that count up to each event, [e, R]; by the official guard against 0 / 0 never 0."""
-        every = own.copy()
+        every = weights.copy()
         every[~np.frombuffer(mask, dtype=np.bool_)] = 0
-        found = running(np.add, every)
-        found += others
-        found += np.spacing(1)
-        return found
+        total = running(np.add, every)
+        total += others
+        total += np.spacing(1)
+        return total
 
     @cache
     def at_threshold(tp_mask: bytes, counted_mask: bytes) -> Floats:
@@ -154,10 +154,10 @@ class _Sweep:
     time of whole arrays. The envelope changes at few true positives only, so recall is looked up at those alone.
     """
 
-    def __init__(self, own: Floats, n_gt: Floats) -> None:
-        self.own, self.n_gt = own, np.maximum(n_gt, 1)
-        self.hits = np.empty_like(own)
-        self.envelope = np.empty((len(own) + 1, own.shape[1]))
+    def __init__(self, weights: Floats, n_gt: Floats) -> None:
+        self.weights, self.n_gt = weights, np.maximum(n_gt, 1)
+        self.hits = np.empty_like(weights)
+        self.envelope = np.empty((len(weights) + 1, weights.shape[1]))
 
     def average(self, true: Integers, false_before: Integers, detections: Floats) -> Floats:
         """101-point interpolated precision, [R].
@@ -169,7 +169,7 @@ class _Sweep:
         last = np.append(np.diff(false_before[true]) > 0, True)[: len(true)]
         ends = int(last.sum())
         if not ends:
-            return np.zeros(self.own.shape[1])
+            return np.zeros(self.weights.shape[1])
         hits, envelope = self.hits[:ends], self.envelope[: ends + 1]
         self._fill(hits, envelope, true, last, detections)
         area = np.zeros(hits.shape[1])
@@ -194,13 +194,13 @@ class _Sweep:
         ends = len(hits)
         envelope[ends] = 0
         if hits.shape[1] < WIDE:
-            hits[:] = np.add.accumulate(self.own[true], axis=0)[last]
+            hits[:] = np.add.accumulate(self.weights[true], axis=0)[last]
             envelope[:ends] = np.maximum.accumulate((hits / detections[true[last]])[::-1], axis=0)[::-1]
             return
         rows, place = list(hits), 0
         before: Floats = np.zeros(hits.shape[1])
         for event, ends_run in zip(true.tolist(), last.tolist(), strict=True):
-            before = np.add(before, self.own[event], out=rows[place])
+            before = np.add(before, self.weights[event], out=rows[place])
             if ends_run:
                 np.divide(before, detections[event], out=envelope[place])
                 place += 1

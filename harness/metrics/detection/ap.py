@@ -100,10 +100,10 @@ def match_sizes(
     boxes = make_regular(detections.boxes[rows])
     counts = np.column_stack([in_range(truth.areas, size) & ~truth.crowd for size in sizes])  # [g, S]
     true_positive, left_out = _match_pairs(pair, boxes, gt_pair, truth, ~counts)
-    found: dict[Size, Matches] = {}
+    by_size: dict[Size, Matches] = {}
     for s, size in enumerate(sizes):
         with_truth, gt_count = np.unique(gt_pair[counts[:, s]], return_counts=True)
-        found[size] = Matches(
+        by_size[size] = Matches(
             n_images=len(examples),
             detection=rows,
             image=pairs.image(pair),
@@ -116,7 +116,7 @@ def match_sizes(
             gt_count=gt_count,
             left_out=left_out[:, s],
         )
-    return found
+    return by_size
 
 
 def average_precision(matches: Matches, n_categories: int, weights: Weights | None = None) -> APs:

@@ -79,8 +79,8 @@ def flag_evaluated(pair: Integers, examples: Sequence[Example], truth: GroundTru
 def _positions(ids: Integers, values: Integers, what: str) -> Integers:
     """Where in `ids` each of the values is."""
     order = np.append(np.argsort(ids), 0)
-    found = order[np.searchsorted(ids, values, sorter=order[:-1])]
-    unknown = ids[found] != values if len(ids) else np.ones(len(values), dtype=np.bool_)
+    positions = order[np.searchsorted(ids, values, sorter=order[:-1])]
+    unknown = ids[positions] != values if len(ids) else np.ones(len(values), dtype=np.bool_)
     if unknown.any():
         raise ValueError(f"detection or object of unknown {what} {values[unknown.argmax()]}")
-    return found
+    return positions

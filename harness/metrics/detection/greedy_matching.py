@@ -92,9 +92,9 @@ def _match_pairs(
         chooser, start = np.unique(detection[pairs], return_index=True)
         if not len(chooser):
             continue
-        own = truth[pairs]
-        counts = ~truths.ignored[own]  # [p, S]
-        allowed = free[own] & (iou[pairs, None] >= LIMITS)[:, None, :]  # [p, S, T]
+        objects = truth[pairs]
+        counts = ~truths.ignored[objects]  # [p, S]
+        allowed = free[objects] & (iou[pairs, None] >= LIMITS)[:, None, :]  # [p, S, T]
         value = np.where(allowed, (preference[pairs, None] + counts * len(iou))[:, :, None], -1)
         best = np.maximum.reduceat(value, start, axis=0)  # [choosers, S, T]
         result[0][chooser] = (best >= len(iou)) @ BIT
@@ -108,6 +108,6 @@ def _match_pairs(
 def _turns(detection: Integers, group: Integers) -> Integers:
     """[p]: how many detections of the pair's group that have a pair themselves come before the pair's one."""
     chooser, pair_of = np.unique(detection, return_inverse=True)
-    own = group[chooser]
-    turn = np.arange(len(chooser)) - np.searchsorted(own, own)
+    groups = group[chooser]
+    turn = np.arange(len(chooser)) - np.searchsorted(groups, groups)
     return np.asarray(turn[pair_of], dtype=np.int64)

@@ -144,8 +144,8 @@ def in_range(areas: Floats, size: Size) -> Booleans:
 
 
 def _with_crowds(example: Example, crowds: Iterable[Instance]) -> list[tuple[int, Instance, bool]]:
-    own = [(example.image_id, item, False) for item in example.instances]
-    return own + [(example.image_id, item, True) for item in crowds]
+    instances = [(example.image_id, item, False) for item in example.instances]
+    return instances + [(example.image_id, item, True) for item in crowds]
 
 
 def compute_areas(boxes: Floats) -> Floats:

@@ -63,7 +63,7 @@ class Miscounts:
     image: Integers
     sample: Integers
     category: Integers
-    said: Integers
+    claimed: Integers
     there: Integers
 
 
@@ -83,13 +83,13 @@ class ErrorCodes:
     miscounts: Miscounts
 
 
-def error_codes(truth: Truth, answers: Answers, found: Verification) -> ErrorCodes:
+def error_codes(truth: Truth, answers: Answers, verification: Verification) -> ErrorCodes:
     """The errors of samples that were matched with `verify`."""
-    kind, about = _of_mentions(truth, answers, found)
+    kind, about = _of_mentions(truth, answers, verification)
     mentions = answers.mentions
     missed = np.ones((len(truth.image), answers.samples), dtype=np.bool_)
-    verifies, explains = found.instance >= 0, np.isin(kind, EXPLAINED)
-    missed[found.instance[verifies], mentions.sample[verifies]] = False
+    verifies, explains = verification.instance >= 0, np.isin(kind, EXPLAINED)
+    missed[verification.instance[verifies], mentions.sample[verifies]] = False
     missed[about[explains], mentions.sample[explains]] = False
     return ErrorCodes(kind, about, missed, _miscounts(truth, answers))
 
@@ -103,57 +103,57 @@ def counts_by_category(truth: Truth, answers: Answers, codes: ErrorCodes) -> dic
     """
     nowhere = truth.categories
     of_object = np.append(truth.category, nowhere)[np.where(codes.kind == WRONG_NAME, codes.about, -1)]
-    said = np.where(answers.mentions.category >= 0, answers.mentions.category, of_object)
+    of_mention = np.where(answers.mentions.category >= 0, answers.mentions.category, of_object)
     lost = np.broadcast_to(truth.category[:, None], codes.missed.shape)[codes.missed]
     where: dict[Kind, Integers] = {
-        **{name: said[codes.kind == code] for code, name in enumerate(MENTION_KINDS)},
+        **{name: of_mention[codes.kind == code] for code, name in enumerate(MENTION_KINDS)},
         "missed": lost,
         "miscount": codes.miscounts.category,
         "malformed": np.full(int(answers.malformed.sum()), nowhere),
         "truncated": np.full(int(answers.truncated.sum()), nowhere),
     }
-    return {name: np.bincount(own, minlength=nowhere + 1) for name, own in where.items()}
+    return {name: np.bincount(categories, minlength=nowhere + 1) for name, categories in where.items()}
 
 
-def _of_mentions(truth: Truth, answers: Answers, found: Verification) -> tuple[Integers, Integers]:
+def _of_mentions(truth: Truth, answers: Answers, verification: Verification) -> tuple[Integers, Integers]:
     """`kind` and `about` of ErrorCodes."""
     mentions = answers.mentions
     kind, about = np.full(len(mentions), NO_ERROR), np.full(len(mentions), -1)
-    looked_for = _looked_for(truth, mentions.image * truth.categories + mentions.category) | found.unknown
-    wrong = np.flatnonzero((found.instance < 0) & ~found.neutral & looked_for)
+    looked_for = _looked_for(truth, mentions.image * truth.categories + mentions.category) | verification.unknown
+    wrong = np.flatnonzero((verification.instance < 0) & ~verification.neutral & looked_for)
     for rows in np.split(wrong, np.flatnonzero(np.diff(mentions.image[wrong])) + 1):
         if len(rows):
             first, last = (int(np.searchsorted(truth.image, mentions.image[rows[0]], s)) for s in ("left", "right"))
             iou = iou_matrix(mentions.boxes[rows], truth.boxes[first:last])
-            own = mentions.category[rows][:, None] == truth.category[first:last]
-            kind[rows], which = _kinds(iou, own)
+            same_category = mentions.category[rows][:, None] == truth.category[first:last]
+            kind[rows], which = _kinds(iou, same_category)
             about[rows[which >= 0]] = first + which[which >= 0]
-    kind[(kind == CLASSIFICATION) & found.unknown] = WRONG_NAME
+    kind[(kind == CLASSIFICATION) & verification.unknown] = WRONG_NAME
     return kind, about
 
 
-def _kinds(iou: Floats, own: Flags) -> tuple[Integers, Integers]:
+def _kinds(iou: Floats, same_category: Flags) -> tuple[Integers, Integers]:
     """TIDE's kinds of wrong mentions, and which object each is about; of a duplicate too. See `classify_errors`."""
-    kind, which = tide.classify_errors(iou, own)
+    kind, which = tide.classify_errors(iou, same_category)
     again = kind == DUPLICATE
     if again.any():
-        which[again] = np.where(own, iou, 0.0)[again].argmax(axis=1)
+        which[again] = np.where(same_category, iou, 0.0)[again].argmax(axis=1)
     return kind, which
 
 
 def _looked_for(truth: Truth, pair: Integers) -> Flags:
     """Which (image, category) pairs are annotated or verified to be absent; `pair`: image * C + category."""
-    known = np.concatenate([truth.image * truth.categories + truth.category, truth.negative])
-    return np.asarray(np.isin(pair, known))
+    judged = np.concatenate([truth.image * truth.categories + truth.category, truth.negative])
+    return np.asarray(np.isin(pair, judged))
 
 
 def _miscounts(truth: Truth, answers: Answers) -> Miscounts:
     mentions, k, c = answers.mentions, answers.samples, max(truth.categories, 1)
-    known = mentions.category >= 0
-    said = ((mentions.image * k + mentions.sample) * c + mentions.category)[known]
+    named = mentions.category >= 0
+    claimed = ((mentions.image * k + mentions.sample) * c + mentions.category)[named]
     there = (((truth.image * k)[:, None] + np.arange(k)) * c + truth.category[:, None]).ravel()
-    keys, place = np.unique(np.concatenate([said, there]), return_inverse=True)
-    counts = [np.bincount(own, minlength=len(keys)) for own in np.split(place, [len(said)])]
+    keys, place = np.unique(np.concatenate([claimed, there]), return_inverse=True)
+    counts = [np.bincount(part, minlength=len(keys)) for part in np.split(place, [len(claimed)])]
     image, sample, category = keys // (k * c), keys // c % k, keys % c
     pair = image * c + category
     decided = _looked_for(truth, pair) & ~np.isin(pair, truth.not_exhaustive)
@@ -178,7 +178,7 @@ class Miscount:
     """How often a sample mentions a category, and how many instances of it the image has."""
 
     category_id: int
-    said: int
+    claimed: int
     there: int
 
 
@@ -204,15 +204,15 @@ class SampleErrors:
 
 def sample_errors(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> list[list[SampleErrors]]:
     """The errors of each of K >= 1 samples of each of I examples."""
-    said = (mention.category_id for own in parsed for sample in own for mention in sample.mentions)
-    mentioned = {category_id for category_id in said if category_id is not None}
+    named_ids = (mention.category_id for samples in parsed for sample in samples for mention in sample.mentions)
+    mentioned = {category_id for category_id in named_ids if category_id is not None}
     annotated = {instance.category_id for example in examples for instance in example.instances}
     categories = [Category(index, (), None) for index in sorted(annotated | mentioned)]
     truth, answers = truth_of(examples, categories), answers_of(parsed, categories)
-    found = verify(truth, answers.mentions)
-    codes = error_codes(truth, answers, found)
+    verification = verify(truth, answers.mentions)
+    codes = error_codes(truth, answers, verification)
     starts = _Starts.of(truth, answers, codes)
-    instance = np.where(found.instance >= 0, found.instance, codes.about)
+    instance = np.where(verification.instance >= 0, verification.instance, codes.about)
     ids = [category.id for category in categories]
     k = answers.samples
     return [
@@ -254,15 +254,15 @@ def _one(
     """`instance` [M]: what each mention verifies or is about, or -1."""
     sequence, wrong = image * answers.samples + sample, codes.miscounts
     first, end = starts.instances[image : image + 2]
-    mentions, counts = (slice(*own[sequence : sequence + 2]) for own in (starts.mentions, starts.miscounts))
-    columns = (wrong.category[counts].tolist(), wrong.said[counts].tolist(), wrong.there[counts].tolist())
+    mentions, counts = (slice(*bounds[sequence : sequence + 2]) for bounds in (starts.mentions, starts.miscounts))
+    columns = (wrong.category[counts].tolist(), wrong.claimed[counts].tolist(), wrong.there[counts].tolist())
     return SampleErrors(
         mentions=tuple(
             MentionFound(None if kind == NO_ERROR else MENTION_KINDS[kind], None if about < 0 else about - int(first))
             for kind, about in zip(codes.kind[mentions].tolist(), instance[mentions].tolist(), strict=True)
         ),
         missed=tuple(np.flatnonzero(codes.missed[first:end, sample]).tolist()),
-        miscounts=tuple(Miscount(category_ids[c], said, there) for c, said, there in zip(*columns, strict=True)),
+        miscounts=tuple(Miscount(category_ids[c], claimed, there) for c, claimed, there in zip(*columns, strict=True)),
         malformed=int(answers.malformed[image, sample]),
         truncated=bool(answers.truncated[image, sample]),
     )

@@ -50,12 +50,12 @@ def best_overlap(detections: Detections, truth: GroundTruth) -> Floats:
 
     Crowd regions are no objects.
     """
-    own = np.flatnonzero(~truth.crowd)
-    objects = _groups(truth.image_id[own], truth.category_id[own], truth.id[own])
-    found = _groups(detections.image_id, detections.category_id, -detections.scores)
+    counting = np.flatnonzero(~truth.crowd)
+    objects = _groups(truth.image_id[counting], truth.category_id[counting], truth.id[counting])
+    detected = _groups(detections.image_id, detections.category_id, -detections.scores)
     best, boxes = np.zeros(len(detections)), make_regular(detections.boxes)
-    for pair in found.keys() & objects.keys():
-        best[found[pair]] = iou_matrix(boxes[found[pair]], truth.boxes[own[objects[pair]]]).max(axis=1)
+    for pair in detected.keys() & objects.keys():
+        best[detected[pair]] = iou_matrix(boxes[detected[pair]], truth.boxes[counting[objects[pair]]]).max(axis=1)
     return best
 
 
@@ -88,8 +88,8 @@ def _close_pairs(group: Integers, boxes: Floats, threshold: float) -> Integers:
         second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(count[part]) - count[part], count[part])
         near = box_iou(boxes[rows[first]], boxes[rows[second]]) > threshold
         pairs.append(np.sort(np.stack([rows[first[near]], rows[second[near]]], axis=1), axis=1))
-    found = np.concatenate(pairs)
-    return found[np.lexsort((found[:, 1], found[:, 0]))]
+    close = np.concatenate(pairs)
+    return close[np.lexsort((close[:, 1], close[:, 0]))]
 
 
 def _count_within(group: Integers, size: Floats, span: float) -> Integers:

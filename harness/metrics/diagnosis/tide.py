@@ -67,9 +67,9 @@ class _Wrong:
 def find_undecided(matches: Matches) -> Booleans:
     """Detections [n] that are neither right nor wrong at IoU 0.5: unmatched where the category is not annotated
     exhaustively, or matched to a crowd region."""
-    found = (matches.true_positive & 1).astype(np.bool_)
-    elsewhere = np.zeros_like(found) if matches.left_out is None else (matches.left_out & 1).astype(np.bool_)
-    return np.asarray(~found & (matches.ignored | elsewhere))
+    correct = (matches.true_positive & 1).astype(np.bool_)
+    elsewhere = np.zeros_like(correct) if matches.left_out is None else (matches.left_out & 1).astype(np.bool_)
+    return np.asarray(~correct & (matches.ignored | elsewhere))
 
 
 def break_down_errors(
@@ -149,10 +149,10 @@ def _what_is_wrong(counting: _Set) -> _Wrong:
     taken = np.zeros(len(counting.gt_image), dtype=np.bool_)
     for rows, objects in _images(counting):
         iou = iou_matrix(counting.boxes[rows], counting.gt_boxes[objects])
-        own = counting.category[rows][:, None] == counting.gt_category[objects]
-        taken[objects] = _taken(np.where(own, iou, 0.0)[counting.correct[rows]])
+        same_category = counting.category[rows][:, None] == counting.gt_category[objects]
+        taken[objects] = _taken(np.where(same_category, iou, 0.0)[counting.correct[rows]])
         wrong = rows[~counting.correct[rows]]
-        kind[wrong], which = classify_errors(iou[~counting.correct[rows]], own[~counting.correct[rows]])
+        kind[wrong], which = classify_errors(iou[~counting.correct[rows]], same_category[~counting.correct[rows]])
         about[wrong[which >= 0]] = objects[which[which >= 0]]
     return _Wrong(kind, about, taken)
 
@@ -181,11 +181,11 @@ def _taken(iou: Floats) -> Booleans:
     return ~free
 
 
-def classify_errors(iou: Floats, own: Booleans) -> tuple[Integers, Integers]:
-    """Kinds [d], and which object the error is about (-1: none), of wrong detections; iou, own [d, o]."""
+def classify_errors(iou: Floats, same_category: Booleans) -> tuple[Integers, Integers]:
+    """Kinds [d], and which object the error is about (-1: none), of wrong detections; iou and same_category [d, o]."""
     if not iou.shape[1]:
         return np.full(len(iou), BACKGROUND), np.full(len(iou), -1)
-    with_own, with_another = np.where(own, iou, 0.0), np.where(own, 0.0, iou)
+    with_own, with_another = np.where(same_category, iou, 0.0), np.where(same_category, 0.0, iou)
     a, b = with_own.max(axis=1), with_another.max(axis=1)
     tests = {
         LOCALISATION: (a >= NEAR) & (a <= FOREGROUND),

@@ -66,9 +66,9 @@ def category_figures(table: CategoryTable, weights: Weights | None = None) -> di
         sums = _by_category(blocks, table, columns[:, chunk])
         for name, (top, bottom) in _fractions(table).items():
             figures[name][:, chunk] = ratio(top.of(sums), bottom.of(sums))
-    found = {name: values.T for name, values in figures.items()}
-    found["normalised_name_diversity"] = normalise(found["name_diversity"], table.names)
-    return found
+    by_name = {name: values.T for name, values in figures.items()}
+    by_name["normalised_name_diversity"] = normalise(by_name["name_diversity"], table.names)
+    return by_name
 
 
 def support(table: CategoryTable) -> dict[str, Integers]:
@@ -97,12 +97,12 @@ class _Linear(NamedTuple):
 def _blocks(table: CategoryTable) -> dict[str, Floats]:
     """What figures are weighted sums of over the rows of a category, each [width, n]. All but the means of real numbers
     are whole numbers."""
-    known = ~np.isnan(table.present)
-    present = np.where(known, table.present, 0).astype(np.int64)
+    defined = ~np.isnan(table.present)
+    present = np.where(defined, table.present, 0).astype(np.int64)
     width = table.verified.shape[1]
     if present.min(initial=0) < 0 or present.max(initial=0) >= width:
         raise ValueError(f"expected categories to be present in 0 to {width - 1} samples, got {present.max(initial=0)}")
-    several = known & (table.names[table.category] > 1)
+    several = defined & (table.names[table.category] > 1)
     instances = table.verified.sum(axis=1)
     blocks = {
         "verified": table.verified.T.astype(np.float64),
@@ -172,11 +172,11 @@ def mean_figures(
 ) -> dict[str, Floats]:
     """Every figure of `category_figures` as a mean over categories, and over those of each frequency ("recall/r"),
     and those of `image_figures`; each [R]."""
-    found: dict[str, Floats] = {}
+    by_name: dict[str, Floats] = {}
     for name, values in category_figures(table, weights).items():
         means = by_frequency(values, frequency)
-        found |= {name if group == "all" else f"{name}/{group}": mean for group, mean in means.items()}
-    return found | image_figures(per_image, weights)
+        by_name |= {name if group == "all" else f"{name}/{group}": mean for group, mean in means.items()}
+    return by_name | image_figures(per_image, weights)
 
 
 def mean_defined(values: Floats) -> Floats:
@@ -213,9 +213,9 @@ def _by_category(blocks: Mapping[str, Floats], table: CategoryTable, columns: We
     sums: dict[str, Floats] = {}
     for kind, names in ((np.float32, exact), (np.float64, [name for name in blocks if name not in exact])):
         values = np.concatenate([blocks[name] for name in names] or [np.zeros((0, len(table.image)))]).astype(kind)
-        found = _sums(values, table, np.ascontiguousarray(columns, dtype=kind))
+        summed = _sums(values, table, np.ascontiguousarray(columns, dtype=kind))
         widths = np.cumsum([len(blocks[name]) for name in names])[:-1]
-        sums |= dict(zip(names, np.split(found, widths), strict=True)) if names else {}
+        sums |= dict(zip(names, np.split(summed, widths), strict=True)) if names else {}
     return sums
 
 

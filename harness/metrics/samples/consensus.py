@@ -76,14 +76,14 @@ def _clusters(group: Integers, sample: Integers, boxes: Floats, scores: Floats) 
     rows = np.arange(len(group))
     while len(rows):
         changed = _changes(group[rows])
-        own = np.cumsum(changed) - 1  # [m]: which of the G groups
+        group_number = np.cumsum(changed) - 1  # [m]: which of the G groups
         seed = _first_best(scores[rows], np.flatnonzero(changed))  # [G], positions among the m
-        overlap = box_iou(boxes[rows[seed]][own], boxes[rows])
+        overlap = box_iou(boxes[rows[seed]][group_number], boxes[rows])
         value = np.where(overlap >= JOIN_IOU, overlap, -1.0)
         value[seed] = np.inf  # before any other mention of its own sample
         best = _first_best(value, np.flatnonzero(_changes(group[rows], sample[rows])))
         members = best[value[best] > 0]
-        cluster[rows[members]] = len(seeds) + own[members]
+        cluster[rows[members]] = len(seeds) + group_number[members]
         seeds = np.append(seeds, rows[seed])
         rows = rows[cluster[rows] < 0]
     return cluster, seeds

@@ -101,10 +101,10 @@ def category_table(truth: Truth, answers: Answers, verification: Verification, n
     """Diversity of the K samples per image and category; names [C]: number of names S of each category."""
     key, row = np.unique(truth.image * truth.categories + truth.category, return_inverse=True)
     n, samples, instances = len(key), answers.samples, len(row)
-    found = _verified(answers.mentions, verification, row)
-    times = np.bincount(found.instance, minlength=instances)  # v of each instance, [N]
+    verified = _verified(answers.mentions, verification, row)
+    times = np.bincount(verified.instance, minlength=instances)  # v of each instance, [N]
     histogram = np.bincount(row * (samples + 1) + times, minlength=n * (samples + 1)).reshape(n, samples + 1)
-    named = _named(found, n, samples)
+    named = _named(verified, n, samples)
     used = named.sum(axis=1)
     return CategoryTable(
         n_images=len(truth.image_ids),
@@ -113,11 +113,11 @@ def category_table(truth: Truth, answers: Answers, verification: Verification, n
         category=key % max(1, truth.categories),
         verified=histogram,
         named=named,
-        present=_counted(np.unique(found.row * samples + found.sample) // samples, n),
-        choices=_counted(row[_names_of_instances(found)[0]], n),
-        name_diversity=_mean_by_row(row, _name_diversity(found, times), n),
+        present=_counted(np.unique(verified.row * samples + verified.sample) // samples, n),
+        choices=_counted(row[_names_of_instances(verified)[0]], n),
+        name_diversity=_mean_by_row(row, _name_diversity(verified, times), n),
         distinct_names=np.where(used > 0, used, np.nan),
-        box_spread=_mean_by_row(row, _box_spread(found, times), n),
+        box_spread=_mean_by_row(row, _box_spread(verified, times), n),
     )
 
 
@@ -129,37 +129,37 @@ def _verified(mentions: Mentions, verification: Verification, row: Integers) -> 
     return _Verified(row[instance], instance, mentions.sample[rows], name, mentions.boxes[rows])
 
 
-def _named(found: _Verified, n: int, samples: int) -> Floats:
+def _named(verified: _Verified, n: int, samples: int) -> Floats:
     """[n, K + 1]: how many names of a row were used in exactly v samples."""
-    names = found.name.max(initial=0) + 1
-    uses = np.unique((found.row * names + found.name) * samples + found.sample) // samples  # one per sample
+    names = verified.name.max(initial=0) + 1
+    uses = np.unique((verified.row * names + verified.name) * samples + verified.sample) // samples  # one per sample
     name_of_row, times = np.unique(uses, return_counts=True)
     shape = n, samples + 1
     return _counted(name_of_row // names * shape[1] + times, n * shape[1]).reshape(shape)
 
 
-def _names_of_instances(found: _Verified) -> tuple[Integers, Integers]:
+def _names_of_instances(verified: _Verified) -> tuple[Integers, Integers]:
     """Instance of each different (instance, name) pair, and in how many samples it occurs."""
-    names = found.name.max(initial=0) + 1
-    pair, times = np.unique(found.instance * names + found.name, return_counts=True)
+    names = verified.name.max(initial=0) + 1
+    pair, times = np.unique(verified.instance * names + verified.name, return_counts=True)
     return pair // names, times
 
 
-def _name_diversity(found: _Verified, times: Integers) -> Floats:
+def _name_diversity(verified: _Verified, times: Integers) -> Floats:
     """[N]: the unbiased estimate of the probability that two fresh samples name an instance differently."""
-    instance, uses = _names_of_instances(found)
+    instance, uses = _names_of_instances(verified)
     agreeing = np.bincount(instance, weights=uses * (uses - 1) / 2, minlength=len(times))
     return 1.0 - ratio(agreeing, times * (times - 1) / 2)
 
 
-def _box_spread(found: _Verified, times: Integers) -> Floats:
+def _box_spread(verified: _Verified, times: Integers) -> Floats:
     """[N]: mean of 1 - IoU over the pairs of boxes that different samples give one instance."""
     total = np.zeros(len(times))
     for apart in range(1, int(times.max(initial=0))):  # an instance's boxes are neighbours
-        first = np.flatnonzero(found.instance[apart:] == found.instance[:-apart])
+        first = np.flatnonzero(verified.instance[apart:] == verified.instance[:-apart])
         for rows in np.split(first, np.arange(CHUNK, len(first), CHUNK)):
-            spread = 1.0 - box_iou(found.boxes[rows], found.boxes[rows + apart])
-            total += np.bincount(found.instance[rows], weights=spread, minlength=len(times))
+            spread = 1.0 - box_iou(verified.boxes[rows], verified.boxes[rows + apart])
+            total += np.bincount(verified.instance[rows], weights=spread, minlength=len(times))
     return ratio(total, times * (times - 1) / 2)
 
 
@@ -189,8 +189,8 @@ def image_table(truth: Truth, answers: Answers, verification: Verification, text
         unique_sequences=_different_sequences(mentions, _contents(name, mentions.boxes), images, samples) / samples,
         order_distance=_order_distances(truth, answers, verification),
         self_bleu=figure(texts.self_bleu),
-        distinct_1=figure(lambda own: texts.distinct(own, 1)),
-        distinct_2=figure(lambda own: texts.distinct(own, 2)),
+        distinct_1=figure(lambda names: texts.distinct(names, 1)),
+        distinct_2=figure(lambda names: texts.distinct(names, 2)),
         vendi=figure(texts.vendi),
     )
 
@@ -225,20 +225,20 @@ def _different_sequences(mentions: Mentions, symbol: Integers, images: int, samp
 def _order_distances(truth: Truth, answers: Answers, verification: Verification) -> Floats:
     """`order_distance` of each image, [I]; images with equally many verified instances are computed together."""
     rows = np.flatnonzero(verification.instance >= 0)
-    found = np.unique(verification.instance[rows])
-    count = np.bincount(truth.image[found], minlength=len(truth.image_ids))
+    instances = np.unique(verification.instance[rows])
+    count = np.bincount(truth.image[instances], minlength=len(truth.image_ids))
     rank = np.zeros(len(truth.image), dtype=np.int64)  # of each verified instance among those of its image
-    rank[found] = np.arange(len(found)) - (np.cumsum(count) - count)[truth.image[found]]
+    rank[instances] = np.arange(len(instances)) - (np.cumsum(count) - count)[truth.image[instances]]
     start = np.searchsorted(answers.mentions.image[rows], np.arange(len(count) + 1))
     distance = np.full(len(count), np.nan)
     for size in np.unique(count[count > 1]).tolist():
         chosen = np.flatnonzero(count == size)
         step = max(1, SIGNS // (answers.samples * math.comb(size, 2)))
         for images in np.split(chosen, np.arange(step, len(chosen), step)):
-            own = np.concatenate([rows[start[image] : start[image + 1]] for image in images])
+            mentions = np.concatenate([rows[start[image] : start[image + 1]] for image in images])
             position = np.full((len(images), answers.samples, size), np.nan)
-            at = np.searchsorted(images, answers.mentions.image[own]), answers.mentions.sample[own]
-            position[*at, rank[verification.instance[own]]] = own
+            at = np.searchsorted(images, answers.mentions.image[mentions]), answers.mentions.sample[mentions]
+            position[*at, rank[verification.instance[mentions]]] = mentions
             distance[images] = order_distance(position)
     return distance
 

@@ -125,16 +125,16 @@ def match_sample(
     """`verify` for one sample of one image: one MatchedMention per mention, in their order."""
     ids = {item.category_id for item in mentions} | {item.category_id for item in example.instances}
     categories = [Category(category_id, (), None) for category_id in ids if category_id is not None]
-    found = verify(truth_of([example], categories), mentions_of([[mentions]], categories), iou_threshold)
+    verification = verify(truth_of([example], categories), mentions_of([[mentions]], categories), iou_threshold)
     return [
         MatchedMention(None if instance < 0 else example.instances[instance].id, *rest)
         for instance, *rest in zip(
-            found.instance.tolist(),
-            found.iou.tolist(),
-            found.duplicate.tolist(),
-            found.hallucination.tolist(),
-            found.neutral.tolist(),
-            found.unknown.tolist(),
+            verification.instance.tolist(),
+            verification.iou.tolist(),
+            verification.duplicate.tolist(),
+            verification.hallucination.tolist(),
+            verification.neutral.tolist(),
+            verification.unknown.tolist(),
             strict=True,
         )
     ]
@@ -146,8 +146,8 @@ def f_score(example: Example, parsed: Parsed) -> float:
     1 where there is nothing to find and nothing was said.
     """
     matched = match_sample(example, parsed.mentions)
-    said = len(matched) + parsed.malformed - sum(mention.neutral for mention in matched)
-    total = said + len(example.instances)
+    claims = len(matched) + parsed.malformed - sum(mention.neutral for mention in matched)
+    total = claims + len(example.instances)
     return 2 * sum(mention.verified for mention in matched) / total if total else 1.0
 
 

@@ -130,7 +130,7 @@ def mentions_of(samples: Sequence[Sequence[Sequence[Mention]]], categories: Sequ
     Names are coded in alphabetical order; scores are not known.
     """
     index = {category.id: position for position, category in enumerate(categories)}
-    rows = [(i, k, item) for i, own in enumerate(samples) for k, sample in enumerate(own) for item in sample]
+    rows = [(i, k, item) for i, of_image in enumerate(samples) for k, sample in enumerate(of_image) for item in sample]
     code = {name: position for position, name in enumerate(sorted({item.name for *_, item in rows}))}
     category = (-1 if item.category_id is None else index.get(item.category_id, -1) for *_, item in rows)
     return Mentions(
@@ -146,9 +146,9 @@ def mentions_of(samples: Sequence[Sequence[Sequence[Mention]]], categories: Sequ
 def answers_of(parsed: Sequence[Sequence[Parsed]], categories: Sequence[Category]) -> Answers:
     """The columns of K >= 1 parsed samples of each of I images; see `mentions_of`."""
     return Answers(
-        mentions=mentions_of([[sample.mentions for sample in own] for own in parsed], categories),
-        malformed=np.array([[sample.malformed for sample in own] for own in parsed], dtype=np.int64),
-        truncated=np.array([[sample.truncated for sample in own] for own in parsed], dtype=np.bool_),
+        mentions=mentions_of([[sample.mentions for sample in of_image] for of_image in parsed], categories),
+        malformed=np.array([[sample.malformed for sample in of_image] for of_image in parsed], dtype=np.int64),
+        truncated=np.array([[sample.truncated for sample in of_image] for of_image in parsed], dtype=np.bool_),
     )
 
 

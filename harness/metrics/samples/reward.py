@@ -24,7 +24,7 @@ mention has an IoU of at least 0.5), so that claiming an object twice never pays
 Reward = Callable[[Truth, Answers, Verification], Floats]
 
 
-def detection(truth: Truth, answers: Answers, found: Verification) -> Floats:
+def detection(truth: Truth, answers: Answers, verification: Verification) -> Floats:
     """F-score of matched IoU, [I, K] in [0, 1]:
 
         max(0, 2 * (sum of the verified mentions' IoUs - DUPLICATE * duplicates) / (said + instances))
@@ -37,16 +37,18 @@ def detection(truth: Truth, answers: Answers, found: Verification) -> Floats:
     malformed entry or a missing end makes it less; so does leaving out a verified mention of an answer without
     duplicates: its IoU is at least 0.5, and the sum over the denominator at most that.
     """
-    said = _said(answers, found, found.neutral & ~found.duplicate) + answers.truncated
-    total = _sums(answers, np.where(found.instance >= 0, found.iou, 0.0) - DUPLICATE * found.duplicate)
-    return _ratio(np.maximum(total, 0.0), said + _instances(truth, answers))
+    claims = _count_claims(answers, verification, verification.neutral & ~verification.duplicate) + answers.truncated
+    total = _sums(
+        answers, np.where(verification.instance >= 0, verification.iou, 0.0) - DUPLICATE * verification.duplicate
+    )
+    return _ratio(np.maximum(total, 0.0), claims + _instances(truth, answers))
 
 
-def f_score(truth: Truth, answers: Answers, found: Verification) -> Floats:
+def f_score(truth: Truth, answers: Answers, verification: Verification) -> Floats:
     """F-score of verified mentions, [I, K] in [0, 1]: 2 * verified / (mentions + malformed - neutral + instances), as
     in harness.metrics.samples.matching.f_score: how well a box fits beyond IoU 0.5 counts for nothing."""
-    verified = _sums(answers, found.instance >= 0)
-    return _ratio(verified, _said(answers, found, found.neutral) + _instances(truth, answers))
+    verified = _sums(answers, verification.instance >= 0)
+    return _ratio(verified, _count_claims(answers, verification, verification.neutral) + _instances(truth, answers))
 
 
 REWARDS: dict[str, Reward] = {"detection": detection, "f_score": f_score}
@@ -61,7 +63,7 @@ def rewards(name: str, examples: Sequence[Example], parsed: Sequence[Sequence[Pa
 
 def judged(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> tuple[Truth, Answers, Verification]:
     """What a reward is made of, for K >= 1 samples of each of I examples; categories are those that occur."""
-    mentioned = {mention.category_id for own in parsed for sample in own for mention in sample.mentions}
+    mentioned = {mention.category_id for samples in parsed for sample in samples for mention in sample.mentions}
     annotated = {instance.category_id for example in examples for instance in example.instances}
     categories = [Category(index, (), None) for index in annotated | mentioned if index is not None]
     truth, answers = truth_of(examples, categories), answers_of(parsed, categories)
@@ -75,12 +77,12 @@ def _sums(answers: Answers, values: NDArray[np.float64] | NDArray[np.bool_]) -> 
     of: list[list[float]] = [[] for _ in range(images * samples)]
     for place, value in zip(answers.mentions.image * samples + answers.mentions.sample, values.tolist(), strict=True):
         of[place].append(value)
-    return np.array([math.fsum(own) for own in of]).reshape(images, samples)
+    return np.array([math.fsum(terms) for terms in of]).reshape(images, samples)
 
 
-def _said(answers: Answers, found: Verification, neutral: NDArray[np.bool_]) -> Floats:
+def _count_claims(answers: Answers, verification: Verification, neutral: NDArray[np.bool_]) -> Floats:
     """Mentions and malformed entries of each sample, [I, K], without the neutral ones."""
-    return _sums(answers, np.ones(len(found.instance))) - _sums(answers, neutral) + answers.malformed
+    return _sums(answers, np.ones(len(verification.instance))) - _sums(answers, neutral) + answers.malformed
 
 
 def _instances(truth: Truth, answers: Answers) -> Floats:

@@ -141,8 +141,8 @@ def _self_bleu(sequences: NameSequences) -> Floats:
     log_mean = ratio(np.where(total > 0, np.log(precision), 0.0).sum(axis=-1), (total > 0).sum(axis=-1))
     shortfall = np.maximum(ratio(_reference_lengths(lengths), lengths) - 1, 0.0)
     bleu = np.where(matched[..., 0] > 0, np.exp(log_mean - shortfall), 0.0)  # [I, K]; 0 for an empty sample
-    said = (lengths > 0).sum(axis=-1)
-    return np.where(said > 1, ratio(bleu.sum(axis=-1), said), np.nan)
+    non_empty = (lengths > 0).sum(axis=-1)
+    return np.where(non_empty > 1, ratio(bleu.sum(axis=-1), non_empty), np.nan)
 
 
 def _matched(gram: Integers, row: Integers, shape: tuple[int, ...]) -> Integers:
@@ -157,8 +157,8 @@ def _matched(gram: Integers, row: Integers, shape: tuple[int, ...]) -> Integers:
     order = np.lexsort((count, gram))
     gram, row, count = gram[order], row[order], count[order]
     continues, last = np.diff(gram, prepend=-1) == 0, np.diff(gram, append=-1) != 0
-    found = np.where(last, np.where(continues, np.roll(count, 1), 0), count)
-    matched = np.bincount(row, weights=found, minlength=rows).astype(np.int64)
+    most = np.where(last, np.where(continues, np.roll(count, 1), 0), count)
+    matched = np.bincount(row, weights=most, minlength=rows).astype(np.int64)
     return matched.reshape(shape)
 
 
@@ -168,13 +168,13 @@ def _reference_lengths(lengths: Integers) -> Floats:
     It is a neighbour in the order of length. Infinite where there is no other; arbitrary for an empty sample.
     """
     order = np.argsort(lengths, axis=-1)
-    own = np.take_along_axis(lengths, order, axis=-1).astype(np.float64)
-    end = np.full((len(own), 1), np.inf)
-    shorter = np.concatenate([-end, own[:, :-1]], axis=-1)
+    ordered = np.take_along_axis(lengths, order, axis=-1).astype(np.float64)
+    end = np.full((len(ordered), 1), np.inf)
+    shorter = np.concatenate([-end, ordered[:, :-1]], axis=-1)
     shorter[shorter == 0] = -np.inf
-    longer = np.concatenate([own[:, 1:], end], axis=-1)
-    closest = np.empty_like(own)
-    np.put_along_axis(closest, order, np.where(own - shorter <= longer - own, shorter, longer), axis=-1)
+    longer = np.concatenate([ordered[:, 1:], end], axis=-1)
+    closest = np.empty_like(ordered)
+    np.put_along_axis(closest, order, np.where(ordered - shorter <= longer - ordered, shorter, longer), axis=-1)
     return closest
 
 

@@ -49,7 +49,7 @@ def available(results: Results) -> list[str]:
 def drawn(results: Results) -> dict[str, object]:
     """Name of each available figure -> the data that it shows, JSON values only: numbers to six decimals, undefined
     ones None."""
-    return {name: plain(found) for name, kind in _FIGURES.items() if (found := kind.data(results))}
+    return {name: plain(content) for name, kind in _FIGURES.items() if (content := kind.data(results))}
 
 
 def plain(value: object) -> object:
@@ -57,9 +57,9 @@ def plain(value: object) -> object:
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(own) for key, own in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(own) for own in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return round(float(value), 6) + 0.0 if math.isfinite(value) else None  # no "-0.0"
     return value

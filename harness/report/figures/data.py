@@ -66,8 +66,8 @@ T = TypeVar("T")
 
 def by_model(results: Results, find: Callable[[Results, str], T]) -> dict[str, T]:
     """What `find` finds for each model that it finds something for."""
-    found = {model: find(results, model) for model in models(results)}
-    return {model: own for model, own in found.items() if own}
+    all_models = {model: find(results, model) for model in models(results)}
+    return {model: content for model, content in all_models.items() if content}
 
 
 def models(results: Results) -> list[str]:
@@ -84,14 +84,14 @@ def trajectories(results: Results, model: str) -> list[Trajectory]:
     """The base (one step) and every objective of a model; empty where the task has no AP."""
     if results.suite.task == "caption":
         return []
-    found = []
+    paths = []
     for label in rows_of(results):
         steps = results.steps(model, label)
         diversity = tuple(seed_mean(results, model, label, step, "name_diversity") for step in steps)
         ap = tuple(seed_mean(results, model, label, step, "AP") for step in steps)
         last = figures_of(results, model, label, ("name_diversity", "AP"))
-        found.append(Trajectory(label, steps, diversity, ap, (last["name_diversity"], last["AP"]) if last else None))
-    return [path for path in found if path.steps]
+        paths.append(Trajectory(label, steps, diversity, ap, (last["name_diversity"], last["AP"]) if last else None))
+    return [path for path in paths if path.steps]
 
 
 def frontier_lines(results: Results, model: str) -> list[Line]:
@@ -99,8 +99,8 @@ def frontier_lines(results: Results, model: str) -> list[Line]:
     other. Over the APs that the path passes; empty where the task has no AP."""
     if results.suite.task == "caption":
         return []
-    found = [_frontier(results, model, label) for label in rows_of(results)[1:]]
-    return [line for line in found if line is not None]
+    frontiers = [_frontier(results, model, label) for label in rows_of(results)[1:]]
+    return [line for line in frontiers if line is not None]
 
 
 def _frontier(results: Results, model: str, label: str) -> Line | None:
@@ -110,12 +110,12 @@ def _frontier(results: Results, model: str, label: str) -> Line | None:
         return None
     ap = [path_of(results, source, seed, "AP") for seed in seeds]
     diversity = [path_of(results, source, seed, "name_diversity") for seed in seeds]
-    means = np.mean([own[:, 0] for own in ap], axis=0)
+    means = np.mean([curve[:, 0] for curve in ap], axis=0)
     x = np.linspace(means.min(), means.max(), POINTS)
     figures = []
     for target in x:
         goal = np.full(ap[0].shape[1], target)
-        values = np.stack([interpolate_path(*own, goal) for own in zip(ap, diversity, strict=True)])
+        values = np.stack([interpolate_path(*of_seed, goal) for of_seed in zip(ap, diversity, strict=True)])
         figures.append(interval(values[:, 0], values[:, 1:]))
     return None if np.isnan(x).any() else line_of(label, x.tolist(), figures)
 
@@ -125,22 +125,22 @@ def coverage_lines(results: Results, model: str) -> list[Line]:
     ks = range(1, results.samples + 1)
     lines = []
     for label in rows_of(results, oracles=True):
-        own = label if label in ORACLES else model
-        figures = figures_of(results, own, label, [f"coverage@{k}" for k in ks])
+        row_model = label if label in ORACLES else model
+        figures = figures_of(results, row_model, label, [f"coverage@{k}" for k in ks])
         lines.append(line_of(label, ks, list(figures.values())) if figures else None)
     return [line for line in lines if line is not None]
 
 
 def heat_lines(results: Results, model: str) -> dict[str, list[Line]]:
     """Quantity of HEAT -> its lines over the temperature of the samples; empty where there is one temperature."""
-    found: dict[str, list[Line]] = {name: [] for name in HEAT}
+    by_figure: dict[str, list[Line]] = {name: [] for name in HEAT}
     lines = temperature_lines(results)
     for label in rows_of(results):
-        own = [line for line in lines if (line.model, line.label) == (model, label)]
-        for name in found if own else ():
-            heats = [line.temperature for line in own]
-            found[name].append(line_of(label, heats, [line.figures[name] for line in own]))
-    return found if lines else {}
+        of_row = [line for line in lines if (line.model, line.label) == (model, label)]
+        for name in by_figure if of_row else ():
+            heats = [line.temperature for line in of_row]
+            by_figure[name].append(line_of(label, heats, [line.figures[name] for line in of_row]))
+    return by_figure if lines else {}
 
 
 def clouds(results: Results, model: str) -> list[Cloud]:
@@ -148,17 +148,17 @@ def clouds(results: Results, model: str) -> list[Cloud]:
     counts = [category.train_images for category in results.categories]
     if not counts or None in counts:
         return []
-    found = [_cloud(results, model, label, np.array(counts, dtype=np.float64)) for label in rows_of(results)]
-    return [cloud for cloud in found if cloud is not None]
+    drawn = [_cloud(results, model, label, np.array(counts, dtype=np.float64)) for label in rows_of(results)]
+    return [cloud for cloud in drawn if cloud is not None]
 
 
 def _cloud(results: Results, model: str, label: str, counts: Floats) -> Cloud | None:
     keys = results.finished(model, label)
     if not keys:
         return None
-    found = [results.estimates(key, results.steps(model, label)[-1]) for key in keys]
-    diversity = np.mean([own.categories["name_diversity"][0] for own in found], axis=0)
-    drawn = np.flatnonzero((found[0].support >= REPORTABLE) & ~np.isnan(diversity))
+    estimates = [results.estimates(key, results.steps(model, label)[-1]) for key in keys]
+    diversity = np.mean([estimate.categories["name_diversity"][0] for estimate in estimates], axis=0)
+    drawn = np.flatnonzero((estimates[0].support >= REPORTABLE) & ~np.isnan(diversity))
     order = drawn[np.argsort(counts[drawn], kind="stable")]
     x, y = tuple(counts[order].tolist()), tuple(diversity[order].tolist())
     return Cloud(label, x, y, middle(label, x, y)) if x else None
@@ -179,7 +179,7 @@ def training_lines(results: Results, model: str) -> dict[str, list[Line]]:
     def lines(quantity: str) -> list[Line]:
         return _over_steps(results, model, lambda record: _log(record, quantity), base=quantity == "heldout_nll")
 
-    return {item.name: found for item in TRAINING if (found := lines(item.name))}
+    return {item.name: drawn for item in TRAINING if (drawn := lines(item.name))}
 
 
 def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
@@ -188,7 +188,7 @@ def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
     def lines(quantity: str) -> list[Line]:
         return _over_steps(results, model, lambda record: _defined(record.probe, quantity), base=False)
 
-    return {item.name: found for item in PROBE if (found := lines(item.name))}
+    return {item.name: drawn for item in PROBE if (drawn := lines(item.name))}
 
 
 def _over_steps(results: Results, model: str, log: Callable[[Record], dict[int, float]], base: bool) -> list[Line]:
@@ -207,7 +207,7 @@ def _seed_means(results: Results, keys: Sequence[Key], log: Callable[[Record], d
     """Step -> mean, at the steps that every seed has."""
     logs = [log(results.records[key]) for key in keys]
     steps = sorted(set.intersection(*map(set, logs))) if logs else []
-    return {step: float(np.mean([own[step] for own in logs])) for step in steps}
+    return {step: float(np.mean([log[step] for log in logs])) for step in steps}
 
 
 def _log(record: Record, quantity: str) -> dict[int, float]:
@@ -218,12 +218,12 @@ def _log(record: Record, quantity: str) -> dict[int, float]:
 
 
 def _defined(rows: Sequence[dict[str, float | None]], quantity: str) -> dict[int, float]:
-    found = {}
+    by_step = {}
     for row in rows:
         step, value = row["step"], row.get(quantity)
         if step is not None and value is not None:
-            found[int(step)] = value
-    return found
+            by_step[int(step)] = value
+    return by_step
 
 
 def line_of(label: str, x: Sequence[float], figures: Sequence[Interval]) -> Line:

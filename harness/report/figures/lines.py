@@ -65,16 +65,16 @@ def draw_heat(results: Results) -> Figure:
     panels = figure.subplots(len(models(results)), len(HEAT) + 1, squeeze=False)
     labels = rows_of(results)[1:]
     for line, model in zip(panels, models(results), strict=True):
-        found, heats = heat_lines(results, model), results.suite.sample.curve
+        by_figure, heats = heat_lines(results, model), results.suite.sample.curve
         for axes, name in zip(line[:-1], HEAT, strict=True):
-            draw_lines(axes, found[name], labels)
+            draw_lines(axes, by_figure[name], labels)
             axes.set_title(_titled(results, model, axis_label(name)), fontsize=9)
             axes.set_xlabel("temperature")
             axes.set_xticks(heats, [f"{heat:g}" for heat in heats])
-        along = paths(found["name_diversity"], found["recall"])
+        along = paths(by_figure["name_diversity"], by_figure["recall"])
         draw_lines(line[-1], along, labels, every_point=True)
-        for own in along:
-            _hollow(line[-1], own, labels)
+        for path in along:
+            _hollow(line[-1], path, labels)
         line[-1].set_title(_titled(results, model, "hollow: the coldest"), fontsize=9)
         line[-1].set(xlabel=axis_label("name_diversity"), ylabel=axis_label("recall"))
     legend_below(figure, list(panels.flat))
@@ -83,19 +83,19 @@ def draw_heat(results: Results) -> Figure:
 
 def paths(across: Sequence[Line], up: Sequence[Line]) -> list[Line]:
     """`up` over `across`, in the order of their common x, where both are defined."""
-    found = []
+    joined = []
     for first, second in zip(across, up, strict=True):
         points = [pair for pair in zip(first.y, second.y, strict=True) if not np.isnan(pair).any()]
         if points:
-            found.append(Line(first.label, tuple(x for x, _ in points), tuple(y for _, y in points)))
-    return found
+            joined.append(Line(first.label, tuple(x for x, _ in points), tuple(y for _, y in points)))
+    return joined
 
 
 def draw_training(results: Results) -> Figure:
     """A line of panels per model."""
-    found = by_model(results, training_lines)
-    drawn = [measure for measure in TRAINING if any(measure.name in own for own in found.values())]
-    return _draw_over_steps(results, found, drawn, across=len(drawn), width=2.9, height=2.7)
+    by_name = by_model(results, training_lines)
+    drawn = [measure for measure in TRAINING if any(measure.name in names for names in by_name.values())]
+    return _draw_over_steps(results, by_name, drawn, across=len(drawn), width=2.9, height=2.7)
 
 
 def draw_dynamics(results: Results) -> Figure:
@@ -107,19 +107,19 @@ def draw_dynamics(results: Results) -> Figure:
 
 def _draw_over_steps(
     results: Results,
-    found: Mapping[str, Mapping[str, Sequence[Line]]],
+    by_name: Mapping[str, Mapping[str, Sequence[Line]]],
     drawn: Sequence[Measure],
     across: int,
     width: float,
     height: float,
 ) -> Figure:
     """One panel per model and measure of `drawn`, `across` of them in a line; width, height: of a panel in inches."""
-    contents = [(model, measure) for model in found for measure in drawn]
+    contents = [(model, measure) for model in by_name for measure in drawn]
     down = len(contents) // across
     figure = Figure(figsize=(width * across, height * down + 0.5), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, squeeze=False)
     for axes, (model, measure) in zip(panels.flat, contents, strict=True):
-        draw_lines(axes, found[model].get(measure.name, ()), rows_of(results)[1:])
+        draw_lines(axes, by_name[model].get(measure.name, ()), rows_of(results)[1:])
         axes.set_title(_titled(results, model, measure.heading), fontsize=9)
     for axes in panels[-1]:
         axes.set_xlabel("training step")
@@ -130,17 +130,17 @@ def _draw_over_steps(
 def draw_lines(axes: Axes, lines: Sequence[Line], labels: Sequence[str], every_point: bool = False) -> None:
     """labels: of the objectives, in the suite's order, which their looks follow."""
     for line in lines:
-        own = _look(line.label, labels)
+        style = _look(line.label, labels)
         if line.low:
-            axes.fill_between(line.x, line.low, line.high, color=own.colour, alpha=0.13, linewidth=0, zorder=1)
+            axes.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
         axes.plot(
             line.x,
             line.y,
-            own.dash,
-            color=own.colour,
-            marker=own.marker,
+            style.dash,
+            color=style.colour,
+            marker=style.marker,
             markevery=1 if every_point else max(1, len(line.x) // MARKS),
-            markersize=7 if own.marker == "*" else 3.5,
+            markersize=7 if style.marker == "*" else 3.5,
             linewidth=1.2,
             label=shown(line.label),
             zorder=3 if line.label in BOUNDS else 2,
@@ -153,9 +153,15 @@ def draw_lines(axes: Axes, lines: Sequence[Line], labels: Sequence[str], every_p
 
 def _hollow(axes: Axes, line: Line, labels: Sequence[str]) -> None:
     """Marks where a line begins."""
-    own = _look(line.label, labels)
+    style = _look(line.label, labels)
     axes.plot(
-        line.x[:1], line.y[:1], own.marker, color=own.colour, mfc="white", ms=7 if own.marker == "*" else 5, zorder=4
+        line.x[:1],
+        line.y[:1],
+        style.marker,
+        color=style.colour,
+        mfc="white",
+        ms=7 if style.marker == "*" else 5,
+        zorder=4,
     )
 
 

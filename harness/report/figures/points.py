@@ -35,19 +35,21 @@ def draw_trajectories(results: Results) -> Figure:
     return figure
 
 
-def _draw_trajectories(axes: Axes, found: Sequence[Trajectory], labels: Sequence[str]) -> None:
+def _draw_trajectories(axes: Axes, trajectories: Sequence[Trajectory], labels: Sequence[str]) -> None:
     axes.grid(visible=False, axis="x")
     for bound, meaning, side in ((0.0, "one name", "left"), (1.0, "uniform", "right")):
         axes.axvline(bound, color="#b0b0b0", linewidth=1, zorder=0.5)
         axes.text(bound, 1.01, meaning, color="#707070", size=8, ha=side, transform=axes.get_xaxis_transform())
-    for path in found:
+    for path in trajectories:
         if path.label == BASE:
             axes.plot(path.diversity, path.ap, "*", color="black", markersize=13, label=BASE, zorder=4)
             continue
-        own = look(labels.index(path.label))
-        axes.plot(path.diversity, path.ap, "-", color=own.colour, linewidth=1.2, alpha=0.7, zorder=2)
-        axes.plot(path.diversity[:-1], path.ap[:-1], own.marker, color=own.colour, markersize=4.5, mfc="w", zorder=3)
-        _draw_last(axes, path, own.colour, own.marker)
+        style = look(labels.index(path.label))
+        axes.plot(path.diversity, path.ap, "-", color=style.colour, linewidth=1.2, alpha=0.7, zorder=2)
+        axes.plot(
+            path.diversity[:-1], path.ap[:-1], style.marker, color=style.colour, markersize=4.5, mfc="w", zorder=3
+        )
+        _draw_last(axes, path, style.colour, style.marker)
     axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
@@ -74,19 +76,24 @@ def _half(figure: Interval | None) -> float | None:
 
 def draw_clouds(results: Results) -> Figure:
     """One panel per objective: its categories before those of the base, which are grey."""
-    found = [(model, clouds(results, model)) for model in models(results)]
-    drawn = [(model, cloud, own) for model, own in found for cloud in own if cloud.label != BASE or len(own) == 1]
+    by_model = [(model, clouds(results, model)) for model in models(results)]
+    drawn = [
+        (model, cloud, of_model)
+        for model, of_model in by_model
+        for cloud in of_model
+        if cloud.label != BASE or len(of_model) == 1
+    ]
     across = min(ACROSS, len(drawn))
     down = math.ceil(len(drawn) / across)
     figure = Figure(figsize=(max(2.4 * across, 3.6), 2.1 * down + 0.7), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     labels = rows_of(results)[1:]
-    for axes, (model, cloud, own) in zip(panels.flat, drawn, strict=False):
-        for base in (other for other in own if other.label == BASE):
+    for axes, (model, cloud, of_model) in zip(panels.flat, drawn, strict=False):
+        for base in (other for other in of_model if other.label == BASE):
             _draw_cloud(axes, base, GREY, BASE)
         if cloud.label != BASE:
             _draw_cloud(axes, cloud, look(labels.index(cloud.label)), None)
-        axes.set_title(cloud.label if len(found) == 1 else f"{model}: {cloud.label}", fontsize=9)
+        axes.set_title(cloud.label if len(by_model) == 1 else f"{model}: {cloud.label}", fontsize=9)
         _log_axis(axes)
     for axes in list(panels.flat)[len(drawn) :]:
         axes.remove()
@@ -99,11 +106,11 @@ def draw_clouds(results: Results) -> Figure:
     return figure
 
 
-def _draw_cloud(axes: Axes, cloud: Cloud, own: Look, name: str | None) -> None:
+def _draw_cloud(axes: Axes, cloud: Cloud, style: Look, name: str | None) -> None:
     dash = "--" if name else "-"  # one line a panel beside the base's: no other dash is needed
-    axes.plot(cloud.train_images, cloud.diversity, own.marker, color=own.colour, ms=4, alpha=0.55, mew=0, zorder=2)
-    axes.plot(cloud.middle.x, cloud.middle.y, dash, color=own.colour, linewidth=1.6, zorder=3)
-    axes.plot([], [], dash, marker=own.marker, color=own.colour, label=name)
+    axes.plot(cloud.train_images, cloud.diversity, style.marker, color=style.colour, ms=4, alpha=0.55, mew=0, zorder=2)
+    axes.plot(cloud.middle.x, cloud.middle.y, dash, color=style.colour, linewidth=1.6, zorder=3)
+    axes.plot([], [], dash, marker=style.marker, color=style.colour, label=name)
 
 
 def _log_axis(axes: Axes) -> None:

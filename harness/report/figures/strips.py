@@ -78,14 +78,14 @@ def strips(results: Results) -> list[Strip]:
     """The images of the gallery, as many as PANELS allows; empty where there is none, or no cell says what its
     samples said."""
     folder = root(results)
-    found = gallery.read_gallery(folder) if folder is not None else None
-    cells = shown_cells(results) if found is not None else {}
-    said = {title: results.read_gallery(key) for title, key in cells.items()}
-    if found is None or not said:
+    kept_gallery = gallery.read_gallery(folder) if folder is not None else None
+    cells = shown_cells(results) if kept_gallery is not None else {}
+    answers = {title: results.read_gallery(key) for title, key in cells.items()}
+    if kept_gallery is None or not answers:
         return []
     options = {category.names[0]: category.names[1:] for category in results.categories}
-    pictures = found.pictures[: max(1, PANELS // (len(said) + 1))]
-    return [_strip(picture, said, options) for picture in pictures]
+    pictures = kept_gallery.pictures[: max(1, PANELS // (len(answers) + 1))]
+    return [_strip(picture, answers, options) for picture in pictures]
 
 
 def panels_by_image(results: Results) -> dict[str, tuple[Panel, ...]]:
@@ -95,20 +95,20 @@ def panels_by_image(results: Results) -> dict[str, tuple[Panel, ...]]:
 
 def shown_cells(results: Results) -> dict[str, Key]:
     """Title -> the first seed that has a gallery, for base and objectives of every model."""
-    found = {}
+    cells = {}
     for model in models(results):
         for label in rows_of(results):
             key = next(filter(results.has_gallery, results.finished(model, label)), None)
             if key is not None:
-                found[label if len(models(results)) == 1 else f"{model}: {label}"] = key
-    return found
+                cells[label if len(models(results)) == 1 else f"{model}: {label}"] = key
+    return cells
 
 
-def _strip(picture: Picture, said: dict[str, dict[int, ShownSamples]], options: dict[str, tuple[str, ...]]) -> Strip:
-    absent = [title for title, own in said.items() if picture.image_id not in own]
+def _strip(picture: Picture, answers: dict[str, dict[int, ShownSamples]], options: dict[str, tuple[str, ...]]) -> Strip:
+    absent = [title for title, by_image in answers.items() if picture.image_id not in by_image]
     if absent:
         raise DataError(f"{GALLERY} of {', '.join(absent)}: expected image {picture.image_id}, which the index names")
-    others = [answer_panel(title, own[picture.image_id]) for title, own in said.items()]
+    others = [answer_panel(title, by_image[picture.image_id]) for title, by_image in answers.items()]
     return Strip(picture, (truth_panel(picture, options), *others))
 
 
@@ -117,11 +117,11 @@ def truth_panel(picture: Picture, options: dict[str, tuple[str, ...]]) -> Panel:
     boxes = tuple(Drawn(item.box, None, verified=True) for item in picture.instances)
     names = dict.fromkeys(item.name for item in picture.instances)
     lines = [[name, *(f"  or {other}" for other in options.get(name, ()))] for name in names]
-    return Panel("ground truth", boxes, tuple((line, True) for own in lines for line in own), truth=True)
+    return Panel("ground truth", boxes, tuple((line, True) for names in lines for line in names), truth=True)
 
 
 def answer_panel(title: str, answer: ShownSamples) -> Panel:
-    boxes = tuple(Drawn(item.box, item.sample, item.verified) for item in answer.said)
+    boxes = tuple(Drawn(item.box, item.sample, item.verified) for item in answer.mentions)
     lines = [
         (f"{item.samples}/{answer.samples} {_printable(item.name)}", item.verified > 0) for item in counted(answer)
     ]
@@ -135,11 +135,14 @@ def _printable(name: str) -> str:
 
 def counted(answer: ShownSamples) -> list[Named]:
     """The names of an answer: verified ones first, by the number of samples, then by name."""
-    every = {(item.sample, item.name) for item in answer.said}
-    right = {(item.sample, item.name) for item in answer.said if item.verified}
+    every = {(item.sample, item.name) for item in answer.mentions}
+    right = {(item.sample, item.name) for item in answer.mentions if item.verified}
     names = {name for _, name in every}
-    found = [Named(name, sum(own == name for _, own in every), sum(own == name for _, own in right)) for name in names]
-    return sorted(found, key=lambda item: (item.verified == 0, -item.samples, item.name))
+    counts = [
+        Named(name, sum(other == name for _, other in every), sum(other == name for _, other in right))
+        for name in names
+    ]
+    return sorted(counts, key=lambda item: (item.verified == 0, -item.samples, item.name))
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------
@@ -151,21 +154,21 @@ def draw_gallery(results: Results) -> Figure:
     return draw_strips(strips(results), folder / gallery.FOLDER)
 
 
-def draw_strips(found: Sequence[Strip], pictures: Path) -> Figure:
+def draw_strips(strips: Sequence[Strip], pictures: Path) -> Figure:
     """`pictures`: the folder of the files."""
-    across = min(PER_LINE, max(len(strip.panels) for strip in found))
-    lines = [(strip, strip.panels[i : i + across]) for strip in found for i in range(0, len(strip.panels), across)]
+    across = min(PER_LINE, max(len(strip.panels) for strip in strips))
+    lines = [(strip, strip.panels[i : i + across]) for strip in strips for i in range(0, len(strip.panels), across)]
     heights = [_height(strip.picture, panels) for strip, panels in lines]
     width, height = across * (WIDTH + GAP) + GAP, sum(heights) + GAP
     figure = Figure(figsize=(width, height))
     top = height
-    for (strip, panels), own in zip(lines, heights, strict=True):
+    for (strip, panels), line_height in zip(lines, heights, strict=True):
         pixels, side = _pixels(pictures / strip.picture.file), _shown_height(strip.picture)
         for column, panel in enumerate(panels):
             left, bottom = GAP + column * (WIDTH + GAP), top - TITLE - side
             axes = figure.add_axes((left / width, bottom / height, WIDTH / width, side / height))
             _draw_panel(axes, panel, strip.picture, pixels)
-        top -= own
+        top -= line_height
     return figure
 
 
@@ -234,6 +237,6 @@ def _draw_boxes(axes: Axes, boxes: Sequence[Drawn]) -> None:
 
 def _fitting(lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """At most NAMES + 1 lines, cut to the width of a panel; what is left out is counted."""
-    kept = list(lines) if len(lines) <= NAMES + 1 else [*lines[:NAMES], (f"and {len(lines) - NAMES} more", False)]
+    chosen = list(lines) if len(lines) <= NAMES + 1 else [*lines[:NAMES], (f"and {len(lines) - NAMES} more", False)]
     widest = round(WIDTH / 0.054)
-    return [(text if len(text) <= widest else f"{text[: widest - 1]}…", verified) for text, verified in kept]
+    return [(text if len(text) <= widest else f"{text[: widest - 1]}…", verified) for text, verified in chosen]

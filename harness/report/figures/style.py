@@ -97,8 +97,8 @@ def _pictures_once(svg: str) -> str:
     """An SVG that embeds each of its pictures once, however often it shows them."""
     pictures: dict[str, str] = {}
 
-    def refer(found: re.Match[str]) -> str:
-        attributes = dict(re.findall(r'([\w:]+)="([^"]*)"', found[0]))
+    def refer(match: re.Match[str]) -> str:
+        attributes = dict(re.findall(r'([\w:]+)="([^"]*)"', match[0]))
         place = attributes.pop("transform", "")
         del attributes["id"]  # matplotlib's: another one for each
         content = " ".join(f'{name}="{value}"' for name, value in attributes.items())

@@ -63,8 +63,11 @@ def to_csv(results: Results) -> str:
     """Long format: one line per row and figure, every figure there is, then the gains of chains; undefined ones are
     empty."""
     lines: list[list[object]] = [["model", "row", "step", "figure", "estimate", "low", "high", "seeds"]]
-    own = figure_names(results.samples)
-    for row, names in [*((row, own) for row in table(results)), *((row, list(row.figures)) for row in gains(results))]:
+    names_of_table = figure_names(results.samples)
+    for row, names in [
+        *((row, names_of_table) for row in table(results)),
+        *((row, list(row.figures)) for row in gains(results)),
+    ]:
         for name in names:
             step = "" if row.step is None else row.step
             lines.append([row.model, row.label, step, name, *_numbers(row.figures.get(name, NOTHING)), len(row.seeds)])
@@ -78,9 +81,15 @@ def to_category_csv(results: Results) -> str:
     for line in category_lines(results):
         for category in results.categories:
             images = line.support.get(category.id, 0)
-            own = [category.id, category.names[0], category.frequency or "", images, int(images >= REPORTABLE)]
+            category_cells = [
+                category.id,
+                category.names[0],
+                category.frequency or "",
+                images,
+                int(images >= REPORTABLE),
+            ]
             for name, figure in line.figures.get(category.id, {}).items():
-                lines.append([line.model, line.label, *own, name, *_numbers(figure), figure.seeds])
+                lines.append([line.model, line.label, *category_cells, name, *_numbers(figure), figure.seeds])
     return csv_text(lines)
 
 

@@ -43,12 +43,12 @@ def digest_source(module: str) -> str:
     if spec is None:
         return UNKNOWN
     folders = [Path(place) for place in spec.submodule_search_locations or ()]
-    found = [(path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*.py")]
+    sources = [(path.relative_to(folder).as_posix(), path) for folder in folders for path in folder.rglob("*.py")]
     if not folders and spec.origin is not None and spec.origin.endswith(".py"):
-        found = [(Path(spec.origin).name, Path(spec.origin))]
-    if not found:
+        sources = [(Path(spec.origin).name, Path(spec.origin))]
+    if not sources:
         return UNKNOWN
     digest = hashlib.sha256()
-    for name, path in sorted(found):
+    for name, path in sorted(sources):
         digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()

@@ -47,28 +47,28 @@ def digest_pictures(paths: Iterable[Path], progress: Callable[[int, int], None] 
 def _entries(folder: Path, names: list[str]) -> Iterator[tuple[str, Entry]]:
     """The entries of these files of a folder, from the cache where size and time are what they were."""
     place = cache_root() / FOLDER / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
-    known: dict[str, list[Any]] = {}
+    cached: dict[str, list[Any]] = {}
     with suppress(DataError):
-        known = read_json(place)
+        cached = read_json(place)
     fresh: dict[str, list[Any]] = {}
     with ThreadPoolExecutor() as pool:
         for name, entry in zip(
-            names, pool.map(lambda name: _entry(folder / name, known.get(name)), names), strict=True
+            names, pool.map(lambda name: _entry(folder / name, cached.get(name)), names), strict=True
         ):
             yield name, entry
-            if list(entry) != known.get(name) and time.time_ns() - entry[1] > RECENT * 1e9:
+            if list(entry) != cached.get(name) and time.time_ns() - entry[1] > RECENT * 1e9:
                 fresh[name] = list(entry)
     if fresh:
         with suppress(OSError):  # a cache that cannot be written costs time only
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, known | fresh)
+            write_json(place, cached | fresh)
 
 
-def _entry(path: Path, known: list[Any] | None) -> Entry:
+def _entry(path: Path, cached: list[Any] | None) -> Entry:
     try:
-        found = path.stat()  # before reading: what is written meanwhile is read again next time
-        if known is not None and known[:2] == [found.st_size, found.st_mtime_ns]:
-            return found.st_size, found.st_mtime_ns, str(known[2])
-        return found.st_size, found.st_mtime_ns, sha256(path)
+        status = path.stat()  # before reading: what is written meanwhile is read again next time
+        if cached is not None and cached[:2] == [status.st_size, status.st_mtime_ns]:
+            return status.st_size, status.st_mtime_ns, str(cached[2])
+        return status.st_size, status.st_mtime_ns, sha256(path)
     except OSError:
         return -1, -1, MISSING

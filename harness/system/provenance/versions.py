@@ -43,13 +43,13 @@ def code_version() -> dict[str, Any]:
 
 
 def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 # The versions are asked for by commands that have no use for torch, which takes seconds and half a GiB to import.
@@ -63,7 +63,11 @@ def describe_device(device: torch.device, processes: int, precision: str) -> dic
 
     on_gpu = device.type == "cuda"
     exact = not on_gpu and precision.endswith("float32")  # what is said last is what answers are generated in
-    own: dict[str, Any] = {"type": "cuda" if on_gpu else "cpu", "processes": processes, "batch_invariant": exact}
+    description: dict[str, Any] = {
+        "type": "cuda" if on_gpu else "cpu",
+        "processes": processes,
+        "batch_invariant": exact,
+    }
     if on_gpu:
-        return {**own, "name": torch.cuda.get_device_name(device), "precision": precision}
-    return {**own, "name": platform.machine(), "threads": torch.get_num_threads(), "precision": precision}
+        return {**description, "name": torch.cuda.get_device_name(device), "precision": precision}
+    return {**description, "name": platform.machine(), "threads": torch.get_num_threads(), "precision": precision}

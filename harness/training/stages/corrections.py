@@ -88,7 +88,7 @@ def _errors(case: _Case) -> Iterator[_Error]:
         yield _Error("missed", len(mentions))
     for wrong in errors.miscounts:
         said = [position for position, mention in enumerate(mentions) if mention.category_id == wrong.category_id]
-        yield _Error("miscount", min(said, default=len(mentions)), category_id=wrong.category_id, claimed=wrong.said)
+        yield _Error("miscount", min(said, default=len(mentions)), category_id=wrong.category_id, claimed=wrong.claimed)
     if errors.malformed:
         yield _Error("malformed", case.before_malformed())
     if errors.truncated:

@@ -78,7 +78,7 @@ def test_a_picture_of_another_size(data: Path) -> None:
     Image.new("RGB", (48, 64)).save(data / "images" / "2.jpg")
     (check,) = failed(data).values()
     assert (check.part, check.name) == ("train", "picture sample")
-    assert check.found == "4 of 5 good"
+    assert check.value == "4 of 5 good"
     assert check.detail.endswith("2.jpg: expected 64 x 48 pixels, got 48 x 64")
 
 
@@ -93,7 +93,7 @@ def test_a_picture_that_does_not_decode(data: Path, content: bytes | str) -> Non
 
 
 def test_the_sample_is_as_large_as_asked_for(data: Path) -> None:
-    found = {(c.part, c.name): c.found for c in checks("lvis", data, 2)}
+    found = {(c.part, c.name): c.value for c in checks("lvis", data, 2)}
     assert found["train", "picture sample"] == found["val", "picture sample"] == "2 of 2 good"
 
 
@@ -113,7 +113,7 @@ def test_a_box_outside_its_image(data: Path, bbox: tuple[float, ...], outside: b
     found = failed(data)
     assert bool(found) == outside
     if outside:
-        assert found["val", "boxes"].found == "1 outside their image"
+        assert found["val", "boxes"].value == "1 outside their image"
         assert found["val", "boxes"].detail == f"{data}/val.json: box outside: annotation 7 of image 7"
 
 
@@ -165,7 +165,7 @@ def test_a_crowd_region_counts_as_an_annotation(tmp_path: Path) -> None:
         content = document([record], objects, [{"id": 1, "name": "person"}])
         write(tmp_path / "annotations" / f"instances_{split}.json", content)
     found = {(check.part, check.name): check for check in checks("coco", tmp_path)}
-    assert found["val", "annotations"].found == "2"
+    assert found["val", "annotations"].value == "2"
     # A tiny stand-in has neither the counts of the real one nor anything else that is wrong.
     assert {name for part, name in failed(tmp_path, "coco")} == {"images", "annotations", "categories"}
 
@@ -202,7 +202,7 @@ def test_what_is_suspicious_is_named_with_its_count(data: Path, capsys: pytest.C
 
     edit(data / "train.json", confuse)
     assert command("lvis", data, 0) == 1
-    found = {check.found: check.passed for check in checks("lvis", data, 0) if check.name == "suspicion"}
+    found = {check.value: check.passed for check in checks("lvis", data, 0) if check.name == "suspicion"}
     assert found == {
         "1 categories are annotated in an image and verified to be absent from it": False,
         "1 boxes have no area": True,

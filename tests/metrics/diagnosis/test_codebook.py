@@ -220,7 +220,7 @@ def test_wrong_counts_are_those_of_counting(case: tuple[list[Example], list[list
         for sample, sample_found in zip(own, found, strict=True):
             said = Counter(item.category_id for item in sample.mentions if item.category_id in looked_for)
             wrong = {c: (said[c], there[c]) for c in sorted(looked_for) if said[c] != there[c]}
-            assert {item.category_id: (item.said, item.there) for item in sample_found.miscounts} == wrong
+            assert {item.category_id: (item.claimed, item.there) for item in sample_found.miscounts} == wrong
 
 
 @settings(max_examples=100)
