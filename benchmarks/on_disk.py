@@ -107,6 +107,11 @@ class OnDisk:
             published.check_pictures(chosen, split)
         self.categories: tuple[Category, ...] = train.categories
 
+    @staticmethod
+    def places(settings: Mapping[str, object]) -> list[str]:
+        del settings  # files are named within the data folder, which the command line gives
+        return []
+
     @classmethod
     def problems(cls, settings: Mapping[str, object]) -> list[str]:
         try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -136,6 +136,38 @@ class Checkpointed(Protocol):
     def checkpoint_gradients(self) -> None:
         """From now on a forward pass with gradient keeps the inputs of the model's blocks alone, and the backward pass
         computes the rest again. Gradients stay what they are."""
+        ...
+
+
+class NamesPlaces(Protocol):
+    """What a class may have beside `problems`: which of its settings are read as files, folders or repositories.
+
+    A cell's record is written by whoever had the folder, so that `detmodes predict` reads such places only where the
+    command line allows it (`--allow`). Of a class that does not say, every text among its settings counts as one.
+    """
+
+    @staticmethod
+    def places(settings: Mapping[str, Any]) -> list[str]:
+        """The places among these settings, as they stand there; nothing is read."""
+        ...
+
+    @staticmethod
+    def places_behind(place: str) -> list[str]:
+        """What has to be read beside what lies at a place, as that says itself: what the weights of a cell began with.
+        A class without this method reads nothing more."""
+        ...
+
+
+class RunsRemoteCode(Protocol):
+    """What the class of an adapter may have that can run code which comes with a model."""
+
+    @staticmethod
+    def remote_code(settings: Mapping[str, Any]) -> str | None:
+        """The place that the code would come from, as it stands in the settings; None where there is no code.
+
+        Where the command line names it (`--trust-remote-code`), the settings have `trust_remote_code: true`. They
+        never have that of a suite or a record.
+        """
         ...
 
 

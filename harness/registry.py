@@ -11,7 +11,7 @@ import ast
 import importlib
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -79,6 +79,35 @@ def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]
     except ConfigError as error:
         return list(error.problems)
     return list(reported)
+
+
+def places(kind: Kind, name: str, settings: Mapping[str, Any]) -> list[str]:
+    """Lists what settings name to be read: files, folders, repositories. See harness.protocols.NamesPlaces: of a class
+    that does not say, every text among its settings could be one."""
+    tell = getattr(find(kind, name), "places", None)
+    return list(_texts(settings) if tell is None else tell(settings))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for item in inner:
+        yield from _texts(item)
+
+
+def places_behind(name: str, place: str) -> list[str]:
+    """Lists what a model reads beside a place, as that place says. See harness.protocols.NamesPlaces."""
+    tell = getattr(find("model", name), "places_behind", None)
+    return [] if tell is None else list(tell(place))
+
+
+def remote_code(name: str, settings: Mapping[str, Any]) -> str | None:
+    """Returns what a model's code would come from if it were allowed to run some; None for a model that never does. See
+    harness.protocols.RunsRemoteCode."""
+    tell = getattr(find("model", name), "remote_code", None)
+    code: str | None = None if tell is None else tell(settings)
+    return code
 
 
 def benchmark(name: str, settings: Mapping[str, object], data: Path | None) -> Benchmark:

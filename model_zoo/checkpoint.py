@@ -20,6 +20,8 @@ from harness.system.files import sha256 as sha256
 DIGESTS = "digests.json"
 CELL_WEIGHTS = "model.safetensors"
 """What a finished cell calls its fine-tuned weights."""
+RANDOM = "random"
+"""What a setting for weights says where there are none."""
 LORA_A = ".lora_A.default.weight"
 LORA_SCALE = 2.0
 """Low-rank changes are multiplied with alpha / rank, which is 2 in every adapter here."""
@@ -93,8 +95,19 @@ def find_saved(weights: str) -> SavedModel | None:
     try:
         settings = json.loads(record.read_text())["model"]
         return SavedModel(file, dict(settings))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{record}: expected the record of a cell, got: {error}") from None
+
+
+def named_place(setting: object) -> list[str]:
+    """Lists the place that a setting for weights names, if it does."""
+    return [setting] if isinstance(setting, str) and setting != RANDOM else []
+
+
+def places_behind(place: str) -> list[str]:
+    """Lists what has to be read before the weights at a place: what the cell that they are of began with."""
+    saved = find_saved(place)
+    return [] if saved is None else named_place(str(saved.settings.get("weights", RANDOM)))
 
 
 def load_parts(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

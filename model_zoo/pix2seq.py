@@ -117,6 +117,11 @@ class Pix2Seq:
             found.append(f"pix2seq.width: expected a multiple of 4 and of heads {full['heads']}, got {full['width']}")
         return found
 
+    @staticmethod
+    def places(settings: Mapping[str, Any]) -> list[str]:
+        named = (settings.get(key) for key in ("backbone_weights", "weights"))
+        return [place for setting in named for place in checkpoint.named_place(setting)]
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device

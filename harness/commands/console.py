@@ -26,6 +26,7 @@ from harness.run.context import Context, Silence, Watch
 from harness.run.output.clean import Leftover
 from harness.run.output.status import STATES, CellStatus, Status
 from harness.suite.cells import Cell
+from harness.suite.permissions import NOTHING, Permissions
 from harness.system import profiler
 from harness.system.messages import route_messages
 from harness.system.terminal import escape_controls, make_console, screen
@@ -236,13 +237,17 @@ def write(folder: Path, format: Literal["md", "latex", "csv", "html"]) -> Result
 
 
 def show_codebook(
-    folder: Path, pattern: str | None, format: Literal["console", "md", "csv", "json"], data: Path | None
+    folder: Path,
+    pattern: str | None,
+    format: Literal["console", "md", "csv", "json"],
+    data: Path | None,
+    permissions: Permissions = NOTHING,
 ) -> None:
     """The errors in a run's answers."""
     from harness.commands.results import codebook
     from harness.report.renderers import text
 
-    table = codebook.read(folder, pattern, data)
+    table = codebook.read(folder, pattern, data, permissions)
     if format == "console":
         for grid in codebook.grids(table):
             screen().print(text.panel(grid))

@@ -13,12 +13,16 @@ from pydantic import ValidationError
 from harness import registry
 from harness.errors import ConfigError, unknown
 from harness.suite.checks import content_problems, follows_from_another, reference_problems, schema_problem
+from harness.suite.permissions import NOTHING, Permissions, permit_suite
 from harness.suite.schema import Suite
 from harness.suite.yaml_text import read_yaml
 
 
-def load(reference: str) -> Suite:
-    """Reads a suite by path, or by the name of a shipped one. ConfigError lists every mistake."""
+def load(reference: str, permissions: Permissions | None = NOTHING) -> Suite:
+    """Reads a suite by path, or by the name of a shipped one. ConfigError lists every mistake.
+
+    permissions: of the command line; None where no model of the suite is going to be built.
+    """
     shipped = registry.shipped_suites()
     path = Path(reference)
     if not path.is_file():
@@ -31,11 +35,11 @@ def load(reference: str) -> Suite:
         content = read_yaml(path.read_text(encoding="utf-8-sig"), str(path))
     except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: expected YAML: {' '.join(str(error).split())}") from None
-    return parse(content, str(path))
+    return parse(content, str(path), permissions)
 
 
-def parse(content: object, where: str) -> Suite:
-    """Validates the content of a suite file: schema, names, settings and references between them."""
+def parse(content: object, where: str, permissions: Permissions | None = NOTHING) -> Suite:
+    """Validates the content of a suite file: schema, names, settings, references between them, and permissions."""
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: expected a mapping with the keys {', '.join(Suite.model_fields)}")
     problems = []
@@ -49,7 +53,12 @@ def parse(content: object, where: str) -> Suite:
         problems += reference_problems(suite)
     if problems or suite is None:
         raise ConfigError(*(f"{where}: {problem}" for problem in problems))
-    return suite
+    if permissions is None:
+        return suite
+    try:
+        return permit_suite(suite, permissions)
+    except ConfigError as error:
+        raise ConfigError(*(f"{where}: {problem}" for problem in error.problems)) from None
 
 
 def with_seeds(suite: Suite, text: str) -> Suite:

@@ -147,9 +147,10 @@ def _read(path: Path, trusted: bool) -> Language:
     folder, where = (path.parent, {"gguf_file": path.name}) if single else (path, {})
     kind = None if single else _kind(path, trusted)
     own = {"trust_remote_code": trusted, "local_files_only": True, **where}
+    whole = {"dtype": "float32", "weights_only": True, "output_loading_info": True}  # of a .bin file tensors alone
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **own)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", output_loading_info=True, **own)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **whole, **own)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DataError(f"{path}: expected a language model with its tokenizer, got: {first_line(error)}") from None
     model, report = loaded
@@ -172,7 +173,7 @@ def _kind(folder: Path, trusted: bool) -> str:
         if _normalises_queries(config):
             raise ConfigError(
                 f"language: {folder.name} has qk_ln, which transformers' own MPT ignores: its answers would be wrong; "
-                "set trust_remote_code: true to run the code that comes with it, if you trust it"
+                "--trust-remote-code with what `language` names runs the code that comes with it, if you trust it"
             )
         _family(kind, folder)
     return kind

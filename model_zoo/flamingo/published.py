@@ -125,6 +125,22 @@ class OpenFlamingoHf(FlamingoAdapter):
             found.append("trains: lora needs the package peft; install detmodes[lora]")
         return found + _source_problems("weights", full["weights"])
 
+    @staticmethod
+    def places(settings: Mapping[str, Any]) -> list[str]:
+        language = OpenFlamingoHf.remote_code(settings)
+        vision_weights = checkpoint.named_place(settings.get("vision_weights"))
+        own = [] if language is None else [language]
+        return [*own, *vision_weights, *checkpoint.named_place(settings.get("weights"))]
+
+    @staticmethod
+    def places_behind(place: str) -> list[str]:
+        return checkpoint.places_behind(place)
+
+    @staticmethod
+    def remote_code(settings: Mapping[str, Any]) -> str | None:
+        language = str(_with_defaults(settings)["language"])
+        return None if language.startswith((TOY, RANDOM)) else language
+
     def _assemble(self, language: Language, tokens: TokenizerTokens) -> TrainableFlamingo:
         image = language.tokenizer.convert_tokens_to_ids(IMAGE)
         layers, every = language.family.layers, self.settings["every"]

@@ -127,6 +127,11 @@ class OpenFlamingo(FlamingoAdapter):
             {**{key: checks.named(names) for key, names in CHOICES.items()}, "bins": checks.whole(2, MAX_BINS)},
         )
 
+    @staticmethod
+    def places(settings: Mapping[str, Any]) -> list[str]:
+        weights = settings.get("weights")  # what they were made from need not be read again
+        return [] if weights == "shipped" else checkpoint.named_place(weights)
+
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         """[B, 3, S, S] in [-1, 1]; the image is squeezed to a square, coordinates being normalised."""
         side = self.config.image_size

@@ -146,6 +146,14 @@ class Vlm:
         given = {key: value for key, value in settings.items() if value is not None or key not in UNLESS_GIVEN}
         return checks.problems("vlm", given, SETTINGS)
 
+    @staticmethod
+    def places(settings: Mapping[str, Any]) -> list[str]:
+        return checkpoint.named_place(settings.get("weights"))
+
+    @staticmethod
+    def places_behind(place: str) -> list[str]:
+        return checkpoint.places_behind(place)
+
     @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device

@@ -148,7 +148,7 @@ def test_a_saved_language_model_is_read_from_its_folder(tmp_path: Path) -> None:
 def test_mpt_with_normalised_queries_is_refused(tmp_path: Path, where: dict[str, object]) -> None:
     path = folder_of("mpt", tmp_path / "mpt-1b") / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **where}))
-    with pytest.raises(ConfigError, match=r"mpt-1b has qk_ln, which transformers' own MPT ignores.*trust_remote_code"):
+    with pytest.raises(ConfigError, match=r"mpt-1b has qk_ln, which transformers' own MPT ignores.*trust-remote-code"):
         fresh(language=str(path.parent), vision="toy")
 
 

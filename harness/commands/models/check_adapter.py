@@ -14,16 +14,18 @@ from harness import conformance, registry
 from harness.conformance import Outcome, State
 from harness.errors import ConfigError
 from harness.inference.device import Device
+from harness.suite.permissions import trust_models
 from harness.system.messages import route_messages
 from harness.system.terminal import make_console, screen
 
 COLOURS: dict[State, str] = {"passed": "green", "failed": "red", "skipped": "dim"}
 
 
-def check(name: str, assignments: Sequence[str], device: Device) -> int:
+def check(name: str, assignments: Sequence[str], device: Device, trusted: Sequence[str] = ()) -> int:
     """Prints the table; the exit code. ConfigError for an unknown name and for settings that the model
-    refuses."""
-    made_by, settings = registry.find("model", name), read_settings(assignments)
+    refuses. trusted: models whose own code may run."""
+    made_by = registry.find("model", name)
+    settings = trust_models(name, read_settings(assignments), trusted)
     if problems := made_by.problems(settings):
         raise ConfigError(*problems)
     console = make_console(stderr=True)

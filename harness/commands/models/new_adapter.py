@@ -64,6 +64,11 @@ class ${made_by}:
         """What is wrong with settings, one line each, without loading anything: unknown keys, types, ranges."""
         return checks.problems("${name}", settings, SETTINGS)
 
+    @staticmethod
+    def places(settings: Mapping[str, Any]) -> list[str]:
+        """Which settings name files, folders or repositories to be read: see harness.protocols.NamesPlaces."""
+        return []
+
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         # For example: harness.images.read(example).resize((64, 64)) for each, stacked, / 255. `read` gives an RGB
         # picture of PIL. Coordinates are relative to the picture, so boxes need no change.

@@ -16,6 +16,7 @@ from harness.inference.confidence import score
 from harness.protocols import Adapter, Predictor
 from harness.sequence import Codec, for_task
 from harness.sequence.prompts import about
+from harness.suite.permissions import NOTHING, Permissions, permit_record
 from harness.types import Category, Example, Mention, Parsed
 
 HOME_BENCHMARK = "shapes"
@@ -35,10 +36,18 @@ class Seen:
     samples: tuple[Parsed, ...]
 
 
-def predict(images: Sequence[Path], model: str, samples: int, temperature: float, seed: int) -> Iterator[Seen]:
-    """In the order of the images. `model`: a name (its shipped base) or the folder of a cell."""
+def predict(
+    images: Sequence[Path],
+    model: str,
+    samples: int,
+    temperature: float,
+    seed: int,
+    permissions: Permissions = NOTHING,
+) -> Iterator[Seen]:
+    """In the order of the images. `model`: a name (its shipped base) or the folder of a cell. permissions: what of that
+    cell's record may be read and run."""
     examples = [_example(index, path) for index, path in enumerate(images)]
-    predictor, chunk = open_model(model), _chunk(model)
+    predictor, chunk = open_model(model, permissions), _chunk(model)
     temperatures = [0.0, *[temperature] * samples]
     for example in examples:
         asked = [example] if chunk is None else _about_all(example, predictor.codec, chunk)
@@ -77,11 +86,14 @@ def _about_all(example: Example, codec: Codec, chunk: int) -> list[Example]:
     return about(example, codec.names_of, codec.categories, chunk)
 
 
-def open_model(reference: str) -> Adapter:
-    """A trained adapter from a cell's folder, or a shipped base by the model's name."""
+def open_model(reference: str, permissions: Permissions = NOTHING) -> Adapter:
+    """A trained adapter from a cell's folder, or a shipped base by the model's name.
+
+    ConfigError where a cell's record names what lies elsewhere, or runs code, and the permissions do not say so.
+    """
     folder = Path(reference)
     if (folder / records.RECORD).is_file():
-        made = _from_cell(folder)
+        made = _from_cell(folder, permissions)
     elif reference in registry.names("model"):
         categories = registry.benchmark(HOME_BENCHMARK, {}, None).categories
         made = registry.model(reference, categories, {})
@@ -93,7 +105,7 @@ def open_model(reference: str) -> Adapter:
     return made
 
 
-def _from_cell(folder: Path) -> Predictor:
+def _from_cell(folder: Path, permissions: Permissions) -> Predictor:
     record = records.read_record(folder)
     if record.status != "finished":
         raise DataError(f"{folder}: this cell failed ({record.error}); run it again first")
@@ -101,8 +113,9 @@ def _from_cell(folder: Path) -> Predictor:
     if task == "caption":
         raise ConfigError(f"{folder}: its model writes captions; predict needs a cell whose task has boxes")
     categories = [Category(info.id, info.names, info.frequency) for info in record.categories]
-    accepted = {key: value for key, value in record.model.items() if key not in ("name", "sizes", "weights_digest")}
-    made = registry.model(str(record.model.get("name")), categories, accepted)
+    name = str(record.model.get("name"))
+    described = {key: value for key, value in record.model.items() if key not in ("name", "sizes", "weights_digest")}
+    made = registry.model(name, categories, permit_record(folder, name, described, permissions))
     made.codec = for_task(made.codec, task)
     if record.role == "trained" and isinstance(made, Adapter):
         records.verify_files(record, folder, ["model.safetensors"])

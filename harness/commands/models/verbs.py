@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from harness.commands.options import DeviceOption
+from harness.commands.options import AllowOption, DeviceOption, TrustOption
 
 
 def predict(
@@ -17,11 +17,15 @@ def predict(
     temperature: Annotated[float, typer.Option(min=0.01)] = 1.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     draw: Annotated[Optional[Path], typer.Option(help="Draw the boxes into this folder.")] = None,  # noqa: UP045
+    allow: AllowOption = None,
+    trust_remote_code: TrustOption = None,
 ) -> None:
     """Print (and draw) what a model sees: its greedy answer and K samples."""
     from harness.commands.models import predict as prediction
+    from harness.suite.permissions import Permissions
 
-    for answer in prediction.predict(images, model, samples, temperature, seed):
+    permissions = Permissions.of(allow, trust_remote_code)
+    for answer in prediction.predict(images, model, samples, temperature, seed, permissions):
         print(prediction.as_text(answer))
         if draw is not None:
             print(f"  drawn to {prediction.draw(answer, draw)}")
@@ -42,11 +46,12 @@ def check_adapter(
     name: Annotated[str, typer.Argument(help="A model's name, as in a suite file.")],
     settings: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in YAML; again for more.")] = None,  # noqa: UP045
     device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = None,
 ) -> None:
     """Whether a model keeps what the harness relies on: no data, no download. Exit code 1 if it does not."""
     from harness.commands.models import check_adapter as command
 
-    raise typer.Exit(command.check(name, settings or [], device))
+    raise typer.Exit(command.check(name, settings or [], device, trust_remote_code or []))
 
 
 def new_adapter(

@@ -28,6 +28,7 @@ from harness.report.grids import Grid, GridCell, number
 from harness.report.renderers.text import csv_text
 from harness.report.results import Key, Results, load
 from harness.suite.cells import select_cells
+from harness.suite.permissions import NOTHING, Permissions, permit_benchmark
 from harness.types import Category, Example
 
 NEEDED = ("samples.parquet", "mentions.parquet")
@@ -71,17 +72,20 @@ class ErrorTable:
 # ---- a run -> the table --------------------------------------------------------------------------------------------
 
 
-def read(folder: Path, pattern: str | None = None, data: Path | None = None) -> ErrorTable:
+def read(
+    folder: Path, pattern: str | None = None, data: Path | None = None, permissions: Permissions = NOTHING
+) -> ErrorTable:
     """The errors of a run's finished cells (of those whose id matches `pattern`); `data`: folder of a data set on disk.
 
-    Raises ConfigError where no cell matches, DataError (one line) where none is finished, where a cell's answers are
-    not there, or where the benchmark is not the one that the cells were evaluated on.
+    Raises ConfigError where no cell matches, and where the run's suite names what may not be read; DataError (one line)
+    where none is finished, where a cell's answers are not there, or where the benchmark is not the one that the cells
+    were evaluated on.
     """
     results = load(folder)
     keys = _chosen(results, pattern)
     for key in keys:
         _check_tables(results, key)
-    benchmark = benchmark_of(results, keys, data)
+    benchmark = benchmark_of(folder, results, keys, data, permissions)
     examples = benchmark.split("val")
     truth = truth_of(examples, benchmark.categories)
     rows: dict[tuple[str, str], list[Key]] = {}
@@ -118,10 +122,13 @@ def _check_tables(results: Results, key: Key) -> None:
     records.verify_files(results.records[key], folder, NEEDED)
 
 
-def benchmark_of(results: Results, keys: Sequence[Key], data: Path | None) -> Benchmark:
-    """The one that the cells were evaluated on, without the images that they did without. DataError if it is another
-    one here."""
+def benchmark_of(
+    folder: Path, results: Results, keys: Sequence[Key], data: Path | None, permissions: Permissions = NOTHING
+) -> Benchmark:
+    """The one that the cells of a run's folder were evaluated on, without the images that they did without. DataError
+    if it is another one here; ConfigError where its settings name what may not be read."""
     named = results.suite.benchmark
+    permit_benchmark(folder, named.name, named.settings, permissions)
     made = registry.benchmark(named.name, named.settings, data)
     left_out: Any = results.records[keys[0]].data.get("left_out")
     if left_out and isinstance(made, LeavesOut):

@@ -25,6 +25,7 @@ from harness.report.figures.style import render
 from harness.report.renderers.html import STYLE
 from harness.report.results import Key, Results, load
 from harness.suite.cells import select_cells
+from harness.suite.permissions import NOTHING, Permissions
 from harness.system.files import check_place, replacing
 from harness.training.stages import pairs
 from harness.training.stages.pairs import PAIRS, SIDES
@@ -43,7 +44,14 @@ class Shown:
     pairs: int
 
 
-def show(folder: Path, pattern: str | None, images: int, output: Path | None, data: Path | None) -> str:
+def show(
+    folder: Path,
+    pattern: str | None,
+    images: int,
+    output: Path | None,
+    data: Path | None,
+    permissions: Permissions = NOTHING,
+) -> str:
     """The pairs about the first `images` images of every finished cell that has some (and whose id matches `pattern`),
     as text; drawn into `output` where that is given, and then the text says where.
 
@@ -58,7 +66,7 @@ def show(folder: Path, pattern: str | None, images: int, output: Path | None, da
     cells = [_shown(results, key, images) for key in _chosen(results, pattern)]
     if output is None:
         return "".join(line for cell in cells for line in _lines(cell))
-    benchmark = benchmark_of(results, [cell.key for cell in cells], data)
+    benchmark = benchmark_of(folder, results, [cell.key for cell in cells], data, permissions)
     content = _png(cells, benchmark, output) if output.suffix == ".png" else _html(cells, benchmark).encode()
     with replacing(output) as partial:
         partial.write_bytes(content)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from harness.commands.options import DataOption, FolderArgument
+from harness.commands.options import AllowOption, DataOption, FolderArgument
 
 
 def _compute_in_one_thread() -> None:
@@ -45,11 +45,13 @@ def codebook(
         Literal["console", "md", "csv", "json"], typer.Option(help="On the screen, or as a text on stdout.")
     ] = "console",
     data: DataOption = None,
+    allow: AllowOption = None,
 ) -> None:
     """How often each kind of error occurs in a run's answers, by row and category: greedy answers and samples."""
     from harness.commands import console
+    from harness.suite.permissions import Permissions
 
-    console.show_codebook(folder, cell, format, data)
+    console.show_codebook(folder, cell, format, data, Permissions.of(allow, None))
 
 
 def pairs(
@@ -58,11 +60,13 @@ def pairs(
     images: Annotated[int, typer.Option(min=1, help="How many images of each.")] = 12,
     output: Annotated[Optional[Path], typer.Option(help="Draw them: FILE.html, or FILE.png for one cell.")] = None,  # noqa: UP045
     data: DataOption = None,
+    allow: AllowOption = None,
 ) -> None:
     """The pairs of sequences that preference stages were trained on: chosen, rejected, rewards; as text, or drawn."""
     from harness.commands.results import pairs as pictures
+    from harness.suite.permissions import Permissions
 
-    sys.stdout.write(pictures.show(folder, only, images, output, data))
+    sys.stdout.write(pictures.show(folder, only, images, output, data, Permissions.of(allow, None)))
 
 
 def publish(
@@ -98,7 +102,7 @@ def power(
 
     results = load(mirror.local(folder))
     if suite is not None:
-        results = planning.with_hypotheses(results, suites.load(suite))
+        results = planning.with_hypotheses(results, suites.load(suite, permissions=None))
     for grid in planning.power_grids(results):
         if format == "md":
             print(text.markdown(grid))

@@ -9,7 +9,15 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from harness.commands.options import DataOption, DeviceOption, FolderArgument, QuietOption, SuiteArgument
+from harness.commands.options import (
+    AllowOption,
+    DataOption,
+    DeviceOption,
+    FolderArgument,
+    QuietOption,
+    SuiteArgument,
+    TrustOption,
+)
 from harness.system.terminal import shows
 
 
@@ -28,6 +36,8 @@ def run(
     track: Annotated[Optional[Literal["tensorboard", "wandb", "trackio"]], typer.Option(help="Also log there.")] = None,  # noqa: UP045
     executor: Annotated[Literal["local", "ray"], typer.Option(help="ray: each cell is a task on a cluster.")] = "local",
     ray_address: Annotated[Optional[str], typer.Option(help="host:port; default: a cluster of this machine.")] = None,  # noqa: UP045
+    allow: AllowOption = None,
+    trust_remote_code: TrustOption = None,
     quiet: QuietOption = False,
     worker: Annotated[Optional[float], typer.Option(hidden=True)] = None,  # noqa: UP045
 ) -> None:
@@ -41,8 +51,9 @@ def run(
     from harness.run.interval import CheckpointInterval
     from harness.run.output import mirror as mirrors
     from harness.suite import load
+    from harness.suite.permissions import Permissions
 
-    chosen = load.load(suite)
+    chosen = load.load(suite, Permissions.of(allow, trust_remote_code))
     if seeds is not None:
         chosen = load.with_seeds(chosen, seeds)
     launch.require_executor(executor, ray_address, jobs)
@@ -116,13 +127,16 @@ def budget(
     seed: Annotated[int, typer.Option(min=0, help="Not one of the suite's.")] = 1000,
     data: DataOption = None,
     device: DeviceOption = "auto",
+    allow: AllowOption = None,
+    trust_remote_code: TrustOption = None,
 ) -> None:
     """Held-out loss of CE along training, without sampling: how a suite's number of steps is fixed."""
     from harness.commands.run.budget import heldout_curve
     from harness.run.context import open_context
     from harness.suite import load
+    from harness.suite.permissions import Permissions
 
-    context = open_context(load.load(suite), data, device)
+    context = open_context(load.load(suite, Permissions.of(allow, trust_remote_code)), data, device)
     curve = heldout_curve(context, steps, every, seed)
     print("step,heldout_nll")
     for step, nll in curve:
