@@ -14,7 +14,7 @@ HIGHER, LOWER, NEITHER = 1, -1, 0
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What is known of one measure, whatever computes it.
+    """Describes one measure, whatever function computes it.
 
     name          as records, suites and CSV files have it; `@k` stands for every k
     heading       of its column in a table
@@ -194,7 +194,7 @@ MEASURES: tuple[Measure, ...] = (
         "every cell of the row had a process of its own.",
     ),
 )
-"""What tables show and hypotheses name, in the order of the columns of each table and of the definitions."""
+"""The measures that tables show and hypotheses name, in the order of each table's columns and of the definitions."""
 
 OFFICIAL: tuple[Measure, ...] = (
     Measure("AP75", "AP75", HIGHER, "official", "AP at IoU 0.75 alone."),
@@ -210,7 +210,7 @@ OFFICIAL: tuple[Measure, ...] = (
     Measure("ARm@k", "ARm@k", HIGHER, "official", "Average recall of objects of medium size, likewise."),
     Measure("ARl@k", "ARl@k", HIGHER, "official", "Average recall of large objects, likewise."),
 )
-"""What the official evaluators add to a record, and no table shows."""
+"""Measures that the official evaluators add to a record and that no table shows."""
 
 TRAINING: tuple[Measure, ...] = (
     Measure(
@@ -224,7 +224,7 @@ TRAINING: tuple[Measure, ...] = (
     Measure("objects", "objects per sample", NEITHER, "training", "Mean number of mentions in a rollout."),
     Measure("duplicates", "duplicates per sample", LOWER, "training", "Mean number of repeated mentions in a rollout."),
 )
-"""What figures show of the log of training, in their order."""
+"""Measures of the training log that figures show, in this order."""
 
 PROBE: tuple[Measure, ...] = (
     Measure("entropy", "entropy, all tokens (nats)", NEITHER, "probe", "Mean entropy over the targets."),
@@ -240,15 +240,15 @@ PROBE: tuple[Measure, ...] = (
         source="normalised_name_diversity",
     ),
 )
-"""What figures show of the probe, in their order."""
+"""Measures of the probe that figures show, in this order."""
 
 GAIN = "_gain"
 FREQUENCIES = ("r", "c", "f")
 
 _BY_NAME = {measure.name: measure for measure in (*MEASURES, *OFFICIAL)}
 MEANINGS: dict[str, str] = {measure.name: measure.meaning for measure in MEASURES}
-"""By the name of the figure. `@k` stands for every k; a suffix `/r`, `/c` or `/f` (rare, common, frequent) limits a
-figure to the categories of that frequency."""
+"""The meaning of each figure, by its name. `@k` stands for every k; a suffix `/r`, `/c` or `/f` (rare, common,
+frequent) limits a figure to the categories of that frequency."""
 
 
 def _columns(group: str) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ CLUSTER_COLUMNS = _columns("clusters")
 FAULT_COLUMNS = _columns("faults")
 COST_COLUMNS = _columns("cost")
 CATEGORY_COLUMNS = tuple(measure.name for measure in MEASURES if measure.per_category)
-"""What is shown of each category."""
+"""The figures that are shown of each category."""
 FREQUENCY_COLUMNS = tuple(
     f"{measure.name}/{group}"
     for measure in MEASURES
@@ -272,13 +272,15 @@ FREQUENCY_COLUMNS = tuple(
 
 
 def find_measure(name: str) -> Measure:
-    """The measure of a figure such as "coverage@8", "recall/r" or "AP_gain". Raises KeyError where there is none."""
+    """Finds the measure of a figure such as "coverage@8", "recall/r" or "AP_gain". Raises KeyError where there is
+    none."""
     general = re.sub(r"@\d+", "@k", name.partition("/")[0])
     return _BY_NAME.get(general) or _BY_NAME[general.removesuffix(GAIN)]
 
 
 def heading(name: str) -> str:
-    """Of the column of a figure: the measure's, with what the name adds to it: k, frequency, gain."""
+    """Returns the heading of a figure's column: the measure's heading with what the name adds to it (k, frequency,
+    gain)."""
     base, slash, frequency = name.partition("/")
     measure = find_measure(base)
     text = measure.heading
@@ -290,18 +292,18 @@ def heading(name: str) -> str:
 
 
 def axis_label(name: str) -> str:
-    """How figures call a measure on an axis or above a panel."""
+    """Returns the name of a measure for an axis or the title of a panel."""
     measure = find_measure(name)
     return measure.axis or measure.heading
 
 
 def diversity_columns(samples: int) -> tuple[str, ...]:
-    """Columns about what the K samples find and how they differ; `samples` is K."""
+    """Lists the columns about what the K samples find and how they differ; `samples` is K."""
     return tuple(_at(name, samples) for name in _columns("diversity"))
 
 
 def figure_names(samples: int) -> list[str]:
-    """Every figure that a hypothesis may name, in the order of the tables; `samples` is K."""
+    """Lists every figure that a hypothesis may name, in the order of the tables; `samples` is K."""
     per_category = category_figures(samples)
     further = [*TEXT_COLUMNS, *_columns("mentioned")]
     columns = [*AP_COLUMNS, *diversity_columns(samples), *FAULT_COLUMNS]
@@ -312,23 +314,23 @@ def figure_names(samples: int) -> list[str]:
 
 
 def gain_names(samples: int) -> list[str]:
-    """Figures of a chain's last stage minus those of fine-tuning, which a hypothesis may name for rows of chains."""
+    """Lists the gains (figures of a chain's last stage minus those of fine-tuning) that a hypothesis may name."""
     return [f"{name}{GAIN}" for name in (*AP_COLUMNS, *diversity_columns(samples))]
 
 
 def about_boxes(name: str) -> bool:
-    """Whether a figure is undefined where the task has no boxes."""
+    """Tells whether a figure is undefined where the task has no boxes."""
     return find_measure(name).needs_boxes
 
 
 def direction(name: str) -> int:
-    """+1 where more of a figure is better, -1 where less is, 0 where that depends."""
+    """Returns +1 where a larger figure is better, -1 where a smaller one is, and 0 where that depends."""
     return find_measure(name).direction
 
 
 def category_figures(samples: int) -> dict[str, str]:
-    """Our name of a figure -> its name in `aggregate.category_figures`. In tables name diversity is the
-    normalised one (1 for a uniform choice of the name)."""
+    """Maps the names of figures in tables to their names in `aggregate.category_figures`. Tables show the normalised
+    name diversity (1 for a uniform choice of the name)."""
     averaged = [measure for measure in MEASURES if measure.source]
     same = [measure for measure in averaged if measure.source == measure.name]
     ends = [_at(measure.name, samples) for measure in same if measure.group != "no table"]
@@ -342,5 +344,5 @@ def _at(name: str, k: int) -> str:
 
 
 def _of_k(name: str, samples: int) -> bool:
-    """Whether a figure is a point of a curve over k, which is not told by frequency."""
+    """Tells whether a figure is a point of a curve over k; such figures are not split by frequency."""
     return "@" in name and name not in ("coverage@1", f"coverage@{samples}")

@@ -1,6 +1,6 @@
-"""How many seeds and images a hypothesis needs: what a run tells of its variances, and what another size would give.
+"""Plans how many seeds and images a hypothesis needs, from the variances that a finished run has shown.
 
-In: a paired difference of a finished run, by seed and bootstrap replicate, as in harness.metrics.stats. Out: the
+In: the paired difference of a finished run, by seed and bootstrap replicate, as in harness.metrics.stats. Out: the
 half-width that its interval would have with other numbers of seeds and images, and the chance of a verdict.
 
 Shape legend: S seeds, R bootstrap replicates.
@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 from scipy.stats import t as student
 
+from harness.metrics.stats import decompose
+
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class VarianceComponents:
-    """What makes a difference vary, each a variance of the difference of one seed on `images` images.
+    """The variance of a difference between two rows, of one seed on `images` images, split by its source.
 
-    seeds      between seeds, were there endlessly many images
-    images     from the choice of images, the same for all seeds
-    mixed      from the choice of images, of each seed's own
+    seeds      between seeds, if the number of images were infinite
+    images     due to the choice of images, shared by all seeds
+    mixed      due to the choice of images, but different for each seed
     """
 
     seeds: float
@@ -36,39 +38,35 @@ class VarianceComponents:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a run of another size can be expected to give: the half-width of the interval, and the chance that the
-    verdict is `supported` or `refuted` if the true difference is the one seen now."""
+    """What a run of another size would give: the half-width of the interval, and the chance that the verdict is
+    `supported` or `refuted` if the true difference equals the one that is estimated now."""
 
     half_width: float
     chance: float
 
 
 def variance_components(points: Floats, replicates: Floats, images: int) -> VarianceComponents | None:
-    """Estimate the components of a difference from its value for each seed and under the bootstrap.
+    """Estimates the variance components of a difference from its values for each seed and their bootstrap replicates.
 
     With d_s the difference of seed s and d_sr its replicate r, over S seeds:
 
     mixed   = sum over s of Var_r(d_sr - mean over s of d_sr) / (S - 1)
-    seeds   = Var_s(d_s) - mixed, 0 at least: what a seed adds on single images is in Var_s too
-    images  = Var_r(mean over s of d_sr) - mixed / S, 0 at least
+    seeds   = Var_s(d_s) - mixed, at least 0: Var_s contains `mixed` as well
+    images  = Var_r(mean over s of d_sr) - mixed / S, at least 0
 
     Args:
-        points: [S] differences.
-        replicates: [S, R] the same under bootstrap weights; replicates in which some seed is undefined are left out.
-        images: How many there were.
+        points: [S] differences. replicates: [S, R] the same under bootstrap weights; replicates in which some seed is
+        undefined are left out. images: Number of images of the run.
 
     Returns:
-        None with fewer than two seeds, which say nothing of the variance between seeds, and where the difference is
-        undefined.
+        None where the difference is undefined or there are fewer than two seeds, as the variance between seeds is
+        then unknown.
     """
-    defined = replicates[:, ~np.isnan(replicates).any(axis=0)]
-    if len(points) < 2 or np.isnan(points).any() or defined.shape[1] < 2:
+    parts, count = decompose(points[:, None], replicates[..., None]), len(points)
+    if parts.seeds is None or parts.apart is None or not parts.usable[0]:
         return None
-    means = defined.mean(axis=0)
-    mixed = float((defined - means).var(axis=1, ddof=1).sum() / (len(points) - 1))
-    between = float(points.var(ddof=1))
-    shared = float(means.var(ddof=1)) - mixed / len(points)
-    return VarianceComponents(max(0.0, between - mixed), max(0.0, shared), mixed, images)
+    between, mixed = float(parts.seeds[0]), float(parts.apart[0]) / (count - 1)
+    return VarianceComponents(max(0.0, between - mixed), max(0.0, float(parts.means[0]) - mixed / count), mixed, images)
 
 
 def foresee(
@@ -76,17 +74,16 @@ def foresee(
 ) -> Outlook:
     """Foresee the interval and the verdict of a run with other numbers of seeds and images.
 
-    The variances of the choice of images shrink as 1 / images, those between seeds as 1 / seeds. The interval is that
-    of harness.metrics.stats: mean +- q * sqrt(variance), q of the t distribution with (seeds - 1) * variance / (the
-    seeds' share) degrees of freedom. The verdict comes out where the interval leaves out the margin, so the chance is
-    that of a non-central t beyond q, whose centre is (difference - margin) / sqrt(variance).
+    The variances due to the choice of images shrink as 1 / images, those between seeds as 1 / seeds. The interval is
+    that of harness.metrics.stats: mean +- q * sqrt(variance), q of the t distribution with (seeds - 1) * variance /
+    (the seeds' share) degrees of freedom. A verdict is reached where the interval does not contain the margin, so its
+    chance is the probability that a non-central t variable lies beyond q, whose centre is (difference - margin) /
+    sqrt(variance).
 
     Args:
-        components: What makes the difference vary.
-        difference: The true one, as far as is known.
-        margin: Of the hypothesis.
-        seeds, images: Of the run to be planned; at least 2 seeds.
-        level: Of the interval, e.g. 0.95; with m hypotheses 1 - 0.05 / m is the most that Holm's procedure asks for.
+        components: Variance components of the difference. difference: The best estimate of the true difference.
+        margin: Margin that the hypothesis states. seeds, images: Size of the planned run; at least 2 seeds. level:
+        Confidence level of the interval, e.g. 0.95; with m hypotheses Holm's procedure asks for at most 1 - 0.05 / m.
     """
     if seeds < 2 or images < 1:
         raise ValueError(f"expected at least 2 seeds and 1 image, got {seeds} and {images}")
@@ -102,10 +99,10 @@ def foresee(
 
 
 def _chance(beyond: float, degrees: float, centre: float) -> float:
-    """P(|Z + centre| > beyond * s), Z normal and s the error's estimate over its true value, s^2 = chi^2 / degrees: a
-    non-central t outside of +-beyond, whose own tails SciPy gives as nan where they are small.
+    """Returns P(|Z + centre| > beyond * s): the probability that a non-central t variable lies outside of +-beyond.
 
-    The mean over s, by Gauss-Legendre quadrature over its quantiles.
+    Z is normal, and s is the estimated over the true standard error: s^2 = chi^2 / degrees. Computed as the mean over
+    s by Gauss-Legendre quadrature over its quantiles, because SciPy returns nan for small tails of a non-central t.
     """
     scale = np.array([1.0]) if math.isinf(degrees) else np.sqrt(chi2.ppf(QUANTILES, degrees) / degrees)
     weights = np.array([1.0]) if math.isinf(degrees) else WEIGHTS

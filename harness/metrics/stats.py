@@ -23,7 +23,7 @@ REPLICATES = 1000
 
 
 def nan_to_none(value: float) -> float | None:
-    """Turns nan, which is how arrays say that a figure is undefined, into None, which is how files say it."""
+    """Turns nan, which marks an undefined figure in arrays, into None, which marks it in files."""
     return None if math.isnan(value) else float(value)
 
 
@@ -31,7 +31,7 @@ def nan_to_none(value: float) -> float | None:
 class Interval:
     """A mean over seeds with its confidence interval; all nan where the figure is undefined for a seed.
 
-    With `seeds == 1` it covers the choice of images only: nothing is known about the spread between seeds.
+    With `seeds == 1` it covers the choice of images only, because one seed does not show the spread between seeds.
     """
 
     estimate: float
@@ -71,17 +71,31 @@ class Verdict:
     seeds: int
 
 
+class Decomposition(NamedTuple):
+    """What the figures of S seeds vary by, for each of N figures; see `decompose`."""
+
+    usable: NDArray[np.bool_]
+    """[N]: the figure is defined for every seed and in at least two replicates."""
+    seeds: Floats | None
+    """[N]: variance over seeds, ddof 1; None with one seed."""
+    means: Floats
+    """[N]: variance over replicates of the mean over seeds."""
+    apart: Floats | None
+    """[N]: sum over seeds of the variance over replicates of (seed - mean over seeds); None with one seed."""
+
+
 class _Moments(NamedTuple):
-    """Of N figures, each [N]."""
+    """Estimate, standard error and degrees of freedom of N figures, each [N]."""
 
     estimate: Floats
     standard_error: Floats
     degrees: Floats
-    """Of freedom, for the t distribution; infinite (a normal distribution) where seeds do not vary or there is one."""
+    """Degrees of freedom of the t distribution; infinite (a normal distribution) where seeds do not vary or there is
+    only one."""
 
 
 def bootstrap_weights(n_images: int, replicates: int = REPLICATES, seed: int = 0) -> NDArray[np.float32]:
-    """How often each image is drawn in each replicate, [R, I]; every row sums to I.
+    """Draws how often each image counts in each replicate, [R, I]; every row sums to I.
 
     The same arguments give the same draws, so that all cells of a suite are resampled alike and differences
     between them are paired.
@@ -94,27 +108,27 @@ def bootstrap_weights(n_images: int, replicates: int = REPLICATES, seed: int = 0
 
 
 def interval(points: Floats, replicates: Floats, level: float = LEVEL) -> Interval:
-    """Confidence interval of the mean over seeds.
+    """Computes the confidence interval of the mean over seeds.
 
     points [S]: the figure for each seed; replicates [S, R]: the same under the bootstrap weights. The interval is
     mean +- q * sqrt(variance), and the variance has two parts:
 
-    seeds   Var over seeds (ddof 1) / S. What a seed adds on single images is part of it.
-    images  Var over replicates of the seed mean, less what the seeds add to it on single images, which is in the
-            first part already: sum over seeds of Var over replicates of (seed - seed mean) / (S (S - 1)); 0 at least.
+    seeds   Var over seeds (ddof 1) / S. It contains what each seed varies on single images.
+    images  Var over replicates of the seed mean, minus what the seeds vary on single images, which the first part
+            contains already: sum over seeds of Var over replicates of (seed - seed mean) / (S (S - 1)); at least 0.
 
-    q is the t quantile with (S - 1) * variance / seeds degrees of freedom: S - 1 where seeds are all there is, and
-    more as the images, of which there are many, take their share. (With S - 1 throughout, an interval covers up to
-    100% where images matter; with Satterthwaite's degrees, 92% with 3 seeds; resampling seeds and then images, 80%.
-    This one covers 94 to 97%: tests/metrics/samples/test_coverage.py.) With S = 1 there is no first part and q is the
-    normal quantile. Replicates in which some seed is undefined are left out. The interval of a paired difference is
+    q is the t quantile with (S - 1) * variance / seeds degrees of freedom: S - 1 where only seeds vary, and more
+    where part of the variance is due to the many images. (With S - 1 throughout, an interval covers up to 100% where
+    images matter; with Satterthwaite's degrees, 92% with 3 seeds; resampling seeds and then images, 80%. This one
+    covers 94 to 97%: tests/metrics/samples/test_coverage.py.) With S = 1 there is no first part and q is the normal
+    quantile. Replicates in which some seed is undefined are left out. The interval of a paired difference is
     `interval(points_a - points_b, replicates_a - replicates_b)`.
     """
     return intervals(points[:, None], replicates[..., None], level)[0]
 
 
 def intervals(points: Floats, replicates: Floats, level: float = LEVEL) -> list[Interval]:
-    """`interval` of N figures at once: points [S, N], replicates [S, R, N]."""
+    """Computes `interval` for N figures at once: points [S, N], replicates [S, R, N]."""
     moments = _moments(points, replicates)
     low, high = _bounds(moments, level)
     rows = zip(moments.estimate.tolist(), low.tolist(), high.tolist(), strict=True)
@@ -122,7 +136,7 @@ def intervals(points: Floats, replicates: Floats, level: float = LEVEL) -> list[
 
 
 def verdicts(tests: Sequence[PairedTest], level: float = LEVEL) -> list[Verdict]:
-    """Verdicts on m hypotheses stated together, with the family-wise error held at 1 - level (Holm, 1979).
+    """Judges m hypotheses stated together, with the family-wise error held at 1 - level (Holm, 1979).
 
     Each hypothesis gets the two-sided p-value of (difference - margin) = 0 under the t distribution of
     `interval`, Holm's step-down procedure turns the p-values into a level for each (`holm_levels`), and the
@@ -140,7 +154,7 @@ def verdicts(tests: Sequence[PairedTest], level: float = LEVEL) -> list[Verdict]
 
 
 def holm_levels(p_values: Sequence[float], alpha: float) -> Floats:
-    """The significance level at which Holm's procedure judges each of m hypotheses, [m].
+    """Returns the significance level at which Holm's procedure judges each of m hypotheses, [m].
 
     The p-values are visited in ascending order; the j-th (from 0) is rejected if p < alpha / (m - j), and the
     first that is not rejected ends the procedure. That one and all after it are judged at its level, under
@@ -156,31 +170,42 @@ def holm_levels(p_values: Sequence[float], alpha: float) -> Floats:
     return levels
 
 
-def _moments(points: Floats, replicates: Floats) -> _Moments:
-    """points [S, N], replicates [S, R, N]."""
+def decompose(points: Floats, replicates: Floats) -> Decomposition:
+    """Splits the variance of N figures into its parts, from points [S, N] and replicates [S, R, N].
+
+    Replicates in which some seed is undefined are left out. Raises ValueError without a seed.
+    """
     if not len(points) or len(replicates) != len(points):
         raise ValueError(f"expected [S] points and [S, R] replicates, got {points.shape[:1]}, {replicates.shape[:2]}")
-    seeds = len(points)
     defined: NDArray[np.bool_] = np.asarray(~np.isnan(replicates).any(axis=0))  # [R, N]
     drawn = defined.sum(axis=0)
-    usable = (drawn >= 2) & ~np.isnan(points).any(axis=0)
     means = np.where(defined, replicates.mean(axis=0), 0.0)
-    of_images = _variance(means, defined, drawn)
-    if seeds == 1:
-        variance, degrees = of_images, np.full(len(drawn), math.inf)
+    apart = np.where(defined, replicates, 0.0) - means
+    several = len(points) > 1
+    return Decomposition(
+        usable=(drawn >= 2) & ~np.isnan(points).any(axis=0),
+        seeds=points.var(axis=0, ddof=1) if several else None,
+        means=_variance(means, defined, drawn),
+        apart=np.sum([_variance(of_seed, defined, drawn) for of_seed in apart], axis=0) if several else None,
+    )
+
+
+def _moments(points: Floats, replicates: Floats) -> _Moments:
+    """Computes the moments of N figures from points [S, N] and replicates [S, R, N]."""
+    parts, count = decompose(points, replicates), len(points)
+    if parts.seeds is None or parts.apart is None:
+        variance, degrees = parts.means, np.full(len(parts.means), math.inf)
     else:
-        of_seeds = points.var(axis=0, ddof=1) / seeds
-        apart = np.where(defined, replicates, 0.0) - means
-        shared = np.sum([_variance(of_seed, defined, drawn) for of_seed in apart], axis=0) / (seeds * (seeds - 1))
-        variance = of_seeds + np.maximum(0.0, of_images - shared)
+        of_seeds = parts.seeds / count
+        variance = of_seeds + np.maximum(0.0, parts.means - parts.apart / (count * (count - 1)))
         with np.errstate(divide="ignore", invalid="ignore"):
-            degrees = np.where(of_seeds > 0, (seeds - 1) * variance / of_seeds, math.inf)
-    estimate = points.mean(axis=0)
-    return _Moments(estimate, np.where(usable, np.sqrt(variance), math.nan), np.where(usable, degrees, math.inf))
+            degrees = np.where(of_seeds > 0, (count - 1) * variance / of_seeds, math.inf)
+    error = np.where(parts.usable, np.sqrt(variance), math.nan)
+    return _Moments(points.mean(axis=0), error, np.where(parts.usable, degrees, math.inf))
 
 
 def _variance(values: Floats, defined: NDArray[np.bool_], count: NDArray[np.int64]) -> Floats:
-    """Over the defined ones of values [R, N], with ddof 1; the others are 0. [N]"""
+    """Computes the variance over the defined rows of values [R, N] with ddof 1, [N]; undefined rows hold 0."""
     distance = np.where(defined, values - values.sum(axis=0) / np.maximum(count, 1), 0.0)
     return np.asarray((distance**2).sum(axis=0) / np.maximum(count - 1, 1))
 
@@ -191,8 +216,8 @@ def _bounds(moments: _Moments, level: float) -> tuple[Floats, Floats]:
 
 
 def _p_value(moments: _Moments, margin: float) -> float:
-    """Two-sided p-value of (estimate - margin), of one figure; 1 where undefined or where there is nothing to tell
-    apart."""
+    """Returns the two-sided p-value of (estimate - margin) of one figure; 1 where it is undefined or the two are
+    equal."""
     distance, error = abs(moments.estimate[0] - margin), moments.standard_error[0]
     if math.isnan(error) or distance == 0:
         return 1.0

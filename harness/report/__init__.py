@@ -1,1 +1,1 @@
-"""From records to rows, grids, figures and verdicts."""
+"""Turns records into rows, grids, figures and verdicts."""

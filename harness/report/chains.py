@@ -1,5 +1,5 @@
-"""What the later stages of a suite's chains tell beside their rows: whether diversity foretold the gain, and whether
-the model stopped exploring."""
+"""Describes the later stages of a suite's chains: whether diversity predicted the gain, and whether the model stopped
+exploring."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from harness.report.results import Key, Results
 from harness.suite.cells import chains
 
 COLLAPSED = 0.1
-"""Entropy of the samples, as a share of what it was when the stage began."""
+"""The share of the samples' initial entropy in a stage below which the model counts as collapsed."""
 FEWEST = 3
-"""Cells that a correlation is told of: any two lie on a line."""
+"""The fewest cells for which a correlation is reported: any two points lie on a line."""
 
 
 class Foretold(NamedTuple):
-    """Pearson's correlation over `cells` of the coverage after fine-tuning and the AP that the last stage adds; nan
-    where it is undefined."""
+    """Pearson's correlation over `cells` between the coverage after fine-tuning and the AP that the last stage adds;
+    nan where it is undefined."""
 
     correlation: float
     cells: int
 
 
 class Collapse(NamedTuple):
-    """The lowest entropy of a cell's samples (nats per token), at which step, and what it was at first."""
+    """The lowest entropy of a cell's samples (nats per token), the step where it occurred, and the entropy at the
+    start of the stage."""
 
     key: Key
     step: int
@@ -36,7 +37,7 @@ class Collapse(NamedTuple):
 
 
 def foretold(results: Results) -> Foretold:
-    """Over all finished cells of chains, whatever their row."""
+    """Correlates coverage with the gain in AP over all finished cells of chains, whatever their row."""
     points = [
         (before[f"coverage@{results.samples}"], after["AP"] - before["AP"])
         for key, since in _finished(results)
@@ -49,7 +50,7 @@ def foretold(results: Results) -> Foretold:
 
 
 def collapses(results: Results) -> list[Collapse]:
-    """The finished cells whose samples fell below the share COLLAPSED of their entropy in the stage's first step."""
+    """Lists the finished cells whose entropy fell below the share COLLAPSED of its value in the stage's first step."""
     rows = []
     for key, since in _finished(results):
         later = [row for row in results.records[key].curve if row["step"] > since]
@@ -63,7 +64,7 @@ def collapses(results: Results) -> list[Collapse]:
 
 
 def _finished(results: Results) -> Iterator[tuple[Key, int]]:
-    """Cells of chains, and the step at which their last stage began."""
+    """Yields the finished cells of chains, each with the step at which its last stage began."""
     for model in results.suite.models:
         for chain in chains(results.suite):
             since = results.suite.train_of(chain).steps

@@ -1,5 +1,5 @@
-"""Every objective beside the control at the same AP: what is left of a gain in diversity that less training alone would
-give too."""
+"""Compares every objective with the control at the same AP: it shows which part of a gain in diversity would also
+come from less training alone."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from harness.report.rows import ReportRow, at_ap_of, at_last_step, compare_rows
 
 @dataclass(frozen=True, slots=True)
 class EqualApRow:
-    """A row minus the control at the row's AP, which is read off the control's path."""
+    """The figures of a row minus those of the control at the row's AP, read off the control's path of training."""
 
     control: str
     row: ReportRow
 
     @property
     def comparable(self) -> bool:
-        """Whether the control's path comes near enough to the row's AP."""
+        """Tells whether the control's path comes near enough to the row's AP."""
         gap = self.row.figures.get("AP")
         return gap is not None and is_comparable(gap.estimate)
 
 
 @once
 def equal_ap_rows(results: Results) -> list[EqualApRow]:
-    """One for each objective and model, where the suite has a control: the first row of plain CE. Empty without one,
-    and where the task has no AP."""
+    """Makes one row for each objective and model where the suite has a control, which is the first row of plain CE.
+    Empty without a control, and where the task has no AP."""
     control = next((row.label for row in results.suite.objectives if row.name == "ce" and not row.train), None)
     if control is None or results.suite.task == "caption":
         return []

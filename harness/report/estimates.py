@@ -1,4 +1,5 @@
-"""Figures of one cell at one step, under any image weights: what tables, intervals and verdicts are made of.
+"""Computes the figures of one cell at one step under any image weights, from which tables, intervals and verdicts are
+made.
 
 Shape legend: I images, C categories, W weightings (1, or 1 and the bootstrap replicates), K samples per image.
 """
@@ -28,7 +29,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class CellTables:
-    """What a finished cell says: its record, and its tables of these names."""
+    """The record of a finished cell and its tables, by name."""
 
     record: Record
     images: pd.DataFrame
@@ -54,7 +55,7 @@ class Estimates:
 
 
 def estimate(cell: CellTables, step: int, temperature: float, weights: Weights | None = None) -> Estimates:
-    """Every figure of `figure_names`, and those of each category; weights [W, I] or None (all 1: W = 1).
+    """Computes every figure of `figure_names` and those of each category; weights [W, I] or None (all 1: W = 1).
 
     `temperature` is that of the samples; the detections are those of the greedy answer, and the consensus of these
     samples.
@@ -89,8 +90,8 @@ def estimate(cell: CellTables, step: int, temperature: float, weights: Weights |
 
 
 def cost(record: Record, step: int) -> dict[str, float]:
-    """Seconds of a training step (see `_step_seconds`), peak memory of the cell in MiB, and the natural logarithms of
-    both: a difference of 0.05 is 5% more. nan where nothing was trained or measured."""
+    """Computes seconds of a training step (see `_step_seconds`), peak memory of the cell in MiB, and the natural
+    logarithms of both: a difference of 0.05 is 5% more. nan where nothing was trained or measured."""
     curve = [(row["step"], row["seconds"]) for row in record.curve if "seconds" in row]
     train = record.cell.train or {}
     seconds = _step_seconds(curve, step, since=train["steps"] if "then" in train else math.inf)
@@ -104,8 +105,8 @@ def cost(record: Record, step: int) -> dict[str, float]:
 
 
 def _step_seconds(curve: Sequence[tuple[int, float]], step: int, since: float) -> float:
-    """Median over the logged stretches of fine-tuning, evaluations left out. After a chain's last stage, which began
-    after the step `since`: the mean of its steps, what it makes before the first of them included."""
+    """Returns the median over the logged stretches of fine-tuning, without evaluations. For a chain's last stage,
+    which began after the step `since`: the mean of its steps, including what it makes before the first of them."""
     before = [row for row in curve if row[0] <= since]
     spans = pairwise(before) if step <= since else zip(before[-1:], curve[-1:], strict=True)
     stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in spans]

@@ -1,11 +1,10 @@
-"""What was computed from a large cell, kept for the next report: figures and their bootstrap replicates.
+"""Caches what was computed from a large cell for the next report: figures and their bootstrap replicates.
 
     DIR/estimates/<cell>/<step>-<temperature>-<points | replicates>.npz    beside the cells of a run
     <user's cache>/estimates/<cell>/...                                    where the folder of the run is read-only
 
 The first line of a file names what it was computed from (the record, which names the digests of its tables; the code
-that computes) and the digest of the rest. A file that says otherwise, or is damaged, counts as not
-there.
+that computes) and the digest of the rest. A file whose first line differs, or that is damaged, counts as absent.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from harness.report.estimates import Estimates
 from harness.system.files import cache_root, replacing
 
 WORTH = 100_000
-"""Images times categories from which on a cell is kept: below, computing takes no longer than reading."""
+"""Images times categories from which on a cell is cached: below, computing takes no longer than reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class EstimatesCache:
-    """The estimates of all cells of a run."""
+    """The cached estimates of all cells of a run."""
 
     folder: Path
 
     def of(self, cell: Path, record: Record, what: tuple[int, float, bool]) -> KeptEstimates | None:
-        """Where those of a cell's folder are kept, at (step, temperature, with replicates or not); None for a cell that
-        is not worth it."""
+        """Returns the cache of a cell's folder at (step, temperature, with replicates or not); None for a cell that
+        is too small to be worth it."""
         if len(record.image_ids) * len(record.categories) < WORTH:
             return None
         step, temperature, replicates = what
@@ -51,13 +50,13 @@ class EstimatesCache:
 
 @dataclass(frozen=True, slots=True)
 class KeptEstimates:
-    """The estimates of one cell; the first of the places that can be written is used."""
+    """The cached estimates of one cell; the first of the places that can be written is used."""
 
     places: tuple[Path, ...]
     made_of: str
 
     def read(self) -> Estimates | None:
-        """None where there is nothing that can be relied on."""
+        """Reads the estimates; None where there is no valid file."""
         for place in self.places:
             with suppress(OSError):
                 head, _, content = place.read_bytes().partition(b"\n")
@@ -66,7 +65,8 @@ class KeptEstimates:
         return None
 
     def write(self, estimates: Estimates) -> bool:
-        """Whether there was a place that can be written; without one they will be computed again."""
+        """Writes the estimates and tells whether a place could be written; without one they are computed again next
+        time."""
         content = _pack(estimates)
         for place in self.places:
             with suppress(OSError):
@@ -82,7 +82,7 @@ class KeptEstimates:
 
 @cache
 def _code() -> str:
-    """Digest of the sources that estimates are computed with."""
+    """Returns the digest of the sources that compute estimates."""
     of_metrics = sorted(Path(harness.metrics.__path__[0]).rglob("*.py"))
     digest = hashlib.sha256()
     for path in (*of_metrics, Path(str(tables.__file__)), Path(estimates.__file__)):

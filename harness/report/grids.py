@@ -1,6 +1,6 @@
-"""Results -> grids: which tables there are, and what stands in each cell. How a grid looks is up to its renderer
-(harness.report.renderers.text, harness.report.renderers.latex, harness.report.renderers.html); the numbers come from
-harness.report.rows."""
+"""Turns results into grids: which tables there are, and what each cell contains. The renderer decides how a grid
+looks (harness.report.renderers.text, harness.report.renderers.latex, harness.report.renderers.html); the numbers come
+from harness.report.rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ DEPENDS_ON_SAMPLES = (
 
 
 class GridCell(NamedTuple):
-    """What is read, what it is sorted by (nan: its text, or undefined), and whether it is the best of its column."""
+    """A cell: its text, the value it is sorted by (nan: by its text, or undefined), and whether it is the best of its
+    column."""
 
     text: str
     value: float = math.nan
@@ -61,7 +62,7 @@ class GridCell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table; the first `words` columns are text, the others numbers. `note`: what to know when reading it."""
+    """A table; the first `words` columns are text, the others numbers. `note`: an explanation for the reader."""
 
     title: str
     headings: tuple[str, ...]
@@ -72,8 +73,8 @@ class Grid:
 
 @once
 def grids(results: Results) -> list[Grid]:
-    """One line per row of the suite: detection, diversity, by frequency, and so on; differences; hypotheses.
-    A table of figures that no row has (as with records of older code) is left out."""
+    """Makes all tables with one line per row of the suite: detection, diversity, by frequency, and so on;
+    differences; hypotheses. A table of figures that no row has (as with records of older code) is left out."""
     rows, samples = table(results), results.samples
     several = len(results.suite.models) > 1
     changes = differences(results)
@@ -103,8 +104,8 @@ def grids(results: Results) -> list[Grid]:
 
 @once
 def category_grids(results: Results, everything: bool = False) -> list[Grid]:
-    """One table per figure of CATEGORY_COLUMNS: a line per category, a column per row of the suite. Only categories
-    that are reportable, or with `everything` all that have an image; and for which some row has the figure."""
+    """Makes one table per figure of CATEGORY_COLUMNS: a line per category, a column per row of the suite. It has only
+    categories that are reportable (with `everything`, all that have an image) and for which some row has the figure."""
     lines = category_lines(results)
     least = 1 if everything else REPORTABLE
     few = "too few to report" if everything else "left out"
@@ -114,8 +115,8 @@ def category_grids(results: Results, everything: bool = False) -> list[Grid]:
 
 
 def split(grid: Grid, columns: int) -> Iterator[Grid]:
-    """The same table in as few parts as hold at most `columns` columns of numbers each, of nearly equal width; every
-    part begins with the columns of words."""
+    """Splits a table into as few parts as hold at most `columns` columns of numbers each, of nearly equal width;
+    every part begins with the columns of words."""
     numbers = len(grid.headings) - grid.words
     parts = max(1, -(-numbers // columns))
     for part in range(parts):
@@ -127,7 +128,7 @@ def split(grid: Grid, columns: int) -> Iterator[Grid]:
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Three decimals, or none and thousands separated from 1,000 on; nan: undefined."""
+    """Formats a number with three decimals, or with none and thousands separated from 1,000 on; nan: undefined."""
     if math.isnan(value):
         return UNDEFINED
     digits = 0 if abs(value) >= 1000 else 3
@@ -136,7 +137,7 @@ def number(value: float, signed: bool = False) -> str:
 
 
 def format_interval(figure: Interval, signed: bool = False) -> str:
-    """ "0.412 ±0.021" """
+    """Formats an interval as "0.412 ±0.021"."""
     text = number(figure.estimate, signed)
     if math.isnan(figure.high):
         return text
@@ -152,7 +153,8 @@ def figure_grid(
     signed: Collection[str] = (),
     note: str = "",
 ) -> Grid:
-    """A line per row of the suite, a column per figure. `signed` figures are differences: with sign, without a best."""
+    """Makes a table with a line per row of the suite and a column per figure. `signed` figures are differences: with
+    sign, without a best value."""
     several = len(results.suite.models) > 1
     winners = _winners(results, rows, [name for name in names if name not in signed])
     body = tuple(
@@ -172,7 +174,7 @@ def figure_grid(
 def _optional(
     results: Results, title: str, rows: Sequence[ReportRow], names: Sequence[str], note: str = ""
 ) -> list[Grid]:
-    """A table of those of the figures that some row has, if there are any."""
+    """Makes a table of the given figures that some row has; none if no row has any."""
     defined = [name for name in names if _known(rows, name)]
     return [figure_grid(results, title, rows, defined, note=note)] if defined else []
 
@@ -196,7 +198,7 @@ def _consensus_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
 
 
 def _chain_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
-    """What the stages after fine-tuning lead to, and what they take; without a chain there is nothing to compare."""
+    """Makes the tables of what the stages after fine-tuning lead to and what they cost; none without a chain."""
     names = ("AP", "hallucination_rate", "recall", "name_diversity", f"coverage@{results.samples}", *COST_COLUMNS)
     return _optional(results, "Stages side by side", rows, names) if chains(results.suite) else []
 
@@ -304,7 +306,7 @@ def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[GridCe
 
 
 def _winners(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> set[tuple[int, str]]:
-    """(index of the row, figure) of what is best among the rows of its model."""
+    """Returns (index of the row, figure) for the best values among the rows of each model."""
     winners = set()
     for model in results.suite.models:
         positions = [index for index, row in enumerate(rows) if row.model == model.label]
@@ -322,7 +324,8 @@ def _named(label: str, model: str, several: bool) -> str:
 
 
 def _seeds(row: ReportRow) -> str:
-    """ "2", or "1 of 2 (failed: 1)": an incomplete mean must not pass for a complete one."""
+    """Formats the number of seeds as "2" or "1 of 2 (failed: 1)": an incomplete mean must not look like a complete
+    one."""
     total = len(row.source.cells)
     if len(row.seeds) == total:
         return str(total)

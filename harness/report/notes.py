@@ -1,5 +1,4 @@
-"""What stands beside the tables: what one must know to read them, and how to make them again (which code, which
-command)."""
+"""Writes the notes beside the tables: how to read them, and how to make them again (which code, which command)."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from harness.report.rows import table
 
 
 def command(results: Results) -> str:
-    """The lines to type: check out the commit, run the suite with the same seeds on the same kind of device."""
+    """Returns the lines to type: check out the commit, run the suite with the same seeds on the same kind of device."""
     made = next(iter([*results.records.values(), *results.failed.values()]), None)
     if made is None:
         return f"detmodes run {results.suite.suite}"
@@ -25,7 +24,7 @@ def command(results: Results) -> str:
 
 
 def code_text(code: dict[str, object]) -> str:
-    """ "detmodes 0.1.0, commit 0123456789ab (dirty)" """
+    """Names the code version, e.g. "detmodes 0.1.0, commit 0123456789ab (dirty)"."""
     if code.get("commit") is None:
         return f"detmodes {code.get('version')}, no commit"
     dirty = " (dirty: tracked files differ from it)" if code.get("dirty") else ""
@@ -34,7 +33,7 @@ def code_text(code: dict[str, object]) -> str:
 
 @once
 def caption(results: Results) -> list[str]:
-    """What one must know to read the tables, one statement a line."""
+    """Lists what a reader must know about the tables, one statement a line."""
     finished = list(results.records.values())
     suite, sample = results.suite, results.suite.sample
     lines = [
@@ -76,7 +75,7 @@ def caption(results: Results) -> list[str]:
 
 
 def _tuning(results: Results) -> list[str]:
-    """How the learning rates were chosen, and what each candidate reached."""
+    """Describes how the learning rates were chosen, and what each candidate reached."""
     tuning = results.tuning
     if tuning is None:
         return []
@@ -94,7 +93,7 @@ def _tuning(results: Results) -> list[str]:
 
 
 def _correctness(results: Results) -> str:
-    """What decides which answers are right."""
+    """Describes the rules that decide which answers are right."""
     if results.suite.task == "caption":
         return "Captions: a mentioned category is right as often as the image has instances of it."
     evaluators = _distinct(" ".join(record.evaluator.values()) for record in results.records.values())
@@ -102,7 +101,7 @@ def _correctness(results: Results) -> str:
 
 
 def _score_sources(results: Results) -> str:
-    """ "category (oracles: constant)" """
+    """Names the sources of scores, e.g. "category (oracles: constant)"."""
 
     def of(oracles: bool) -> str:
         return _distinct(r.score_source for r in results.records.values() if (r.role == "oracle") == oracles)
@@ -111,7 +110,7 @@ def _score_sources(results: Results) -> str:
 
 
 def _left_out(results: Results) -> list[str]:
-    """How many pictures were skipped, by split; nothing where all could be read."""
+    """Counts the pictures that were skipped, by split; empty where all could be read."""
     skipped: set[str] = set()
     for record in results.records.values():
         by_split: Any = record.data.get("left_out", {})
@@ -124,5 +123,5 @@ def _device(device: dict[str, object]) -> str:
 
 
 def _distinct(values: Iterable[str]) -> str:
-    """Each different value once, in order: more than one is shown, never hidden."""
+    """Lists each different value once, in order: if there are several, all are shown."""
     return " / ".join(dict.fromkeys(values)) or UNDEFINED

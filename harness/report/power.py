@@ -1,7 +1,9 @@
-"""What a suite's hypotheses need to be decided: from the variances of a finished run to seeds, images and hours.
+"""Plans the seeds, images and hours that a suite's hypotheses need to be decided, from the variances of a finished
+run.
 
 In:  the cells of a run, and the hypotheses of its suite or of one that is planned.
-Out: for each hypothesis its interval now, and for other numbers of seeds and images the half-width to expect and the
+Out: for each hypothesis its current interval, and for other numbers of seeds and images the expected half-width and
+the
      chance of a verdict; the cheapest size that decides every hypothesis with the chance ENOUGH.
 """
 
@@ -26,14 +28,15 @@ from harness.suite.schema import Suite
 
 SEEDS = (3, 5, 8, 12, 20, 40)
 TIMES_IMAGES = (1, 2, 4, 8)
-"""Sizes of validation sets that are looked at, as multiples of the run's."""
+"""Sizes of validation sets that are considered, as multiples of the run's."""
 ENOUGH = 0.8
 """The chance of a verdict that a plan aims at for each hypothesis."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSize:
-    """A run that could be made. hours: on the machine of the records, from what their cells took."""
+    """The size of a possible run. hours: on the machine of the records, estimated from the time that their cells
+    took."""
 
     seeds: int
     images: int
@@ -42,10 +45,10 @@ class RunSize:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What becomes of one hypothesis in runs of other sizes.
+    """The expected outcome of one hypothesis in runs of other sizes.
 
-    now: its interval, not adjusted for the others. components: None where nothing can be told, with too few seeds or
-    cells missing; then there are no outlooks.
+    now: its interval, not adjusted for the other hypotheses. components: None with too few seeds or missing cells;
+    then there are no outlooks.
     """
 
     stated: StatedTest
@@ -55,8 +58,8 @@ class Prospect:
 
 
 def with_hypotheses(results: Results, planned: Suite) -> Results:
-    """The same cells under the hypotheses of another suite. Raises ConfigError where these name rows that the cells do
-    not make up."""
+    """Returns the same cells with the hypotheses of another suite. Raises ConfigError where these name rows that the
+    cells do not make up."""
     rows = sorted({source.label for source in sources(results)})
     named = {label for hypothesis in planned.hypotheses for label in (hypothesis.a, hypothesis.b)}
     if absent := sorted(named - set(rows)):
@@ -65,14 +68,15 @@ def with_hypotheses(results: Results, planned: Suite) -> Results:
 
 
 def run_sizes(results: Results) -> list[RunSize]:
-    """The sizes that are looked at, cheapest first."""
+    """Lists the sizes that are considered, cheapest first."""
     sizes = product(SEEDS, (times * results.images for times in TIMES_IMAGES))
     return sorted((RunSize(*size, hours(results, *size)) for size in sizes), key=lambda own: own.hours)
 
 
 def hours(results: Results, seeds: int, images: int) -> float:
-    """Of all rows of the suite, from the mean of what their finished cells took. Training does not depend on the
-    validation images, evaluation grows with them; the base and the oracles are computed once for all seeds."""
+    """Estimates the hours of all rows of the suite, from the mean time of their finished cells. Training time does
+    not depend on the validation images, evaluation time grows with them; the base and the oracles are computed once
+    for all seeds."""
     total = 0.0
     labels = dict.fromkeys((key.model, key.label) for key in results.folders)
     for model, label in labels:
@@ -86,7 +90,8 @@ def hours(results: Results, seeds: int, images: int) -> float:
 
 
 def prospects(results: Results, sizes: Sequence[RunSize]) -> list[Prospect]:
-    """Every hypothesis, at the level that Holm's procedure leaves the first of them: no other is asked for more."""
+    """Computes the prospect of every hypothesis at the level that Holm's procedure leaves the first of them: no other
+    hypothesis has a stricter one."""
     stated = stated_tests(results)
     level = 1 - (1 - LEVEL) / max(1, len(stated))
     rows = []
@@ -103,13 +108,14 @@ def prospects(results: Results, sizes: Sequence[RunSize]) -> list[Prospect]:
 
 
 def cheapest(planned: Sequence[Prospect], sizes: Sequence[RunSize]) -> RunSize | None:
-    """The first of the sizes at which every hypothesis has the chance ENOUGH; None if there is none such."""
+    """Returns the first of the sizes at which every hypothesis has the chance ENOUGH; None if there is none."""
     told = [prospect.outlooks for prospect in planned if prospect.outlooks]
     return next((size for size in sizes if told and all(outlooks[size].chance >= ENOUGH for outlooks in told)), None)
 
 
 def power_grids(results: Results) -> list[Grid]:
-    """The hypotheses now, then one table for each of what other sizes give, then what each size decides and costs.
+    """Makes the tables: the hypotheses now, then one for each with the outlook at other sizes, then what each size
+    decides and costs.
 
     Raises ConfigError where the suite states no hypothesis.
     """
@@ -153,7 +159,7 @@ def _now_row(prospect: Prospect, size: RunSize | None) -> tuple[GridCell, ...]:
 
 
 def _outlook_grid(prospect: Prospect, results: Results) -> Grid:
-    """Seeds down, images across: the half-width, and the chance of a verdict."""
+    """Makes a table with seeds down and images across: the half-width, and the chance of a verdict."""
     images = [times * results.images for times in TIMES_IMAGES]
     by_size = {(size.seeds, size.images): outlook for size, outlook in prospect.outlooks.items()}
     rows = tuple(
@@ -173,7 +179,7 @@ def _shown(outlook: Outlook) -> str:
 
 
 def _cost_grid(planned: Sequence[Prospect], sizes: Sequence[RunSize]) -> Grid:
-    """The sizes that decide more hypotheses than any cheaper one."""
+    """Makes a table of the sizes that decide more hypotheses than any cheaper one."""
     rows: list[tuple[GridCell, ...]] = []
     most = 0
     for size in sizes:

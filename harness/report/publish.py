@@ -1,7 +1,7 @@
 """Copies the cells of a run that belong together, and makes every table and figure again from the copies.
 
-In: the output folder of a run, or a folder that was published before. Out: `README.md`, CSV tables, what the figures
-show as JSON, drawings as SVG, and the cells: in an archive that holds what these are made of (see
+In: the output folder of a run, or a folder that was published before. Out: `README.md`, CSV tables, the data of the
+figures as JSON, drawings as SVG, and the cells: in an archive that holds what these are made of (see
 harness.records.archive), or whole.
 """
 
@@ -32,10 +32,10 @@ README = "README.md"
 TABLE = "table.csv"
 CATEGORIES = "categories.csv"
 DATA = "figures.json"
-"""What the figures show: two drawings of one thing need not be the same bytes, their data are."""
+"""The file with the data of the figures: drawings of equal data may differ in bytes, the data do not."""
 FIGURES = "figures"
 PUBLISHABLE = "pictures_may_be_published"
-"""What a benchmark that describes itself says of pictures that are its own."""
+"""The field by which a benchmark declares that its pictures may be published."""
 
 
 def publish(folder: Path, target: Path, allow_failed: bool = False, whole: bool = False) -> list[str]:
@@ -72,7 +72,7 @@ def publish(folder: Path, target: Path, allow_failed: bool = False, whole: bool 
 
 
 def tables(results: Results) -> dict[str, str]:
-    """File name -> text of everything that is made of the records, drawings apart."""
+    """Maps file names to the text of everything that is made of the records, except for drawings."""
     return {
         README: readme(results),
         TABLE: to_csv(results),
@@ -82,7 +82,7 @@ def tables(results: Results) -> dict[str, str]:
 
 
 def readme(results: Results) -> str:
-    """Title, figures, tables and verdicts, and how to make them again."""
+    """Writes title, figures, tables and verdicts, and how to make them again."""
     name = results.suite.suite
     images = "".join(f"![{TEXTS[figure]}]({FIGURES}/{figure}.svg)\n\n" for figure in available(results))
     return (
@@ -99,7 +99,7 @@ def readme(results: Results) -> str:
 
 
 def _lines(content: Mapping[str, object]) -> str:
-    """A JSON object, one line for each key."""
+    """Writes a JSON object with one line for each key."""
     return "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()) + "\n}\n"
 
 
@@ -113,7 +113,8 @@ def _verify_complete(results: Results, allow_failed: bool) -> None:
 
 
 def _verify_alike(results: Results) -> None:
-    """One table, one code version and one evaluator. Those that differ from the most common are named."""
+    """Raises DataError unless all cells were made by one code version and one evaluator, naming those that differ
+    from the most common ones."""
     versions = {key: code_text(record.code) for key, record in results.records.items()}
     evaluators = {key: " ".join(record.evaluator.values()) for key, record in results.records.items()}
     for what, values in (("code", versions), ("evaluator", evaluators)):
@@ -152,14 +153,14 @@ def _copy_whole(results: Results, work: Path) -> None:
 
 
 def _published(results: Results, key: Key) -> list[str]:
-    """The tables of a cell that are published."""
+    """Lists the tables of a cell that are published."""
     if key not in results.records:
         return []
     return [*records.PUBLISHED_TABLES, *([GALLERY] if results.has_gallery(key) else [])]
 
 
 def _archived(results: Results) -> Iterator[archive.ArchivedCell]:
-    """What goes into the archive: of the gallery's tables only those that are drawn."""
+    """Returns the tables that go into the archive: of those for the gallery only the ones that are drawn."""
     drawn_of = set(shown_cells(results).values())
     for key, cell in results.folders.items():
         if key in results.failed:
@@ -173,12 +174,12 @@ def _archived(results: Results) -> Iterator[archive.ArchivedCell]:
 
 
 def may_show_pictures(results: Results) -> bool:
-    """Every record says so, in so many words."""
+    """Tells whether every record states that its pictures may be published."""
     return all(record.data.get(PUBLISHABLE) is True for record in results.records.values())
 
 
 def _copy_gallery(results: Results, folder: Path, work: Path) -> list[str]:
-    """The pictures, if they may be published; else why they are left out, in one line."""
+    """Copies the pictures if they may be published; otherwise returns why they are left out, in one line."""
     pictures = gallery.read_gallery(folder)
     if pictures is None:
         return []
@@ -191,9 +192,9 @@ def _copy_gallery(results: Results, folder: Path, work: Path) -> list[str]:
 
 
 def _replace(work: Path, target: Path) -> None:
-    """Puts the folder in place; the last of several that do so at once wins.
+    """Moves the folder into place; of several processes that do so at once the last one wins.
 
-    A folder that is not empty cannot be renamed over, so the old one steps aside first.
+    A folder that is not empty cannot be replaced by a rename, so the old one is moved away first.
     """
     placed = False
     while not placed:

@@ -1,4 +1,4 @@
-"""The cells of a run's output folder (or of a published one), read and checked.
+"""Reads and checks the cells of a run's output folder (or of a published one).
 
     DIR/suite.json   the resolved suite
     DIR/cells.json   digests of its cells, in the suite's order
@@ -36,9 +36,9 @@ from harness.suite.early_images import early_places
 from harness.suite.schema import Suite
 
 GALLERY = "gallery"
-"""Name of the table."""
+"""Name of the gallery's table."""
 AP_TOLERANCE = 1e-9
-"""The official evaluator and our accumulation may differ by rounding only."""
+"""Largest difference in AP by rounding between the official evaluator and our accumulation."""
 
 
 class Key(NamedTuple):
@@ -49,7 +49,9 @@ class Key(NamedTuple):
     seed: int
 
     def __str__(self) -> str:
-        row = self.label if self.model == self.label else f"{self.model} {self.label}"  # an oracle is its own model
+        row = (
+            self.label if self.model == self.label else f"{self.model} {self.label}"
+        )  # an oracle is a model and a row at once
         return f"{row} seed {self.seed}"
 
 
@@ -58,8 +60,8 @@ P = ParamSpec("P")
 
 
 def once(make: Callable[Concatenate[Results, P], T]) -> Callable[Concatenate[Results, P], T]:
-    """A function of results whose value is made when it is first asked for, and then handed to whoever asks: rows,
-    grids and what figures show are computed once, however many renderers there are."""
+    """Decorates a function of results so that its value is computed when it is first needed and shared by all
+    callers: rows, grids and the data of figures are computed once, however many renderers there are."""
 
     @wraps(make)
     def made(results: Results, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -73,13 +75,11 @@ def once(make: Callable[Concatenate[Results, P], T]) -> Callable[Concatenate[Res
 
 @dataclass
 class Results:
-    """Cells of one suite. Tables are read, and figures computed, when they are first asked for, and kept.
+    """The cells of one suite. Tables are read and figures computed when they are first needed, and then cached.
 
-    store: where cells are read from. folders: every cell of the suite and the folder that a run leaves it in, in the
-    suite's order.
-    records: the finished ones. failed: those that left a failed record. The rest are missing.
-    cache: where what was computed from a cell is kept for the next report; None: nowhere.
-    made: what functions made `once` have returned.
+    store: the place that cells are read from. folders: the folder of every cell, in the suite's order. records: those
+    of finished cells. failed: those of failed cells. All other cells are missing. cache: the cache of what was
+    computed from cells, for the next report; None: no cache. made: the values of functions decorated with `once`.
     """
 
     suite: Suite
@@ -88,7 +88,7 @@ class Results:
     records: dict[Key, Record]
     failed: dict[Key, Record]
     tuning: TuningRecord | None = None
-    """How the rows' learning rates were chosen, where they were."""
+    """The outcome of tuning the rows' learning rates, if they were tuned."""
     cache: EstimatesCache | None = None
     made: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     _tables: dict[Key, CellTables] = field(default_factory=dict, repr=False)
@@ -100,51 +100,51 @@ class Results:
 
     @property
     def samples(self) -> int:
-        """K."""
+        """Returns K."""
         return self.suite.sample.samples
 
     @property
     def temperature(self) -> float:
-        """Of the samples that the tables are about."""
+        """Returns the temperature of the samples that the tables describe."""
         return self.suite.sample.temperature
 
     @property
     def categories(self) -> tuple[CategoryInfo, ...]:
-        """None without a finished cell."""
+        """Returns the categories; none without a finished cell."""
         return next((record.categories for record in self.records.values()), ())
 
     @property
     def images(self) -> int:
-        """Validation images; 0 without a finished cell."""
+        """Returns the number of validation images; 0 without a finished cell."""
         return next((len(record.image_ids) for record in self.records.values()), 0)
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
-        """[1 + R, I]: every image once, then the draws of the bootstrap, which are the same for every cell, so that
-        differences are paired. Stored by image, which is how they are read."""
+        """Returns image weights [1 + R, I]: every image once, then the draws of the bootstrap, which are the same for
+        every cell, so that differences are paired. Stored by image, as they are read."""
         columns = np.ones((self.images, 1 + REPLICATES))
         columns[:, 1:] = bootstrap_weights(self.images).T
         return columns.T
 
     def keys(self, model: str, label: str) -> list[Key]:
-        """All cells of a row, one per seed, whatever became of them."""
+        """Lists all cells of a row, one per seed, whatever their outcome."""
         return [key for key in self.folders if (key.model, key.label) == (model, label)]
 
     def finished(self, model: str, label: str) -> list[Key]:
         return [key for key in self.keys(model, label) if key in self.records]
 
     def steps(self, model: str, label: str) -> tuple[int, ...]:
-        """Evaluated steps, ascending; empty without a finished cell."""
+        """Lists the evaluated steps, ascending; empty without a finished cell."""
         return next((self.records[key].steps for key in self.finished(model, label)), ())
 
     def points(self, key: Key, step: int, temperature: float | None = None) -> dict[str, float]:
-        """Figures of a cell, nan where undefined, from its samples at a temperature (None: the suite's own). Raises
-        DataError if the tables are not those of the record."""
+        """Returns the figures of a cell, nan where undefined, from its samples at a temperature (None: that of the
+        suite). Raises DataError if the tables are not those of the record."""
         estimates = self.estimates(key, step, temperature, replicates=False)
         return {name: float(values[0]) for name, values in estimates.figures.items()}
 
     def replicates(self, key: Key, step: int, temperature: float | None = None) -> dict[str, Floats]:
-        """The same under the bootstrap weights, each [R]."""
+        """Returns the same figures under the bootstrap weights, each [R]."""
         estimates = self.estimates(key, step, temperature)
         return {name: values[1:] for name, values in estimates.figures.items()}
 
@@ -156,9 +156,9 @@ class Results:
         replicates: bool = True,
         early_images: int | None = None,
     ) -> Estimates:
-        """All figures of a cell: the point estimates first, then (with `replicates`) those of the bootstrap.
+        """Returns all figures of a cell: the point estimates first, then (with `replicates`) those of the bootstrap.
 
-        early_images: over these alone, as many as evaluations before the last step are made of; None: over all.
+        early_images: use this number of images only, that of the evaluations before the last step; None: all images.
         """
         heat = self.temperature if temperature is None else temperature
         whole = (key, step, heat, True, early_images)
@@ -170,8 +170,8 @@ class Results:
         return self._estimates[asked]
 
     def category_estimates(self, key: Key, step: int) -> dict[str, Floats]:
-        """CATEGORY_COLUMNS of every category, each [1 + R, C], as `estimates`. They take more memory than everything
-        else together, so they are read again where they are kept on disk."""
+        """Returns CATEGORY_COLUMNS of every category, each [1 + R, C], as `estimates`. They take more memory than
+        everything else, so they are read again where they are cached on disk."""
         estimates = self.estimates(key, step)
         stored = self._kept(key, step, self.temperature, replicates=True)
         whole = stored.read() if stored is not None and len(estimates.categories["AP"]) == 1 else None
@@ -196,7 +196,7 @@ class Results:
         return estimates
 
     def _weights(self, replicates: bool, early_images: int | None) -> NDArray[np.float64] | None:
-        """How often each image counts, [W, I]; None where each counts once."""
+        """Returns how often each image counts, [W, I]; None where each counts once."""
         if early_images is None:
             return self.weights if replicates else None
         counts = np.zeros(self.images)
@@ -206,17 +206,19 @@ class Results:
     def _kept(
         self, key: Key, step: int, temperature: float, replicates: bool, early_images: int | None = None
     ) -> KeptEstimates | None:
-        """Where the estimates are kept; None where that is not worth it, and for some of the images alone."""
+        """Returns the place of the cached estimates; None where the cell is too small, and for some of the images
+        alone."""
         if self.cache is None or early_images is not None:
             return None
         return self.cache.of(self.folders[key], self.records[key], (step, temperature, replicates))
 
     def tables(self, key: Key) -> CellTables:
-        """Read, and tried at every step, so that whatever is made of them later can rely on them. Raises DataError."""
+        """Reads the tables of a cell and tries them at every step, so that later computations can rely on them.
+        Raises DataError."""
         if key not in self._tables:
             with _of_one_cell(self.folders[key]):
                 self._tables[key] = self._read(key)
-            for step in self.records[key].steps[:-1]:  # the last one is what tables are about: it is tried anyway
+            for step in self.records[key].steps[:-1]:  # tables show the last step, so it is tried anyway
                 self.estimates(key, step, replicates=False)
         return self._tables[key]
 
@@ -252,8 +254,8 @@ class Results:
 
 @contextmanager
 def _of_one_cell(folder: Path) -> Iterator[None]:
-    """What arithmetic stumbles over in tables that may be anyone's is told in one line: a column that is missing or of
-    another type, an image or category that the record does not have, a file that is not Parquet."""
+    """Turns errors of arithmetic on tables of unknown origin into one line: a missing column or one of another type,
+    an image or category that the record does not have, a file that is not Parquet."""
     try:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError, OSError) as error:
@@ -264,7 +266,7 @@ def _of_one_cell(folder: Path) -> Iterator[None]:
 def load(folder: Path, cache: Path | None = None) -> Results:
     """Reads suite and records and verifies that the tables are the files that the records describe.
 
-    cache: where to keep what is computed from cells that are large; by default beside them.
+    cache: the folder for what is computed from large cells; by default beside them.
     """
     suite, planned = listed(folder)
     store = open_store(folder)
@@ -289,7 +291,7 @@ def load(folder: Path, cache: Path | None = None) -> Results:
 
 
 def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str) -> None:
-    """The record is the one of this cell."""
+    """Raises DataError unless the record is the one of this cell."""
     actual = (record.suite, record.model_label, record.label, record.cell.seed, record.digest)
     expected = (suite.suite, cell.model.label, cell.label, cell.seed, digest)
     if actual != expected or records.digest_of(record.cell) != digest:
@@ -297,7 +299,8 @@ def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str)
 
 
 def _verify_rows(record: Record, folder: Path) -> None:
-    """What is drawn along the steps: there are evaluations, and rows of numbers that have a step."""
+    """Raises DataError unless there are evaluations, and rows of numbers that have a step, as figures over steps
+    need."""
     if not record.evaluations:
         raise DataError(f"{folder / records.RECORD}: field evaluations: expected at least one")
     for name in ("curve", "probe"):
@@ -307,7 +310,8 @@ def _verify_rows(record: Record, folder: Path) -> None:
 
 
 def _verify_paired(finished: dict[Key, Record], folders: dict[Key, Path]) -> None:
-    """Differences are paired by image: all cells were evaluated on the same images, in the same order."""
+    """Raises DataError unless all cells were evaluated on the same images in the same order, as differences are
+    paired by image."""
     first = next(iter(finished), None)
     for key, record in finished.items():
         if first is not None and record.image_ids != finished[first].image_ids:

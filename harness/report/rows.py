@@ -1,4 +1,5 @@
-"""Results -> rows, differences to the base, verdicts. No text here (see harness.report.renderers.text)."""
+"""Turns results into rows, differences to the base, and gains. No text is made here (see
+harness.report.renderers.text)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from harness.suite.cells import BASE, ORACLES, after_sft, chains
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """A row of the table. figures: by name, empty without a finished cell; seeds: the finished ones."""
+    """A row of the table. figures: by name, empty without a finished cell; seeds: those of finished cells."""
 
     source: Source
     seeds: tuple[int, ...]
@@ -36,12 +37,12 @@ class ReportRow:
 
     @property
     def step(self) -> int | None:
-        """None too where the row is read between steps."""
+        """Returns the step; None also where the row is read between steps."""
         return self.source.step if self.source.at_ap_of is None else None
 
     @property
     def title(self) -> str:
-        """The label; with the row whose AP it is read at, or the temperature of its samples."""
+        """Returns the label, with the row whose AP it is read at or the temperature of its samples."""
         if self.source.temperature is not None:
             return f"{self.label} (T = {self.source.temperature:g})"
         return (
@@ -51,7 +52,7 @@ class ReportRow:
 
 @dataclass(frozen=True, slots=True)
 class CategoryLine:
-    """CATEGORY_COLUMNS of a row, by category id, and how many validation images have each category."""
+    """CATEGORY_COLUMNS of a row by category id, and the number of validation images of each category."""
 
     model: str
     label: str
@@ -76,8 +77,8 @@ class TemperatureLine:
 
 @once
 def sources(results: Results) -> list[Source]:
-    """Rows in the order of the table: per model base, objectives, chains before their last stage, rows at the AP of
-    others, other temperatures; then the oracles."""
+    """Lists the sources of all rows in the order of the table: per model base, objectives, chains before their last
+    stage, rows at the AP of others, other temperatures; then the oracles."""
     return list(_sources(results))
 
 
@@ -97,7 +98,7 @@ def _sources(results: Results) -> Iterator[Source]:
 
 
 def resampled_rows(results: Results, model: str) -> list[Source]:
-    """Rows of samples at other temperatures."""
+    """Lists rows of samples at other temperatures."""
     return [
         replace(at_last_step(results, model, other.objective), label=other.label, temperature=other.temperature)
         for other in results.suite.resampled
@@ -106,14 +107,14 @@ def resampled_rows(results: Results, model: str) -> list[Source]:
 
 @once
 def table(results: Results) -> list[ReportRow]:
-    """One row per source, every figure with the interval of its seed mean."""
+    """Makes one row per source: every figure with the interval of its seed mean."""
     names = figure_names(results.samples)
     return [compare_rows(results, source, names) for source in sources(results)]
 
 
 @once
 def differences(results: Results) -> list[ReportRow]:
-    """Diversity figures of every trained row minus the base's, paired by seed and image."""
+    """Makes rows of the diversity figures of every trained row minus the base's, paired by seed and image."""
     by_name = {(source.model, source.label): source for source in sources(results)}
     names = [name for name in diversity_columns(results.samples) if name != "recall"]
     rows = []
@@ -125,7 +126,8 @@ def differences(results: Results) -> list[ReportRow]:
 
 @once
 def gains(results: Results) -> list[ReportRow]:
-    """What the last stage changed in the figures of each chain, paired by seed and image; empty without a chain."""
+    """Makes rows of what the last stage changed in the figures of each chain, paired by seed and image; empty without
+    a chain."""
     labels = {chain.label for chain in chains(results.suite)}
     names = gain_names(results.samples)
     return [compare_rows(results, source, names) for source in sources(results) if source.label in labels]
@@ -139,18 +141,18 @@ def figures_of(
     step: int | None = None,
     temperature: float | None = None,
 ) -> dict[str, Interval]:
-    """Figures of a row's finished cells at a step (None: the last) and a temperature (None: the suite's own); empty
-    without a finished cell."""
+    """Computes the figures of a row's finished cells at a step (None: the last) and a temperature (None: that of the
+    suite); empty without a finished cell."""
     source = replace(at_last_step(results, model, label), temperature=temperature)
     return compare_rows(results, source if step is None else replace(source, step=step), names).figures
 
 
 def best(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> dict[str, int]:
-    """Figure -> index of the row that is best, where it cannot be told as a tie: the interval of its paired difference
-    to every other row excludes 0.
+    """Maps each figure to the index of the best row, unless it is a tie: the interval of its paired difference to
+    every other row must exclude 0.
 
-    Rows of one model and of fine-tuned cells compete: neither the base and the oracles, which bound them, nor rows
-    made of another row's cells. Complete rows only.
+    Only complete rows of fine-tuned cells of one model compete: neither the base and the oracles, which bound them,
+    nor rows made of another row's cells.
     """
     objectives = {objective.label for objective in results.suite.objectives}
     competing = [i for i, row in enumerate(rows) if row.label in objectives and row.figures and not _incomplete(row)]
@@ -170,7 +172,7 @@ def best(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> d
 
 @once
 def category_lines(results: Results) -> list[CategoryLine]:
-    """One per row with a finished cell, rows of other rows' cells left out."""
+    """Makes one line per row with a finished cell, without rows made of other rows' cells."""
     return [
         _category_line(results, source)
         for source in sources(results)
@@ -180,7 +182,7 @@ def category_lines(results: Results) -> list[CategoryLine]:
 
 @once
 def temperature_lines(results: Results) -> list[TemperatureLine]:
-    """One per objective (and base) and temperature; empty where the suite samples at a single one."""
+    """Makes one line per objective (and base) and temperature; empty where the suite samples at a single one."""
     heats = results.suite.sample.curve
     names = ("precision", *diversity_columns(results.samples))
     rows = [source for source in sources(results) if not source.derived and source.label not in ORACLES]
@@ -193,19 +195,19 @@ def temperature_lines(results: Results) -> list[TemperatureLine]:
 
 
 def seed_mean(results: Results, model: str, label: str, step: int, name: str) -> float:
-    """Mean of a figure over the finished seeds; nan where it is undefined for one."""
+    """Averages a figure over the finished seeds; nan where it is undefined for one."""
     return float(np.mean([results.points(key, step)[name] for key in results.finished(model, label)]))
 
 
 def at_last_step(results: Results, model: str, label: str) -> Source:
-    """A row as training leaves it."""
+    """Returns the source of a row at the end of its training."""
     steps = results.steps(model, label)
     since = next((results.suite.train_of(chain).steps for chain in chains(results.suite) if chain.label == label), None)
     return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None, since=since)
 
 
 def at_ap_of(results: Results, model: str, control: str, label: str) -> Source:
-    """The row `control` where its path has the AP of the row `label`, seed by seed."""
+    """Returns the source of the row `control` where its path has the AP of the row `label`, seed by seed."""
     row = next((row_of for row_of in resampled_rows(results, model) if row_of.label == label), None)
     target = row or at_last_step(results, label if label in ORACLES else model, label)
     control_path = replace(path_source(results, model, control), at_ap_of=target)
@@ -213,13 +215,13 @@ def at_ap_of(results: Results, model: str, control: str, label: str) -> Source:
 
 
 def path_source(results: Results, model: str, label: str) -> Source:
-    """A row with the base that its path along training begins at."""
+    """Returns the source of a row with the base at which its path of training begins."""
     path = replace(at_last_step(results, model, label), base=at_last_step(results, model, BASE))
     return over_images(path, early_images(results, model, label))
 
 
 def early_images(results: Results, model: str, label: str) -> int | None:
-    """How many images the evaluations of a row before the last step are made of; None: all of them."""
+    """Returns how many images the evaluations of a row before the last step are made of; None: all of them."""
     keys = results.finished(model, label)
     return (
         next((evaluation.images for evaluation in results.records[keys[0]].evaluations if evaluation.images), None)
@@ -229,7 +231,7 @@ def early_images(results: Results, model: str, label: str) -> int | None:
 
 
 def needed(source: Source) -> list[Key]:
-    """The cells without which nothing can be said of a row."""
+    """Lists the cells without which a row has no figures."""
     others = [] if source.at_ap_of is None or source.base is None else [*source.at_ap_of.cells, *source.base.cells]
     return list(dict.fromkeys([*source.cells, *others]))
 
@@ -253,7 +255,7 @@ def _incomplete(row: ReportRow) -> bool:
 
 
 def compare_rows(results: Results, source: Source, names: Sequence[str], minus: Source | None = None) -> ReportRow:
-    """Figures of a row, or their paired differences to another one, over the seeds that both have."""
+    """Computes the figures of a row, or their paired differences to another one, over the seeds that both have."""
     if minus is not None:
         source, minus = on_same_images(source, minus)
     used = [source] if minus is None else [source, minus]
@@ -274,7 +276,8 @@ def compare_rows(results: Results, source: Source, names: Sequence[str], minus: 
 
 
 def stacked(results: Results, source: Source, seeds: Sequence[int], name: str) -> tuple[Floats, Floats]:
-    """Points [S] and replicates [S, R] of a figure; of a gain, which only chains have, the difference of two steps."""
+    """Returns points [S] and replicates [S, R] of a figure; for a gain, which only chains have, the difference of two
+    steps."""
     assert source.step is not None
     if name in gain_names(results.samples):
         if source.since is None:
@@ -287,7 +290,7 @@ def stacked(results: Results, source: Source, seeds: Sequence[int], name: str) -
 
 
 def _of_seed(results: Results, source: Source, seed: int, name: str) -> Floats:
-    """The point estimate and the replicates of a figure, [1 + R]."""
+    """Returns the point estimate and the replicates of a figure, [1 + R]."""
     assert source.step is not None
     if source.at_ap_of is not None:
         target = _of_seed(results, source.at_ap_of, seed, "AP")
@@ -297,7 +300,7 @@ def _of_seed(results: Results, source: Source, seed: int, name: str) -> Floats:
 
 
 def path_of(results: Results, source: Source, seed: int, name: str) -> Floats:
-    """A figure at the base (where the row has one) and at every evaluated step of a row's cell, [k, 1 + R]."""
+    """Returns a figure at the base (where the row has one) and at every evaluated step of a row's cell, [k, 1 + R]."""
     start = [] if source.base is None else [_of_seed(results, source.base, seed, name)]
     key, early = source.cell(seed), source.early_images
     steps = results.records[key].steps

@@ -1,4 +1,4 @@
-"""What became of the hypotheses that a suite states."""
+"""Judges the hypotheses that a suite states."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from harness.suite.schema import Hypothesis
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A hypothesis for one model, and what came of it; verdict is None where cells are missing."""
+    """A hypothesis for one model and its verdict, which is None where cells are missing."""
 
     hypothesis: Hypothesis
     model: str
     verdict: Verdict | None
     missing: tuple[str, ...] = ()
     gap: Interval | None = None
-    """Of a comparison at equal AP: by how much the AP of a still exceeds that of b."""
+    """In a comparison at equal AP: by how much the AP of a still exceeds that of b."""
 
     @property
     def outcome(self) -> str:
-        """What the verdict is, in words; empty without one."""
+        """Returns the verdict in words; empty without one."""
         if self.verdict is None:
             return ""
         return self.verdict.outcome if self.gap is None or is_comparable(self.gap.estimate) else "not comparable"
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StatedTest:
-    """A hypothesis for one model, the paired difference that it is about, and what it lacks, in words."""
+    """A hypothesis for one model, the paired difference that it states, and the missing cells, in words."""
 
     hypothesis: Hypothesis
     model: str
@@ -50,8 +50,8 @@ class StatedTest:
 
 @once
 def verdicts(results: Results) -> list[Finding]:
-    """Every hypothesis of the suite, for every model. Holm's procedure counts those that cannot be tested
-    too: which cells happen to be missing must not make the others easier to support."""
+    """Judges every hypothesis of the suite, for every model. Holm's procedure also counts those that cannot be
+    tested: missing cells must not make the other hypotheses easier to support."""
     stated = stated_tests(results)
     return [
         Finding(item.hypothesis, item.model, None if item.missing else verdict, item.missing, item.gap)
@@ -60,7 +60,8 @@ def verdicts(results: Results) -> list[Finding]:
 
 
 def stated_tests(results: Results) -> list[StatedTest]:
-    """Every hypothesis of the suite, for every model, with the difference of its rows: nan where cells are missing."""
+    """Returns every hypothesis of the suite, for every model, with the difference of its rows: nan where cells are
+    missing."""
     by_name = {(source.model, source.label): source for source in sources(results)}
     stated = []
     for hypothesis in results.suite.hypotheses:
@@ -77,7 +78,7 @@ def stated_tests(results: Results) -> list[StatedTest]:
 
 
 def _ap_gap(results: Results, a: Source, b: Source) -> Interval | None:
-    """None where neither is read at the AP of a row."""
+    """Returns the difference in AP of two rows; None where neither is read at the AP of a row."""
     if a.at_ap_of is None and b.at_ap_of is None:
         return None
     points, replicates = _difference(results, "AP", a, b)
@@ -85,13 +86,13 @@ def _ap_gap(results: Results, a: Source, b: Source) -> Interval | None:
 
 
 def _absent(results: Results, source: Source) -> list[str]:
-    """What a test of this row lacks, in words."""
+    """Describes the cells that a test of this row lacks."""
     absent = [key for key in needed(source) if key not in results.records]
     return [f"{key} (failed)" if key in results.failed else str(key) for key in absent]
 
 
 def _difference(results: Results, metric: str, a: Source, b: Source) -> tuple[Floats, Floats]:
-    """Of every seed: points [S], replicates [S, R]."""
+    """Returns the difference for every seed: points [S], replicates [S, R]."""
     seeds = results.suite.seeds[: 1 if a.once and b.once else None]
     points_a, replicates_a = stacked(results, a, seeds, metric)
     points_b, replicates_b = stacked(results, b, seeds, metric)
@@ -99,7 +100,7 @@ def _difference(results: Results, metric: str, a: Source, b: Source) -> tuple[Fl
 
 
 def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source, complete: bool) -> PairedTest:
-    """What Holm's procedure is told of a hypothesis; undefined where it is not complete."""
+    """Makes the input of Holm's procedure for a hypothesis; it is undefined where cells are missing."""
     available = figure_names(results.samples) + gain_names(results.samples)
     if hypothesis.metric not in available:
         raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, available)}")

@@ -1,1 +1,1 @@
-"""Average precision under the rules of a protocol."""
+"""Computes average precision under the rules of a protocol (lvis, lvis-fixed, coco)."""

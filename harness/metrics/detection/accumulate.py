@@ -1,4 +1,4 @@
-"""Ranked detections -> interpolated precision, under many image weightings at once.
+"""Turns ranked detections into interpolated precision, under many image weightings at once.
 
 Shape legend: I images, R weightings, T IoU thresholds, n detections, m (image, category) pairs with ground truth,
 e events of a category, k those of them that are true positives at one threshold.
@@ -23,20 +23,20 @@ Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
 ROWS = 256
-"""Of an envelope, that are handled together: what comes of them stays in the cache."""
+"""Rows of an envelope that are processed at a time: their intermediate results stay in the cache."""
 WIDE = 100
-"""Weightings from which on whole rows are handled at a time."""
+"""Number of weightings from which on whole rows are processed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The detections that count, sorted by category and then as the official APIs rank them; ground truths.
+    """The detections that count, sorted by category and then as the official APIs rank them, and the ground truths.
 
     detection        [n] int64, row of the detections given to `match`
     image, category  [n] int64, indices into the examples and categories given to `match`
     score            [n] float64
     true_positive    [n] uint16: bit t is set where the detection is matched at IOU_THRESHOLDS[t]
-    ignored          [n] bool: wherever it is unmatched it is left out instead of being a false positive, as its
+    ignored          [n] bool: where unmatched it is left out instead of being a false positive, because its
                      category is not annotated exhaustively in its image or it is not of the size in question
     gt_image, gt_category, gt_count  [m] int64: number of ground truths that count per image and category
     left_out         [n] uint16: bit t is set where the detection is matched to a ground truth that does not
@@ -77,7 +77,7 @@ class Events:
 
 
 def events_by_category(matches: Matches) -> Iterator[tuple[int, Events]]:
-    """(category index, its events) for every category with events."""
+    """Yields (category index, its events) for every category with events."""
     left_out = np.zeros_like(matches.true_positive) if matches.left_out is None else matches.left_out
     is_event = (matches.true_positive | left_out) > 0
     events = np.flatnonzero(is_event)
@@ -93,7 +93,7 @@ def events_by_category(matches: Matches) -> Iterator[tuple[int, Events]]:
 
 
 def precision(events: Events, drawn: Floats, n_gt: Floats) -> Floats:
-    """Average precision at each threshold, [T, R]: the mean over 101 recall thresholds; nan where n_gt is 0.
+    """Computes average precision at each threshold, [T, R]: the mean over 101 recall thresholds; nan where n_gt is 0.
 
     drawn [I, R] and n_gt [R] are whole numbers: how often each image counts, and the weighted ground truths.
     """
@@ -104,7 +104,7 @@ def precision(events: Events, drawn: Floats, n_gt: Floats) -> Floats:
 
     @cache  # by mask: neighbouring thresholds often agree
     def detections(mask: bytes) -> Floats:
-        """Those that count up to each event, [e, R]; by the official guard against 0 / 0 never 0."""
+        """Sums the detections that count up to each event, [e, R]; never 0, by the official guard against 0 / 0."""
         every = weights.copy()
         every[~np.frombuffer(mask, dtype=np.bool_)] = 0
         total = running(np.add, every)
@@ -125,7 +125,7 @@ def precision(events: Events, drawn: Floats, n_gt: Floats) -> Floats:
 
 
 def _between(matches: Matches, is_event: Booleans) -> csr_array:
-    """`Events.others` of all events of all categories, [events, I]."""
+    """Computes `Events.others` for all events of all categories, [events, I]."""
     events = np.flatnonzero(is_event)
     row = np.flatnonzero(~is_event & ~matches.ignored)
     follower = np.searchsorted(events, row)
@@ -138,7 +138,8 @@ def _between(matches: Matches, is_event: Booleans) -> csr_array:
 
 
 def interpolate_precision(hits: Floats, detections: Floats, n_gt: Floats) -> Floats:
-    """Average precision [R] from running counts [k, R] at the k true positives: of them, and of all detections.
+    """Interpolates average precision [R] from running counts [k, R] at the k true positives: of true positives, and
+    of all detections.
 
     n_gt [R]: ground truths, more than 0. The mean over 101 recall thresholds, 0 beyond the recall that is reached.
     """
@@ -148,10 +149,10 @@ def interpolate_precision(hits: Floats, detections: Floats, n_gt: Floats) -> Flo
 
 
 class _Sweep:
-    """The area under the precision envelope of one category at one threshold after another.
+    """Computes the area under the precision envelope of one category at one threshold after another.
 
-    A bootstrap handles thousands of rows of R numbers; row by row they stay in the cache, which takes a fifth of the
-    time of whole arrays. The envelope changes at few true positives only, so recall is looked up at those alone.
+    A bootstrap processes thousands of rows of R numbers; row by row they stay in the cache, which takes a fifth of
+    the time of whole arrays. The envelope changes at few true positives, so recall is looked up at those alone.
     """
 
     def __init__(self, weights: Floats, n_gt: Floats) -> None:
@@ -160,7 +161,7 @@ class _Sweep:
         self.envelope = np.empty((len(weights) + 1, weights.shape[1]))
 
     def average(self, true: Integers, false_before: Integers, detections: Floats) -> Floats:
-        """101-point interpolated precision, [R].
+        """Computes 101-point interpolated precision, [R].
 
         true [k]: which events are true positives. false_before [e] grows from one event to the next where a false
         positive may stand between them. Where none does, precision only rises, so the envelope has the value of the
@@ -178,8 +179,8 @@ class _Sweep:
         return area / len(RECALL_THRESHOLDS)
 
     def _area(self, hits: Floats, envelope: Floats) -> Floats:
-        """What the falls of the envelope [ends + 1, R] contribute, [R]: each its height, times the recall thresholds
-        that are reached before it."""
+        """Sums what each fall of the envelope [ends + 1, R] contributes, [R]: its height times the number of recall
+        thresholds that are reached before it."""
         fall = np.flatnonzero(envelope[:-1] > envelope[1:])
         replicates = hits.shape[1]
         which = fall - fall // replicates * replicates  # `%` takes five times as long
@@ -189,8 +190,8 @@ class _Sweep:
         return np.bincount(which, weights=passed * height, minlength=replicates).astype(np.float64)
 
     def _fill(self, hits: Floats, envelope: Floats, true: Integers, last: Booleans, detections: Floats) -> None:
-        """hits [ends, R]: true positives up to the end of each run; envelope [ends + 1, R]: the largest precision from
-        there on, 0 after the last."""
+        """Fills hits [ends, R], the true positives up to the end of each run, and envelope [ends + 1, R], the largest
+        precision from there on (0 after the last)."""
         ends = len(hits)
         envelope[ends] = 0
         if hits.shape[1] < WIDE:
@@ -210,13 +211,13 @@ class _Sweep:
 
 
 def _passed(recall: Floats) -> Integers:
-    """How many of the recall thresholds, hundredths as the official APIs round them, are at most `recall`."""
+    """Counts the recall thresholds (hundredths, as the official APIs round them) that are at most `recall`."""
     nearest = (recall * 100 + 1e-9).astype(np.int64)  # a twentieth of the time of a search
     return nearest + (recall >= RECALL_THRESHOLDS[nearest])
 
 
 def running(operation: np.ufunc, values: Floats) -> Floats:
-    """`operation.accumulate(values, axis=0)` of values [k, R], which may be overwritten.
+    """Computes `operation.accumulate(values, axis=0)` of values [k, R], which may be overwritten.
 
     NumPy goes column by column; row by row takes a quarter of the time where rows are long.
     """
@@ -228,5 +229,5 @@ def running(operation: np.ufunc, values: Floats) -> Floats:
 
 
 def column_sums(values: Floats) -> Floats:
-    """[k, R] -> [R], adding row after row whatever R is (np.sum rounds differently for a single column)."""
+    """Sums [k, R] to [R], adding row after row whatever R is (np.sum rounds differently for a single column)."""
     return values.sum(axis=0) if values.shape[1] >= WIDE else np.asarray(np.cumsum(values, axis=0)[-1])

@@ -1,8 +1,8 @@
-"""Average precision that can be accumulated again under image weights, for the three protocols.
+"""Computes average precision that can be accumulated again under image weights, for the three protocols.
 
-With all weights 1 the figures are those of the official `lvis` 0.5.3 and `pycocotools`. Matching, which does not
-depend on the weights, is done once; what it leaves (`Matches`) is small, and a bootstrap replicate only sums it
-differently.
+With all weights 1 the figures are those of the official `lvis` 0.5.3 and `pycocotools`. Matching does not depend on
+the weights and is done once; its result (`Matches`) is small, and each bootstrap replicate sums it with other
+weights.
 
 Shape legend: I images, C categories, R weightings, T IoU thresholds, n detections, m (image, category) pairs
 with ground truth, e events of a category (see `accumulate.Events`).
@@ -64,7 +64,7 @@ def match(
     areas: Mapping[int, float] | None = None,
     crowds: Mapping[int, tuple[Instance, ...]] | None = None,
 ) -> Matches:
-    """Match detections to ground truth; objects of all sizes, see `match_sizes`."""
+    """Matches detections to objects of all sizes; see `match_sizes`."""
     return match_sizes(examples, detections, categories, protocol, areas, crowds, ("all",))["all"]
 
 
@@ -77,7 +77,7 @@ def match_sizes(
     crowds: Mapping[int, tuple[Instance, ...]] | None = None,
     sizes: Sequence[Size] = tuple(AREAS),
 ) -> dict[Size, Matches]:
-    """Match detections to ground truth under the protocol's rules, for each size of objects.
+    """Matches detections to ground truth under the protocol's rules, for each size of objects.
 
     Detections count as `rules.select_rows` says and, under LVIS, if their category is annotated in the image or
     verified to be absent from it. Equal scores rank by image id, then in the order given. For a size, objects
@@ -120,7 +120,7 @@ def match_sizes(
 
 
 def average_precision(matches: Matches, n_categories: int, weights: Weights | None = None) -> APs:
-    """AP, AP50 and AP75 per category, [R, C], under image weights [R, I] (None: one weighting, all 1).
+    """Computes AP, AP50 and AP75 per category, [R, C], under image weights [R, I] (None: one weighting, all 1).
 
     AP is the mean over T IoU thresholds and 101 recall thresholds of the largest precision at that recall or
     beyond, 0 where the recall is not reached. An image of weight w, a whole number, counts as w copies of it
@@ -147,7 +147,7 @@ def average_precision(matches: Matches, n_categories: int, weights: Weights | No
 
 
 def summarise(figures: APs, frequency: Sequence[Frequency | None]) -> dict[str, Floats]:
-    """The official means over categories, each [R]: AP, AP50, AP75, and AP of the frequencies r, c and f.
+    """Computes the official means over categories, each [R]: AP, AP50, AP75, and AP of the frequencies r, c and f.
 
     frequency [C]. Unweighted over the categories with ground truth; nan where none has any.
     """
@@ -159,7 +159,7 @@ def summarise(figures: APs, frequency: Sequence[Frequency | None]) -> dict[str, 
 def _match_pairs(
     pair: Integers, boxes: Floats, gt_pair: Integers, truth: GroundTruth, ignored: Booleans
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """`match_groups` for detections in the order of `Matches` and ground truths in any."""
+    """Runs `match_groups` for detections in the order of `Matches` and ground truths in any order."""
     order, gt_order = np.argsort(pair, kind="stable"), np.argsort(gt_pair, kind="stable")
     truths = Truths(gt_pair[gt_order], truth.boxes[gt_order], truth.crowd[gt_order], ignored[gt_order])
     result = np.empty((2, len(pair), ignored.shape[1]), dtype=np.uint16)

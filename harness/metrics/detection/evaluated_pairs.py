@@ -1,4 +1,4 @@
-"""(image, category) pairs: where a category is evaluated, and which detections therefore count.
+"""Tells in which images a category is evaluated, and which detections therefore count.
 
 Shape legend: I images, C categories, n detections.
 """
@@ -35,14 +35,14 @@ class Pairs:
         return cls(image_ids, np.array([category.id for category in categories], dtype=np.int64))
 
     def find(self, image_id: Integers, category_id: Integers) -> Integers:
-        """Numbers of the pairs of ids; ValueError for one that is unknown."""
+        """Returns the numbers of pairs given by their ids; ValueError for an unknown id."""
         pair = _positions(self.image_ids, image_id, "image")
         pair *= len(self.category_ids)
         pair += _positions(self.category_ids, category_id, "category")
         return pair
 
     def flagged(self, examples: Sequence[Example], field: Literal["negative", "not_exhaustive"]) -> Integers:
-        """Pairs of each example and the categories that its federated field lists."""
+        """Returns the pairs of each example with the categories that its federated field lists."""
         rows = [(example.image_id, c) for example in examples for c in getattr(example, field)]
         image_id, category_id = np.array(rows, dtype=np.int64).reshape(-1, 2).T
         return self.find(image_id, category_id)
@@ -57,7 +57,7 @@ class Pairs:
 def select_evaluated(
     detections: Detections, examples: Sequence[Example], truth: GroundTruth, pairs: Pairs, protocol: Protocol
 ) -> tuple[Integers, Integers]:
-    """Rows of the detections that the protocol evaluates, ascending, and their pairs.
+    """Selects the rows of the detections that the protocol evaluates, ascending, and their pairs.
 
     Those that are `select_rows`, and under LVIS only where their category is annotated in the image or verified to be
     absent from it. ValueError for an unknown image or category.
@@ -71,13 +71,13 @@ def select_evaluated(
 
 
 def flag_evaluated(pair: Integers, examples: Sequence[Example], truth: GroundTruth, pairs: Pairs) -> Booleans:
-    """Flag the pairs [n] whose category is annotated in the image or verified to be absent from it."""
+    """Flags the pairs [n] whose category is annotated in the image or verified to be absent from it."""
     present = pairs.find(truth.image_id, truth.category_id)
     return np.isin(pair, np.concatenate([present, pairs.flagged(examples, "negative")]))
 
 
 def _positions(ids: Integers, values: Integers, what: str) -> Integers:
-    """Where in `ids` each of the values is."""
+    """Returns the position in `ids` of each of the values."""
     order = np.append(np.argsort(ids), 0)
     positions = order[np.searchsorted(ids, values, sorter=order[:-1])]
     unknown = ids[positions] != values if len(ids) else np.ones(len(values), dtype=np.bool_)

@@ -1,4 +1,5 @@
-"""The greedy one-to-one matching of LVIS and COCO, for all images, categories, sizes and thresholds at once.
+"""Matches detections to ground truths one to one, greedily as LVIS and COCO do, for all images, categories, sizes and
+thresholds at once.
 
 Shape legend: n detections, g ground truths, p pairs of the two with enough overlap, S sizes, T IoU thresholds.
 """
@@ -25,7 +26,7 @@ LIMITS = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
 BIT = (1 << np.arange(len(LIMITS))).astype(np.uint16)
 
 CHUNK = 250_000
-"""Pairs that are looked at together: with S = 4 about 80 MB."""
+"""Pairs that are processed at a time: with S = 4 about 80 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class Truths:
 
 
 def match_groups(group: Integers, boxes: Floats, truths: Truths) -> tuple[Bits, Bits]:
-    """(matched to a ground truth that counts, matched to an ignored one), each [n, S] with bit t for threshold t.
+    """Returns which detections are matched to a ground truth that counts, and which to an ignored one, each [n, S]
+    with bit t for threshold t.
 
     group [n] ascending, boxes [n, 4]; within a group by descending score. A group is an image and category. In
     each group the detections choose in turn: the free ground truth of highest IoU >= threshold, the last one of
@@ -59,7 +61,8 @@ def match_groups(group: Integers, boxes: Floats, truths: Truths) -> tuple[Bits, 
 
 
 def _candidates(group: Integers, truth_group: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """All pairs (detection, ground truth) [p] of the same group, about CHUNK at a time, never splitting a group."""
+    """Yields all pairs (detection, ground truth) [p] of the same group, about CHUNK at a time, never splitting a
+    group."""
     first = np.searchsorted(truth_group, group)
     count = np.searchsorted(truth_group, group, side="right") - first
     chunk = (np.cumsum(count) - count) // CHUNK
@@ -79,9 +82,9 @@ def _match_pairs(
     free: Booleans,
     result: Bits,
 ) -> None:
-    """Greedy choice among pairs [p] sorted by detection; marks `free` [g, S, T] and `result` [2, n, S].
+    """Chooses greedily among pairs [p] sorted by detection; updates `free` [g, S, T] and `result` [2, n, S].
 
-    Groups do not see each other, so the r-th detection of every group chooses at the same time.
+    Groups are independent, so the r-th detection of every group chooses at the same time.
     """
     by_rank = np.lexsort((truth, iou))
     preference = np.empty(len(iou), dtype=np.int64)
@@ -106,7 +109,7 @@ def _match_pairs(
 
 
 def _turns(detection: Integers, group: Integers) -> Integers:
-    """[p]: how many detections of the pair's group that have a pair themselves come before the pair's one."""
+    """Counts, for each pair [p], the detections of its group with a pair that come before its own detection."""
     chooser, pair_of = np.unique(detection, return_inverse=True)
     groups = group[chooser]
     turn = np.arange(len(chooser)) - np.searchsorted(groups, groups)

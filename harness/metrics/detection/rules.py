@@ -1,4 +1,4 @@
-"""What the three protocols count: thresholds, sizes, caps, and which boxes take part at all.
+"""Defines what the three protocols count: thresholds, sizes, caps, and which boxes take part at all.
 
 The official rules are applied here and nowhere else, before any evaluator sees the data: engines and the
 re-weightable AP of `harness.metrics.detection.ap` then only match and accumulate.
@@ -33,13 +33,13 @@ AREAS: dict[Size, tuple[float, float]] = {
     "m": (32.0**2, 96.0**2),
     "l": (96.0**2, 1e10),
 }
-"""Square pixels, both ends included: an object of exactly 32^2 is small and medium."""
+"""Ranges of areas in square pixels, both ends included: an object of exactly 32^2 is small and medium."""
 
 LARGEST = 1e150
-"""Pixels. Products of two such sides do not overflow."""
+"""Largest coordinate in pixels: products of two such sides do not overflow."""
 
 LARGEST_SPAN = 1 << 24
-"""Range of ids up to which counting them directly is cheaper than sorting them."""
+"""Largest range of ids for which counting them directly is cheaper than sorting them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class GroundTruth:
 
 
 def select_rows(detections: Detections, protocol: Protocol) -> Integers:
-    """Rows that count after cap and area, ascending.
+    """Selects the rows that count after cap and area, ascending.
 
     lvis: the best 300 of each image, then those of them with an area; lvis-fixed: the best 10,000 of each
     category over the whole set, then those with an area; coco: the best 100 of each image and category, empty
@@ -100,7 +100,8 @@ def ground_truth(
     areas: Mapping[int, float] | None = None,
     crowds: Mapping[int, tuple[Instance, ...]] | None = None,
 ) -> GroundTruth:
-    """The objects that take part: under LVIS those whose area is strictly between 0 and infinity, under COCO all.
+    """Returns the objects that take part: under LVIS those whose area is strictly between 0 and infinity, under COCO
+    all.
 
     areas: annotation id -> annotated area, which decides about size (None: the area of the box); crowds: image
     id -> crowd regions, for COCO.
@@ -124,9 +125,10 @@ def ground_truth(
 
 
 def make_regular(boxes: Floats) -> Floats:
-    """Boxes [n, 4] whose IoU is a number: coordinates of at most LARGEST, sides of 0 where the area underflows to 0.
+    """Returns boxes [n, 4] whose IoU is a number: coordinates are at most LARGEST, and sides are 0 where the area
+    underflows to 0.
 
-    Otherwise the IoU may be 0 / 0 or infinity / infinity, which pycocotools takes for a match.
+    Otherwise the IoU may be 0 / 0 or infinity / infinity, which pycocotools counts as a match.
     """
     empty = compute_areas(boxes) == 0
     if not empty.any() and -LARGEST <= boxes.min(initial=0.0) <= boxes.max(initial=0.0) <= LARGEST:
@@ -137,7 +139,7 @@ def make_regular(boxes: Floats) -> Floats:
 
 
 def in_range(areas: Floats, size: Size) -> Booleans:
-    """Which of the areas (square pixels) belong to the size."""
+    """Flags the areas (square pixels) that belong to the size."""
     low, high = AREAS[size]
     inside: Booleans = (areas >= low) & (areas <= high)
     return inside
@@ -149,19 +151,19 @@ def _with_crowds(example: Example, crowds: Iterable[Instance]) -> list[tuple[int
 
 
 def compute_areas(boxes: Floats) -> Floats:
-    """`w * h` of boxes [n, 4], square pixels; infinite where it overflows."""
+    """Computes `w * h` of boxes [n, 4] in square pixels; infinite where it overflows."""
     with np.errstate(over="ignore", under="ignore"):
         area: Floats = boxes[:, 2] * boxes[:, 3]
     return area
 
 
 def has_area(areas: Floats) -> Booleans:
-    """Tell which areas are strictly between 0 and infinity: others take no part under LVIS."""
+    """Flags the areas that are strictly between 0 and infinity: others take no part under LVIS."""
     return np.asarray((areas > 0) & (areas < np.inf))
 
 
 def group_rows(detections: Detections, rules: Rules) -> Integers:
-    """A small integer for each detection's group, [D]."""
+    """Returns a small integer for the group of each detection, [D]."""
     image, category = _codes(detections.image_id), _codes(detections.category_id)
     if not rules.by_image:
         return category
@@ -171,7 +173,7 @@ def group_rows(detections: Detections, rules: Rules) -> Integers:
 
 
 def _codes(ids: Integers) -> Integers:
-    """Integers from 0, below LARGEST_SPAN or the number of ids, that are equal where the ids are."""
+    """Replaces ids by integers from 0, below LARGEST_SPAN or the number of ids; equal ids get equal integers."""
     low = ids.min(initial=0)
     if int(ids.max(initial=0)) - int(low) < LARGEST_SPAN:
         return np.asarray(ids - low)
@@ -179,9 +181,9 @@ def _codes(ids: Integers) -> Integers:
 
 
 def select_best(groups: Integers, scores: Floats, cap: int) -> Booleans:
-    """Flag the `cap` highest scores of each group (of equal ones the earlier), [D].
+    """Flags the `cap` highest scores of each group (of equal ones the earlier), [D].
 
-    groups [D]: small integers of at least 0. Most sets have few groups above the cap: only these are looked at, and
+    groups [D]: small integers of at least 0. Most sets have few groups above the cap, so only those are examined, and
     none is sorted.
     """
     best = np.ones(len(groups), dtype=np.bool_)

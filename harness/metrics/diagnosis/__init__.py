@@ -1,1 +1,1 @@
-"""What ails a detector: kinds of error, duplicates, calibration."""
+"""Diagnoses a detector: kinds of error, duplicates, calibration."""

@@ -1,4 +1,5 @@
-"""Do scores mean what they say? Expected calibration error and the bins of a reliability diagram.
+"""Measures whether scores equal the share of correct detections: expected calibration error, and the bins of a
+reliability diagram.
 
 Shape legend: n detections, M bins.
 """
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 BINS = 15
-"""As in Guo et al. (2017)."""
+"""The number of bins, as in Guo et al. (2017)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Reliability:
 
     @property
     def gap(self) -> Floats:
-        """|accuracy - confidence| of each bin, [M]; nan in an empty bin."""
+        """Returns |accuracy - confidence| of each bin, [M]; nan in an empty bin."""
         return np.abs(self.accuracy - self.confidence)
 
     @property
@@ -46,7 +47,7 @@ class Reliability:
 
 
 def undefined(scores: Floats) -> str | None:
-    """Why there is no calibration of these scores [n], or None if there is one."""
+    """Returns the reason why these scores [n] have no calibration, or None if they have one."""
     if not len(scores):
         return "no detection counts"
     if scores.min() < 0 or scores.max() > 1:
@@ -55,7 +56,7 @@ def undefined(scores: Floats) -> str | None:
 
 
 def reliability(scores: Floats, correct: NDArray[np.bool_], bins: int = BINS) -> Reliability:
-    """Scores [n] in [0, 1] against what they predict, correct [n], in M equally wide bins.
+    """Compares scores [n] in [0, 1] with what they predict, correct [n], in M equally wide bins.
 
     Raises ValueError where `undefined` gives a reason.
     """

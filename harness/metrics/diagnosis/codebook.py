@@ -1,4 +1,4 @@
-"""What is wrong with sampled sequences, in codes: one for each mention that is wrong, and what samples as a whole lack.
+"""Codes the errors of sampled sequences: one code for each wrong mention, and counts of what whole samples lack.
 
 The codes of mentions are the kinds of harness.metrics.diagnosis.tide, by its constants and in its order of tests, and
 one more:
@@ -50,14 +50,14 @@ KINDS: tuple[Kind, ...] = (*MENTION_KINDS, *get_args(SampleKind))
 WRONG_NAME = MENTION_KINDS.index("wrong_name")
 
 EXPLAINED = (CLASSIFICATION, LOCALISATION, WRONG_NAME)
-"""Errors about an object that is then not missed: it was seen, and said wrongly."""
+"""Errors about an object that is not counted as missed, because a mention refers to it, though wrongly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Miscounts:
     """Categories that a sample mentions more or less often than the image has them, columns [w], by image and sample.
 
-    Not of categories that are not annotated exhaustively in the image, or that nobody looked for in it.
+    Leaves out categories that are not annotated exhaustively in the image, or were not looked for in it.
     """
 
     image: Integers
@@ -74,7 +74,7 @@ class ErrorCodes:
     kind    [M]     index into MENTION_KINDS, or NO_ERROR
     about   [M]     the instance that a classification, localisation, duplicate or wrong_name is about: of those it
                     is confused with the closest, the first of equals; else -1
-    missed  [n, K]  which instances a sample neither verifies nor says wrongly (EXPLAINED)
+    missed  [n, K]  which instances a sample neither verifies nor refers to wrongly (EXPLAINED)
     """
 
     kind: Integers
@@ -84,7 +84,7 @@ class ErrorCodes:
 
 
 def error_codes(truth: Truth, answers: Answers, verification: Verification) -> ErrorCodes:
-    """The errors of samples that were matched with `verify`."""
+    """Codes the errors of samples that were matched with `verify`."""
     kind, about = _of_mentions(truth, answers, verification)
     mentions = answers.mentions
     missed = np.ones((len(truth.image), answers.samples), dtype=np.bool_)
@@ -95,11 +95,11 @@ def error_codes(truth: Truth, answers: Answers, verification: Verification) -> E
 
 
 def counts_by_category(truth: Truth, answers: Answers, codes: ErrorCodes) -> dict[Kind, Integers]:
-    """How often each of KINDS occurs, each [C + 1].
+    """Counts how often each of KINDS occurs by category, each [C + 1].
 
-    A mention counts for the category that it says, a wrong_name and a missed object for the object's, a miscount for
-    the category whose number is wrong. The last entry is of no category: unknown names on no object, malformed
-    entries, missing ends.
+    A mention counts for the category that it names, a wrong_name and a missed object for the object's category, a
+    miscount for the category whose number is wrong. The last entry belongs to no category: unknown names on no
+    object, malformed entries, missing ends.
     """
     nowhere = truth.categories
     of_object = np.append(truth.category, nowhere)[np.where(codes.kind == WRONG_NAME, codes.about, -1)]
@@ -116,7 +116,7 @@ def counts_by_category(truth: Truth, answers: Answers, codes: ErrorCodes) -> dic
 
 
 def _of_mentions(truth: Truth, answers: Answers, verification: Verification) -> tuple[Integers, Integers]:
-    """`kind` and `about` of ErrorCodes."""
+    """Computes `kind` and `about` of ErrorCodes."""
     mentions = answers.mentions
     kind, about = np.full(len(mentions), NO_ERROR), np.full(len(mentions), -1)
     looked_for = _looked_for(truth, mentions.image * truth.categories + mentions.category) | verification.unknown
@@ -133,7 +133,8 @@ def _of_mentions(truth: Truth, answers: Answers, verification: Verification) -> 
 
 
 def _kinds(iou: Floats, same_category: Flags) -> tuple[Integers, Integers]:
-    """TIDE's kinds of wrong mentions, and which object each is about; of a duplicate too. See `classify_errors`."""
+    """Classifies wrong mentions as TIDE does, and returns which object each is about, duplicates included; see
+    `classify_errors`."""
     kind, which = tide.classify_errors(iou, same_category)
     again = kind == DUPLICATE
     if again.any():
@@ -142,7 +143,7 @@ def _kinds(iou: Floats, same_category: Flags) -> tuple[Integers, Integers]:
 
 
 def _looked_for(truth: Truth, pair: Integers) -> Flags:
-    """Which (image, category) pairs are annotated or verified to be absent; `pair`: image * C + category."""
+    """Flags the (image, category) pairs that are annotated or verified to be absent; `pair`: image * C + category."""
     judged = np.concatenate([truth.image * truth.categories + truth.category, truth.negative])
     return np.asarray(np.isin(pair, judged))
 
@@ -166,8 +167,8 @@ def _miscounts(truth: Truth, answers: Answers) -> Miscounts:
 
 @dataclass(frozen=True, slots=True)
 class MentionFound:
-    """What ground truth says about one mention. `kind`: None where it is no error. `instance`: index into the
-    example's instances of the one it verifies, or is about (see ErrorCodes); None where there is none."""
+    """The outcome of one mention. `kind`: None where it is no error. `instance`: index into the example's instances
+    of the one that the mention verifies or is about (see ErrorCodes); None where there is none."""
 
     kind: MentionKind | None
     instance: int | None
@@ -175,7 +176,7 @@ class MentionFound:
 
 @dataclass(frozen=True, slots=True)
 class Miscount:
-    """How often a sample mentions a category, and how many instances of it the image has."""
+    """The number of times that a sample mentions a category, and the number of its instances in the image."""
 
     category_id: int
     claimed: int
@@ -195,7 +196,8 @@ class SampleErrors:
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """Each error's kind: of mentions, in order, then of the sample. Empty for a member of the equivalence set."""
+        """Lists the kinds of all errors: those of the mentions in order, then those of the sample. Empty for a member
+        of the equivalence set."""
         wrong = [mention.kind for mention in self.mentions if mention.kind is not None]
         missed = ["missed"] * len(self.missed) + ["miscount"] * len(self.miscounts)
         rest = ["malformed"] * self.malformed + ["truncated"] * self.truncated
@@ -203,7 +205,7 @@ class SampleErrors:
 
 
 def sample_errors(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> list[list[SampleErrors]]:
-    """The errors of each of K >= 1 samples of each of I examples."""
+    """Returns the errors of each of K >= 1 samples of each of I examples."""
     named_ids = (mention.category_id for samples in parsed for sample in samples for mention in sample.mentions)
     mentioned = {category_id for category_id in named_ids if category_id is not None}
     annotated = {instance.category_id for example in examples for instance in example.instances}
@@ -223,8 +225,8 @@ def sample_errors(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]
 
 @dataclass(frozen=True, slots=True)
 class _Starts:
-    """Where the rows of each image (instances), and of each sample (mentions, wrong counts), begin; one more at the
-    end."""
+    """The first row of each image (instances) and of each sample (mentions, wrong counts), with one more entry for
+    the end."""
 
     instances: Integers  # [I + 1]
     mentions: Integers  # [I * K + 1]
@@ -251,7 +253,7 @@ def _one(
     image: int,
     sample: int,
 ) -> SampleErrors:
-    """`instance` [M]: what each mention verifies or is about, or -1."""
+    """Returns the errors of one sample; `instance` [M]: the instance that each mention verifies or is about, or -1."""
     sequence, wrong = image * answers.samples + sample, codes.miscounts
     first, end = starts.instances[image : image + 2]
     mentions, counts = (slice(*bounds[sequence : sequence + 2]) for bounds in (starts.mentions, starts.miscounts))

@@ -1,4 +1,5 @@
-"""Detections that repeat others: overlap with what is annotated, and class-wise non-maximum suppression.
+"""Finds detections that repeat others, by their overlap with annotated objects and by class-wise non-maximum
+suppression.
 
 Shape legend: n detections; boxes are `x, y, w, h` in pixels.
 """
@@ -18,17 +19,18 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 NMS_IOU = 0.9
-"""Between boxes of one category: few different objects overlap so much."""
+"""IoU between boxes of one category above which the lower score is suppressed: few different objects overlap so much.
+"""
 
 
 SLACK = 1e-3
-"""Of the logarithm of a ratio of areas: rounding may let an IoU be above the ratio."""
+"""Slack in the logarithm of a ratio of areas: rounding may let an IoU exceed the ratio."""
 CHUNK = 50_000
 """Boxes that are compared with others at a time."""
 
 
 def non_maximum_suppression(detections: Detections, threshold: float = NMS_IOU) -> Integers:
-    """Rows that greedy class-wise non-maximum suppression keeps, ascending.
+    """Returns the rows that greedy class-wise non-maximum suppression keeps, ascending.
 
     Within an image and category, by descending score (of equal scores the earlier row first), a detection is
     kept unless its IoU with one that is already kept is above `threshold`. A box without area overlaps
@@ -46,9 +48,10 @@ def non_maximum_suppression(detections: Detections, threshold: float = NMS_IOU) 
 
 
 def best_overlap(detections: Detections, truth: GroundTruth) -> Floats:
-    """Largest IoU of each detection with an object of its category in its image, [n]; 0 where there is none.
+    """Computes the largest IoU of each detection with an object of its category in its image, [n]; 0 where there is
+    none.
 
-    Crowd regions are no objects.
+    Crowd regions do not count as objects.
     """
     counting = np.flatnonzero(~truth.crowd)
     objects = _groups(truth.image_id[counting], truth.category_id[counting], truth.id[counting])
@@ -60,7 +63,7 @@ def best_overlap(detections: Detections, truth: GroundTruth) -> Floats:
 
 
 def _groups(image_id: Integers, category_id: Integers, rank: NDArray[Any]) -> dict[tuple[int, int], Integers]:
-    """The rows of each image and category, by ascending rank (of equals the earlier row first)."""
+    """Groups rows by image and category, each by ascending rank (of equals the earlier row first)."""
     order = np.lexsort((rank, category_id, image_id))
     keys = np.stack([image_id[order], category_id[order]])
     starts = np.flatnonzero((keys[:, 1:] != keys[:, :-1]).any(axis=0)) + 1
@@ -69,10 +72,10 @@ def _groups(image_id: Integers, category_id: Integers, rank: NDArray[Any]) -> di
 
 
 def _close_pairs(group: Integers, boxes: Floats, threshold: float) -> Integers:
-    """Pairs [p, 2] of boxes of one group with an IoU above the threshold, the earlier one first, ascending.
+    """Finds pairs [p, 2] of boxes of one group with an IoU above the threshold, the earlier box first, ascending.
 
-    An IoU is at most the ratio of the two areas, so that of the boxes in the order of their areas only those within
-    that ratio are compared. group [n] ascending; boxes [n, 4].
+    An IoU is at most the ratio of the two areas, so boxes are sorted by area and only those within that ratio are
+    compared. group [n] ascending; boxes [n, 4].
     """
     area = compute_areas(boxes)
     rows = np.flatnonzero((area > 0) & (area < np.inf))
@@ -93,7 +96,8 @@ def _close_pairs(group: Integers, boxes: Floats, threshold: float) -> Integers:
 
 
 def _count_within(group: Integers, size: Floats, span: float) -> Integers:
-    """How many of the following [n] are of the group and larger by at most `span`; sorted by group and size."""
+    """Counts for each box [n] the following ones of its group that are larger by at most `span`; sorted by group and
+    size."""
     if not len(size):
         return np.zeros(0, dtype=np.int64)
     width = float(size.max() - size.min()) + span + 1.0

@@ -1,4 +1,4 @@
-"""Which kind of error costs how much AP: the six of TIDE (Bolya et al., ECCV 2020).
+"""Measures how much AP each kind of error costs: the six kinds of TIDE (Bolya et al., ECCV 2020).
 
 Shape legend: n detections and g objects of the set; d and o those of one image.
 """
@@ -33,7 +33,7 @@ FOREGROUND, NEAR = 0.5, 0.1
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """All errors of one kind; gain: what AP50 gains if they alone are fixed; None where either AP50 is undefined."""
+    """All errors of one kind; gain: how much AP50 rises if they alone are fixed, None where an AP50 is undefined."""
 
     count: int
     gain: float | None
@@ -65,7 +65,7 @@ class _Wrong:
 
 
 def find_undecided(matches: Matches) -> Booleans:
-    """Detections [n] that are neither right nor wrong at IoU 0.5: unmatched where the category is not annotated
+    """Flags detections [n] that are neither right nor wrong at IoU 0.5: unmatched where the category is not annotated
     exhaustively, or matched to a crowd region."""
     correct = (matches.true_positive & 1).astype(np.bool_)
     elsewhere = np.zeros_like(correct) if matches.left_out is None else (matches.left_out & 1).astype(np.bool_)
@@ -79,10 +79,11 @@ def break_down_errors(
     examples: Sequence[Example],
     categories: Sequence[Category],
 ) -> dict[Kind, Errors]:
-    """The errors of each kind among the detections that count; `matches` and `truth` are made of the others.
+    """Counts the errors of each kind among the detections that count; `matches` and `truth` were made from the other
+    arguments.
 
-    A detection that is unmatched at IoU 0.5 is the first of these that applies. Its IoU "with its own" is the
-    largest with an object of its category in the image, "with another" that with one of another category:
+    An unmatched detection (IoU 0.5) has the first of these kinds that applies. Its IoU "with its own" is the largest
+    with an object of its category in the image, "with another" that with one of another category:
 
     localisation    0.1 <= IoU with its own <= 0.5
     classification  IoU with another >= 0.5
@@ -92,11 +93,10 @@ def break_down_errors(
 
     An object is missed if no detection is matched to it and no classification or localisation error is about it.
 
-    The gain is AP50 after fixing all errors of one kind, minus AP50. Of the classification and localisation
-    errors about an object that is not matched the best becomes a match of it, if it is of the kind in question;
-    all others of that kind are dropped, as are errors of the kinds duplicate, background and both. A missed
-    object is no longer asked for, and a category without objects no longer part of the mean. The six gains do
-    not add up.
+    The gain is AP50 after fixing all errors of one kind, minus AP50. Of the classification and localisation errors
+    about an object that is not matched the best becomes a match of it, if it is of the kind in question; all others
+    of that kind are dropped, as are errors of the kinds duplicate, background and both. Missed objects are removed
+    from the ground truth, and a category without objects leaves the mean. The six gains do not add up.
 
     Differences from TIDE: detections are capped and matched by the rules of the protocol; under LVIS one of a
     category that nobody looked for in its image is no error, nor is an unmatched one of a category that is not
@@ -158,7 +158,7 @@ def _what_is_wrong(counting: _Set) -> _Wrong:
 
 
 def _images(counting: _Set) -> Iterator[tuple[Integers, Integers]]:
-    """Detections, best first within a category, and objects of each image with a detection."""
+    """Yields detections (best first within a category) and objects of each image with a detection."""
     order = np.argsort(counting.image, kind="stable")
     starts = np.flatnonzero(np.diff(counting.image[order])) + 1
     by_image = np.argsort(counting.gt_image, kind="stable")
@@ -170,7 +170,8 @@ def _images(counting: _Set) -> Iterator[tuple[Integers, Integers]]:
 
 
 def _taken(iou: Floats) -> Booleans:
-    """Objects [o] that the correct detections match, in turn: of the free ones the closest, the last of equals.
+    """Flags the objects [o] that the correct detections match, in turn: of the free objects the closest, the last of
+    equals.
 
     iou [d, o], of correct detections with objects of their category, else 0.
     """
@@ -182,7 +183,8 @@ def _taken(iou: Floats) -> Booleans:
 
 
 def classify_errors(iou: Floats, same_category: Booleans) -> tuple[Integers, Integers]:
-    """Kinds [d], and which object the error is about (-1: none), of wrong detections; iou and same_category [d, o]."""
+    """Returns the kinds [d] of wrong detections and the objects that the errors are about (-1: none); iou and
+    same_category [d, o]."""
     if not iou.shape[1]:
         return np.full(len(iou), BACKGROUND), np.full(len(iou), -1)
     with_own, with_another = np.where(same_category, iou, 0.0), np.where(same_category, 0.0, iou)
@@ -202,7 +204,7 @@ def classify_errors(iou: Floats, same_category: Booleans) -> tuple[Integers, Int
 
 
 def _fixed(counting: _Set, wrong: _Wrong, best: Booleans, kind: int) -> _Set:
-    """Without the errors of a kind, but with the best about each object that is not matched as its match."""
+    """Removes the errors of a kind, and makes the best error about each unmatched object its match."""
     repaired = best & (wrong.kind == kind)
     category = counting.category.copy()
     category[repaired] = counting.gt_category[wrong.about[repaired]]
@@ -213,7 +215,7 @@ def _fixed(counting: _Set, wrong: _Wrong, best: Booleans, kind: int) -> _Set:
 
 
 def _best_about(counting: _Set, wrong: _Wrong) -> Booleans:
-    """Of the errors about an object that is not matched the one with the best score, [n]."""
+    """Flags the error with the best score about each unmatched object, [n]."""
     best = np.zeros(len(wrong.about), dtype=np.bool_)
     order = np.lexsort((counting.rank, -counting.score))
     order = order[wrong.about[order] >= 0]
@@ -223,13 +225,13 @@ def _best_about(counting: _Set, wrong: _Wrong) -> Booleans:
 
 
 def _asked(counting: _Set, objects: Booleans) -> _Set:
-    """With these objects only."""
+    """Keeps these objects only."""
     fields = ("gt_image", "gt_category", "gt_boxes")
     return replace(counting, **{name: getattr(counting, name)[objects] for name in fields})
 
 
 def _ap50(counting: _Set, n_categories: int) -> float:
-    """Mean over categories; nan without objects."""
+    """Computes AP50 as the mean over categories; nan without objects."""
     order = _best_first(counting.category, counting.score, counting.rank)
     correct = counting.correct[order]
     ends = np.cumsum(np.bincount(counting.category, minlength=n_categories))
@@ -245,7 +247,7 @@ def _ap50(counting: _Set, n_categories: int) -> float:
 
 
 def _best_first(category: Integers, score: Floats, rank: Integers) -> Integers | slice:
-    """The order by category and score. The sets that are repaired come in that order, unless a category has changed."""
+    """Returns the order by category and score. Repaired sets have that order already unless a category has changed."""
     if (np.diff(category) >= 0).all():
         return slice(None)
     return np.lexsort((rank, -score, category))

@@ -1,1 +1,1 @@
-"""What K samples of an image say: mentions, matches, diversity, consensus, reward."""
+"""Measures what K samples of an image mention: matching, diversity, consensus, reward."""

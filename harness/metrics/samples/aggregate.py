@@ -1,4 +1,4 @@
-"""Tables -> figures under image weights: every figure of a cell is a function of (tables, weights).
+"""Turns tables into figures under image weights: every figure of a cell is a function of (tables, weights).
 
 With all weights 1 a figure is its point estimate; with the rows of `stats.bootstrap_weights` it is a set of
 bootstrap replicates. A figure that is undefined under some weights is nan there, and a nan category drops out
@@ -31,19 +31,19 @@ MEANS = (
     "distinct_2",
     "vendi",
 )
-"""Figures of one image whose mean over the images is the figure."""
+"""Columns of ImageTable whose weighted mean over the images is the figure."""
 
 AVERAGED = ("name_diversity", "distinct_names", "box_spread")
-"""Figures of an image and category whose mean over the images is the figure."""
+"""Columns of CategoryTable whose weighted mean over the images is the figure."""
 CHUNK = 1 << 24
-"""Numbers that are held at once: 128 MB."""
+"""Numbers that are held in memory at once: 128 MB."""
 
 REPORTABLE = 10
 """A category's figure is reportable if it rests on at least this many images."""
 
 
 def category_figures(table: CategoryTable, weights: Weights | None = None) -> dict[str, Floats]:
-    """Figures of DESIGN 6.4 per category, each [R, C], nan where undefined; weights [R, I] or None (all 1).
+    """Computes the figures of each category, each [R, C], nan where undefined; weights [R, I] or None (all 1).
 
     recall                     sum of w * verified pairs / (K * sum of w * instances)
     coverage@k, k = 1..K       sum of w * sum over instances of coverage(v) / sum of w * instances
@@ -72,7 +72,7 @@ def category_figures(table: CategoryTable, weights: Weights | None = None) -> di
 
 
 def support(table: CategoryTable) -> dict[str, Integers]:
-    """How many images each figure of each category rests on, [C] (by the names of `category_figures`)."""
+    """Counts the images that each figure of each category rests on, [C] (by the names of `category_figures`)."""
     blocks = {name: block[:, None] for name, block in _blocks(table).items()}  # [width, 1, n]
     counts = {
         name: np.bincount(table.category[bottom.of(blocks)[0] > 0], minlength=len(table.names))
@@ -95,8 +95,8 @@ class _Linear(NamedTuple):
 
 
 def _blocks(table: CategoryTable) -> dict[str, Floats]:
-    """What figures are weighted sums of over the rows of a category, each [width, n]. All but the means of real numbers
-    are whole numbers."""
+    """Returns the columns whose weighted sums over the rows of a category make the figures, each [width, n]. All but
+    the means of real numbers are whole numbers."""
     defined = ~np.isnan(table.present)
     present = np.where(defined, table.present, 0).astype(np.int64)
     width = table.verified.shape[1]
@@ -118,7 +118,8 @@ def _blocks(table: CategoryTable) -> dict[str, Floats]:
 
 
 def _fractions(table: CategoryTable) -> dict[str, tuple[_Linear, _Linear]]:
-    """Numerator and denominator of each figure, before they are summed (weighted) over the images of a category."""
+    """Returns numerator and denominator of each figure, before they are summed (weighted) over the images of a
+    category."""
     width = table.verified.shape[1]
     samples, counts, one = width - 1, np.arange(width), np.ones(1)
     instances = _Linear("verified", np.ones(width))
@@ -134,7 +135,7 @@ def _fractions(table: CategoryTable) -> dict[str, tuple[_Linear, _Linear]]:
 
 
 def normalise(name_diversity: Floats, names: Integers) -> Floats:
-    """name_diversity [..., C] over its value for a uniform choice among `names` [C] names, 1 - 1/S.
+    """Divides name_diversity [..., C] by its value for a uniform choice among `names` [C] names, 1 - 1/S.
 
     nan where S = 1: a category with one name leaves no choice to measure.
     """
@@ -143,7 +144,7 @@ def normalise(name_diversity: Floats, names: Integers) -> Floats:
 
 
 def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str, Floats]:
-    """Figures per image, each [R], nan where undefined; weights [R, I] or None (all 1).
+    """Computes figures from the columns of each image, each [R], nan where undefined; weights [R, I] or None (all 1).
 
     unique_name_sequences, unique_sequences, order_distance, self_bleu, distinct_1, distinct_2, vendi: weighted mean
     over the images that define them. All but order_distance depend on K: compare them at equal K only.
@@ -170,8 +171,8 @@ def mean_figures(
     frequency: Sequence[Frequency | None],
     weights: Weights | None = None,
 ) -> dict[str, Floats]:
-    """Every figure of `category_figures` as a mean over categories, and over those of each frequency ("recall/r"),
-    and those of `image_figures`; each [R]."""
+    """Computes every figure of `category_figures` as a mean over categories and over those of each frequency
+    ("recall/r"), and the figures of `image_figures`; each [R]."""
     by_name: dict[str, Floats] = {}
     for name, values in category_figures(table, weights).items():
         means = by_frequency(values, frequency)
@@ -180,14 +181,14 @@ def mean_figures(
 
 
 def mean_defined(values: Floats) -> Floats:
-    """Unweighted mean of the defined (not nan) entries over the last axis, [R, C] -> [R]; nan without any."""
+    """Averages the defined (not nan) entries over the last axis, unweighted, [R, C] -> [R]; nan without any."""
     values = np.ascontiguousarray(values)  # the order of summation, and so the last digit, must not depend on R
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
 
 
 def by_frequency(values: Floats, frequency: Sequence[Frequency | None]) -> dict[str, Floats]:
-    """`mean_defined` over all categories ("all") and over those of each LVIS frequency ("r", "c", "f").
+    """Computes `mean_defined` over all categories ("all") and over those of each LVIS frequency ("r", "c", "f").
 
     values [R, C], frequency [C] -> each [R].
     """
@@ -200,7 +201,7 @@ def by_frequency(values: Floats, frequency: Sequence[Frequency | None]) -> dict[
 
 
 def _by_category(blocks: Mapping[str, Floats], table: CategoryTable, columns: Weights) -> dict[str, Floats]:
-    """Weighted sums of blocks [width, n] over the images of each category, [width, C, R] each; columns: [I, R].
+    """Sums blocks [width, n], weighted, over the images of each category, [width, C, R] each; columns: [I, R].
 
     Whole numbers are summed in single precision where that is exact: the sums stay below 2**24.
     """
@@ -220,7 +221,8 @@ def _by_category(blocks: Mapping[str, Floats], table: CategoryTable, columns: We
 
 
 def _sums(values: NDArray[Any], table: CategoryTable, drawn: NDArray[Any]) -> Floats:
-    """values [P, n] and drawn [I, R], both of one kind -> [P, C, R]: a product of matrices for each category."""
+    """Multiplies values [P, n] by drawn [I, R], both of one dtype, to [P, C, R]: one matrix product for each
+    category."""
     order = np.argsort(table.category, kind="stable")
     bounds = np.searchsorted(table.category[order], np.arange(len(table.names) + 1))
     values, images = np.ascontiguousarray(values[:, order]), table.image[order]
@@ -232,11 +234,11 @@ def _sums(values: NDArray[Any], table: CategoryTable, drawn: NDArray[Any]) -> Fl
 
 
 def _chunks(replicates: int, size: int) -> Iterator[slice]:
-    """Replicates that are handled together where one of them takes `size` numbers."""
+    """Yields slices of replicates to process at a time, where one replicate takes `size` numbers."""
     step = max(1, CHUNK // max(1, size))
     return (slice(start, start + step) for start in range(0, replicates, step))
 
 
 def _defined(values: Floats) -> tuple[Floats, Floats]:
-    """Numerator and denominator of a mean over the defined entries."""
+    """Returns numerator and denominator of a mean over the defined entries."""
     return np.nan_to_num(values), (~np.isnan(values)).astype(np.float64)

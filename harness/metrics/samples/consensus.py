@@ -1,4 +1,4 @@
-"""One detection per object from K samples: what most samples say is more probable than what one says.
+"""Makes one detection per object from K samples: what most samples mention scores higher than what one mentions.
 
 Shape legend: M mentions, D detections, K samples per image, m mentions that are not yet assigned, G groups (an
 image and a category each) that still have some.
@@ -19,7 +19,7 @@ JOIN_IOU = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """D detections, sorted by image and category, within the two in the order in which their seeds were found.
+    """D detections, sorted by image and category; within these in the order in which their seeds were chosen.
 
     image, category  [D]     indices
     boxes            [D, 4]  `x, y, w, h` in pixels
@@ -36,19 +36,20 @@ class Consensus:
 
 
 def consensus(mentions: Mentions, samples: int) -> Consensus:
-    """Clusters of mentions of one category in an image, at most one mention from each of the K = `samples` samples.
+    """Clusters the mentions of one category in an image, with at most one mention from each of the K = `samples`
+    samples.
 
-    For each image and category, repeat: the most probable mention that is not yet assigned is a seed; from every
+    For each image and category, repeat: the most probable mention that is not yet assigned becomes a seed; from every
     other sample the unassigned mention of highest IoU >= 0.5 with the seed joins it. Of equals the earlier mention is
     taken, both times. A box without area overlaps nothing. Each cluster is one detection:
 
         box = mean of its members' x, y, w, h
         score = members / K * mean score of the members = sum of their scores / K
 
-    so a sample that does not see an object counts as probability 0. The score is DESIGN's source `consensus`.
+    so a sample that does not see an object counts as probability 0. This is the score source `consensus` of a suite.
 
-    Left out are mentions of no known category, and those whose probability is unknown (nan): they neither seed nor
-    join, so answers without any probabilities have no consensus (D = 0).
+    Mentions of no known category and those without a probability (nan) are left out: they neither seed nor join, so
+    answers without any probabilities have no consensus (D = 0).
     """
     usable = np.flatnonzero((mentions.category >= 0) & ~np.isnan(mentions.score))
     categories = 1 + int(mentions.category.max(initial=0))
@@ -67,10 +68,11 @@ def consensus(mentions: Mentions, samples: int) -> Consensus:
 
 
 def _clusters(group: Integers, sample: Integers, boxes: Floats, scores: Floats) -> tuple[Integers, Integers]:
-    """(number of each mention's cluster [m], row of each cluster's seed [D]); clusters are numbered as they are found.
+    """Returns the number of each mention's cluster [m] and the row of each cluster's seed [D]; clusters are numbered
+    in the order in which they are made.
 
-    Rows are sorted by group, then sample. Groups do not see each other, so each finds its next cluster at the same
-    time: there are as many rounds as clusters in the largest group.
+    Rows are sorted by group, then sample. Groups are independent, so each makes its next cluster at the same time:
+    there are as many rounds as clusters in the largest group.
     """
     cluster, seeds = np.full(len(group), -1, dtype=np.int64), np.empty(0, dtype=np.int64)
     rows = np.arange(len(group))
@@ -90,14 +92,14 @@ def _clusters(group: Integers, sample: Integers, boxes: Floats, scores: Floats) 
 
 
 def _changes(*keys: Integers) -> Flags:
-    """Where at least one of the keys [m] differs from the row before, [m]; the first row does."""
+    """Flags the rows where at least one of the keys [m] differs from the row before, [m]; the first row is flagged."""
     changed = np.ones(len(keys[0]), dtype=np.bool_)
     changed[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return changed
 
 
 def _first_best(values: Floats, starts: Integers) -> Integers:
-    """Position of the first maximum of each segment of values [m], which begin at `starts`."""
+    """Returns the position of the first maximum of each segment of values [m]; segments begin at `starts`."""
     best = np.maximum.reduceat(values, starts)
     is_best = np.flatnonzero(values == np.repeat(best, np.diff(starts, append=len(values))))
     return is_best[np.searchsorted(is_best, starts)]

@@ -1,7 +1,8 @@
-"""How many of an image's valid answers its K samples give: one row per image and category, and one per image.
+"""Measures how many of an image's valid answers its K samples give: one row per image and category, and one per
+image.
 
-Only verified mentions count towards diversity, so noise cannot pass for it. A figure that is undefined is nan,
-never 0. `harness.metrics.samples.aggregate` turns these tables into the published figures.
+Only verified mentions count towards diversity, so noise does not raise it. An undefined figure is nan, never 0.
+`harness.metrics.samples.aggregate` turns these tables into the published figures.
 
 Shape legend: I images, C categories, K samples per image, M mentions, V verified mentions, N instances, n rows: the
 (image, category) pairs with ground truth.
@@ -20,7 +21,7 @@ from harness.metrics.samples.matching import CHUNK, Verification, box_iou
 from harness.metrics.samples.mentions import Answers, Flags, Floats, Integers, Mentions, Truth, ratio
 
 SIGNS = 4_000_000
-"""Entries of the arrays that order distances are computed from: up to 32 MB each."""
+"""Entries of the arrays from which order distances are computed: up to 32 MB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class _Verified:
 
 
 def category_table(truth: Truth, answers: Answers, verification: Verification, names: Integers) -> CategoryTable:
-    """Diversity of the K samples per image and category; names [C]: number of names S of each category."""
+    """Computes the diversity of the K samples per image and category; names [C]: number of names S of each category."""
     key, row = np.unique(truth.image * truth.categories + truth.category, return_inverse=True)
     n, samples, instances = len(key), answers.samples, len(row)
     verified = _verified(answers.mentions, verification, row)
@@ -130,7 +131,7 @@ def _verified(mentions: Mentions, verification: Verification, row: Integers) -> 
 
 
 def _named(verified: _Verified, n: int, samples: int) -> Floats:
-    """[n, K + 1]: how many names of a row were used in exactly v samples."""
+    """Counts, for each row and v, the names that were used in exactly v samples, [n, K + 1]."""
     names = verified.name.max(initial=0) + 1
     uses = np.unique((verified.row * names + verified.name) * samples + verified.sample) // samples  # one per sample
     name_of_row, times = np.unique(uses, return_counts=True)
@@ -139,21 +140,21 @@ def _named(verified: _Verified, n: int, samples: int) -> Floats:
 
 
 def _names_of_instances(verified: _Verified) -> tuple[Integers, Integers]:
-    """Instance of each different (instance, name) pair, and in how many samples it occurs."""
+    """Returns the instance of each different (instance, name) pair, and in how many samples the pair occurs."""
     names = verified.name.max(initial=0) + 1
     pair, times = np.unique(verified.instance * names + verified.name, return_counts=True)
     return pair // names, times
 
 
 def _name_diversity(verified: _Verified, times: Integers) -> Floats:
-    """[N]: the unbiased estimate of the probability that two fresh samples name an instance differently."""
+    """Estimates the probability that two new samples name an instance differently, without bias, [N]."""
     instance, uses = _names_of_instances(verified)
     agreeing = np.bincount(instance, weights=uses * (uses - 1) / 2, minlength=len(times))
     return 1.0 - ratio(agreeing, times * (times - 1) / 2)
 
 
 def _box_spread(verified: _Verified, times: Integers) -> Floats:
-    """[N]: mean of 1 - IoU over the pairs of boxes that different samples give one instance."""
+    """Averages 1 - IoU over the pairs of boxes that different samples give for one instance, [N]."""
     total = np.zeros(len(times))
     for apart in range(1, int(times.max(initial=0))):  # an instance's boxes are neighbours
         first = np.flatnonzero(verified.instance[apart:] == verified.instance[:-apart])
@@ -164,7 +165,7 @@ def _box_spread(verified: _Verified, times: Integers) -> Floats:
 
 
 def image_table(truth: Truth, answers: Answers, verification: Verification, text: bool = True) -> ImageTable:
-    """Counts and sequence-level figures of every image; the text figures are nan where `text` is false."""
+    """Computes counts and sequence-level figures of every image; the text figures are nan where `text` is false."""
     mentions, images, samples = answers.mentions, len(truth.image_ids), answers.samples
     _, name = np.unique(mentions.name, return_inverse=True)
     sequences = texts.NameSequences(mentions.image, mentions.sample, name, images, samples)
@@ -196,7 +197,7 @@ def image_table(truth: Truth, answers: Answers, verification: Verification, text
 
 
 def _contents(name: Integers, boxes: Floats) -> Integers:
-    """A code of name and box, [M]: 0, 1, ..., equal where both are; so are the codes of names."""
+    """Codes name and box of each mention as 0, 1, ..., [M]: equal codes mean equal name and box."""
     code = name
     for column in boxes.T:
         _, value = np.unique(column, return_inverse=True)
@@ -205,10 +206,10 @@ def _contents(name: Integers, boxes: Floats) -> Integers:
 
 
 def _different_sequences(mentions: Mentions, symbol: Integers, images: int, samples: int) -> Integers:
-    """How many different sequences of symbols [M] the K samples of each image are, [I].
+    """Counts the different sequences of symbols [M] among the K samples of each image, [I].
 
-    Exact, without hashing: all samples descend a tree, one mention at a time, that begins at their image; two end at
-    the same node if they are equal. Symbols are 0, 1, ...
+    The count is exact, without hashing: all samples of an image descend a tree from its root, one mention at a time,
+    and two samples end at the same node if they are equal. Symbols are 0, 1, ...
     """
     slot = mentions.image * samples + mentions.sample  # ascending
     position = np.arange(len(slot)) - np.searchsorted(slot, slot)
@@ -223,7 +224,7 @@ def _different_sequences(mentions: Mentions, symbol: Integers, images: int, samp
 
 
 def _order_distances(truth: Truth, answers: Answers, verification: Verification) -> Floats:
-    """`order_distance` of each image, [I]; images with equally many verified instances are computed together."""
+    """Computes `order_distance` of each image, [I]; images with equally many verified instances form one batch."""
     rows = np.flatnonzero(verification.instance >= 0)
     instances = np.unique(verification.instance[rows])
     count = np.bincount(truth.image[instances], minlength=len(truth.image_ids))
@@ -244,11 +245,12 @@ def _order_distances(truth: Truth, answers: Answers, verification: Verification)
 
 
 def order_distance(position: Floats) -> Floats:
-    """Mean Kendall tau distance over pairs of samples: the share of shared object pairs in opposite order.
+    """Computes the mean Kendall tau distance over pairs of samples: the share of shared object pairs in opposite
+    order.
 
-    position [..., K, n]: when a sample mentions each of n instances (any increasing numbers), nan where it does not
-    verify it. A pair of samples that shares fewer than two instances has no distance; [...], nan where no pair has
-    one. 0 is always the same order, 1/2 what random orders give on average.
+    position [..., K, n]: the place at which a sample mentions each of n instances (any increasing numbers), nan where
+    it does not verify the instance. A pair of samples that shares fewer than two instances has no distance; [...],
+    nan where no pair has one. 0 means always the same order; random orders give 1/2 on average.
     """
     first, second = np.triu_indices(position.shape[-1], k=1)
     # +1 or -1 by which of two instances a sample names first, 0 if it lacks one of them: [..., K, n (n - 1) / 2]
@@ -261,7 +263,7 @@ def order_distance(position: Floats) -> Floats:
 
 
 def coverage(verified: Integers, samples: int, k: int) -> Floats:
-    """Probability that k of the K samples, drawn without replacement, verify an instance at least once.
+    """Computes the probability that k of the K samples, drawn without replacement, verify an instance at least once.
 
     1 - C(K - v, k) / C(K, k) for each count v in `verified` (any shape, 0 <= v <= K), with K = samples and
     1 <= k <= K: the unbiased estimate of coverage@k (Chen et al., 2021).
@@ -273,12 +275,12 @@ def coverage(verified: Integers, samples: int, k: int) -> Floats:
 
 
 def _counted(index: Integers, length: int) -> Floats:
-    """How often each of 0 .. length - 1 occurs in `index`."""
+    """Counts how often each of 0 .. length - 1 occurs in `index`."""
     return np.bincount(index, minlength=length).astype(np.float64)
 
 
 def _mean_by_row(row: Integers, values: Floats, n: int) -> Floats:
-    """Mean over the instances of each row of their defined values [N]: [n], nan where there is none."""
+    """Averages the defined values [N] of the instances of each row, [n]; nan where there is none."""
     defined = ~np.isnan(values)
     total = np.bincount(row[defined], weights=values[defined], minlength=n)
     return ratio(total, _counted(row[defined], n))

@@ -1,4 +1,4 @@
-"""Which mention of a sampled sequence verifies which instance.
+"""Decides which mention of a sampled sequence verifies which instance.
 
 Shape legend: n instances, M mentions, K samples per image, p candidate pairs (mention, instance); all boxes are
 `x, y, w, h` in pixels. A slot is an instance as one sample can verify it: at most once.
@@ -19,18 +19,18 @@ from harness.metrics.samples.mentions import Flags, Floats, Integers, Mentions, 
 from harness.types import Category, Example, Mention, Parsed
 
 VERIFIED_IOU = 0.5
-"""IoU from which a mention can verify an instance (DESIGN, vocabulary)."""
+"""IoU from which a mention can verify an instance (docs/design.md, vocabulary)."""
 
 CHUNK = 250_000
-"""Pairs of boxes that are compared together: about 60 MB."""
+"""Pairs of boxes that are compared at a time: about 60 MB."""
 
 TIE = 1e-9
-"""Total IoUs that differ by less count as equal, and then the earlier mentions verify."""
+"""Total IoUs that differ by less count as equal; then the earlier mentions verify."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What ground truth says about each of M mentions.
+    """The outcome of matching each of M mentions to the ground truth.
 
     instance       [M] int64  row of Truth that the mention verifies, or -1
     iou            [M]        IoU with that instance; where there is none, the best IoU with any instance of the
@@ -66,14 +66,15 @@ class MatchedMention:
 
 
 def iou_matrix(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of boxes a [n, 4] and b [m, 4] as [n, m]; see `box_iou`."""
+    """Computes the intersection over union of boxes a [n, 4] and b [m, 4] as [n, m]; see `box_iou`."""
     return box_iou(a[:, None], b[None])
 
 
 def box_iou(
     a: NDArray[np.float64], b: NDArray[np.float64], crowd: NDArray[np.bool_] | bool = False
 ) -> NDArray[np.float64]:
-    """Intersection over union of boxes a and b, [..., 4] each (they are broadcast); 0 where they do not overlap.
+    """Computes the intersection over union of boxes a and b, [..., 4] each (they are broadcast); 0 where they do not
+    overlap.
 
     Where `crowd`, b is a crowd region and the intersection is divided by the area of a alone. The operations and
     their order are those of pycocotools, so that a box exactly at a threshold falls on the same side. A box
@@ -91,7 +92,7 @@ def box_iou(
 
 
 def verify(truth: Truth, mentions: Mentions, iou_threshold: float = VERIFIED_IOU) -> Verification:
-    """Match the mentions of every sample to the instances of its image, one to one within each category.
+    """Matches the mentions of every sample to the instances of its image, one to one within each category.
 
     Among all one-to-one assignments of pairs of the same category with IoU >= iou_threshold (and > 0), take one
     with the most pairs, and among those the largest total IoU (Hungarian algorithm); of equal ones the earlier
@@ -122,7 +123,7 @@ def verify(truth: Truth, mentions: Mentions, iou_threshold: float = VERIFIED_IOU
 def match_sample(
     example: Example, mentions: Sequence[Mention], iou_threshold: float = VERIFIED_IOU
 ) -> list[MatchedMention]:
-    """`verify` for one sample of one image: one MatchedMention per mention, in their order."""
+    """Runs `verify` for one sample of one image and returns one MatchedMention per mention, in their order."""
     ids = {item.category_id for item in mentions} | {item.category_id for item in example.instances}
     categories = [Category(category_id, (), None) for category_id in ids if category_id is not None]
     verification = verify(truth_of([example], categories), mentions_of([[mentions]], categories), iou_threshold)
@@ -141,9 +142,10 @@ def match_sample(
 
 
 def f_score(example: Example, parsed: Parsed) -> float:
-    """F-score of a sequence's mentions in [0, 1]: 2 * verified / (mentions + malformed entries - neutral + instances).
+    """Computes the F-score of a sequence's mentions in [0, 1]: 2 * verified / (mentions + malformed entries - neutral
+    + instances).
 
-    1 where there is nothing to find and nothing was said.
+    1 where there is nothing to find and the sequence claims nothing.
     """
     matched = match_sample(example, parsed.mentions)
     claims = len(matched) + parsed.malformed - sum(mention.neutral for mention in matched)
@@ -154,8 +156,9 @@ def f_score(example: Example, parsed: Parsed) -> float:
 def _candidates(
     truth: Truth, mentions: Mentions, key: Integers, threshold: float
 ) -> tuple[Floats, Integers, Integers, Floats]:
-    """Best IoU of each mention with an instance of its category [M]; mention, instance and IoU of the pairs [p] that
-    may be assigned, sorted by mention and instance. `key` [M]: image and category of a mention, -1 for an unknown name.
+    """Returns the best IoU of each mention with an instance of its category [M], and mention, instance and IoU of the
+    pairs [p] that may be assigned, sorted by mention and instance. `key` [M]: image and category of a mention, -1 for
+    an unknown name.
     """
     truth_key = truth.image * truth.categories + truth.category
     order = np.argsort(truth_key, kind="stable")
@@ -175,7 +178,7 @@ def _candidates(
 
 
 def _chunks(count: Integers) -> Iterator[Integers]:
-    """Rows [M] with count > 0, ascending, cut into parts of about CHUNK in total."""
+    """Yields the rows [M] with count > 0, ascending, in parts whose counts add up to about CHUNK."""
     rows = np.flatnonzero(count)
     ends = np.cumsum(count[rows])
     cuts = np.searchsorted(ends, np.arange(CHUNK, ends[-1] if len(ends) else 0, CHUNK))
@@ -183,10 +186,10 @@ def _chunks(count: Integers) -> Iterator[Integers]:
 
 
 def _assign(mention: Integers, slot: Integers, iou: Floats) -> Flags:
-    """Which of the candidate pairs [p] are assigned.
+    """Flags the candidate pairs [p] that are assigned.
 
-    Nearly all pairs are alone or in a star (one slot that several mentions want, or one mention that may take several
-    slots), where the best IoU wins; only what is left needs the Hungarian algorithm.
+    Nearly all pairs are isolated or form a star (one slot that several mentions compete for, or one mention that may
+    take several slots), where the best IoU wins; only the rest needs the Hungarian algorithm.
     """
     only_slot = np.bincount(mention)[mention] == 1  # [p]: the mention has no other candidate
     only_mention = np.bincount(slot)[slot] == 1
@@ -201,16 +204,16 @@ def _assign(mention: Integers, slot: Integers, iou: Floats) -> Flags:
 
 
 def _best(rows: Integers, centre: Integers, iou: Floats) -> Integers:
-    """Of the pairs `rows`, ascending, the one with the highest IoU at each centre; of equals the first."""
+    """Returns, of the pairs `rows` (ascending), the one with the highest IoU at each centre; of equals the first."""
     order = rows[np.lexsort((-iou[rows], centre[rows]))]  # stable
     return np.asarray(order[np.diff(centre[order], prepend=-1) != 0])
 
 
 def _hungarian(mention: Integers, slot: Integers, iou: Floats) -> Integers:
-    """Rows of the best assignment among candidate pairs [p], one connected component after the other.
+    """Returns the rows of the best assignment among candidate pairs [p], one connected component after the other.
 
-    A pair gains more than all IoUs of its component together can, which puts the number of pairs first and the total
-    IoU second; earlier mentions gain a trifle more. Where all IoUs are equal, the first verifies the first.
+    Each pair gains more than the sum of all IoUs of its component, so the number of pairs comes first and the total
+    IoU second; earlier mentions gain slightly more. Where all IoUs are equal, the first verifies the first.
     """
     if not len(iou):
         return np.zeros(0, dtype=np.int64)
@@ -236,7 +239,7 @@ def _hungarian(mention: Integers, slot: Integers, iou: Floats) -> Integers:
 
 
 def _rank_within(group: NDArray[np.integer]) -> Integers:
-    """[n]: how many earlier rows have the same group."""
+    """Counts for each row [n] the earlier rows of the same group."""
     order = np.argsort(group, kind="stable")
     rank = np.empty(len(group), dtype=np.int64)
     rank[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
@@ -244,5 +247,5 @@ def _rank_within(group: NDArray[np.integer]) -> Integers:
 
 
 def _among(key: Integers, keys: Integers) -> Flags:
-    """Which of key [M] are in the sorted `keys`."""
+    """Flags the entries of key [M] that occur in the sorted `keys`."""
     return np.asarray(np.searchsorted(keys, key, side="right") > np.searchsorted(keys, key))

@@ -1,7 +1,7 @@
-"""Ground truth and K samples of many images as columns: what matching and diversity are computed from.
+"""Holds ground truth and K samples of many images as columns, from which matching and diversity are computed.
 
-A cell's evaluation, `detmodes measure` and the simulated detectors of the tests all come down to these values, so
-every figure has one implementation. Images, categories and names are indices here, not ids.
+A cell's evaluation, `detmodes measure` and the simulated detectors of the tests all produce these values, so every
+figure has one implementation. Images, categories and names are indices here, not ids.
 
 Shape legend: I images, C categories, n instances, K samples per image, M mentions.
 """
@@ -23,7 +23,7 @@ Flags = NDArray[np.bool_]
 
 
 class HasNames(Protocol):
-    """A category, as a benchmark or a record has it."""
+    """Anything with names: a category of a benchmark or of a record."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -54,11 +54,11 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Mentions:
-    """M mentions, sorted by image and sample, within a sample in the order in which it makes them.
+    """M mentions, sorted by image and sample; within a sample in the order of the sequence.
 
     image     [M]     index
     sample    [M]     0 .. K - 1
-    name      [M]     code of the name: equal names have equal codes, nothing else is asked of them
+    name      [M]     code of the name: equal names have equal codes, which mean nothing else
     category  [M]     index, or -1 where the vocabulary has no such name
     boxes     [M, 4]  `x, y, w, h` in pixels
     score     [M]     probability of the category in [0, 1]; nan where it is not known
@@ -77,7 +77,7 @@ class Mentions:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The K samples of each of I images; samples without a mention are there too.
+    """The K samples of each of I images, including samples without a mention.
 
     malformed [I, K]  entries of each sample that could not be read
     truncated [I, K]  the sample had no end
@@ -94,17 +94,17 @@ class Answers:
 
 
 def box_array(boxes: Iterable[Box]) -> Floats:
-    """Boxes as [n, 4] float64, `x, y, w, h`; [0, 4] for none."""
+    """Converts boxes to [n, 4] float64, `x, y, w, h`; [0, 4] for none."""
     return np.array([(box.x, box.y, box.w, box.h) for box in boxes], dtype=np.float64).reshape(-1, 4)
 
 
 def name_counts(categories: Iterable[HasNames]) -> Integers:
-    """S, the number of different names, of each category, [C]."""
+    """Counts the different names of each category, S, [C]."""
     return np.array([len(set(category.names)) for category in categories], dtype=np.int64)
 
 
 def truth_of(examples: Sequence[Example], categories: Sequence[Category]) -> Truth:
-    """The columns of examples. Instances of categories that are not in `categories` raise KeyError."""
+    """Converts examples to columns. Instances of categories that are not in `categories` raise KeyError."""
     index = {category.id: position for position, category in enumerate(categories)}
     instances = [(position, item) for position, example in enumerate(examples) for item in example.instances]
 
@@ -125,9 +125,9 @@ def truth_of(examples: Sequence[Example], categories: Sequence[Category]) -> Tru
 
 
 def mentions_of(samples: Sequence[Sequence[Sequence[Mention]]], categories: Sequence[Category]) -> Mentions:
-    """The columns of the mentions of I images x K samples; a category that is not in `categories` is unknown.
+    """Converts the mentions of I images x K samples to columns; a category that is not in `categories` is unknown.
 
-    Names are coded in alphabetical order; scores are not known.
+    Names are coded in alphabetical order; scores are nan.
     """
     index = {category.id: position for position, category in enumerate(categories)}
     rows = [(i, k, item) for i, of_image in enumerate(samples) for k, sample in enumerate(of_image) for item in sample]
@@ -144,7 +144,7 @@ def mentions_of(samples: Sequence[Sequence[Sequence[Mention]]], categories: Sequ
 
 
 def answers_of(parsed: Sequence[Sequence[Parsed]], categories: Sequence[Category]) -> Answers:
-    """The columns of K >= 1 parsed samples of each of I images; see `mentions_of`."""
+    """Converts K >= 1 parsed samples of each of I images to columns; see `mentions_of`."""
     return Answers(
         mentions=mentions_of([[sample.mentions for sample in of_image] for of_image in parsed], categories),
         malformed=np.array([[sample.malformed for sample in of_image] for of_image in parsed], dtype=np.int64),
@@ -153,6 +153,6 @@ def answers_of(parsed: Sequence[Sequence[Parsed]], categories: Sequence[Category
 
 
 def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
-    """numerator / denominator (equal shapes), nan where the denominator is 0."""
+    """Computes numerator / denominator (equal shapes), nan where the denominator is 0."""
     undefined = np.full(numerator.shape, np.nan)
     return np.asarray(np.divide(numerator, denominator, out=undefined, where=denominator > 0))

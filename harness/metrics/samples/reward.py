@@ -1,7 +1,7 @@
-"""Rewards: how right a whole sequence is, one number in [0, 1] per sample.
+"""Computes rewards: how correct a whole sequence is, one number in [0, 1] per sample.
 
-A reward is a pure function `(truth, answers, found) -> [I, K]` of ground truth, K samples of each of I images, and
-their verification. To add one, write its function and its line in REWARDS.
+A reward is a pure function `(truth, answers, verification) -> [I, K]` of ground truth, K samples of each of I images,
+and their verification. To add one, write its function and its line in REWARDS.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from harness.metrics.samples.mentions import Answers, Floats, Truth, answers_of,
 from harness.types import Category, Example, Parsed
 
 DUPLICATE = 0.5
-"""What a duplicate takes from the total IoU: as much as a second, better box of an object could add to it (a verified
-mention has an IoU of at least 0.5), so that claiming an object twice never pays."""
+"""The amount that a duplicate subtracts from the total IoU: as much as a second, better box of an object could add to
+it (a verified mention has an IoU of at least 0.5), so that claiming an object twice never pays."""
 
 Reward = Callable[[Truth, Answers, Verification], Floats]
 
 
 def detection(truth: Truth, answers: Answers, verification: Verification) -> Floats:
-    """F-score of matched IoU, [I, K] in [0, 1]:
+    """Computes the F-score of matched IoU, [I, K] in [0, 1]:
 
-        max(0, 2 * (sum of the verified mentions' IoUs - DUPLICATE * duplicates) / (said + instances))
+        max(0, 2 * (sum of the verified mentions' IoUs - DUPLICATE * duplicates) / (claims + instances))
 
-    said: mentions + malformed entries + 1 if the sample has no end, without those that are neither right nor wrong
-    (unmatched, of a category that is not annotated exhaustively; a duplicate of one counts all the same).
-    1 where there is nothing to find and nothing was said.
+    claims: mentions + malformed entries + 1 if the sample has no end, without mentions that are neither right nor
+    wrong (unmatched, of a category that is not annotated exhaustively; their duplicates do count). The score is 1
+    where there is nothing to find and nothing is claimed.
 
-    1 for a member of the equivalence set, the same under any order and choice of names; a wrong box, a duplicate, a
-    malformed entry or a missing end makes it less; so does leaving out a verified mention of an answer without
+    It is 1 for a member of the equivalence set, under any order and choice of names. A wrong box, a duplicate, a
+    malformed entry or a missing end lowers it. So does leaving out a verified mention of an answer without
     duplicates: its IoU is at least 0.5, and the sum over the denominator at most that.
     """
     claims = _count_claims(answers, verification, verification.neutral & ~verification.duplicate) + answers.truncated
@@ -45,8 +45,9 @@ def detection(truth: Truth, answers: Answers, verification: Verification) -> Flo
 
 
 def f_score(truth: Truth, answers: Answers, verification: Verification) -> Floats:
-    """F-score of verified mentions, [I, K] in [0, 1]: 2 * verified / (mentions + malformed - neutral + instances), as
-    in harness.metrics.samples.matching.f_score: how well a box fits beyond IoU 0.5 counts for nothing."""
+    """Computes the F-score of verified mentions, [I, K] in [0, 1]: 2 * verified / (mentions + malformed - neutral +
+    instances), as in harness.metrics.samples.matching.f_score: beyond IoU 0.5 it does not matter how well a box fits.
+    """
     verified = _sums(answers, verification.instance >= 0)
     return _ratio(verified, _count_claims(answers, verification, verification.neutral) + _instances(truth, answers))
 
@@ -55,14 +56,15 @@ REWARDS: dict[str, Reward] = {"detection": detection, "f_score": f_score}
 
 
 def rewards(name: str, examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> Floats:
-    """The reward of this name of K >= 1 samples of each of I examples, [I, K]. ConfigError for an unknown name."""
+    """Computes the reward of this name for K >= 1 samples of each of I examples, [I, K]. ConfigError for an unknown
+    name."""
     if name not in REWARDS:
         raise ConfigError(unknown("reward", name, REWARDS))
     return REWARDS[name](*judged(examples, parsed))
 
 
 def judged(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> tuple[Truth, Answers, Verification]:
-    """What a reward is made of, for K >= 1 samples of each of I examples; categories are those that occur."""
+    """Returns the arguments of a reward for K >= 1 samples of each of I examples; categories are those that occur."""
     mentioned = {mention.category_id for samples in parsed for sample in samples for mention in sample.mentions}
     annotated = {instance.category_id for example in examples for instance in example.instances}
     categories = [Category(index, (), None) for index in annotated | mentioned if index is not None]
@@ -71,8 +73,8 @@ def judged(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> t
 
 
 def _sums(answers: Answers, values: NDArray[np.float64] | NDArray[np.bool_]) -> Floats:
-    """Sums [I, K] of values of the mentions, each rounded once: answers that list the same mentions in another order
-    have the same sum, to the last bit. What has no spread would otherwise be given one by rounding."""
+    """Sums values of the mentions by sample, [I, K], each sum rounded once: answers that list the same mentions in
+    another order have the same sum, to the last bit. Otherwise rounding would make equal rewards differ."""
     images, samples = answers.malformed.shape
     of: list[list[float]] = [[] for _ in range(images * samples)]
     for place, value in zip(answers.mentions.image * samples + answers.mentions.sample, values.tolist(), strict=True):
@@ -81,12 +83,12 @@ def _sums(answers: Answers, values: NDArray[np.float64] | NDArray[np.bool_]) -> 
 
 
 def _count_claims(answers: Answers, verification: Verification, neutral: NDArray[np.bool_]) -> Floats:
-    """Mentions and malformed entries of each sample, [I, K], without the neutral ones."""
+    """Counts mentions and malformed entries of each sample, [I, K], without the neutral ones."""
     return _sums(answers, np.ones(len(verification.instance))) - _sums(answers, neutral) + answers.malformed
 
 
 def _instances(truth: Truth, answers: Answers) -> Floats:
-    """Of each image, [I, 1]."""
+    """Counts the instances of each image, [I, 1]."""
     counts: Floats = np.bincount(truth.image, minlength=len(answers.malformed)).astype(np.float64)
     return counts[:, None]
 

@@ -1,7 +1,7 @@
-"""How much the K name sequences of an image repeat each other: self-BLEU, distinct n-grams and the Vendi score.
+"""Measures how much the K name sequences of an image repeat each other: self-BLEU, distinct n-grams and the Vendi
+score.
 
-One token is one whole name, however many words it has. All three figures depend on K, so compare them between
-models at equal K only.
+A token is a whole name, however many words it has. All three figures depend on K, so compare models at equal K only.
 
 Shape legend: I images, K samples per image, M names, g n-grams; a row is a sample of an image, image * K + sample.
 """
@@ -22,12 +22,12 @@ MAX_ORDER = 4
 """Longest n-gram of BLEU."""
 
 CHUNK = 8_000
-"""Sequences that are looked at together: of 10 names each about 50 MB."""
+"""Sequences that are processed at a time: with 10 names each about 50 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class NameSequences:
-    """The names that K samples of each of I images list; samples without a name are there too.
+    """The names that K samples of each of I images list, including samples without a name.
 
     image [M], sample [M]  indices, ascending; within a sample in the order in which it lists the names
     name  [M]              code of the name: equal names have equal codes
@@ -47,13 +47,14 @@ class NameSequences:
 
     @property
     def lengths(self) -> Integers:
-        """Number of names of each sample, [I, K]."""
+        """Counts the names of each sample, [I, K]."""
         counts = np.bincount(self.row, minlength=self.images * self.samples)
         return counts.reshape(self.images, self.samples)
 
 
 def self_bleu(sequences: NameSequences) -> Floats:
-    """Self-BLEU of each image, [I]: how much of a sample the other samples contain, in [0, 1] (Zhu et al., 2018).
+    """Computes self-BLEU of each image, [I]: how much of a sample the other samples contain, in [0, 1] (Zhu et al.,
+    2018).
 
     Mean over the image's non-empty samples of the sentence BLEU of the sample against the other non-empty ones:
 
@@ -70,9 +71,10 @@ def self_bleu(sequences: NameSequences) -> Floats:
 
 
 def distinct(sequences: NameSequences, n: int) -> Floats:
-    """distinct-n of each image, [I]: different n-grams of names over all n-grams of its K samples (Li et al., 2016).
+    """Computes distinct-n of each image, [I]: different n-grams of names over all n-grams of its K samples (Li et
+    al., 2016).
 
-    In (0, 1]; nan where no sample has n names. Falls with K: new samples add fewer and fewer new n-grams.
+    In (0, 1]; nan where no sample has n names. It falls with K: further samples add fewer and fewer new n-grams.
     """
 
     def of_chunk(chunk: NameSequences) -> Floats:
@@ -85,7 +87,8 @@ def distinct(sequences: NameSequences, n: int) -> Floats:
 
 
 def vendi(sequences: NameSequences) -> Floats:
-    """Vendi score of each image, [I]: the effective number of different samples, in [1, K] (Friedman & Dieng, 2023).
+    """Computes the Vendi score of each image, [I]: the effective number of different samples, in [1, K] (Friedman &
+    Dieng, 2023).
 
         exp(-sum_i l_i log l_i),  l the eigenvalues of G / K
 
@@ -97,12 +100,12 @@ def vendi(sequences: NameSequences) -> Floats:
 
 
 def _by_chunk(figure: Callable[[NameSequences], Floats], sequences: NameSequences) -> Floats:
-    """The figure [I], computed for a bounded number of images at a time."""
+    """Computes the figure [I] for a bounded number of images at a time."""
     return np.concatenate([figure(chunk) for chunk in _chunks(sequences)])
 
 
 def _chunks(sequences: NameSequences) -> Iterator[NameSequences]:
-    """About CHUNK sequences at a time, never splitting an image; one empty chunk where there is no image."""
+    """Yields about CHUNK sequences at a time, never splitting an image; one empty chunk where there is no image."""
     step = max(1, CHUNK // sequences.samples)
     for first in range(0, max(1, sequences.images), step):
         images = min(step, sequences.images - first)
@@ -112,9 +115,9 @@ def _chunks(sequences: NameSequences) -> Iterator[NameSequences]:
 
 
 def _ngrams(sequences: NameSequences, longest: int) -> list[tuple[Integers, Integers]]:
-    """(gram [g], row [g]) of all n-grams, for n = 1..longest.
+    """Returns (gram [g], row [g]) of all n-grams, for n = 1..longest.
 
-    Equal n-grams of an image have equal numbers, those of two images never have.
+    Equal n-grams of an image have equal numbers; n-grams of different images never have.
     """
     row, name = sequences.row, _numbered(sequences.name)
     gram = single = _numbered(sequences.image * len(name) + name)
@@ -127,7 +130,7 @@ def _ngrams(sequences: NameSequences, longest: int) -> list[tuple[Integers, Inte
 
 
 def _numbered(values: Integers) -> Integers:
-    """Equal values get equal numbers 0, 1, ..."""
+    """Replaces values by numbers 0, 1, ...; equal values get equal numbers."""
     return np.unique(values, return_inverse=True)[1]
 
 
@@ -146,10 +149,10 @@ def _self_bleu(sequences: NameSequences) -> Floats:
 
 
 def _matched(gram: Integers, row: Integers, shape: tuple[int, ...]) -> Integers:
-    """How many n-grams (gram [g], row [g]) of each sample are matched in the image's other samples, shape [I, K].
+    """Counts the n-grams (gram [g], row [g]) of each sample that occur in the image's other samples, shape [I, K].
 
-    Sort the samples that have an n-gram by how often they do. The last one finds it as often as the one before has
-    it; every other one finds all of its own in the last.
+    Sort the samples that have an n-gram by its count. The last sample is matched as often as the one before has the
+    n-gram; every other sample is matched completely in the last.
     """
     rows = math.prod(shape)
     key, count = np.unique(gram * rows + row, return_counts=True)
@@ -163,9 +166,11 @@ def _matched(gram: Integers, row: Integers, shape: tuple[int, ...]) -> Integers:
 
 
 def _reference_lengths(lengths: Integers) -> Floats:
-    """Length closest to each sample's own among the image's other non-empty samples, the shorter of two; [I, K].
+    """Returns, for each sample, the length closest to its own among the image's other non-empty samples, the shorter
+    of two; [I, K].
 
-    It is a neighbour in the order of length. Infinite where there is no other; arbitrary for an empty sample.
+    The closest length is a neighbour in the order of lengths. Infinite where there is no other; arbitrary for an
+    empty sample.
     """
     order = np.argsort(lengths, axis=-1)
     ordered = np.take_along_axis(lengths, order, axis=-1).astype(np.float64)
@@ -195,7 +200,7 @@ def _vendi(sequences: NameSequences) -> Floats:
 
 
 def _marked(sequences: NameSequences) -> NameSequences:
-    """The same sequences with a mark before the first and one after the last name."""
+    """Adds a mark before the first name of each sequence and one after the last."""
     rows = np.arange(sequences.images * sequences.samples)
     row = np.concatenate([rows, sequences.row, rows])
     name = np.concatenate([np.zeros_like(rows), _numbered(sequences.name) + 2, np.ones_like(rows)])

@@ -1,4 +1,4 @@
-"""Results -> figures, as PNG and SVG. What is drawn comes from `data`, and from `strips` for the gallery."""
+"""Draws the figures of results as PNG and SVG. Their content comes from `data`, and from `strips` for the gallery."""
 
 from __future__ import annotations
 
@@ -30,30 +30,31 @@ TEXTS = {
     GALLERY: "What the samples of the first seed say about some validation images: one colour per sample, dashed where "
     "no instance verifies it; below, in how many samples a name occurs, in italics where it is never verified",
 }
-"""Captions."""
+"""The caption of each figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """data: what the figure shows, empty where there is nothing to show; dataclasses, sequences and dicts by name."""
+    """One kind of figure. data: returns what the figure shows (dataclasses, sequences and dicts by name), empty where
+    there is nothing to show."""
 
     data: Callable[[Results], Mapping[str, object]]
     draw: Callable[[Results], Figure]
 
 
 def available(results: Results) -> list[str]:
-    """Names of the figures that there is something to draw for."""
+    """Lists the names of the figures that have something to show."""
     return [name for name, kind in _FIGURES.items() if kind.data(results)]
 
 
 def drawn(results: Results) -> dict[str, object]:
-    """Name of each available figure -> the data that it shows, JSON values only: numbers to six decimals, undefined
-    ones None."""
+    """Maps the name of each available figure to the data that it shows, as JSON values: numbers to six decimals,
+    undefined ones None."""
     return {name: plain(content) for name, kind in _FIGURES.items() if (content := kind.data(results))}
 
 
 def plain(value: object) -> object:
-    """Dataclasses, sequences and dicts as JSON values."""
+    """Converts dataclasses, sequences and dicts to JSON values."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -72,20 +73,20 @@ def draw(results: Results, folder: Path, suffixes: Sequence[str] = ("svg", "png"
     for name in available(results):
         with styled():
             figure = _FIGURES[name].draw(results)
-            # Laying out starts from the last layout: the SVG comes first, as it does in `svg`.
+            # Each layout starts from the previous one: the SVG comes first, as it does in `svg`.
             paths += [save(figure, folder / f"{name}.{suffix}") for suffix in suffixes]
     return paths
 
 
 def svg(results: Results, name: str) -> str:
-    """One of the available figures, as `draw` writes it."""
+    """Renders one of the available figures as SVG, as `draw` writes it."""
     with styled():
         return render(_FIGURES[name].draw(results), "svg").decode()
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """How all figures look; a `$` in a label is a `$`."""
+    """Sets the style of all figures; a `$` in a label is printed as `$`."""
     with matplotlib.rc_context(STYLE | {"text.parse_math": False}):
         yield
 

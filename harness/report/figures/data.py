@@ -1,4 +1,4 @@
-"""Results -> what the figures show, as plain values that tests compare. Nothing is drawn here."""
+"""Computes what the figures show from results, as plain values that tests compare. Nothing is drawn here."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from harness.suite.cells import BASE, ORACLES
 Numbers = tuple[float, ...]
 
 HEAT = ("recall", "precision", "name_diversity")
-"""What depends on the temperature of the samples."""
+"""The figures that are shown over the temperature of the samples."""
 
 POINTS = 13
-"""Of a frontier: APs at which the rows are compared."""
+"""Number of APs along a frontier at which the rows are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Trajectory:
     diversity: Numbers
     ap: Numbers
     last: tuple[Interval, Interval] | None
-    """Of diversity and of AP."""
+    """The intervals of diversity and of AP at the last step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 
 def by_model(results: Results, find: Callable[[Results, str], T]) -> dict[str, T]:
-    """What `find` finds for each model that it finds something for."""
+    """Returns what `find` finds for each model, without models for which it finds nothing."""
     all_models = {model: find(results, model) for model in models(results)}
     return {model: content for model, content in all_models.items() if content}
 
@@ -75,13 +75,13 @@ def models(results: Results) -> list[str]:
 
 
 def rows_of(results: Results, oracles: bool = False) -> list[str]:
-    """Labels of base, objectives and, if wanted, oracles, in the order of the tables."""
+    """Lists the labels of base, objectives and, if wanted, oracles, in the order of the tables."""
     objectives = [objective.label for objective in results.suite.objectives]
     return [BASE, *objectives, *(ORACLES if oracles else ())]
 
 
 def trajectories(results: Results, model: str) -> list[Trajectory]:
-    """The base (one step) and every objective of a model; empty where the task has no AP."""
+    """Returns the paths of the base (one step) and every objective of a model; empty where the task has no AP."""
     if results.suite.task == "caption":
         return []
     paths = []
@@ -95,8 +95,8 @@ def trajectories(results: Results, model: str) -> list[Trajectory]:
 
 
 def frontier_lines(results: Results, model: str) -> list[Line]:
-    """Name diversity over AP along the path of every objective, from the base on: rows at equal AP stand above each
-    other. Over the APs that the path passes; empty where the task has no AP."""
+    """Returns name diversity over AP along the path of every objective, starting at the base, so that rows at equal
+    AP are above each other. Covers the APs that the path passes; empty where the task has no AP."""
     if results.suite.task == "caption":
         return []
     frontiers = [_frontier(results, model, label) for label in rows_of(results)[1:]]
@@ -121,7 +121,7 @@ def _frontier(results: Results, model: str, label: str) -> Line | None:
 
 
 def coverage_lines(results: Results, model: str) -> list[Line]:
-    """coverage@k over k = 1..K of base, objectives and oracles."""
+    """Returns coverage@k over k = 1..K of base, objectives and oracles."""
     ks = range(1, results.samples + 1)
     lines = []
     for label in rows_of(results, oracles=True):
@@ -132,7 +132,8 @@ def coverage_lines(results: Results, model: str) -> list[Line]:
 
 
 def heat_lines(results: Results, model: str) -> dict[str, list[Line]]:
-    """Quantity of HEAT -> its lines over the temperature of the samples; empty where there is one temperature."""
+    """Maps each figure of HEAT to its lines over the temperature of the samples; empty where there is one
+    temperature."""
     by_figure: dict[str, list[Line]] = {name: [] for name in HEAT}
     lines = temperature_lines(results)
     for label in rows_of(results):
@@ -144,7 +145,8 @@ def heat_lines(results: Results, model: str) -> dict[str, list[Line]]:
 
 
 def clouds(results: Results, model: str) -> list[Cloud]:
-    """One per row with a reportable category; empty where the records do not know the training counts."""
+    """Returns one cloud per row with a reportable category; empty where the records do not contain the training
+    counts."""
     counts = [category.train_images for category in results.categories]
     if not counts or None in counts:
         return []
@@ -165,8 +167,8 @@ def _cloud(results: Results, model: str, label: str, counts: Floats) -> Cloud | 
 
 
 def middle(label: str, x: Numbers, y: Numbers, per_bin: int = 4, most: int = 8) -> Line:
-    """Medians of x and y over bins of equally many points, x ascending: at most `most` bins of at least `per_bin`
-    points (one bin where there are fewer)."""
+    """Computes medians of x and y over bins of equally many points, x ascending: at most `most` bins of at least
+    `per_bin` points (one bin where there are fewer)."""
     bins = max(1, min(most, len(x) // per_bin))
     parts = np.array_split(np.arange(len(x)), bins)
     medians = [(float(np.median(np.array(x)[part])), float(np.median(np.array(y)[part]))) for part in parts]
@@ -174,7 +176,7 @@ def middle(label: str, x: Numbers, y: Numbers, per_bin: int = 4, most: int = 8) 
 
 
 def training_lines(results: Results, model: str) -> dict[str, list[Line]]:
-    """Those of TRAINING that were logged -> their lines over training steps, mean over seeds."""
+    """Maps the measures of TRAINING that were logged to their lines over training steps, mean over seeds."""
 
     def lines(quantity: str) -> list[Line]:
         return _over_steps(results, model, lambda record: _log(record, quantity), base=quantity == "heldout_nll")
@@ -183,7 +185,8 @@ def training_lines(results: Results, model: str) -> dict[str, list[Line]]:
 
 
 def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
-    """Those of PROBE that were seen -> their lines over training steps (0 is the base), mean over seeds."""
+    """Maps the measures of PROBE that were recorded to their lines over training steps (0 is the base), mean over
+    seeds."""
 
     def lines(quantity: str) -> list[Line]:
         return _over_steps(results, model, lambda record: _defined(record.probe, quantity), base=False)
@@ -192,7 +195,7 @@ def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
 
 
 def _over_steps(results: Results, model: str, log: Callable[[Record], dict[int, float]], base: bool) -> list[Line]:
-    """base: the line begins with what the base's records say at step 0, for training starts from there."""
+    """Returns the lines of a measure over training steps. base: whether they begin with the base's value, at step 0."""
     start = _seed_means(results, results.finished(model, BASE), log) if base else {}
     lines = []
     for objective in results.suite.objectives:
@@ -204,14 +207,14 @@ def _over_steps(results: Results, model: str, log: Callable[[Record], dict[int, 
 
 
 def _seed_means(results: Results, keys: Sequence[Key], log: Callable[[Record], dict[int, float]]) -> dict[int, float]:
-    """Step -> mean, at the steps that every seed has."""
+    """Returns the mean at each step that every seed has."""
     logs = [log(results.records[key]) for key in keys]
     steps = sorted(set.intersection(*map(set, logs))) if logs else []
     return {step: float(np.mean([log[step] for log in logs])) for step in steps}
 
 
 def _log(record: Record, quantity: str) -> dict[int, float]:
-    """The held-out NLL is measured with each evaluation, the rest is logged in training."""
+    """Reads the log of a cell by step: the held-out NLL from its evaluations, everything else from training."""
     if quantity == "heldout_nll":
         return {item.step: item.heldout_nll for item in record.evaluations if item.heldout_nll is not None}
     return _defined(record.curve, quantity)
@@ -227,6 +230,6 @@ def _defined(rows: Sequence[dict[str, float | None]], quantity: str) -> dict[int
 
 
 def line_of(label: str, x: Sequence[float], figures: Sequence[Interval]) -> Line:
-    """Estimates and their intervals over x."""
+    """Makes a line of estimates and their intervals over x."""
     y, low, high = zip(*((figure.estimate, figure.low, figure.high) for figure in figures), strict=True)
     return Line(label, tuple(map(float, x)), y, low, high)

@@ -1,4 +1,4 @@
-"""Figures of lines: coverage, temperature, training, and what a probe set shows in training."""
+"""Draws figures of lines: coverage, temperature, training, and the probe set during training."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from harness.report.results import Results
 from harness.suite.cells import BASE, ORACLES
 
 BOUNDS = dict(zip((BASE, *ORACLES), (("#000000", "*", "-"), ("#808080", "", "--"), ("#808080", "", ":")), strict=True))
-"""Base and oracles are drawn without a hue: they are what the objectives are compared with."""
+"""Base and oracles are drawn without a hue, as the objectives are compared with them."""
 MARKS = 6
-"""Markers along a line, about."""
+"""Approximate number of markers along a line."""
 
 
 def draw_frontier(results: Results) -> Figure:
-    """Diversity at equal AP: a panel per model."""
+    """Draws diversity at equal AP, one panel per model."""
     figure = Figure(figsize=(5.4 * len(models(results)), 4.4), layout="constrained")
     panels = figure.subplots(1, len(models(results)), sharex=True, sharey=True, squeeze=False)[0]
     for axes, model in zip(panels, models(results), strict=True):
@@ -60,7 +60,7 @@ def draw_coverage(results: Results) -> Figure:
 
 
 def draw_heat(results: Results) -> Figure:
-    """Every quantity over the temperature, and recall against diversity along it."""
+    """Draws every figure of HEAT over the temperature, and recall against diversity along it."""
     figure = Figure(figsize=(11.2, 2.9 * len(models(results)) + 0.5), layout="constrained")
     panels = figure.subplots(len(models(results)), len(HEAT) + 1, squeeze=False)
     labels = rows_of(results)[1:]
@@ -82,7 +82,7 @@ def draw_heat(results: Results) -> Figure:
 
 
 def paths(across: Sequence[Line], up: Sequence[Line]) -> list[Line]:
-    """`up` over `across`, in the order of their common x, where both are defined."""
+    """Joins the lines `up` and `across` in the order of their common x, where both are defined."""
     joined = []
     for first, second in zip(across, up, strict=True):
         points = [pair for pair in zip(first.y, second.y, strict=True) if not np.isnan(pair).any()]
@@ -92,14 +92,14 @@ def paths(across: Sequence[Line], up: Sequence[Line]) -> list[Line]:
 
 
 def draw_training(results: Results) -> Figure:
-    """A line of panels per model."""
+    """Draws the training log, one line of panels per model."""
     by_name = by_model(results, training_lines)
     drawn = [measure for measure in TRAINING if any(measure.name in names for names in by_name.values())]
     return _draw_over_steps(results, by_name, drawn, across=len(drawn), width=2.9, height=2.7)
 
 
 def draw_dynamics(results: Results) -> Figure:
-    """Two lines of panels per model: all tokens, and names."""
+    """Draws the probe, two lines of panels per model: all tokens, and names."""
     return _draw_over_steps(
         results, by_model(results, probe_lines), PROBE, across=len(PROBE) // 2, width=3.1, height=2.4
     )
@@ -113,7 +113,8 @@ def _draw_over_steps(
     width: float,
     height: float,
 ) -> Figure:
-    """One panel per model and measure of `drawn`, `across` of them in a line; width, height: of a panel in inches."""
+    """Draws one panel per model and measure of `drawn`, `across` of them in a line; width, height: of a panel in
+    inches."""
     contents = [(model, measure) for model in by_name for measure in drawn]
     down = len(contents) // across
     figure = Figure(figsize=(width * across, height * down + 0.5), layout="constrained")
@@ -128,7 +129,8 @@ def _draw_over_steps(
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line], labels: Sequence[str], every_point: bool = False) -> None:
-    """labels: of the objectives, in the suite's order, which their looks follow."""
+    """Draws lines with their bands; labels: those of the objectives in the suite's order, which determines their
+    looks."""
     for line in lines:
         style = _look(line.label, labels)
         if line.low:
@@ -152,7 +154,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], labels: Sequence[str], every_p
 
 
 def _hollow(axes: Axes, line: Line, labels: Sequence[str]) -> None:
-    """Marks where a line begins."""
+    """Marks the beginning of a line with a hollow marker."""
     style = _look(line.label, labels)
     axes.plot(
         line.x[:1],
@@ -170,8 +172,8 @@ def _look(label: str, labels: Sequence[str]) -> Look:
 
 
 def _keep_in_view(axes: Axes, lines: Sequence[Line]) -> None:
-    """All that has bands lies in [0, 1], but for noise: with few seeds, bands reach far beyond and would be all that
-    one sees."""
+    """Limits an axis to the values. Values with bands lie in [0, 1] up to noise; with few seeds the bands reach far
+    beyond and would hide the lines."""
     y = [value for line in lines for value in line.y if not np.isnan(value)]
     low, high = axes.get_ylim()
     axes.set_ylim(

@@ -1,4 +1,4 @@
-"""Figures of points: AP against diversity, and the diversity of each category."""
+"""Draws figures of points: AP against diversity, and the diversity of each category."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _half(figure: Interval | None) -> float | None:
 
 
 def draw_clouds(results: Results) -> Figure:
-    """One panel per objective: its categories before those of the base, which are grey."""
+    """Draws one panel per objective: its categories in front of those of the base, which are grey."""
     by_model = [(model, clouds(results, model)) for model in models(results)]
     drawn = [
         (model, cloud, of_model)
@@ -114,7 +114,7 @@ def _draw_cloud(axes: Axes, cloud: Cloud, style: Look, name: str | None) -> None
 
 
 def _log_axis(axes: Axes) -> None:
-    """Logarithmic from 1 upwards; a category without a training image has its place at 0."""
+    """Sets a logarithmic axis from 1 upwards; a category without a training image is placed at 0."""
     axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=(1.0, 3.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -1,4 +1,5 @@
-"""The gallery: a row of panels per image, the ground truth first, then what each row of the suite says about it."""
+"""Draws the gallery: a row of panels per image, with the ground truth first, then the answers of each row of the
+suite."""
 
 from __future__ import annotations
 
@@ -21,21 +22,21 @@ from harness.report.results import Key, Results
 from harness.types import Box
 
 PANELS = 36
-"""About as many as can be looked at: with many rows, fewer images are shown."""
+"""The number of panels that a reader can look at, about: with many rows, fewer images are shown."""
 PER_LINE = 6
 NAMES = 9
-"""Names shown of a panel; the rest is counted."""
+"""Number of names that a panel shows; further ones are counted."""
 SIDE = 200
-"""Pixels of the longer side of a drawn picture: it is shown at less than 2 inches."""
+"""Longer side of a drawn picture in pixels: it is shown at less than 2 inches."""
 SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8C8C00")
 
 WIDTH, TITLE, TEXT_LINE, GAP = 1.75, 0.2, 0.125, 0.12
-"""Inches: of a panel, its title, a line of text below it, and the space between panels."""
+"""Sizes in inches: of a panel, its title, a line of text below it, and the space between panels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A box: of which sample (None: ground truth), and whether it was verified."""
+    """A drawn box; sample: the number of its sample (None: ground truth); verified: whether it matches an instance."""
 
     box: Box
     sample: int | None
@@ -44,7 +45,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """In how many samples a name occurs, and in how many of them verified."""
+    """The number of samples in which a name occurs, and in which it is verified."""
 
     name: str
     samples: int
@@ -53,7 +54,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What one row of the suite says about one image; lines: the text below it, (text, is it verified)."""
+    """The boxes and names of one row of the suite for one image; lines: the text below it, (text, is it verified)."""
 
     title: str
     boxes: tuple[Drawn, ...]
@@ -70,13 +71,13 @@ class Strip:
 
 
 def root(results: Results) -> Path | None:
-    """The folder that the results were read from."""
+    """Returns the folder that the results were read from."""
     return next((cell.parent.parent for cell in results.folders.values()), None)
 
 
 def strips(results: Results) -> list[Strip]:
-    """The images of the gallery, as many as PANELS allows; empty where there is none, or no cell says what its
-    samples said."""
+    """Makes the strips of the gallery's images, as many as PANELS allows; empty where there is no gallery, or no cell
+    has one."""
     folder = root(results)
     kept_gallery = gallery.read_gallery(folder) if folder is not None else None
     cells = shown_cells(results) if kept_gallery is not None else {}
@@ -89,12 +90,12 @@ def strips(results: Results) -> list[Strip]:
 
 
 def panels_by_image(results: Results) -> dict[str, tuple[Panel, ...]]:
-    """Image id -> what is shown of it."""
+    """Maps the id of each image to its panels."""
     return {str(strip.picture.image_id): strip.panels for strip in strips(results)}
 
 
 def shown_cells(results: Results) -> dict[str, Key]:
-    """Title -> the first seed that has a gallery, for base and objectives of every model."""
+    """Maps a title to the first seed that has a gallery, for base and objectives of every model."""
     cells = {}
     for model in models(results):
         for label in rows_of(results):
@@ -113,7 +114,7 @@ def _strip(picture: Picture, answers: dict[str, dict[int, ShownSamples]], option
 
 
 def truth_panel(picture: Picture, options: dict[str, tuple[str, ...]]) -> Panel:
-    """Every category once, with the names that are as good as its own."""
+    """Makes the panel of the ground truth: every category once, with the names that are equally valid."""
     boxes = tuple(Drawn(item.box, None, verified=True) for item in picture.instances)
     names = dict.fromkeys(item.name for item in picture.instances)
     lines = [[name, *(f"  or {other}" for other in options.get(name, ()))] for name in names]
@@ -129,12 +130,12 @@ def answer_panel(title: str, answer: ShownSamples) -> Panel:
 
 
 def _printable(name: str) -> str:
-    """What a model says may hold control characters, which no SVG may."""
+    """Replaces control characters, which a model may write but SVG does not allow."""
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in name)
 
 
 def counted(answer: ShownSamples) -> list[Named]:
-    """The names of an answer: verified ones first, by the number of samples, then by name."""
+    """Counts the names of an answer: verified ones first, then by number of samples, then by name."""
     every = {(item.sample, item.name) for item in answer.mentions}
     right = {(item.sample, item.name) for item in answer.mentions if item.verified}
     names = {name for _, name in every}
@@ -155,7 +156,7 @@ def draw_gallery(results: Results) -> Figure:
 
 
 def draw_strips(strips: Sequence[Strip], pictures: Path) -> Figure:
-    """`pictures`: the folder of the files."""
+    """Draws the strips; `pictures`: the folder of the picture files."""
     across = min(PER_LINE, max(len(strip.panels) for strip in strips))
     lines = [(strip, strip.panels[i : i + across]) for strip in strips for i in range(0, len(strip.panels), across)]
     heights = [_height(strip.picture, panels) for strip, panels in lines]
@@ -177,7 +178,7 @@ def _shown_height(picture: Picture) -> float:
 
 
 def _height(picture: Picture, panels: Sequence[Panel]) -> float:
-    """Inches of a line of panels."""
+    """Returns the height of a line of panels in inches."""
     longest = max(min(len(panel.lines), NAMES + 1) for panel in panels)
     return TITLE + _shown_height(picture) + TEXT_LINE * (longest + 0.8) + GAP
 
@@ -213,7 +214,7 @@ def _draw_panel(
 
 
 def _alike(boxes: Sequence[Drawn]) -> Iterator[list[Drawn]]:
-    """By sample and by whether they are verified: what is drawn in one way."""
+    """Groups boxes that are drawn in the same way: by sample, and by whether they are verified."""
     kinds = dict.fromkeys((drawn.sample, drawn.verified) for drawn in boxes)
     for kind in kinds:
         yield [drawn for drawn in boxes if (drawn.sample, drawn.verified) == kind]
@@ -236,7 +237,7 @@ def _draw_boxes(axes: Axes, boxes: Sequence[Drawn]) -> None:
 
 
 def _fitting(lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    """At most NAMES + 1 lines, cut to the width of a panel; what is left out is counted."""
+    """Returns at most NAMES + 1 lines, cut to the width of a panel; omitted lines are counted."""
     chosen = list(lines) if len(lines) <= NAMES + 1 else [*lines[:NAMES], (f"and {len(lines) - NAMES} more", False)]
     widest = round(WIDTH / 0.054)
     return [(text if len(text) <= widest else f"{text[: widest - 1]}…", verified) for text, verified in chosen]

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is written."""
+"""Defines how every figure looks and how it is written."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from PIL import Image
 from harness.system.files import replacing
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe-Ito, which colour-blind readers can tell apart; black is the base's."""
+"""The Okabe-Ito colours, which colour-blind readers can tell apart; black belongs to the base."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-"""For readers of grey prints; eleven, so that no pair of colour and marker comes twice before 66 objectives."""
+"""Markers for readers of grey prints; eleven, so that no pair of colour and marker repeats before 66 objectives."""
 DASHES = ("-", "--", "-.", ":")
 
 STYLE: dict[Any, Any] = {
@@ -33,12 +33,12 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "legend.frameon": False,
 }
-"""For `matplotlib.rc_context`."""
+"""Settings for `matplotlib.rc_context`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Colour, and what tells rows apart without colour."""
+    """The colour of a row, and the marker and dash that distinguish it without colour."""
 
     colour: str
     marker: str
@@ -46,17 +46,17 @@ class Look:
 
 
 def look(index: int) -> Look:
-    """Of the suite's objective of this index."""
+    """Returns the look of the suite's objective with this index."""
     return Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
 
 
 def shown(label: str) -> str:
-    """A legend leaves out what begins with an underscore, which a label may."""
+    """Returns a label that a legend shows: matplotlib leaves out labels that begin with an underscore."""
     return f" {label}" if label.startswith("_") else label
 
 
 def legend_below(figure: Figure, panels: Sequence[Axes]) -> Legend:
-    """One legend for all panels, outside of them."""
+    """Puts one legend for all panels below them."""
     entries: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -67,7 +67,8 @@ def legend_below(figure: Figure, panels: Sequence[Axes]) -> Legend:
 
 
 def render(figure: Figure, suffix: str) -> bytes:
-    """PNG or SVG ("png", "svg"), without date and library version, so that the same figure is the same file."""
+    """Renders a figure as PNG or SVG ("png", "svg"), without date and library version, so that the same figure is the
+    same file."""
     metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
     file = io.BytesIO()
     figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
@@ -77,7 +78,7 @@ def render(figure: Figure, suffix: str) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """PNG or SVG by suffix, whole or not at all."""
+    """Writes a figure as PNG or SVG by its suffix, completely or not at all."""
     content = render(figure, path.suffix[1:])
     with replacing(path) as partial:
         partial.write_bytes(content)
@@ -85,7 +86,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def _few_colours(png: io.BytesIO) -> bytes:
-    """A PNG of 192 colours: with pictures, more make it several times as large."""
+    """Reduces a PNG to 192 colours: with pictures, more colours make it several times as large."""
     file = io.BytesIO()
     with Image.open(png) as image:
         few = image.convert("RGB").quantize(192, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -94,7 +95,7 @@ def _few_colours(png: io.BytesIO) -> bytes:
 
 
 def _pictures_once(svg: str) -> str:
-    """An SVG that embeds each of its pictures once, however often it shows them."""
+    """Rewrites an SVG so that it embeds each picture once, however often it shows it."""
     pictures: dict[str, str] = {}
 
     def refer(match: re.Match[str]) -> str:

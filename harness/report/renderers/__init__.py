@@ -1,1 +1,1 @@
-"""Grids as text, as a LaTeX document and as a page for the browser."""
+"""Renders grids as text, as a LaTeX document and as a page for the browser."""

@@ -1,4 +1,4 @@
-"""Results as one self-contained HTML page: it loads nothing, and needs JavaScript for nothing but sorting."""
+"""Renders results as one self-contained HTML page: it loads nothing, and needs JavaScript only for sorting."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.report.notes import caption, command
 from harness.report.results import Results
 
 LONG = 30
-"""Rows; a longer table scrolls within itself under its headings."""
+"""Rows from which on a table scrolls within itself below its headings."""
 PROSE = 36
-"""Characters; a column of longer words breaks its lines."""
+"""Characters from which on the words in a column are broken into lines."""
 
 STYLE = """
 :root { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
@@ -104,7 +104,7 @@ for (const table of document.querySelectorAll("table")) {
 
 
 def to_html(results: Results) -> str:
-    """Verdicts, figures, tables (all categories with an image), definitions, and how to make them again."""
+    """Renders verdicts, figures, tables (all categories with an image), definitions, and how to make them again."""
     made = grids(results)
     claims = [grid for grid in made if grid.title.startswith(HYPOTHESES)]
     summary = [grid for grid in made if grid not in claims]
@@ -152,7 +152,7 @@ def to_html(results: Results) -> str:
 
 
 def _policy() -> str:
-    """Whatever the page holds, the browser loads nothing and runs no other script than ours."""
+    """Returns the content policy: whatever the page contains, the browser loads nothing and runs no script but ours."""
     digest = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
@@ -182,7 +182,7 @@ def _table(grid: Grid) -> str:
 
 
 def _cells(grid: Grid, row: tuple[GridCell, ...]) -> Iterator[str]:
-    """The first one names the row."""
+    """Renders the cells of a row; the first one is its heading."""
     for index, cell in enumerate(row):
         tag = "th scope=row" if index == 0 else "td"
         value = "" if math.isnan(cell.value) else f' data-value="{cell.value:.9g}"'
@@ -196,7 +196,7 @@ def _class(grid: Grid, index: int) -> str:
 
 
 def _text(cell: GridCell) -> str:
-    """The estimate stands out from its interval, the best from the rest."""
+    """Renders the text of a cell so that the estimate stands out from its interval, and the best from the rest."""
     text = escape(cell.text)
     if not math.isnan(cell.value):
         text = re.sub(" (±.*)", r" <small>\1</small>", text)

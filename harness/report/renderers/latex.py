@@ -1,4 +1,5 @@
-"""Grids as one LaTeX document that pdflatex compiles as it is: booktabs rules, tables that break across pages."""
+"""Renders grids as one LaTeX document that pdflatex compiles without changes: booktabs rules, tables that break
+across pages."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ from harness.report.notes import caption, command
 from harness.report.results import Results
 
 COLUMNS = 10
-"""Of numbers, beside the words: they fit A4 across."""
+"""Number of columns of numbers, beside the words, that fit across A4."""
 NUMBER_WIDTH = 13
 LINE_WIDTH = 36
-"""Characters of a column of words; longer ones are set as paragraphs."""
+"""Characters from which on a column of words is set as paragraphs."""
 PARAGRAPH = r">{\raggedright\arraybackslash}p{50mm}"
 LONG_WORD = 24
-"""Characters; a longer word may break anywhere, having no place of its own to do so."""
+"""Characters from which on a word may be broken anywhere, as it has no natural place to do so."""
 
 # The default fonts (OT1) are outlines in every TeX; those of T1 and textcomp are bitmaps where cm-super is absent.
 PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
@@ -62,7 +63,7 @@ ABSENT = "ÐÞðþ"
 
 
 def to_latex(results: Results) -> str:
-    """Every table (per category only what is reportable), the caption, and the command that makes them again."""
+    """Renders all tables (per category only what is reportable), the caption, and the command that makes them again."""
     shown = [part for grid in grids(results) + category_grids(results) for part in split(grid, COLUMNS)]
     items = "".join(f"\\item {escape(line)}\n" for line in caption(results))
     typed = "".join(f"\\texttt{{{escape(line)}}}\\\\\n" for line in command(results).splitlines())
@@ -75,7 +76,8 @@ def to_latex(results: Results) -> str:
 
 
 def escape(text: str) -> str:
-    """Shows as it is, on one line. What pdflatex has no letter for is shown by its code point: [U+4E2D]."""
+    """Escapes a text so that it is printed as it is, on one line. Characters without a glyph in pdflatex are printed
+    as their code point: [U+4E2D]."""
     return " ".join(map(_escape_word, text.split()))
 
 
@@ -89,7 +91,7 @@ def _escape_character(character: str) -> str:
 
 
 def _table(grid: Grid) -> str:
-    """A longtable: its headings are repeated on every page."""
+    """Renders a grid as a longtable, whose headings are repeated on every page."""
     title = f"{grid.title}. {grid.note}" if grid.note else grid.title
     headings = " & ".join(_heading(heading, index < grid.words) for index, heading in enumerate(grid.headings))
     body = "".join(f"{' & '.join(map(_cell, row))} \\\\\n" for row in grid.rows)
@@ -108,7 +110,7 @@ def _columns(grid: Grid) -> str:
 
 
 def _heading(text: str, is_words: bool) -> str:
-    """Above numbers it is broken into lines of their width."""
+    """Renders a heading; above numbers it is broken into lines of their width."""
     if is_words:
         return escape(text)
     lines = r"\\".join(map(escape, wrap(text, NUMBER_WIDTH)))

@@ -1,5 +1,5 @@
-"""Grids as text: Markdown, CSV and the screen (harness.report.renderers.latex and harness.report.renderers.html are the
-other renderers)."""
+"""Renders grids as text: Markdown, CSV and the screen (harness.report.renderers.latex and
+harness.report.renderers.html are the other renderers)."""
 
 from __future__ import annotations
 
@@ -45,23 +45,24 @@ __all__ = [
 
 NUMBER_WIDTH = len("+0.412 ±0.021")
 SCREEN_COLUMNS = 6
-"""Of numbers, beside the words: they fit 120 characters."""
+"""Number of columns of numbers, beside the words, that fit into 120 characters."""
 
 
 def to_markdown(results: Results, per_category: bool = False) -> str:
-    """Tables, verdicts and caption as GitHub-flavoured Markdown; the tables per category on demand, being long."""
+    """Renders tables, verdicts and caption as GitHub-flavoured Markdown; the tables per category only on demand, as
+    they are long."""
     shown = grids(results) + (category_grids(results) if per_category else [])
     return "\n".join([*map(markdown, shown), *(f"- {_escape(line)}" for line in caption(results))]) + "\n"
 
 
 def markdown(grid: Grid) -> str:
-    """One table with its title and note."""
+    """Renders one table with its title and note."""
     return f"### {_escape(grid.title)}\n\n{_markdown_table(grid)}{_markdown_note(grid)}"
 
 
 def to_csv(results: Results) -> str:
-    """Long format: one line per row and figure, every figure there is, then the gains of chains; undefined ones are
-    empty."""
+    """Renders every figure in long format, one line per row and figure, followed by the gains of chains; undefined
+    ones are empty."""
     lines: list[list[object]] = [["model", "row", "step", "figure", "estimate", "low", "high", "seeds"]]
     names_of_table = figure_names(results.samples)
     for row, names in [
@@ -75,7 +76,8 @@ def to_csv(results: Results) -> str:
 
 
 def to_category_csv(results: Results) -> str:
-    """Long format: one line per row, category and figure, all categories; undefined figures are empty."""
+    """Renders the figures of all categories in long format, one line per row, category and figure; undefined ones are
+    empty."""
     of_category = ("category_id", "category", "frequency", "images", "reportable")
     lines: list[list[object]] = [["model", "row", *of_category, "figure", "estimate", "low", "high", "seeds"]]
     for line in category_lines(results):
@@ -94,13 +96,13 @@ def to_category_csv(results: Results) -> str:
 
 
 def to_console(results: Results, per_category: bool = False) -> RenderableType:
-    """The same tables for a terminal of 120 columns."""
+    """Renders the same tables for a terminal of 120 columns."""
     shown = grids(results) + (category_grids(results) if per_category else [])
     return Group(*map(panel, shown), *(Text(line, style="dim") for line in caption(results)))
 
 
 def panel(whole: Grid) -> RenderableType:
-    """One table for a terminal of 120 columns, in as many parts as it takes, with its title and note."""
+    """Renders one table for a terminal of 120 columns, in as many parts as needed, with its title and note."""
     parts: list[RenderableType] = []
     for grid in split(whole, SCREEN_COLUMNS):
         parts += [Text(grid.title, style="bold"), Padding(_rich_table(grid), (0, 0, 1, 0))]
@@ -110,7 +112,7 @@ def panel(whole: Grid) -> RenderableType:
 
 
 def csv_text(lines: list[list[object]]) -> str:
-    """Lines of values as comma-separated text."""
+    """Renders lines of values as comma-separated text."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(lines)
     return file.getvalue()
@@ -138,7 +140,7 @@ def _markdown_note(grid: Grid) -> str:
 
 
 def _escape(text: str) -> str:
-    """Shows as it is in Markdown; one line."""
+    """Escapes a text so that Markdown shows it as it is, on one line."""
     escaped = re.sub(r"([\\`*\[\]|<>~#]|\b_|_\b)", r"\\\1", " ".join(text.split()))
     return escaped.replace("&", "&amp;")
 
