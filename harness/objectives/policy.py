@@ -1,6 +1,6 @@
-"""What reinforcement learning and preference learning minimise. Pure functions of log-probabilities, in nats.
+"""What reinforcement learning and fine-tuning on corrections minimise. Pure functions of log-probabilities, in nats.
 
-Shape legend: I images, K samples of each, N target positions of a batch, P pairs of sequences.
+Shape legend: I images, K samples of each, N target positions of a batch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from harness.errors import ObjectiveError
 from harness.objectives.apply import token_level, token_nll
@@ -42,7 +41,7 @@ def clipped(log_p: Tensor, before: Tensor, advantage: Tensor, low: float, high: 
     above `low` leaves rare tokens room to grow): Schulman et al., 2017, arXiv 1707.06347; Yu et al., 2025, arXiv
     2503.14476
     """
-    _require_one_shape(log_p=log_p, before=before, advantage=advantage)
+    require_one_shape(log_p=log_p, before=before, advantage=advantage)
     ratio = (log_p - before.detach()).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
@@ -52,7 +51,7 @@ def kl(log_p: Tensor, reference: Tensor) -> Tensor:
 
     Never negative, 0 where both agree; unbiased for tokens that the model itself drew.
     """
-    _require_one_shape(log_p=log_p, reference=reference)
+    require_one_shape(log_p=log_p, reference=reference)
     difference = reference.detach() - log_p
     return torch.expm1(difference) - difference
 
@@ -130,62 +129,7 @@ def log_probability(logits: Tensor | Projection, labels: Tensor, temperature: fl
     return -token_nll(logits / temperature, labels)
 
 
-def dpo(chosen: Tensor, rejected: Tensor, reference: tuple[Tensor, Tensor], beta: float) -> Tensor:
-    """- log sigmoid(beta * ((chosen - its reference) - (rejected - its reference))) of each pair, [P].
-
-    chosen, rejected [P]: log P of whole sequences (or its mean over their tokens); reference: the same two under the
-    model that training began with, without gradient. log 2 where the model is the reference. Rafailov et al., NeurIPS
-    2023; arXiv 2305.18290
-    """
-    _require_one_shape(chosen=chosen, rejected=rejected, reference_chosen=reference[0], reference_rejected=reference[1])
-    margin = (chosen - reference[0].detach()) - (rejected - reference[1].detach())
-    return -F.logsigmoid(beta * margin)
-
-
-def preference(
-    batch: TokenBatch, logged: bool = True, *, beta: float, normalise: bool, sft_weight: float
-) -> LossOutput:
-    """`dpo` of each pair plus sft_weight * cross-entropy of its chosen sequence (a mean over its tokens), each a mean
-    over the pairs.
-
-    A pair is a set (TokenBatch.members) of two sequences; the chosen one has a positive advantage, the rejected one a
-    negative one (TokenBatch.rated, with its reference). normalise: log P of a sequence is the mean over its tokens, not
-    their sum. Statistics: `margin`, how much more reward the model gives the chosen sequence than the rejected one, the
-    reward of a sequence being beta * (log P - its reference), in nats; `accuracy`, the share of pairs whose chosen
-    sequence has the larger log P. ObjectiveError if `rated` with a reference, `group` or `members` are not given, or
-    the sets are no such pairs.
-    """
-    rated, group, members = batch.rated, batch.group, batch.members
-    if rated is None or rated.reference is None or group is None or members is None:
-        raise ObjectiveError("preference needs TokenBatch.rated with a reference, group and members")
-    sign = rated.advantage.new_zeros(len(members.set)).scatter(0, group, rated.advantage)
-    chosen, rejected = sign > 0, sign < 0
-    if not torch.equal(members.set[chosen], members.set[rejected]) or not (chosen | rejected).all():
-        raise ObjectiveError("preference needs sets of two: a chosen and a rejected sequence")
-    log_p = log_probability(batch.logits, batch.labels)
-    lengths = torch.bincount(group, minlength=len(sign))
-    now, before = (_sums(column, group, len(sign)) for column in (log_p, rated.reference.to(log_p)))
-    per_token = now / lengths
-    if normalise:
-        now, before = per_token, before / lengths
-    loss = dpo(now[chosen], now[rejected], (before[chosen], before[rejected]), beta)
-    pairs = chosen.sum()
-    terms = {"dpo": Term(loss.sum(), pairs, unit="sets")}
-    if sft_weight:
-        terms["sft"] = Term(-per_token[chosen].sum(), pairs, sft_weight, "sets")
-    if not logged:
-        return LossOutput(terms)
-    reward, likelier = beta * (now - before).detach(), now[chosen] > now[rejected]
-    margin = (reward[chosen] - reward[rejected]).sum()
-    return LossOutput(terms, {"margin": (margin, pairs), "accuracy": (likelier.sum(), pairs)})
-
-
-def _sums(values: Tensor, group: Tensor, sequences: int) -> Tensor:
-    """Sums the values [N] of each sequence's positions, [sequences]."""
-    return values.new_zeros(sequences).index_add(0, group, values)
-
-
-def _require_one_shape(**tensors: Tensor) -> None:
+def require_one_shape(**tensors: Tensor) -> None:
     """ObjectiveError where shapes differ: broadcasting would pair every position with every other."""
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if len({tuple(shape) for shape in shapes.values()}) > 1:

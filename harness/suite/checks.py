@@ -23,8 +23,12 @@ from harness.suite.schema import (
     Suite,
     Train,
 )
-from harness.suite.stage_settings import STAGES, Sft, StageSettings
+from harness.suite.stage_base import StageSettings
+from harness.suite.stage_settings import STAGES, Sft
 from harness.suite.tune import Tune
+
+WHOLE_TARGETS = ("dpo", "spl", "gepo", "nsft")
+"""Stages that make targets of all of an image's objects."""
 
 
 def follows_from_another(item: Any) -> bool:
@@ -195,7 +199,7 @@ def _train_problems(suite: Suite) -> list[str]:
             continue
         if "eval_images" in objective.train:
             problems.append(f"{where}.eval_images: expected in the suite's train alone: all rows see the same images")
-        if plan.max_objects is not None and objective.then is not None and objective.then.name in ("dpo", "nsft"):
+        if plan.max_objects is not None and objective.then is not None and objective.then.name in WHOLE_TARGETS:
             problems.append(f"{where}.max_objects: {objective.then.name} trains on whole targets; use another stage")
         if objective.train:
             problems += _micro_problems(where, plan)

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from harness.errors import unknown
 from harness.sequence import KINDS, Task
 from harness.sequence.targets import PATTERN, members_per_image
-from harness.suite.stage_settings import Batching, Then
+from harness.suite.stage_base import Batching
+from harness.suite.stage_settings import Then
 from harness.suite.tune import Tune
 from harness.system.files import PLAIN_NAME
 from harness.system.strict import StrictModel

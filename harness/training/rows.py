@@ -23,7 +23,7 @@ class Row:
     of the model right (harness.training.stages.corrections) and is no target. `pair`: neighbours of one image with
     different numbers are of different sets.
 
-    Of reinforcement learning, where all rows of a batch are rated and each image has equally many: its advantage, and
+    Of reinforcement and preference learning, where all rows of a batch are rated: its advantage, and
     the log-probability of each token [L] before the step's updates and under a reference (harness.types.Rated)."""
 
     example: Example
@@ -101,9 +101,10 @@ def padding_of(batch: TargetBatch, rows: Sequence[Row], codec: Codec) -> tuple[i
 
 
 def images_of(rows: Sequence[Row], pixels: Pixels) -> Tensor:
-    """One for each row, or for each image where the rows are rated; read once for neighbours of one image."""
+    """One for each row, or for each image where the rows are rated and each image has equally many; read once for
+    neighbours of one image."""
     sets = sets_of(rows)
-    if rows[0].advantage is not None:
+    if rows[0].advantage is not None and len({len(own) for own in sets}) == 1:
         return pixels([own[0].example for own in sets])
     sizes = torch.tensor([len(own) for own in sets])
     return pixels([own[0].example for own in sets]).repeat_interleave(sizes, dim=0)

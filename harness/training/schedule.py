@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.suite.stage_settings import Batching
+from harness.suite.stage_base import Batching
 
 
 class Draw(NamedTuple):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -86,21 +85,7 @@ def test_kl_is_unbiased() -> None:
     assert float((p * policy.kl(p.log(), q.log())).sum()) == pytest.approx(float((p * (p / q).log()).sum()))
 
 
-# ---- preferences ---------------------------------------------------------------------------------------------------
-
-
-def test_dpo_by_hand() -> None:
-    """beta 0.5, margin (-1 - -2) - (-5 - -3) = 3: -log sigmoid(1.5) = log(1 + e^-1.5). At the reference: log 2."""
-    reference = values(-2.0, -4.0), values(-3.0, -6.0)
-    found = policy.dpo(values(-1.0, -4.0), values(-5.0, -6.0), reference, 0.5)
-    assert found.tolist() == pytest.approx([math.log1p(math.exp(-1.5)), math.log(2)])
-
-
-def test_dpo_raises_the_chosen_and_lowers_the_rejected_one() -> None:
-    chosen, rejected = values(-1.0).requires_grad_(), values(-1.0).requires_grad_()
-    loss = policy.dpo(chosen, rejected, (chosen, rejected), 0.1)
-    assert gradient(loss, chosen).tolist() == pytest.approx([-0.05])  # - beta * sigmoid(0)
-    assert gradient(loss, rejected).tolist() == pytest.approx([0.05])
+# ---- shapes --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,7 +93,6 @@ def test_dpo_raises_the_chosen_and_lowers_the_rejected_one() -> None:
     [
         lambda: policy.clipped(values(0.0, 0.0), values(0.0), values(0.0, 0.0), 0.2, 0.28),
         lambda: policy.kl(values(0.0)[:, None], values(0.0)),
-        lambda: policy.dpo(values(0.0), values(0.0), (values(0.0), values(0.0, 0.0)), 0.1),
     ],
 )
 def test_shapes_that_would_be_broadcast_are_refused(wrong: object) -> None:
@@ -157,97 +141,3 @@ def test_grpo_says_what_it_lacks() -> None:
     for lacking, weight in ((replace(batch, rated=None), 0.0), (replace(batch, group=None), 0.0), (batch, 0.1)):
         with pytest.raises(ObjectiveError, match=r"grpo needs TokenBatch\.rated"):
             policy.grpo(lacking, low=0.2, high=0.28, kl_weight=weight, temperature=1.0)
-
-
-# ---- preference ----------------------------------------------------------------------------------------------------
-
-
-def preferred(logits: Tensor, reference: Tensor) -> TokenBatch:
-    """Two pairs: sequences of 2 and 1 tokens, and of 1 and 2, the second pair with the rejected one first."""
-    return TokenBatch(
-        logits,
-        torch.tensor([0, 1, 0, 1, 1, 0]),
-        torch.tensor([0, 0, 1, 2, 2, 3]),
-        Members(torch.tensor([0, 0, 1, 1]), torch.zeros(4, dtype=torch.bool), torch.zeros(4)),
-        rated=Rated(values(1.0, 1.0, -1.0, -1.0, -1.0, 1.0), reference=reference),
-    )
-
-
-LOSS: dict[str, Any] = {"beta": 0.5, "normalise": False, "sft_weight": 0.0}
-
-
-def test_preference_by_hand() -> None:
-    """p = 1/2 throughout, so log P = -2 log 2 and - log 2. Reference -1, -1 | -2 and -1, -1 | -3: margins of
-    (-2L + 2) - (-L + 2) = -L and (-L + 3) - (-2L + 2) = L + 1, L = log 2."""
-    batch = preferred(torch.zeros(6, 2, dtype=torch.float64), values(-1.0, -1.0, -2.0, -1.0, -1.0, -3.0))
-    output = policy.preference(batch, **LOSS)
-    logs = math.log(2)
-    expected = [math.log1p(math.exp(-0.5 * margin)) for margin in (-logs, logs + 1)]
-    assert (int(output.terms["dpo"].count), output.terms["dpo"].unit) == (2, "sets")
-    assert float(output.terms["dpo"].sum) == pytest.approx(sum(expected))
-    assert [float(part) for part in output.stats["margin"]] == pytest.approx([0.5, 2])  # (-L + L + 1) / 2
-    assert [float(part) for part in output.stats["accuracy"]] == [1, 2]  # -2L < -L, and -L > -2L
-    assert not policy.preference(batch, logged=False, **LOSS).stats
-
-
-def test_normalised_log_probabilities_are_means() -> None:
-    """Of -L each: both margins are those of the references, -1 + 2 -> 1 and 3 - 1 -> 2."""
-    batch = preferred(torch.zeros(6, 2, dtype=torch.float64), values(-1.0, -1.0, -2.0, -1.0, -1.0, -3.0))
-    output = policy.preference(batch, **{**LOSS, "normalise": True})
-    assert float(output.terms["dpo"].sum) == pytest.approx(sum(math.log1p(math.exp(-0.5 * m)) for m in (-1.0, 2.0)))
-    assert float(output.stats["accuracy"][0]) == 0  # equally likely
-
-
-def test_cross_entropy_of_the_chosen() -> None:
-    """- log p of sequence 0 is (log 2 + log 4) / 2 (its tokens have p = 1/2 and 1/4), of sequence 3 log 2."""
-    logits = torch.zeros(6, 2, dtype=torch.float64)
-    logits[1] = values(math.log(3), 0.0)
-    output = policy.preference(preferred(logits, torch.zeros(6)), **{**LOSS, "sft_weight": 0.1})
-    term = output.terms["sft"]
-    assert (int(term.count), term.weight, term.unit) == (2, 0.1, "sets")
-    assert float(term.sum) == pytest.approx(1.5 * math.log(2) + math.log(2))
-
-
-@pytest.mark.parametrize("normalise", [False, True])
-def test_preference_at_the_reference(normalise: bool) -> None:
-    """Loss log 2; the gradient of log p is - beta / 2 per pair for the chosen one (over its length where normalised)
-    and the opposite for the rejected one; exchanging the roles turns it round."""
-    torch.manual_seed(0)
-    logits = torch.randn(6, 2, dtype=torch.float64).requires_grad_()
-    labels = torch.tensor([0, 1, 0, 1, 1, 0])
-    log_p = policy.log_probability(logits, labels)
-    batch = preferred(logits, log_p.detach())
-    output = policy.preference(batch, **{**LOSS, "normalise": normalise})
-    assert output.mean().item() == pytest.approx(math.log(2))
-    lengths = values(2.0, 2.0, 1.0, 2.0, 2.0, 1.0) if normalise else torch.ones(6, dtype=torch.float64)
-    sign = values(1.0, 1.0, -1.0, -1.0, -1.0, 1.0)
-    expected = gradient((-0.5 / 2 * sign / lengths * log_p).sum(), logits) / 2
-    found = gradient(output.mean(), logits)
-    assert torch.allclose(found, expected)
-    assert batch.rated is not None
-    turned = replace(batch, rated=replace(batch.rated, advantage=-batch.rated.advantage))
-    opposite = policy.preference(turned, **{**LOSS, "normalise": normalise})
-    assert torch.allclose(gradient(opposite.mean(), logits), -found)
-
-
-def test_preference_is_the_published_loss() -> None:
-    """Parity with a few lines after the reference implementation, on random numbers."""
-    torch.manual_seed(1)
-    logits, reference = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
-    log_p = logits.log_softmax(-1)[torch.arange(6), torch.tensor([0, 1, 0, 1, 1, 0])]
-    sums = [torch.stack([own[:2].sum(), own[2], own[3:5].sum(), own[5]]) for own in (log_p, reference)]
-    pi_logratios = torch.stack([sums[0][0] - sums[0][1], sums[0][3] - sums[0][2]])
-    ref_logratios = torch.stack([sums[1][0] - sums[1][1], sums[1][3] - sums[1][2]])
-    published = -torch.nn.functional.logsigmoid(0.5 * (pi_logratios - ref_logratios)).mean()
-    assert float(policy.preference(preferred(logits, reference), **LOSS).mean()) == pytest.approx(float(published))
-
-
-def test_preference_says_what_it_lacks() -> None:
-    batch = preferred(torch.zeros(6, 2), torch.zeros(6))
-    assert batch.rated is not None
-    for lacking in (replace(batch, rated=replace(batch.rated, reference=None)), replace(batch, members=None)):
-        with pytest.raises(ObjectiveError, match=r"preference needs TokenBatch\.rated with a reference"):
-            policy.preference(lacking, **LOSS)
-    same = replace(batch, rated=replace(batch.rated, advantage=torch.ones(6)))
-    with pytest.raises(ObjectiveError, match="sets of two: a chosen and a rejected sequence"):
-        policy.preference(same, **LOSS)

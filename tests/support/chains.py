@@ -36,6 +36,8 @@ LATER: dict[str, Any] = {"steps": 3, "lr": 1e-4, "warm_up": 0, "log_every": 1}
 GRPO: dict[str, Any] = {"name": "grpo", **LATER, "images": 4, "samples": 4}
 DPO: dict[str, Any] = {"name": "dpo", **LATER, "images": 4, "samples": 6, "batch_size": 3}
 DIVPO: dict[str, Any] = {**DPO, "name": "divpo", "samples": 12, "temperature": 0.8, "good": 0.9, "bad": 0.45}
+SPL: dict[str, Any] = {**DPO, "name": "spl", "alpha": 0.3}
+GEPO: dict[str, Any] = {**LATER, "name": "gepo", "images": 4, "samples": 6, "batch_size": 2}
 NSFT: dict[str, Any] = {"name": "nsft", **LATER, "images": 4, "samples": 4, "batch_size": 4}
 SFT: dict[str, Any] = {"name": "sft", **LATER, "batch_size": 4}
 

@@ -14,7 +14,7 @@ from harness.errors import ConfigError
 from harness.inference.padding import target_batch
 from harness.sequence import KINDS
 from harness.sequence.targets import members, members_per_image, target
-from harness.suite.stage_settings import Batching
+from harness.suite.stage_base import Batching
 from harness.training.schedule import Draw, collision_rate, draws
 from harness.types import IGNORED_LABEL, Box
 from tests.support.tiny import codec_of, example_of, pieces_of

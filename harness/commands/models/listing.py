@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.markup import escape
 from rich.table import Table
 
@@ -12,7 +14,14 @@ from harness.system.terminal import screen
 
 def show(kind: str) -> None:
     """Names, and what each is. Listing models imports none of them."""
-    shown = {"objectives": _objectives, "suites": _suites, "models": _models, "benchmarks": _benchmarks}
+    shown = {
+        "objectives": _objectives,
+        "stages": _stages,
+        "rewards": _rewards,
+        "suites": _suites,
+        "models": _models,
+        "benchmarks": _benchmarks,
+    }
     shown[kind]()
 
 
@@ -72,15 +81,37 @@ def _suites() -> None:
 
 
 def _objectives() -> None:
-    """The equation of each in one line, however long, then its settings with their defaults, and its source."""
+    """The equation of each, its settings with their defaults, and its source."""
     from harness import objectives
 
-    console = screen()
     for name, spec in objectives.OBJECTIVES.items():
-        settings = ", ".join(
-            key if setting.default is None else f"{key}={setting.default}" for key, setting in spec.settings.items()
-        )
-        console.print(f"[bold]{name:<16}[/bold] {escape(spec.equation)}", soft_wrap=True, highlight=False)
-        for line in (f"settings: {settings}" if settings else "", spec.source):
-            if line:
-                console.print(f"{'':<17}[dim]{escape(line)}[/dim]", soft_wrap=True, highlight=False)
+        settings = {key: setting.default for key, setting in spec.settings.items()}
+        _print_equation(name, spec.equation, settings, spec.source)
+
+
+def _stages() -> None:
+    """What may follow fine-tuning, with the settings that are a stage's own."""
+    from harness.suite.stage_base import StageSettings
+    from harness.suite.stage_settings import STAGES
+
+    for name, stage in STAGES.items():
+        own = {key: field for key, field in stage.model_fields.items() if key not in StageSettings.model_fields}
+        settings = {key: field.default for key, field in own.items()}
+        _print_equation(name, stage.equation, settings, stage.source)
+
+
+def _rewards() -> None:
+    from harness.metrics.samples.reward import REWARDS
+
+    for name, reward in REWARDS.items():
+        _print_equation(name, reward.equation, {}, reward.source)
+
+
+def _print_equation(name: str, equation: str, settings: Mapping[str, object], source: str) -> None:
+    """The equation in one line, however long, then the settings with their defaults, and who published it."""
+    console = screen()
+    console.print(f"[bold]{name:<16}[/bold] {escape(equation)}", soft_wrap=True, highlight=False)
+    shown = ", ".join(key if default is None else f"{key}={default}" for key, default in settings.items())
+    for line in (f"settings: {shown}" if shown else "", source):
+        if line:
+            console.print(f"{'':<17}[dim]{escape(line)}[/dim]", soft_wrap=True, highlight=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,19 @@ DUPLICATE = 0.5
 """The amount that a duplicate subtracts from the total IoU: as much as a second, better box of an object could add to
 it (a verified mention has an IoU of at least 0.5), so that claiming an object twice never pays."""
 
-Reward = Callable[[Truth, Answers, Verification], Floats]
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A reward as it is listed. function: [I, K] of ground truth, answers and their verification; equation: in one
+    line; source: who published it."""
+
+    function: Callable[[Truth, Answers, Verification], Floats]
+    equation: str
+    source: str
+
+    def __call__(self, truth: Truth, answers: Answers, found: Verification) -> Floats:
+        """Computes it, [I, K] in [0, 1]."""
+        return self.function(truth, answers, found)
 
 
 def detection(truth: Truth, answers: Answers, verification: Verification) -> Floats:
@@ -52,7 +65,18 @@ def f_score(truth: Truth, answers: Answers, verification: Verification) -> Float
     return _ratio(verified, _count_claims(answers, verification, verification.neutral) + _instances(truth, answers))
 
 
-REWARDS: dict[str, Reward] = {"detection": detection, "f_score": f_score}
+REWARDS: dict[str, Reward] = {
+    "detection": Reward(
+        detection,
+        "max(0, 2 * (sum of the verified mentions' IoUs - duplicates / 2) / (said + instances))",
+        "ours: the F-score of matched IoU",
+    ),
+    "f_score": Reward(
+        f_score,
+        "2 * verified / (mentions + malformed entries - neutral ones + instances)",
+        "the F-score of verified mentions, van Rijsbergen, 1979",
+    ),
+}
 
 
 def rewards(name: str, examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> Floats:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from harness.errors import ConfigError
 from harness.suite.schema import Train
-from harness.suite.stage_settings import Sampling, StageSettings
+from harness.suite.stage_base import Sampling, StageSettings
 from harness.training.engines.data_parallel import wants_sharding
 from harness.training.stage import Stage, Work
 from harness.training.stages import grpo, nsft, preference, sft
@@ -34,6 +34,8 @@ KINDS: dict[str, Kind] = {
     "grpo": Kind(grpo.stage),
     "dpo": Kind(preference.stage, preference.problems),
     "divpo": Kind(preference.stage, preference.problems),
+    "spl": Kind(preference.stage, preference.problems),
+    "gepo": Kind(preference.stage, preference.problems),
     "nsft": Kind(nsft.stage, nsft.problems),
     "sft": Kind(sft.stage),
 }

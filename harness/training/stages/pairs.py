@@ -26,7 +26,7 @@ from harness.errors import ConfigError, DataError
 from harness.metrics.samples.reward import rewards
 from harness.sequence import Codec
 from harness.sequence.targets import members
-from harness.suite.stage_settings import Divpo, Dpo
+from harness.suite.preference_settings import Divpo, Dpo, Gepo, Preference, Spl
 from harness.training.stages.rollout import Rollout, keys
 from harness.types import Example, Parsed
 
@@ -62,11 +62,12 @@ class Pair:
 # ---- what a model says -> pairs --------------------------------------------------------------------------------------
 
 
-def pairs_of(said: Rollout, codec: Codec, settings: Dpo | Divpo, targets: str, seed: int) -> list[Pair]:
+def pairs_of(said: Rollout, codec: Codec, settings: Preference, targets: str, seed: int) -> list[Pair]:
     """What the stage learns from of these images; an image without two sequences that fit the roles has none.
 
-    `dpo`: members of the equivalence set, as `targets` says (see harness.sequence.targets), over the worst samples.
-    `divpo`: the rarest good sample over the most common bad one.
+    `dpo`, `spl`: members of the equivalence set, as `targets` says (see harness.sequence.targets), over the worst
+    samples. `gepo`: different random members over the worst samples. `divpo`: the rarest good sample over the most
+    common bad one.
     """
     found = []
     for example, samples, rated in zip(said.examples, said.samples, said.rewards.tolist(), strict=True):
@@ -74,11 +75,19 @@ def pairs_of(said: Rollout, codec: Codec, settings: Dpo | Divpo, targets: str, s
         if isinstance(settings, Divpo):
             both = rare_over_common(own, settings.good, settings.bad)
         else:
-            chosen = members(example, codec, targets, seed, 0, settings.pairs_per_image)
+            chosen = _chosen(example, codec, settings, targets, seed)
             worth = [_reward(example, tokens, settings.reward, codec) for tokens in chosen]
             both = chosen_over_worst(_read(example, chosen, worth, codec, own), own)
         found += [Pair(example, *pair, len(samples)) for pair in both]
     return found
+
+
+def _chosen(example: Example, codec: Codec, settings: Preference, targets: str, seed: int) -> list[tuple[int, ...]]:
+    """The members of the equivalence set that are to become likelier."""
+    if isinstance(settings, Gepo):
+        return list(dict.fromkeys(members(example, codec, "random", seed, 0, settings.group)))
+    assert isinstance(settings, Dpo | Spl)
+    return members(example, codec, targets, seed, 0, settings.pairs_per_image)
 
 
 def chosen_over_worst(

@@ -1,5 +1,5 @@
-"""DPO and DivPO as stages of training: pairs of sequences that are made once, when the stage begins
-(harness.training.stages.pairs), and what each step learns from them."""
+"""Preference learning as a stage of training (DPO, SPL, DivPO, GEPO): pairs of sequences that are made once, when the
+stage begins (harness.training.stages.pairs), and what each step learns from them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from harness.errors import StageError
-from harness.objectives.policy import preference
+from harness.objectives import LossFunction
+from harness.objectives.preference import group_preference, pair_preference
+from harness.suite.preference_settings import Divpo, Gepo, PairPreference, Preference
 from harness.suite.schema import Train
-from harness.suite.stage_settings import Divpo, Dpo
 from harness.system import ranks
 from harness.system.profiler import phase
 from harness.training.checkpoints import TrainingState
@@ -37,12 +38,14 @@ from harness.training.stages.pairs import (
     sequences,
 )
 from harness.training.stages.pairs import problems as pairs_problems
-from harness.training.stages.rollout import keys, of_all_processes, own_samples
+from harness.training.stages.rollout import Key, keys, of_all_processes, own_samples
 from harness.training.step import log_probabilities
 from harness.types import Example
 
 Rows = tuple[Row, Row]
 """The chosen and the rejected sequence of a pair."""
+Group = tuple[Row, ...]
+"""What is compared: a pair, or of GEPO all pairs of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class PreferenceStage:
     """A harness.training.stage.Stage. given: pairs of another cell, instead of those that the model's own samples
     make."""
 
-    settings: Dpo | Divpo
+    settings: Preference
     plan: Train
     given: pd.DataFrame | None = None
     reference: None = None
@@ -58,19 +61,18 @@ class PreferenceStage:
     @property
     def objective(self) -> Objective:
         own = self.settings
-        loss = partial(preference, beta=own.beta, normalise=own.normalise, sft_weight=own.sft_weight)
-        return Objective(own.name, own.model_dump(mode="json"), loss, needs=frozenset({"sets"}))
+        return Objective(own.name, own.model_dump(mode="json"), loss_of(own), needs=frozenset({"sets"}))
 
     def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
-        """Makes the pairs, then yields batches of them (harness.training.stage.Stage)."""
+        """Makes the pairs, then yields batches of them, or of their groups (harness.training.stage.Stage)."""
         table = work.cache.get_or_make(PAIRS, lambda: self._table(work, engine, start))
-        pairs = rows_of(table, work)
-        drawn = draws(len(pairs), 1, self.plan.batch_size, self.plan.steps, stage_seed(work.seed, start))
+        compared = groups_of(rows_of(table, work), self.settings)
+        drawn = draws(len(compared), 1, self.plan.batch_size, self.plan.steps, stage_seed(work.seed, start))
         size = self.plan.batch_size // work.accelerator.num_processes
         for batch in islice(drawn, state.step - start, None):
             rows: list[Row] = []
             for number, draw in enumerate(batch[work.accelerator.process_index * size :][:size]):
-                rows += _numbered(pairs[draw.image], number)
+                rows += _numbered(compared[draw.image], number)
             yield Step([rows])
 
     def _table(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
@@ -102,7 +104,21 @@ class PreferenceStage:
         return frame(made, codec)
 
 
-def stage(settings: Dpo | Divpo, plan: Train, work: Work) -> PreferenceStage:
+def loss_of(settings: Preference) -> LossFunction:
+    """The loss that these settings mean."""
+    if isinstance(settings, Gepo):
+        return partial(group_preference, beta=settings.beta, weight=settings.weight)
+    assert isinstance(settings, PairPreference)
+    return partial(
+        pair_preference,
+        alpha=settings.entropy_weight,
+        beta=settings.beta,
+        normalise=settings.normalise,
+        sft_weight=settings.sft_weight,
+    )
+
+
+def stage(settings: Preference, plan: Train, work: Work) -> PreferenceStage:
     """Makes the stage (see harness.training.stages.kinds)."""
     if settings.pairs is None:
         return PreferenceStage(settings, plan)
@@ -111,7 +127,7 @@ def stage(settings: Dpo | Divpo, plan: Train, work: Work) -> PreferenceStage:
     return PreferenceStage(settings, plan, given)
 
 
-def problems(settings: Dpo | Divpo, examples: Sequence[Example]) -> list[str]:
+def problems(settings: Preference, examples: Sequence[Example]) -> list[str]:
     """Why the stage cannot run with these training images (see harness.training.stages.kinds)."""
     if settings.pairs is None:
         return []
@@ -130,14 +146,23 @@ def rows_of(table: pd.DataFrame, work: Work) -> list[Rows]:
     return found
 
 
+def groups_of(pairs: Sequence[Rows], settings: Preference) -> list[Group]:
+    """What a step draws from: the pairs, or of GEPO all pairs of an image as one group, its winners first."""
+    if not isinstance(settings, Gepo):
+        return list(pairs)
+    of_image: dict[Key, list[Rows]] = {}
+    for both in pairs:
+        of_image.setdefault(both[0].example.key, []).append(both)
+    return [tuple(row for side in zip(*own, strict=True) for row in side) for own in of_image.values()]
+
+
 def _row(example: Example, tokens: tuple[int, ...], advantage: float, reference: torch.Tensor | None) -> Row:
     return Row(example, tokens, advantage=advantage, reference=reference)
 
 
-def _numbered(both: Rows, number: int) -> Rows:
-    """As one pair among those of a batch, in which the same two may stand again."""
-    chosen, rejected = (replace(row, pair=number) for row in both)
-    return chosen, rejected
+def _numbered(compared: Group, number: int) -> Group:
+    """As one group among those of a batch, in which the same rows may stand again."""
+    return tuple(replace(row, pair=number) for row in compared)
 
 
 def _share(table: pd.DataFrame, work: Work) -> pd.DataFrame:
@@ -145,13 +170,13 @@ def _share(table: pd.DataFrame, work: Work) -> pd.DataFrame:
     return table[[*COLUMNS]].iloc[work.accelerator.process_index :: work.accelerator.num_processes]
 
 
-def _none_found(settings: Dpo | Divpo, worth: NDArray[np.float64]) -> str:
+def _none_found(settings: Preference, worth: NDArray[np.float64]) -> str:
     """worth [I, K]: the rewards of the samples."""
     found = (
         f"of {settings.samples} samples of each of {len(worth)} images (rewards {worth.min():.3g} to {worth.max():.3g})"
     )
-    if isinstance(settings, Dpo):
-        return f"then: dpo: expected samples worth less than the image's target, got none {found}"
+    if not isinstance(settings, Divpo):
+        return f"then: {settings.name}: expected samples worth less than the image's target, got none {found}"
     good, bad = (worth >= settings.good).any(axis=1), (worth <= settings.bad).any(axis=1)
     expected = (
         f"expected images with a good sample ({settings.good:g} or more) and a bad one ({settings.bad:g} or less)"

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.metrics.samples.reward import REWARDS, judged
 from harness.objectives.policy import advantages, has_spread
 from harness.protocols import Predictor
-from harness.suite.stage_settings import Sampling
+from harness.suite.stage_base import Sampling
 from harness.system import ranks
 from harness.system.profiler import phase
 from harness.training.checkpoints import random_numbers_kept

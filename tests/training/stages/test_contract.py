@@ -21,7 +21,7 @@ from harness.training.loop import Hooks
 from harness.training.stages import kinds
 from harness.training.stages.nsft import CORRECTIONS
 from tests.support import small
-from tests.support.chains import DIVPO, DPO, GRPO, NSFT, SFT, chain_of, train_chain, weights
+from tests.support.chains import DIVPO, DPO, GEPO, GRPO, NSFT, SFT, SPL, chain_of, train_chain, weights
 from tests.support.killing import Place, Server, cell_outcome, flip_last_byte
 from tests.support.ranks import on_ranks
 
@@ -30,10 +30,12 @@ STAGES_TRIED: dict[str, dict[str, Any]] = {
     "grpo with a reference": {**GRPO, "kl": 0.1, "updates": 2},
     "dpo": DPO,
     "divpo": DIVPO,
+    "spl": SPL,
+    "gepo": GEPO,
     "nsft": {**NSFT, "kl": 0.1},
     "sft": SFT,
 }
-TABLES = {"dpo": "pairs", "divpo": "pairs", "nsft": CORRECTIONS}
+TABLES = {"dpo": "pairs", "divpo": "pairs", "spl": "pairs", "gepo": "pairs", "nsft": CORRECTIONS}
 """What a stage makes of the model as it begins, and keeps."""
 
 
@@ -223,6 +225,7 @@ def test_a_killed_chain_leaves_the_record_of_one_that_was_not(
 SHARED: dict[str, dict[str, Any]] = {
     "grpo": {**GRPO, "updates": 2, "kl": 0.1},
     "dpo": {**DPO, "batch_size": 4, "pairs_per_image": 2},
+    "gepo": GEPO,
     "nsft": {**NSFT, "kl": 0.1},
     "sft": SFT,
 }

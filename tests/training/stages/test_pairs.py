@@ -24,7 +24,7 @@ from harness.report.results import load
 from harness.run import runner
 from harness.run.context import open_context
 from harness.sequence.targets import members, target
-from harness.suite.stage_settings import Divpo, Dpo
+from harness.suite.preference_settings import Divpo, Dpo
 from harness.system.files import sha256
 from harness.training.stages import pairs
 from harness.training.stages.pairs import RatedAnswer, chosen_over_worst, rare_over_common

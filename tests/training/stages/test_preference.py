@@ -20,7 +20,7 @@ from harness.run.context import open_context
 from harness.sequence.targets import target
 from harness.suite.schema import Suite
 from harness.suite.stage_settings import Grpo
-from harness.training.rows import Row
+from harness.training.rows import Row, sets_of
 from harness.training.stage import Stage
 from harness.training.step import accumulate
 from model_zoo.flamingo.toy import OpenFlamingo
@@ -28,6 +28,8 @@ from tests.support import small
 from tests.support.chains import (
     DIVPO,
     DPO,
+    GEPO,
+    SPL,
     TablesInMemory,
     brevity,
     chain_of,
@@ -115,7 +117,7 @@ def test_a_pair_that_comes_twice_in_a_batch_counts_twice() -> None:
 def outcome(name: str, **changes: Any) -> tuple[list[dict[str, Any]], Tensor]:
     """The curve of the stage, and all weights afterwards."""
     adapter = small.fitted()
-    curve = train_chain(adapter, suite({**(DPO if name == "dpo" else DIVPO), **changes}))
+    curve = train_chain(adapter, suite({**{"dpo": DPO, "divpo": DIVPO, "spl": SPL, "gepo": GEPO}[name], **changes}))
     return curve[2:], weights(adapter)
 
 
@@ -135,11 +137,69 @@ def test_it_learns_to_prefer_the_chosen(name: str) -> None:
     [
         *(("dpo", change) for change in ({"images": 2}, {"samples": 3}, {"temperature": 0.8}, {"pairs_per_image": 2})),
         *(("dpo", change) for change in ({"beta": 0.5}, {"normalise": True}, {"sft_weight": 1.0}, {"batch_size": 2})),
+        *(("spl", change) for change in ({"alpha": 0.6}, {"beta": 0.5}, {"pairs_per_image": 2}, {"normalise": True})),
+        *(("gepo", change) for change in ({"group": 2}, {"weight": 0.1}, {"beta": 0.5}, {"batch_size": 3})),
         *(("divpo", change) for change in ({"good": 0.5}, {"bad": 0.85}, {"samples": 8}, {"beta": 0.5})),
     ],
 )
 def test_every_setting_has_an_effect(name: str, change: dict[str, Any]) -> None:
     assert not torch.equal(outcome(name)[1], outcome(name, **change)[1])
+
+
+def test_spl_with_equal_weights_is_dpo_to_the_last_bit() -> None:
+    curve, learnt = outcome("spl", alpha=0.1, beta=0.1)
+    expected, of_dpo = outcome("dpo", beta=0.1)
+    assert curve == expected
+    assert torch.equal(learnt, of_dpo)
+
+
+# ---- groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_group_is_what_an_image_has_to_compare() -> None:
+    """Different members of its equivalence set over its worst samples, whatever the targets of fine-tuning are."""
+    adapter, tables = small.fitted(), TablesInMemory()
+    stage = stage_of(suite({**GEPO, "batch_size": 3}))
+    (rows,) = first_step(stage, adapter, small.fitted_examples(), cache=tables).updates
+    groups = sets_of(rows)
+    assert len(groups) == 3
+    for own in groups:
+        winners = [row.tokens for row in own if row.advantage == 1.0]
+        losers = [row.tokens for row in own if row.advantage == -1.0]
+        assert len(winners) == len(losers) == len(own) // 2 == len({*winners}) == len({*losers})
+        assert not {*winners} & {*losers}
+    assert max(len(own) for own in groups) > 2
+    assert len(tables.made["pairs"]) >= sum(len(own) // 2 for own in groups)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 100])
+def test_the_first_update_of_groups(micro_batch: int) -> None:
+    """At the reference the loss is log 2, all r are 0 and the variance has no slope: the gradient is that of - beta / 2
+    * (mean log P of the winners - mean of the losers), a mean over the groups, which stay whole."""
+    adapter, stage = small.fitted(), stage_of(suite({**GEPO, "batch_size": 3}))
+    (rows,) = first_step(stage, adapter, small.fitted_examples(), cache=TablesInMemory()).updates
+    adapter.model.zero_grad()
+    output = accumulate(adapter, rows, stage.objective, micro_batch, small.accelerator())
+    found = gradient(adapter)
+    assert float(output.mean()) == pytest.approx(0.6931472, abs=1e-5)
+    assert {name: int(term.count) for name, term in output.terms.items()} == {"gepo": 3, "variance": 3}
+    adapter.model.zero_grad()
+    for own in sets_of(rows):
+        for row in own:
+            assert row.advantage is not None
+            share = -0.1 / 2 * row.advantage / (len(own) / 2) / 3
+            torch.autograd.backward(share * log_probs(adapter, row).sum())
+    assert (found - gradient(adapter)).norm() < 1e-3 * found.norm()
+
+
+def test_winners_become_likelier_and_equally_so() -> None:
+    """With the variance at a weight they stay closer together than without it."""
+    tied, free = outcome("gepo", lr=1e-3, weight=1.0)[0], outcome("gepo", lr=1e-3, weight=0.0)[0]
+    assert tied[-1]["margin"] > 0.05
+    assert 0 < tied[-1]["variance"] < free[-1]["variance"]
+
+
+# ---- settings of cells -----------------------------------------------------------------------------------------------
 
 
 def test_the_reward_says_which_sample_is_worst(monkeypatch: pytest.MonkeyPatch) -> None:
