@@ -18,7 +18,7 @@ from harness.inference.padding import target_batch
 from harness.protocols import Adapter, Predictor
 from harness.sequence import Codec
 from harness.sequence.targets import target
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.checkpoints import digest
 from harness.training.finetuning import FineTuning
 from harness.training.loop import train

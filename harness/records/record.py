@@ -120,6 +120,9 @@ class Record(StrictModel):
     """SED-SFT's threshold, where a quantile was calibrated."""
     collision_rate: float | None = None
     """Share of the training sequences that shared their image with another one of their batch."""
+    epochs: float | None = None
+    """How often fine-tuning went over the training images, all targets of each; None where nothing is trained, and in
+    records of older code."""
     left_out_objects: dict[str, int] | None = None
     """Where a target lists at most so many objects (`max_objects`): training images that have more, and in an epoch the
     objects that their targets leave out. None without such a limit."""

@@ -67,6 +67,6 @@ def _finished(results: Results) -> Iterator[tuple[Key, int]]:
     """Yields the finished cells of chains, each with the step at which its last stage began."""
     for model in results.suite.models:
         for chain in chains(results.suite):
-            since = results.suite.train_of(chain).steps
+            since = results.suite.train_of(model, chain).steps
             for key in results.finished(model.label, chain.label):
                 yield key, since

@@ -28,13 +28,15 @@ class EqualApRow:
 @once
 def equal_ap_rows(results: Results) -> list[EqualApRow]:
     """Makes one row for each objective and model where the suite has a control, which is the first row of plain CE.
-    Empty without a control, and where the task has no AP."""
+    Empty without a control, where the task has no AP, and of models whose learning rate falls: no step on their path
+    is a fair place to stop."""
     control = next((row.label for row in results.suite.objectives if row.name == "ce" and not row.train), None)
     if control is None or results.suite.task == "caption":
         return []
     names = ["AP", *(name for name in diversity_columns(results.samples) if name != "recall")]
+    constant = [model for model in results.suite.models if results.suite.train_of(model).schedule == "constant"]
     rows = []
-    for model in (row.label for row in results.suite.models):
+    for model in (own.label for own in constant):
         for label in (row.label for row in results.suite.objectives if row.label != control):
             row = compare_rows(
                 results, at_last_step(results, model, label), names, minus=at_ap_of(results, model, control, label)

@@ -32,8 +32,8 @@ from harness.records.tuning import TuningRecord, read_tuning
 from harness.report.estimates import CellTables, Estimates, Floats, estimate
 from harness.report.estimates_cache import EstimatesCache, KeptEstimates
 from harness.suite.cells import Cell, listed
-from harness.suite.early_images import early_places
-from harness.suite.schema import Suite
+from harness.suite.schema import NamedModel, Suite
+from harness.suite.train_settings import early_places
 
 GALLERY = "gallery"
 """Name of the gallery's table."""
@@ -97,6 +97,10 @@ class Results:
     @property
     def missing(self) -> list[Key]:
         return [key for key in self.folders if key not in self.records and key not in self.failed]
+
+    def model(self, label: str) -> NamedModel:
+        """The model of the suite that tables call so."""
+        return next(own for own in self.suite.models if own.label == label)
 
     @property
     def samples(self) -> int:

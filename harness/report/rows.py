@@ -202,7 +202,8 @@ def seed_mean(results: Results, model: str, label: str, step: int, name: str) ->
 def at_last_step(results: Results, model: str, label: str) -> Source:
     """Returns the source of a row at the end of its training."""
     steps = results.steps(model, label)
-    since = next((results.suite.train_of(chain).steps for chain in chains(results.suite) if chain.label == label), None)
+    chain = next((row for row in chains(results.suite) if row.label == label), None)
+    since = None if chain is None else results.suite.train_of(results.model(model), chain).steps
     return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None, since=since)
 
 

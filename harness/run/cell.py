@@ -142,8 +142,8 @@ class _Run:
         self.context, self.suite, self.cell, self.checkpointer = context, context.suite, cell, checkpointer
         self.log, self.main = checkpointer.log, context.accelerator.is_main_process
         torch.manual_seed(cell.seed)
-        plans = () if cell.objective is None else self.suite.plans_of(cell.objective)
-        self.plan = plans[0] if plans else self.suite.train
+        plans = () if cell.objective is None else self.suite.plans_of(cell.model, cell.objective)
+        self.plan = plans[0] if plans else self.suite.train_of(cell.model)
         self.ends = tuple(accumulate(plan.steps for plan in plans)) or (0,)
         self.steps = self.ends[-1]
         self.numbers = evaluation_numbers(context, self.plan)
@@ -176,6 +176,7 @@ class _Run:
         return {
             "threshold": ready.threshold,
             "collision_rate": collisions,
+            "epochs": self.plan.epochs_after(len(work.examples)),
             "left_out_objects": left_out_objects(work.examples, self.plan.max_objects),
         }
 
@@ -198,7 +199,7 @@ class _Run:
         if settings is None:
             return []
         kinds.require_possible(settings, work.examples, work.accelerator)
-        return [kinds.stage(settings, self.suite.plans_of(objective)[1], work)]
+        return [kinds.stage(settings, self.suite.plans_of(self.cell.model, objective)[1], work)]
 
     def _fresh(self) -> Adapter:
         """The base once more; what is frozen is in memory once."""

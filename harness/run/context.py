@@ -22,7 +22,8 @@ from harness.run.identity import digest_splits
 from harness.run.trackers import Name
 from harness.sequence import Grammar, Space, prompts
 from harness.suite.cells import Cell
-from harness.suite.schema import NamedModel, Suite, Train
+from harness.suite.schema import NamedModel, Suite
+from harness.suite.train_settings import Train
 from harness.system import ranks
 from harness.training.prefetch import WORKERS
 from harness.types import Category, Example
@@ -116,7 +117,11 @@ def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch |
     watch = watch or Silence()
     accelerator = accelerator_on(device)  # first: from here on what fails in one process is known to all
     benchmark = ranks.together(accelerator, partial(_benchmark, suite, data, watch))
-    return Context(suite, benchmark, accelerator, watch)
+    context = Context(suite, benchmark, accelerator, watch)
+    if suite.counts_epochs:
+        images = len(context.questions("train", suite.seeds[0]))
+        context.suite = suite.model_copy(update={"epoch_images": images})
+    return context
 
 
 def _benchmark(suite: Suite, data: Path | None, watch: Watch) -> Benchmark:
@@ -141,9 +146,9 @@ class Planned:
 
 
 def build(context: Context, model: NamedModel, plan: Train | None = None, like: Adapter | None = None) -> Predictor:
-    """A fresh base of a model, on the device. plan: how it is trained, by default as the suite says. like: another base
-    of the same model, whose frozen tensors it uses too."""
-    plan, device = plan or context.suite.train, context.accelerator.device
+    """A fresh base of a model, on the device. plan: how it is trained, by default as the suite says of the model. like:
+    another base of the same model, whose frozen tensors it uses too."""
+    plan, device = plan or context.suite.train_of(model), context.accelerator.device
     numbers = choose_numbers(device, plan.precision), evaluation_numbers(context, plan)
     make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
     made = base_of(make, context.accelerator, frozen_in_bf16=all(own.bf16 for own in numbers), like=like)
@@ -175,8 +180,8 @@ def evaluation_numbers(context: Context, plan: Train) -> Numbers:
 def precision_asked_for(context: Context, cell: Cell) -> str:
     """What the settings ask the cell to compute in; what it was seen to compute in is the record's `precision`."""
     if cell.objective is None:
-        return describe_precision(None, evaluation_numbers(context, context.suite.train))
-    plan = context.suite.plans_of(cell.objective)[0]
+        return describe_precision(None, evaluation_numbers(context, context.suite.train_of(cell.model)))
+    plan = context.suite.train_of(cell.model, cell.objective)
     training = choose_numbers(context.accelerator.device, plan.precision)
     return describe_precision(training, evaluation_numbers(context, plan))
 

@@ -29,7 +29,7 @@ def estimate(
             speeds[key] = _speeds(context, item.cell.model, clock)
         per_step, per_image = speeds[key]
         objective, suite = item.cell.objective, context.suite
-        plans = () if objective is None else suite.plans_of(objective)
+        plans = () if objective is None else suite.plans_of(item.cell.model, objective)
         every = len(context.questions("val", item.cell.seed))
         whole = len(suite.sample.curve) - 1 + max(len(plans), 1)  # at the end of each stage everything is asked
         early = sum(len(plan.evaluations) - 1 for plan in plans)

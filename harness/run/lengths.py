@@ -14,7 +14,8 @@ from harness.protocols import Adapter, ContextLength, Predictor
 from harness.run.context import Context
 from harness.sequence import CaptionCodec, Codec
 from harness.sequence.targets import fewer_objects, target
-from harness.suite.schema import NamedModel, Train
+from harness.suite.schema import NamedModel
+from harness.suite.train_settings import Train
 from harness.types import Box, Example
 
 SLACK = 4
@@ -85,7 +86,7 @@ def problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
     if not isinstance(made, Adapter):
         return found
     lengths, seed = Lengths(made.codec), context.suite.seeds[0]
-    plans = {objective.label: context.suite.train_of(objective) for objective in context.suite.objectives}
+    plans = {objective.label: context.suite.train_of(model, objective) for objective in context.suite.objectives}
     told: dict[tuple[str, str], None] = {}
     for label, plan in plans.items():
         same = (plan.targets, str(plan.max_objects))

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness import objectives, records
 from harness.errors import ConfigError, DataError, DetmodesError, StageError
+from harness.protocols import Adapter, Predictor
 from harness.records import CellInfo, Record, gallery, layout
 from harness.run import lengths
 from harness.run.cell import compute, record_of
@@ -26,8 +27,11 @@ from harness.run.context import Context, Planned, build
 from harness.run.identity import foreign_parts, warn_of_changes
 from harness.run.output.progress import ProgressWriter, remove_progress
 from harness.suite.cells import Cell, cells, chains, select_cells
+from harness.suite.schema import NamedModel
 from harness.system import failures, files, locks, ranks
 from harness.system.files import write_text
+from harness.training.engines.data_parallel import require_whole_weights
+from harness.training.engines.optimizer import grouped_parameters
 from harness.training.finetuning import require_shares
 from harness.training.stages import kinds
 
@@ -38,21 +42,34 @@ WAITING = "wait for others"
 
 def plan(context: Context, output: Path, only: str | None = None) -> list[Planned]:
     """Every cell of the suite (that matches `only`), in order. ConfigError where a model cannot read what it is to be
-    trained on or asked for."""
+    trained on or asked for, or has no parameters of some of `train.groups`."""
     described: dict[str, dict[str, Any]] = {}
-    planned, too_long = [], []
+    planned, wrong = [], []
     for cell in cells(context.suite):
         key = cell.model.model_dump_json()
         if key not in described:
             made = build(context, cell.model)
             described[key] = made.describe()
-            too_long += lengths.problems(context, cell.model, made)
+            wrong += [*lengths.problems(context, cell.model, made), *_group_problems(context, cell.model, made)]
         info = _cell_info(context, cell, described[key])
         digest = records.digest_of(info)
         planned.append(Planned(cell, info, digest, layout.cell(output, cell.id, digest)))
-    if too_long:
-        raise ConfigError(*too_long)
+    if wrong:
+        raise ConfigError(*wrong)
     return matching(planned, only)
+
+
+def _group_problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
+    """Says which of the groups of parameters that the suite sets apart a model does not have."""
+    if not isinstance(made, Adapter):
+        return []
+    found = []
+    for objective in context.suite.objectives:
+        try:
+            grouped_parameters(made.model, context.suite.train_of(model, objective))
+        except ConfigError as error:
+            found.append(f"model {model.label}: {error}")
+    return list(dict.fromkeys(found))
 
 
 def matching(planned: list[Planned], only: str | None) -> list[Planned]:
@@ -66,8 +83,10 @@ def require_possible(context: Context) -> None:
     for objective in context.suite.objectives:
         if objective.then is not None:
             kinds.require_possible(objective.then, asked, context.accelerator)
-        for stretch in context.suite.plans_of(objective):
-            require_shares(stretch, context.accelerator.num_processes)
+        for model in context.suite.models:
+            for stretch in context.suite.plans_of(model, objective):
+                require_shares(stretch, context.accelerator.num_processes)
+                require_whole_weights(stretch.ema, context.accelerator)
 
 
 def run(context: Context, output: Path, only: str | None = None, since: float | None = None) -> list[Record]:
@@ -270,7 +289,7 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         model=model,
         objective=objective,
         seed=cell.seed,
-        train=None if cell.objective is None else context.suite.described(cell.objective),
+        train=None if cell.objective is None else context.suite.described(cell.model, cell.objective),
         sample=context.suite.sample.described,
         score=context.suite.score,
         prompt=context.suite.prompt.described,

@@ -23,7 +23,7 @@ from harness.metrics.detection.accumulate import Matches
 from harness.protocols import Adapter, Benchmark, LeavesOut, Predictor
 from harness.sequence import CaptionCodec, Task, for_task
 from harness.sequence.targets import in_reading_order
-from harness.suite.early_images import early_places
+from harness.suite.train_settings import early_places
 from harness.types import Box, Detection, Evaluation, Example, Instance
 
 SPLITS = ("train", "val", "calibration")

@@ -83,7 +83,7 @@ def tuned(context: Context, output: Path, since: float | None = None) -> Context
 
 def trials_of(suite: Suite, tune: Tune) -> Suite:
     """The suite whose cells are the trials: for each row and candidate one, without the stages after fine-tuning."""
-    steps = {} if tune.steps is None else {"steps": tune.steps}
+    steps = {} if tune.steps is None else {"steps": tune.steps, "epochs": None}
     once = {"eval_at": (), "probe": None, "eval_images": None, **steps}
     return suite.model_copy(
         update={

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from harness import objectives, registry
 from harness.errors import unknown
@@ -14,21 +14,16 @@ from harness.suite.cells import chains, rows
 from harness.suite.schema import (
     EarlyStop,
     Hypothesis,
-    NamedObjective,
-    Probe,
     Prompt,
     Resampled,
     Resources,
     SampleSettings,
     Suite,
-    Train,
 )
 from harness.suite.stage_base import StageSettings
-from harness.suite.stage_settings import STAGES, Sft
+from harness.suite.stage_settings import STAGES
+from harness.suite.train_settings import Probe, Train
 from harness.suite.tune import Tune
-
-WHOLE_TARGETS = ("dpo", "spl", "gepo", "nsft")
-"""Stages that make targets of all of an image's objects."""
 
 
 def follows_from_another(item: Any) -> bool:
@@ -72,8 +67,8 @@ def _without_tag(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...]
 def content_problems(content: Mapping[str, Any]) -> list[str]:
     """Lists unknown names and wrong settings, as far as the content has the right shape."""
     problems = []
-    for kind, key in (("benchmark", "benchmark"), ("model", "models")):
-        for name, settings in _named(content.get(key)):
+    for kind, key, own in (("benchmark", "benchmark", ()), ("model", "models", ("train",))):
+        for name, settings in _named(content.get(key), *own):
             problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
     for name, settings in _named(content.get("objectives"), "train", "then"):
         problems += objectives.problems(name, settings)
@@ -134,7 +129,7 @@ def reference_problems(suite: Suite) -> list[str]:
             continue
         if hypothesis.metric not in metrics:
             problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
-    return problems + _caption_problems(suite) + _train_problems(suite) + _tune_problems(suite)
+    return problems + _caption_problems(suite) + _tune_problems(suite)
 
 
 def _tune_problems(suite: Suite) -> list[str]:
@@ -185,60 +180,3 @@ def _caption_problems(suite: Suite) -> list[str]:
         for stated in suite.hypotheses
         if about_boxes(stated.metric)
     ]
-
-
-def _train_problems(suite: Suite) -> list[str]:
-    """Lists training that cannot be done as the suite and its rows say."""
-    problems = _micro_problems("train", suite.train)
-    for objective in suite.objectives:
-        where = f"objectives.{objective.label}.train"
-        try:
-            plan = suite.train_of(objective)
-        except ValidationError as error:
-            problems += [schema_problem(item, ("objectives", objective.label, "train")) for item in error.errors()]
-            continue
-        if "eval_images" in objective.train:
-            problems.append(f"{where}.eval_images: expected in the suite's train alone: all rows see the same images")
-        if plan.max_objects is not None and objective.then is not None and objective.then.name in WHOLE_TARGETS:
-            problems.append(f"{where}.max_objects: {objective.then.name} trains on whole targets; use another stage")
-        if objective.train:
-            problems += _micro_problems(where, plan)
-        problems += _supply_problems(objective.label, objective.name, objective.settings, plan)
-        problems += _stage_problems(suite, objective)
-    return problems
-
-
-def _stage_problems(suite: Suite, objective: NamedObjective) -> list[str]:
-    """Says why the batches of a further stage cannot be made, or do not supply what its objective needs."""
-    try:
-        *_, plan = suite.plans_of(objective)
-    except ValidationError as error:
-        return [schema_problem(item, ("objectives", objective.label, "then")) for item in error.errors()]
-    if not isinstance(objective.then, Sft):
-        return []
-    return _supply_problems(f"{objective.label}: then", *objective.then.of, plan)
-
-
-def _micro_problems(where: str, plan: Train) -> list[str]:
-    micro = plan.micro_batch
-    if micro is None or plan.batch_size % micro == 0:
-        return []
-    return [f"{where}.micro_batch: expected a divisor of batch_size {plan.batch_size}, got {micro}"]
-
-
-def _supply_problems(label: str, name: str, settings: Mapping[str, Any], plan: Train) -> list[str]:
-    """Says where an objective needs sets of targets, which the training data conditions do not supply."""
-    if objectives.problems(name, settings):  # told already
-        return []
-    if "sets" not in objectives.ready(name, settings).needs:
-        return []
-    size, micro = plan.set_size, plan.micro_batch
-    if size == 1:
-        return [
-            f"objective {label}: {name} needs several targets of an image in a batch, but "
-            f"train has targets: {plan.targets}, batching: {plan.batching}; use targets: all(n) with "
-            "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
-        ]
-    if micro is not None and micro < size:
-        return [f"train.micro_batch: expected at least the {size} targets of a set ({name}), got {micro}"]
-    return []

@@ -15,6 +15,7 @@ from harness.errors import ConfigError, unknown
 from harness.suite.checks import content_problems, follows_from_another, reference_problems, schema_problem
 from harness.suite.permissions import NOTHING, Permissions, permit_suite
 from harness.suite.schema import Suite
+from harness.suite.train_checks import train_problems
 from harness.suite.yaml_text import read_yaml
 
 
@@ -50,7 +51,7 @@ def parse(content: object, where: str, permissions: Permissions | None = NOTHING
         problems += [schema_problem(item) for item in error.errors() if not follows_from_another(item)]
     problems += content_problems(content if suite is None else suite.model_dump(mode="python"))
     if suite is not None:
-        problems += reference_problems(suite)
+        problems += reference_problems(suite) + train_problems(suite)
     if problems or suite is None:
         raise ConfigError(*(f"{where}: {problem}" for problem in problems))
     if permissions is None:

@@ -8,21 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from harness.errors import unknown
-from harness.sequence import KINDS, Task
-from harness.sequence.targets import PATTERN, members_per_image
-from harness.suite.stage_base import Batching
+from harness.sequence import Task
 from harness.suite.stage_settings import Then
+from harness.suite.train_settings import Positive, Train
 from harness.suite.tune import Tune
 from harness.system.files import PLAIN_NAME
 from harness.system.strict import StrictModel
 
 SCORES = ("category", "name", "sequence", "constant")
 
-LATER = ("eval_images", "gradient_checkpointing", "groups", "loss_weights", "max_objects", "micro_tokens", "precision")
-"""Settings of `train` that the first records did not have."""
-
-Positive = Annotated[int, Field(ge=1)]
 Label = Annotated[str, Field(pattern=PLAIN_NAME)]
 """Becomes part of a folder's name: it must not lead out of the output folder. Tables escape whatever else it has."""
 
@@ -61,154 +55,40 @@ class _Labelled(_Named):
 
 
 class NamedModel(_Labelled):
-    """A model that the suite fine-tunes, one of `models:`."""
+    """A model that the suite fine-tunes. All keys but these are settings of its own."""
+
+    train: Mapping[str, Any] = {}
+    """What this model is trained with otherwise than the suite's `train` says, e.g. {lr: 1.0e-5}; the `train` of an
+    objective goes before it."""
 
 
 class NamedObjective(_Labelled):
-    """One of `objectives:`. `train`: what this row has otherwise than the suite's `train`, e.g. {targets: all(4)}.
-    `then`: the stage that follows in the same cell, e.g. {name: grpo, steps: 60} (see harness.suite.stage_settings)."""
+    """A training objective, whose fine-tuned models are a row of the tables."""
 
     train: Mapping[str, Any] = {}
+    """What this row has otherwise than the suite's `train`, e.g. {targets: all(4)}."""
     then: Then | None = None
-
-
-class Probe(StrictModel):
-    """What is watched in training: every `every` steps (and before the first), on the first `images` images of the
-    calibration split. See harness.evaluation.probe."""
-
-    every: Positive
-    images: Positive = 32
-
-
-class Group(StrictModel):
-    """One of `train.groups`: parameters whose name matches the pattern (as in a shell) have a learning rate or a weight
-    decay of their own; what is not given is that of `train`."""
-
-    match: str
-    lr: Annotated[float, Field(ge=0)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-
-
-class MaxObjects(StrictModel):
-    """`train.max_objects`: a target lists at most `number` objects of its image, so that it stays within what a model
-    can read. `drop`: which ones are left out, `random` ones, others in every epoch, or the `smallest` by area.
-    `max_objects: 20` is {number: 20, drop: random}. The record counts the images and objects concerned."""
-
-    number: Positive
-    drop: Literal["random", "smallest"] = "random"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_bare_number(cls, value: Any) -> Any:
-        return {"number": value} if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-class Train(StrictModel):
-    """`targets`: canonical, random or all(n); `batching`: shuffled, grouped or collision with its
-    `collision_rate`: see harness.sequence.targets and harness.training.schedule. `micro_batch`: sequences per forward
-    pass (gradients accumulate up to batch_size); default all at once. `micro_tokens`, instead: positions per forward
-    pass, prompts and padding included; the sequences of a batch are then sorted by length, so that less is padded.
-    `loss_weights`: what the loss at tokens of a kind is multiplied with, e.g. {location: 0.5}; 1 where none is given.
-    It is still divided by the number of all target tokens.
-    `eval_images`: how many validation images are asked about at the steps of `eval_at` before the last; all by default.
-    They are the first of a fixed permutation, so that fewer are always some of more.
-    `max_objects`: how many objects a target lists at most, see MaxObjects.
-    `gradient_checkpointing`: less memory, more time, the same gradients. `groups`: see Group; the first that matches
-    counts. `precision`: bf16 is autocast; auto is bf16 on a GPU and fp32 elsewhere.
-
-    The learning rate is constant after `warm_up` steps, so that every step of `eval_at` is a fair place to
-    stop. The last step is always evaluated.
-    """
-
-    targets: Annotated[str, Field(pattern=PATTERN)] = "canonical"
-    batching: Batching = "shuffled"
-    collision_rate: Annotated[float, Field(ge=0, le=1)] | None = None
-    steps: Positive = 240
-    batch_size: Positive = 16
-    micro_batch: Positive | None = None
-    micro_tokens: Positive | None = None
-    lr: Annotated[float, Field(gt=0)] = 3e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warm_up: Annotated[int, Field(ge=0)] = 10
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    loss_weights: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
-    log_every: Positive = 20
-    eval_at: tuple[Positive, ...] = ()
-    eval_images: Positive | None = None
-    max_objects: MaxObjects | None = None
-    probe: Probe | None = None
-    gradient_checkpointing: bool = False
-    groups: tuple[Group, ...] = ()
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """As a record has it, and as cells are told apart. What came later is left out where it is at its default, so
-        that the cells of earlier code stay the same."""
-        later = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude=later)
-
-    @field_validator("loss_weights")
-    @classmethod
-    def _kinds_of_tokens(cls, weights: Mapping[str, float]) -> Mapping[str, float]:
-        if wrong := [unknown("kind of token", kind, KINDS) for kind in weights if kind not in KINDS]:
-            raise ValueError("; ".join(wrong))
-        return weights
-
-    @model_validator(mode="after")
-    def _evaluations_in_range(self) -> Train:
-        late = [step for step in self.eval_at if step > self.steps]
-        if late:
-            raise ValueError(f"eval_at: expected steps up to {self.steps}, got {late}")
-        return self
-
-    @model_validator(mode="after")
-    def _batches_can_be_made(self) -> Train:
-        if self.micro_batch is not None and self.micro_tokens is not None:
-            raise ValueError("micro_tokens: expected without micro_batch, of which it takes the place")
-        if (self.batching == "collision") != (self.collision_rate is not None):
-            raise ValueError("collision_rate: expected with batching: collision, and only there")
-        if self.batching == "grouped" and self.members == 1:
-            raise ValueError(f"batching: grouped needs targets: all(n), got {self.targets}")
-        if self.batching == "grouped" and self.batch_size % self.members:
-            raise ValueError(f"batch_size: expected a multiple of {self.targets}'s n, got {self.batch_size}")
-        return self
-
-    @property
-    def members(self) -> int:
-        """How many target sequences an image has in an epoch."""
-        return members_per_image(self.targets)
-
-    @property
-    def set_size(self) -> int:
-        """Different targets of one image that share a batch by design, 1 if it is left to chance."""
-        if self.targets == "canonical" or self.batching == "shuffled":
-            return 1
-        return self.members if self.batching == "grouped" else 2 if self.collision_rate else 1
-
-    @property
-    def evaluations(self) -> tuple[int, ...]:
-        """The steps that are evaluated; the last one always is."""
-        return tuple(sorted({*self.eval_at, self.steps}))
-
-    @property
-    def probes(self) -> tuple[int, ...]:
-        """Steps after which the probe set is looked at; the last one always is. Empty without a probe."""
-        return () if self.probe is None else tuple(sorted({*range(0, self.steps + 1, self.probe.every), self.steps}))
+    """The stage that follows fine-tuning in the same cell, e.g. {name: grpo, steps: 60}."""
 
 
 class SampleSettings(StrictModel):
-    """K samples per image beside the greedy answer, at `temperature`. At each of `temperatures` the model of the last
-    step is sampled too, with the same random numbers: curves of recall, precision and diversity. `precision`: of all
-    that is asked of a model outside training (answers, scores, held-out loss, probe); auto is as in training."""
+    """What is asked of a model when it is evaluated: the greedy answer, and samples. At each of `temperatures` the
+    model of the last step is sampled too, with the same random numbers: curves of recall, precision, diversity."""
 
     samples: Annotated[int, Field(ge=2, le=1000)] = 8
+    """K, answers sampled for an image beside the greedy one."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Logits are divided by it before an answer is sampled."""
     temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Further temperatures, at the last step only."""
     max_tokens: Positive = 64
+    """Tokens after which an answer is cut off."""
     batch_images: Positive = 32
+    """Images that are answered at once; it changes no answer."""
     grammar: bool = False
+    """Whether tokens that cannot stand in an answer are left out when one is sampled."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Numbers of all that is asked outside training (answers, scores, held-out loss, probe); auto is as in training."""
 
     @property
     def described(self) -> dict[str, Any]:
@@ -222,17 +102,18 @@ class SampleSettings(StrictModel):
 
 
 class Prompt(StrictModel):
-    """`kind`: open asks for everything; categories asks about the categories of an image that were verified to be there
-    or not, `chunk` at a time, by their first names, and an answer is what is said to all these questions (see
-    harness.sequence.prompts). `negatives`: at most so many absent categories of an image are asked about in training,
-    drawn from the seed; all by default. `evaluate`: whether validation images are asked about all of the benchmark's
-    categories instead, as where nothing is known of a picture; official figures count the verified ones alone.
-    """
+    """What a model is asked about an image (see harness.sequence.prompts)."""
 
     kind: Literal["open", "categories"] = "open"
+    """open asks for everything; categories asks about the categories of an image that were verified to be there or not,
+    by their first names, and an answer is what is said to all these questions."""
     chunk: Positive | None = None
+    """Categories of a question; with `kind: categories` only."""
     negatives: Annotated[int, Field(ge=0)] | None = None
+    """Absent categories of an image that are asked about in training, drawn from the seed; by default all."""
     evaluate: Literal["verified", "all"] = "verified"
+    """all: validation images are asked about all of the benchmark's categories, as where nothing is known of a picture;
+    official figures count the verified ones alone."""
 
     @model_validator(mode="after")
     def _settings_of_the_kind(self) -> Prompt:
@@ -249,11 +130,12 @@ class Prompt(StrictModel):
 
 
 class Resources(StrictModel):
-    """What a cell gets of a Ray cluster (see harness.run.executors.ray_cluster): whole CPUs, and whole GPUs or a share
-    of one."""
+    """What a cell gets of a Ray cluster (see harness.run.executors.ray_cluster)."""
 
     cpus: Positive = 1
+    """Whole CPUs."""
     gpus: Annotated[float, Field(ge=0)] = 0
+    """Whole GPUs, or a share of one."""
 
     @field_validator("gpus")
     @classmethod
@@ -264,65 +146,96 @@ class Resources(StrictModel):
 
 
 class EarlyStop(StrictModel):
-    """A row made of `objective`'s cells where their path along training, from the base on, has the AP of the row
-    `at_ap_of`, seed by seed: what less training alone gives. (Of suites from before `at: equal_AP`, which does this for
-    one hypothesis.)"""
+    """A row made of an objective's cells where their path along training, from the base on, has the AP of another row,
+    seed by seed: what less training alone gives. (Of suites from before `at: equal_AP`, which does this for one
+    hypothesis.)"""
 
     label: Label
+    """What tables call the row."""
     objective: str
+    """Label of the objective."""
     at_ap_of: str
+    """Label of the row whose AP it is read at."""
 
 
 class Resampled(StrictModel):
-    """A row made of `objective`'s cells, sampled at another of `sample.temperatures`."""
+    """A row made of an objective's cells, sampled at another temperature."""
 
     label: Label
+    """What tables call the row."""
     objective: str
+    """Label of the objective."""
     temperature: float
+    """One of `sample.temperatures`."""
 
 
 class Hypothesis(StrictModel):
-    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond `margin`. With `at: equal_AP` b is
-    read off its path along training where it has the AP of a (see harness.report.paths)."""
+    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond the margin."""
 
     id: str
+    """What tables call it."""
     claim: str
+    """The expectation in words."""
     metric: str
+    """A figure (`detmodes list measures`), or one with `_gain` for two rows with `then`."""
     a: str
+    """Label of a row."""
     b: str
+    """Label of the row that it is compared with."""
     at: Literal["equal_AP"] | None = None
+    """equal_AP: b is read off its path along training where it has the AP of a (see harness.report.paths); both are
+    trained with `schedule: constant` then."""
     direction: Literal["greater", "less"] = "greater"
+    """On which side of the margin the difference is expected."""
     margin: float = 0.0
+    """In the unit of the metric."""
 
 
 class Suite(StrictModel):
-    """Every cell is a (model, objective, seed). `keep`: the fine-tuned weights of the last step, of all evaluated
-    steps, or none; it changes no result, so it is not part of a cell's digest. `images`: what becomes of a picture that
-    cannot be read, or is not of the size that its annotations say: `fail` fails the cell that reads it, `skip` leaves
-    it out of its split, and those that were left out are part of the digest (see harness.run.task). `val_ids`: a file
-    of image ids, separated by white space or commas: the validation split is these images alone, and which ones they
-    are is part of the digest. `resources` are no part of it. `task`: what sequences are: the objects' names and boxes,
-    a caption that mentions the objects, or a caption and then the boxes of what it mentions (see
-    harness.sequence.captions and harness.run.task)."""
+    """An experiment. Every cell of it is a (model, objective, seed)."""
 
     suite: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Its name."""
     benchmark: NamedBenchmark
+    """The images, by name, e.g. {name: shapes, domain: cluttered}."""
     models: Annotated[tuple[NamedModel, ...], Field(min_length=1)]
+    """The models that are fine-tuned, by name, each with its settings (`detmodes list models`)."""
     objectives: tuple[NamedObjective, ...] = ()
+    """The training objectives, by name, each with its settings (`detmodes list objectives`); without any, only the
+    base is evaluated."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """Of batches, targets and samples; each objective is trained once with each."""
     train: Train = Train()
+    """How all rows are trained."""
     task: Task = "boxes"
+    """What sequences are: the objects' names and boxes, a caption that mentions the objects, or a caption and then the
+    boxes of what it mentions (see harness.sequence.captions)."""
     prompt: Prompt = Prompt()
+    """What a model is asked about an image."""
     sample: SampleSettings = SampleSettings()
+    """What is asked of a model when it is evaluated."""
     score: Literal["category", "name", "sequence", "constant"] = "category"
+    """The confidence of a box: the probability of its category over all its names, of its name, of name and box; or
+    constant, 1."""
     keep: Literal["all", "last", "none"] = "last"
+    """Which fine-tuned weights stay: those of all evaluated steps, of the last one, or none. It changes no result."""
     images: Literal["fail", "skip"] = "fail"
+    """What becomes of a picture that cannot be read, or is not of the size that its annotations say: fail fails the
+    cell that reads it, skip leaves it out of its split; which ones it left out is a part of what identifies a cell."""
     val_ids: Path | None = None
+    """A file of image ids, separated by white space or commas: the validation split is these images alone."""
     resources: Resources = Resources()
+    """What a cell gets of a Ray cluster."""
     tune: Tune | None = None
+    """Candidates of learning rates, of which every objective gets its best one."""
     early_stops: tuple[EarlyStop, ...] = ()
+    """Rows at the AP of other rows."""
     resampled: tuple[Resampled, ...] = ()
+    """Rows at other temperatures."""
     hypotheses: tuple[Hypothesis, ...] = ()
+    """What is expected, and tested when the run has ended."""
+    epoch_images: Annotated[int, Field(ge=1)] | None = None
+    """Written by a run where some length is in epochs: how many training images, or questions about them, there are."""
 
     @field_validator("seeds")
     @classmethod
@@ -331,18 +244,25 @@ class Suite(StrictModel):
             raise ValueError(f"expected distinct seeds, got {list(seeds)}")
         return seeds
 
-    def train_of(self, objective: NamedObjective) -> Train:
-        """How a row is trained: the suite's `train`, but for what the objective's own `train` says."""
-        return Train.model_validate({**self.train.model_dump(mode="json"), **objective.train})
+    def train_of(self, model: NamedModel, objective: NamedObjective | None = None) -> Train:
+        """How a row is trained, or may be: the suite's `train`, but for what the model's own says, and the objective's.
+        In steps, once it is known how many training images there are."""
+        changes = [model.train] if objective is None else [model.train, objective.train]
+        plan = self.train.with_changes(*changes) if any(changes) else self.train
+        return plan if self.epoch_images is None else plan.in_steps(self.epoch_images)
 
-    def plans_of(self, objective: NamedObjective) -> tuple[Train, ...]:
+    def plans_of(self, model: NamedModel, objective: NamedObjective) -> tuple[Train, ...]:
         """The same of each of its stages, in order; each counts its own steps."""
-        first, then = self.train_of(objective), objective.then
-        if then is None:
-            return (first,)
-        return first, Train.model_validate({**first.model_dump(), **then.planned})
+        first, then = self.train_of(model, objective), objective.then
+        return (first,) if then is None else (first, first.with_changes(then.planned))
 
-    def described(self, objective: NamedObjective) -> dict[str, Any]:
+    def described(self, model: NamedModel, objective: NamedObjective) -> dict[str, Any]:
         """How a row is trained, as a record has it. DataError where its stage names a file that cannot be read."""
         then = {} if objective.then is None else {"then": objective.then.described}
-        return {**self.train_of(objective).described, **then}
+        return {**self.train_of(model, objective).described, **then}
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the length of some training is in epochs."""
+        own = [model.train for model in self.models] + [objective.train for objective in self.objectives]
+        return self.train.epochs is not None or any(changes.get("epochs") is not None for changes in own)

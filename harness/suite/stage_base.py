@@ -32,7 +32,8 @@ class Amount(NamedTuple):
 
 class StageSettings(StrictModel):
     """What all stages have. Steps, those of `eval_at` too, are counted from the stage's start; its end is always
-    evaluated. What is not said here is as in `train`, but for what ends with it: its batching and `train.groups`."""
+    evaluated. What is not said here is as in `train`, but for what ends with it: its batching, `groups`, `schedule` and
+    `ema`. What a stage begins with is what fine-tuning left, with `ema` the mean of its weights."""
 
     equation: ClassVar[str]
     """What it minimises, in one line."""
@@ -64,7 +65,7 @@ class StageSettings(StrictModel):
     @property
     def planned(self) -> dict[str, Any]:
         """The settings that this stage has otherwise than `train`, by their names there."""
-        ends = {"batching": "shuffled", "collision_rate": None, "groups": ()}
+        ends = {"batching": "shuffled", "collision_rate": None, "groups": (), "schedule": "constant", "ema": None}
         return {**ends, **self.model_dump(include={*OPTIMISED}), "batch_size": self.batch}
 
     @property

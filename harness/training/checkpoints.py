@@ -56,6 +56,8 @@ class TrainingState:
     """Whether it can be saved and put back (harness.training.engines.data_parallel)."""
     reference: nn.Module | None = None
     """The model as it was when this stage began, where the stage needs it: the same, and not trained."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """The mean of the weights so far (harness.training.average), by the names of the parameters; empty without one."""
 
     @property
     def device(self) -> torch.device:
@@ -70,8 +72,8 @@ class Checkpoint(NamedTuple):
 
     @property
     def weights(self) -> str:
-        """Digest of the model's tensors."""
-        own = sorted(item for item in self.content["tensors"].items() if item[0].startswith("model/"))
+        """Digest of the tensors of the model that is evaluated."""
+        own = sorted(item for item in self.content["tensors"].items() if item[0].startswith(("model/", "average/")))
         return sha256(repr(own).encode()).hexdigest()
 
 
@@ -185,7 +187,7 @@ def restore(checkpoint: Checkpoint, state: TrainingState, accelerator: Accelerat
     with _shared(checkpoint, accelerator) as tensor:
         _require_fit(checkpoint, parts)
         with torch.no_grad():
-            for name, part in (parts | _of_reference(state)).items():
+            for name, part in (parts | _beside_model(state)).items():
                 part.copy_(_placed(tensor(name), part))
         _restore_optimizer(state.optimizer, {n: tensor(n) for n in content["tensors"] if _of_optimizer(n)})
         _restore_random(state, content, tensor)
@@ -234,7 +236,7 @@ def _shared(checkpoint: Checkpoint, accelerator: Accelerator) -> Iterator[Callab
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
     """Copies on the CPU."""
-    found = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _of_reference(state)
+    found = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _beside_model(state)
     found["random/torch"] = torch.get_rng_state()
     if state.device.type == "cuda":
         found["random/cuda"] = torch.cuda.get_rng_state(state.device)
@@ -282,13 +284,14 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {f"model/{name}": tensor for name, tensor in {**parameters, **dict(model.named_buffers())}.items()}
 
 
-def _of_reference(state: TrainingState) -> dict[str, Tensor]:
-    """What sets the reference apart from the base: the parts that training changes."""
+def _beside_model(state: TrainingState) -> dict[str, Tensor]:
+    """The mean of the weights, and what sets the reference apart from the base: the parts that training changes."""
+    mean = {f"average/{name}": tensor for name, tensor in state.average.items()}
     if state.reference is None:
-        return {}
+        return mean
     own = dict(state.reference.named_parameters()) | dict(state.reference.named_buffers())
     names = (name.removeprefix("model/") for name in _trained(state.model))
-    return {f"reference/{name}": own[name] for name in names}
+    return mean | {f"reference/{name}": own[name] for name in names}
 
 
 def _require_fit(checkpoint: Checkpoint, parts: Mapping[str, Tensor]) -> None:

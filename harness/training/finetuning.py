@@ -15,7 +15,7 @@ from harness.errors import ConfigError
 from harness.protocols import Adapter
 from harness.sequence.noise_objects import with_noise
 from harness.sequence.targets import fewer_objects, members
-from harness.suite.schema import MaxObjects, Train
+from harness.suite.train_settings import MaxObjects, Train
 from harness.system.profiler import phase
 from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel

@@ -20,9 +20,11 @@ from harness.errors import ConfigError
 from harness.protocols import Checkpointed
 from harness.system.failures import require_finite
 from harness.system.profiler import phase
+from harness.training import average
 from harness.training.checkpoints import TrainingState, random_numbers_kept
-from harness.training.engines.data_parallel import DataParallel, wants_sharding
-from harness.training.engines.optimizer import optimizer_of, warm_up
+from harness.training.engines.data_parallel import DataParallel, require_whole_weights, wants_sharding
+from harness.training.engines.optimizer import optimizer_of, scale_rates
+from harness.training.schedule import rate_share
 from harness.training.stage import Stage, Step, Work, micro_batch_of
 from harness.training.step import accumulate, added, means
 
@@ -109,12 +111,15 @@ def train(
             running.look()
         running.train(checkpointer)
         engine.finish()
+        average.put_in_place(state.average, state.model)
     return work.log.of("train")
 
 
 def _require_possible(work: Work, stages: Sequence[Stage]) -> None:
     """ConfigError where the adapter does not offer what the stages ask for."""
     adapter = work.adapter
+    for stage in stages:
+        require_whole_weights(stage.plan.ema, work.accelerator)
     if any(stage.plan.gradient_checkpointing for stage in stages):
         if not isinstance(adapter, Checkpointed):
             raise ConfigError(f"train.gradient_checkpointing: {type(adapter).__name__} has no checkpoint_gradients()")
@@ -140,6 +145,8 @@ def _state_at_start(stage: Stage, work: Work, engine: DataParallel, before: Trai
         reference.model.eval().load_state_dict(work.adapter.model.state_dict())
     state = TrainingState(work.adapter.model, engine.optimizer, selections, resumes=engine.resumes)
     state.reference = None if reference is None else reference.model
+    if stage.plan.ema is not None:
+        state.average = average.begin(state.model)
     if before is not None:
         state.step, state.seconds, state.waiting, state.last = before.step, before.seconds, before.waiting, before.last
     return state
@@ -158,11 +165,12 @@ class _RunningStage:
 
     def look(self) -> None:
         """Probes and evaluates the model, as far as this is due at the state's step."""
-        with random_numbers_kept(self._state.device):
+        state = self._state
+        with random_numbers_kept(state.device):
             for due, hook in ((self._probes, self._hooks.probe), (self._evaluations, self._hooks.evaluate)):
-                if self._state.step in due:
-                    with self._engine.whole():
-                        hook(self._state.step)
+                if state.step in due:
+                    with self._engine.whole(), average.shown(state.average, state.model):
+                        hook(state.step)
         self._work.adapter.model.train()
 
     def train(self, checkpointer: Checkpointer) -> None:
@@ -181,9 +189,11 @@ class _RunningStage:
         plan, state, own = self._plan, self._state, number - self._start
         started = time.perf_counter()
         step = next(steps)
-        warm_up(self._engine.optimizer, min(1.0, own / max(1, plan.warm_up)))
+        scale_rates(self._engine.optimizer, rate_share(own, plan.steps, plan.warm_up, plan.schedule))
         logged = own == 1 or own % plan.log_every == 0 or own == plan.steps
         figures = self._update(number, step, logged)
+        if plan.ema is not None:
+            average.update(state.average, state.model, plan.ema, own)
         state.seconds += time.perf_counter() - started
         assert state.last is not None
         self._hooks.progress(number, state.last["loss"])

@@ -12,7 +12,7 @@ from harness import objectives
 from harness.errors import ConfigError, ObjectiveError
 from harness.inference.teacher_forcing import top_k_masses
 from harness.protocols import Adapter
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.types import Example
 
 
@@ -26,7 +26,7 @@ class Objective:
             come from.
         selection: what the reference selects by its logits.
         selections: what it has selected so far, by image and sequence.
-        loss_weights: by kind of token, see harness.suite.schema.Train.
+        loss_weights: by kind of token, see harness.suite.train_settings.Train.
     """
 
     name: str

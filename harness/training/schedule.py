@@ -1,4 +1,4 @@
-"""Token sequences -> padded tensors, and which examples make up which step. Pure; shared by training and scoring."""
+"""Which examples make up which step of training, and the learning rate of each. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.errors import ConfigError
 from harness.suite.stage_base import Batching
+from harness.suite.train_settings import Schedule
 
 
 class Draw(NamedTuple):
@@ -52,6 +53,20 @@ def draws(
             yield [Draw(epoch, *divmod(item, members)) for epoch, item in drawn]
         else:
             yield [Draw(epoch, index, member) for epoch, index in drawn for member in range(members)]
+
+
+def rate_share(step: int, steps: int, warm_up: int, schedule: Schedule) -> float:
+    """Share of the full learning rate that a step (1, 2, ..., `steps`) has.
+
+    It rises linearly to 1 in the warm-up. From then on it is constant, or falls on half a cosine or a line, from 1 in
+    the first step after the warm-up; it would reach 0 in the step after the last, so that no step goes to waste.
+    """
+    if step <= warm_up:
+        return step / warm_up
+    progress = (step - 1 - warm_up) / (steps - warm_up)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if schedule == "linear" else 1.0
 
 
 def collision_rate(batches: Iterable[Sequence[Draw]]) -> float:

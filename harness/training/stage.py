@@ -18,7 +18,7 @@ from harness.protocols import Adapter
 from harness.records.cache import Cache, NoCache
 from harness.records.log import Log
 from harness.sequence.targets import target
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.objective import Objective

@@ -21,7 +21,8 @@ from harness.metrics.samples.mentions import truth_of
 from harness.protocols import Adapter
 from harness.sequence import prompts
 from harness.sequence.targets import members, target
-from harness.suite.schema import SampleSettings, Train
+from harness.suite.schema import SampleSettings
+from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from harness.training.rows import Row, batch_of, counts_of
 from harness.training.stages.rollout import rollout

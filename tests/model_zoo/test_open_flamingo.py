@@ -12,7 +12,7 @@ from harness.errors import ConfigError, DataError
 from harness.inference.padding import target_batch
 from harness.protocols import Adapter
 from harness.sequence.targets import target
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from harness.types import Example, Sample
 from model_zoo import checkpoint

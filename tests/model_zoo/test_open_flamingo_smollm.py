@@ -11,7 +11,7 @@ import torch
 from transformers import logging
 
 from benchmarks.lvis import Lvis
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from model_zoo import checkpoint
 from model_zoo.flamingo.published import OpenFlamingoHf

@@ -21,7 +21,7 @@ from harness.run import runner
 from harness.run.context import open_context
 from harness.sequence import vocabulary_names
 from harness.sequence.targets import target
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from model_zoo import checkpoint
 from model_zoo.pix2seq import DEFAULTS, Layer, Pix2Seq

@@ -30,7 +30,7 @@ from harness.inference.padding import target_batch
 from harness.run import runner
 from harness.run.context import open_context
 from harness.sequence.targets import target
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from harness.types import Box
 from model_zoo import checkpoint

@@ -14,7 +14,7 @@ from harness.report.paths import interpolate_path, on_same_images
 from harness.report.results import Key, Results, load
 from harness.report.rows import at_ap_of, compare_rows, sources
 from harness.report.verdicts import stated_tests
-from harness.suite.early_images import early_places
+from harness.suite.train_settings import early_places
 
 QUICKSTART = Path(__file__).parents[2] / "results" / "quickstart"
 NUMBER = 100

@@ -14,7 +14,7 @@ from harness.run.context import Context, build, open_context
 from harness.run.lengths import Lengths, readable
 from harness.sequence import Codec, CoordinateSpace, vocabulary_names
 from harness.sequence.targets import fewer_objects, target
-from harness.suite.schema import MaxObjects, Train
+from harness.suite.train_settings import MaxObjects, Train
 from harness.types import Category, Example
 from model_zoo.flamingo.toy import OpenFlamingo
 from tests.support import small

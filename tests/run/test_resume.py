@@ -33,6 +33,8 @@ CHANGES: dict[str, Any] = {
         "eval_at": [2, 4],
         "log_every": 1,
         "targets": "random",
+        "schedule": "cosine",
+        "ema": 0.9,
         "probe": {"every": 3, "images": 2},
     },
     "sample": {"samples": 2, "max_tokens": 12, "batch_images": 2},

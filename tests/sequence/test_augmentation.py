@@ -19,7 +19,7 @@ from harness.inference.padding import target_batch
 from harness.sequence import NOISE, Codec, CoordinateSpace, Grammar, NameVocabulary, TokenFormat
 from harness.sequence.noise_objects import JITTER, noise_boxes, with_noise
 from harness.sequence.targets import fewer_objects, target
-from harness.suite.schema import MaxObjects, Train
+from harness.suite.train_settings import MaxObjects, Train
 from harness.training.finetuning import FineTuning, left_out_objects, rows_of
 from harness.training.loop import train
 from harness.training.objective import Objective, prepare

@@ -12,7 +12,8 @@ from harness import registry
 from harness.errors import ConfigError
 from harness.suite.cells import cells, rows
 from harness.suite.load import load, parse, with_seeds
-from harness.suite.schema import Suite, Train
+from harness.suite.schema import Suite
+from harness.suite.train_settings import Train
 from tests.support import small
 
 GOOD: dict[str, Any] = {
@@ -118,7 +119,7 @@ def test_a_row_may_be_trained_otherwise() -> None:
         "objectives": ["ce", {"name": "ce", "label": "sets", "train": {"targets": "all(4)", "batching": "grouped"}}]
     }
     suite = parse({**GOOD, **changes}, "file.yaml")
-    plain, sets = (suite.train_of(objective) for objective in suite.objectives)
+    plain, sets = (suite.train_of(suite.models[0], objective) for objective in suite.objectives)
     assert plain == suite.train
     assert sets == suite.train.model_copy(update={"targets": "all(4)", "batching": "grouped"})
     assert "train" not in suite.objectives[1].settings

@@ -52,7 +52,7 @@ def stage_of(chain: Suite) -> Stage:
     """The second stage of the only row."""
     (objective,) = chain.objectives
     assert objective.then is not None
-    return kinds.stage(objective.then, chain.plans_of(objective)[1], small.work_of(small.fresh()))
+    return kinds.stage(objective.then, chain.plans_of(chain.models[0], objective)[1], small.work_of(small.fresh()))
 
 
 def train_chain(
@@ -63,7 +63,7 @@ def train_chain(
     examples: Sequence[Example] | None = None,
 ) -> list[dict[str, Any]]:
     """The curve of both stages, without times."""
-    plan, _ = chain.plans_of(chain.objectives[0])
+    plan, _ = chain.plans_of(chain.models[0], chain.objectives[0])
     ready = prepare("ce", {}, small.fresh(), (), plan, 0)
     work = small.work_of(adapter, checkpointer)
     if examples is not None:

@@ -172,7 +172,7 @@ def _write_cell(
 def _evaluated(suite: Suite, cell: Cell) -> list[int]:
     """Steps, those of later stages included."""
     start, steps = 0, []
-    for plan in () if cell.objective is None else suite.plans_of(cell.objective):
+    for plan in () if cell.objective is None else suite.plans_of(cell.model, cell.objective):
         steps += [start + step for step in plan.evaluations]
         start += plan.steps
     return steps or [0]
@@ -332,7 +332,7 @@ def _info(suite: Suite, cell: Cell) -> CellInfo:
         model={"name": cell.model.name, "label": cell.model.label},
         objective=None if cell.objective is None else cell.objective.model_dump(mode="json"),
         seed=cell.seed,
-        train=None if cell.objective is None else suite.described(cell.objective),
+        train=None if cell.objective is None else suite.described(cell.model, cell.objective),
         sample=suite.sample.model_dump(mode="json"),
         score=suite.score,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.protocols import Adapter
 from harness.sequence.targets import members
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.objective import Objective, prepare
 from harness.training.rows import Row
 from harness.training.step import accumulate, with_samples

@@ -21,7 +21,8 @@ from harness.run.interval import CheckpointInterval
 from harness.run.resume import CellCheckpointer
 from harness.sequence.targets import target
 from harness.suite.load import parse
-from harness.suite.schema import SampleSettings, Suite, Train
+from harness.suite.schema import SampleSettings, Suite
+from harness.suite.train_settings import Train
 from harness.system.interrupts import Interrupts
 from harness.training.finetuning import FineTuning
 from harness.training.loop import Checkpointer, Hooks, train

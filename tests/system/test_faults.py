@@ -18,7 +18,8 @@ from harness.errors import ConfigError, DetmodesError
 from harness.evaluation import generation
 from harness.inference import confidence
 from harness.sequence.targets import target
-from harness.suite.schema import Probe, SampleSettings, Train
+from harness.suite.schema import SampleSettings
+from harness.suite.train_settings import Probe, Train
 from harness.system import failures
 from harness.system.failures import explain, require_finite
 from harness.training import step

@@ -22,7 +22,7 @@ from harness.errors import DataError
 from harness.records.log import Log
 from harness.run.interval import CheckpointInterval
 from harness.run.resume import CellCheckpointer
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.system import files, interrupts
 from harness.system.interrupts import Interrupted, Interrupts
 from harness.training import checkpoints

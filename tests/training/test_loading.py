@@ -23,7 +23,7 @@ from harness.records.log import Log
 from harness.run import runner
 from harness.run.context import Context, open_context
 from harness.run.resume import CellCheckpointer
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.system import profiler
 from harness.system.interrupts import Interrupted, Interrupts
 from harness.system.profiler import phase

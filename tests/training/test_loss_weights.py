@@ -16,7 +16,7 @@ from harness.objectives import build
 from harness.run import runner
 from harness.run.context import open_context
 from harness.sequence import KINDS
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from harness.training.step import accumulate
 from harness.types import LossOutput, TokenBatch

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.errors import ConfigError
 from harness.sequence.targets import target
 from harness.suite.load import parse
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from harness.training.rows import Row, TokenBudget, by_length, length_of, micro_batches
 from harness.training.step import accumulate

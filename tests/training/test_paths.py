@@ -18,7 +18,7 @@ from harness import objectives
 from harness.inference.device import accelerator_on
 from harness.objectives import apply, calibration
 from harness.protocols import HiddenStates
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from model_zoo.flamingo.toy import OpenFlamingo
 from tests.support import paths, small

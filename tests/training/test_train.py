@@ -21,7 +21,7 @@ from harness.objectives import ObjectiveSpec
 from harness.records.log import Log
 from harness.run.resume import CellCheckpointer
 from harness.sequence.targets import members, target
-from harness.suite.schema import Probe, Train
+from harness.suite.train_settings import Probe, Train
 from harness.system.interrupts import Interrupted, Interrupts
 from harness.training.loop import Hooks
 from harness.training.objective import Objective, prepare

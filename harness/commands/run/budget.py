@@ -25,7 +25,8 @@ def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[t
     if not heldout:
         raise ConfigError("benchmark: has no calibration split; give it calibration_images")
     evaluations = tuple(sorted({*range(every, steps + 1, every), steps}))
-    plan = context.suite.train.model_copy(update={"steps": steps, "eval_at": evaluations})
+    usual = context.suite.train_of(context.suite.models[0])
+    plan = usual.model_copy(update={"steps": steps, "epochs": None, "eval_at": evaluations})
     curve: list[tuple[int, float]] = []
 
     def evaluate(step: int) -> None:

@@ -27,7 +27,7 @@ from harness.inference.padding import target_batch
 from harness.inference.precision import Numbers, choose_numbers
 from harness.protocols import Adapter, HiddenStates
 from harness.sequence.targets import target
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.system import timing
 from harness.system.files import check_place, write_text
 from harness.training import checkpoints

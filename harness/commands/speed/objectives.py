@@ -19,7 +19,7 @@ from torch import Tensor
 from harness import objectives, registry
 from harness.inference.device import accelerator_on
 from harness.protocols import Adapter
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.system import timing
 from harness.system.files import check_place, write_text
 from harness.training.finetuning import batches, rows_of

@@ -29,7 +29,8 @@ from harness.protocols import Adapter
 from harness.run import runner
 from harness.run.context import open_context
 from harness.suite.load import parse
-from harness.suite.schema import SampleSettings, Suite, Train
+from harness.suite.schema import SampleSettings, Suite
+from harness.suite.train_settings import Train
 from harness.system import timing
 from harness.system.files import check_place, write_text
 from harness.training import checkpoints

@@ -211,7 +211,7 @@ def _info(suite: Suite, cell: Cell) -> CellInfo:
         model=cell.model.model_dump(mode="json"),
         objective=None if cell.objective is None else cell.objective.model_dump(mode="json"),
         seed=cell.seed,
-        train=None if cell.objective is None else suite.described(cell.objective),
+        train=None if cell.objective is None else suite.described(cell.model, cell.objective),
         sample=suite.sample.model_dump(mode="json"),
         score=suite.score,
     )

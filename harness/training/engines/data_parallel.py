@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
+from harness.errors import ConfigError
 from harness.types import Projection
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -97,6 +98,12 @@ class DataParallel:
 def trained(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that training changes, in the model's order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def require_whole_weights(ema: float | None, accelerator: Accelerator) -> None:
+    """Raises ConfigError where weights are to be averaged (`train.ema`) that are split."""
+    if ema is not None and wants_sharding(accelerator):
+        raise ConfigError("train.ema: expected processes that have the whole model each; not with FSDP, ZeRO")
 
 
 def wants_sharding(accelerator: Accelerator) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from harness.errors import ConfigError
-from harness.suite.schema import Group, Train
+from harness.suite.train_settings import Group, Train
 
 SHOWN = 4
 """How many names of parameters an error shows."""
@@ -18,10 +18,20 @@ SHOWN = 4
 def optimizer_of(model: nn.Module, plan: Train) -> torch.optim.AdamW:
     """AdamW over the model's trained parameters. Each is in the first of `plan.groups` that its name matches, or takes
     the plan's own settings. ConfigError if a group stays empty."""
+    groups = [(group, found) for group, found in grouped_parameters(model, plan) if found]
+    return torch.optim.AdamW(
+        [_settings(group, plan) | {"params": found} for group, found in groups],
+        betas=plan.optimizer.betas,
+        eps=plan.optimizer.eps,
+        fused=True,
+    )
+
+
+def grouped_parameters(model: nn.Module, plan: Train) -> list[tuple[Group, list[nn.Parameter]]]:
+    """Returns each of `plan.groups` with the trained parameters that it takes, and at the end the plan's own settings
+    with the rest. Raises ConfigError where a group takes none."""
     parameters = {name: own for name, own in model.named_parameters() if own.requires_grad}
-    own = Group(match="*", lr=plan.lr, weight_decay=plan.weight_decay)
-    groups = [(group, found) for group, found in split(parameters, (*plan.groups, own)) if found]
-    return torch.optim.AdamW([_settings(group, plan) | {"params": found} for group, found in groups], fused=True)
+    return split(parameters, (*plan.groups, Group(match="*", lr=plan.lr, weight_decay=plan.weight_decay)))
 
 
 def split(parameters: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> list[tuple[Group, list[nn.Parameter]]]:
@@ -39,7 +49,7 @@ def split(parameters: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> li
     return found
 
 
-def warm_up(optimizer: torch.optim.Optimizer, share: float) -> None:
+def scale_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
     """Sets every learning rate to this share of its group's own."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * share

@@ -12,8 +12,8 @@ import torch
 
 from harness.objectives.policy import grpo
 from harness.protocols import Adapter
-from harness.suite.schema import Train
 from harness.suite.stage_settings import Grpo
+from harness.suite.train_settings import Train
 from harness.system import ranks
 from harness.system.profiler import phase
 from harness.training.checkpoints import TrainingState

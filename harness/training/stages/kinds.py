@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 
 from harness.errors import ConfigError
-from harness.suite.schema import Train
 from harness.suite.stage_base import Sampling, StageSettings
+from harness.suite.train_settings import Train
 from harness.training.engines.data_parallel import wants_sharding
 from harness.training.stage import Stage, Work
 from harness.training.stages import grpo, nsft, preference, sft

@@ -19,8 +19,8 @@ from harness.metrics.diagnosis.codebook import SampleErrors, sample_errors
 from harness.objectives.policy import nsft
 from harness.protocols import Adapter, Correction, Corrector, Targets, Tokens
 from harness.sequence import Codec
-from harness.suite.schema import Train
 from harness.suite.stage_settings import Nsft
+from harness.suite.train_settings import Train
 from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.finetuning import FineTuning

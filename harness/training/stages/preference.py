@@ -17,7 +17,7 @@ from harness.errors import StageError
 from harness.objectives import LossFunction
 from harness.objectives.preference import group_preference, pair_preference
 from harness.suite.preference_settings import Divpo, Gepo, PairPreference, Preference
-from harness.suite.schema import Train
+from harness.suite.train_settings import Train
 from harness.system import ranks
 from harness.system.profiler import phase
 from harness.training.checkpoints import TrainingState

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.suite.schema import Train
 from harness.suite.stage_settings import Sft
+from harness.suite.train_settings import Train
 from harness.training.finetuning import FineTuning
 from harness.training.objective import prepare
 from harness.training.stage import Work

@@ -22,12 +22,12 @@ from harness.errors import ConfigError
 from harness.protocols import Checkpointed
 from harness.records import CellInfo
 from harness.records.log import Log
-from harness.suite.schema import LATER, Train
+from harness.suite.train_settings import LATER, Train
 from harness.system import ranks
 from harness.training import checkpoints
 from harness.training.engines import sharding
 from harness.training.engines.data_parallel import DataParallel, wants_sharding
-from harness.training.engines.optimizer import optimizer_of, warm_up
+from harness.training.engines.optimizer import optimizer_of, scale_rates
 from harness.training.finetuning import rows_of
 from harness.training.loop import Hooks, NoCheckpoints
 from harness.training.objective import Objective, prepare
@@ -379,8 +379,8 @@ def test_a_pattern_that_takes_nothing_is_an_error(match: str) -> None:
 def test_each_group_warms_up_to_its_own_rate() -> None:
     plan = Train.model_validate({"lr": 1e-3, "groups": [{"match": "head.*", "lr": 4e-3}]})
     optimizer = optimizer_of(Two(), plan)
-    warm_up(optimizer, 0.25)
-    warm_up(optimizer, 0.5)
+    scale_rates(optimizer, 0.25)
+    scale_rates(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 5e-4]
 
 

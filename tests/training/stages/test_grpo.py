@@ -297,6 +297,6 @@ def test_a_stage_that_cannot_run_says_so_before_the_first_one(tmp_path: Path) ->
 def test_a_row_without_a_chain_is_described_as_ever() -> None:
     """Cells that earlier code made are found again."""
     alone, chain = NamedObjective(name="ce", label="ce"), suite().objectives[0]
-    assert suite().described(alone) == suite().train.described
-    assert "then" not in suite().described(alone)
-    assert suite().described(chain)["then"]["steps"] == 3
+    assert suite().described(suite().models[0], alone) == suite().train.described
+    assert "then" not in suite().described(suite().models[0], alone)
+    assert suite().described(suite().models[0], chain)["then"]["steps"] == 3

@@ -367,7 +367,11 @@ def test_a_reference_is_the_model_as_the_stage_begins() -> None:
 
 def test_the_record_says_the_whole_objective() -> None:
     chain = chain_of({**SFT, "objective": "gem"})
-    assert chain.described(chain.objectives[0])["then"]["objective"] == {"name": "gem", "beta": 0.7, "h": "linear"}
+    assert chain.described(chain.models[0], chain.objectives[0])["then"]["objective"] == {
+        "name": "gem",
+        "beta": 0.7,
+        "h": "linear",
+    }
     stage = Sft(name="sft", steps=10, objective={"name": "mrt", "samples": 3})
     assert stage.amount.trained == 10 * 16 * 4
 

@@ -229,8 +229,10 @@ def test_pairs_of_another_cell(folder: Path, tmp_path: Path) -> None:
     path = cell_of(folder, "divpo") / "pairs.parquet"
     moved = Path(shutil.copy(path, tmp_path / "elsewhere.parquet"))
     sharing, same = (tiny(shared={**DPO, "pairs": str(place)}) for place in (path, moved))
-    assert sharing.described(sharing.objectives[0]) == same.described(same.objectives[0])
-    assert sharing.described(sharing.objectives[0])["then"]["pairs"] == sha256(path)
+    assert sharing.described(sharing.models[0], sharing.objectives[0]) == same.described(
+        same.models[0], same.objectives[0]
+    )
+    assert sharing.described(sharing.models[0], sharing.objectives[0])["then"]["pairs"] == sha256(path)
     other = sharing.model_copy(update={"train": sharing.train.model_copy(update={"lr": 1e-2})})
     (record,) = runner.run(open_context(other, None, "cpu"), tmp_path / "out", "*-shared-*")
     assert record.status == "finished"

@@ -1,0 +1,111 @@
+"""Whether the rows of a suite can be trained as it says: the plan of every row of every model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness import objectives
+from harness.suite.checks import schema_problem
+from harness.suite.schema import NamedModel, NamedObjective, Suite
+from harness.suite.stage_settings import Sft
+from harness.suite.train_settings import Train
+
+WHOLE_TARGETS = ("dpo", "spl", "gepo", "nsft")
+"""Stages that make targets of all of an image's objects."""
+
+
+def train_problems(suite: Suite) -> list[str]:
+    """Lists training that cannot be done as the suite, its models and its rows say, each problem as one line."""
+    found = _micro_problems("train", suite.train)
+    for model in suite.models:
+        own = _own_problems(suite, f"models.{model.label}.train", model)
+        found += own
+        if not own:
+            for objective in suite.objectives:
+                found += _row_problems(suite, model, objective)
+    return list(dict.fromkeys([*found, *_path_problems(suite)]))
+
+
+def _own_problems(suite: Suite, where: str, model: NamedModel, objective: NamedObjective | None = None) -> list[str]:
+    """Lists what is wrong with the `train` of a model, or of a row: by itself, or beside what it does not change."""
+    own = model.train if objective is None else objective.train
+    try:
+        plan = suite.train_of(model, objective)
+    except ValidationError as error:
+        return [schema_problem(item, where.split(".")) for item in error.errors()]
+    problems = _micro_problems(where, plan) if own else []
+    if "eval_images" in own:
+        problems.append(f"{where}.eval_images: expected in the suite's train alone: all rows see the same images")
+    if suite.train.eval_at and (suite.train.epochs is None) != (plan.epochs is None) and "eval_at" not in own:
+        units = ("epochs", "steps") if plan.epochs is None else ("steps", "epochs")
+        problems.append(f"{where}: expected eval_at too: the suite's counts {units[0]}, the length here {units[1]}")
+    return problems
+
+
+def _row_problems(suite: Suite, model: NamedModel, objective: NamedObjective) -> list[str]:
+    where = f"objectives.{objective.label}.train"
+    if problems := _own_problems(suite, where, model, objective):
+        return problems
+    plan = suite.train_of(model, objective)
+    if plan.max_objects is not None and objective.then is not None and objective.then.name in WHOLE_TARGETS:
+        problems.append(f"{where}.max_objects: {objective.then.name} trains on whole targets; use another stage")
+    problems += _supply_problems(objective.label, objective.name, objective.settings, plan)
+    return problems + _stage_problems(suite, model, objective)
+
+
+def _stage_problems(suite: Suite, model: NamedModel, objective: NamedObjective) -> list[str]:
+    """Says why the batches of a further stage cannot be made, or do not supply what its objective needs."""
+    try:
+        *_, plan = suite.plans_of(model, objective)
+    except ValidationError as error:
+        return [schema_problem(item, ("objectives", objective.label, "then")) for item in error.errors()]
+    if not isinstance(objective.then, Sft):
+        return []
+    return _supply_problems(f"{objective.label}: then", *objective.then.of, plan)
+
+
+def _path_problems(suite: Suite) -> list[str]:
+    """Says where a row is compared at equal AP whose learning rate falls: a step on its path is then no fair place to
+    stop, as training that ends there would have had a smaller rate."""
+    compared = [(f"hypothesis {own.id}: at: equal_AP", (own.a, own.b)) for own in suite.hypotheses if own.at]
+    compared += [(f"early_stops.{own.label}", (own.objective, own.at_ap_of)) for own in suite.early_stops]
+    by_label = {objective.label: objective for objective in suite.objectives}
+    found = []
+    for where, labels in compared:
+        for objective in (by_label[label] for label in labels if label in by_label):
+            for model in suite.models:
+                try:
+                    schedule = suite.train_of(model, objective).schedule
+                except ValidationError:  # told already
+                    continue
+                if schedule != "constant":
+                    found.append(f"{where}: expected train.schedule: constant of row {objective.label}, got {schedule}")
+    return found
+
+
+def _micro_problems(where: str, plan: Train) -> list[str]:
+    micro = plan.micro_batch
+    if micro is None or plan.batch_size % micro == 0:
+        return []
+    return [f"{where}.micro_batch: expected a divisor of batch_size {plan.batch_size}, got {micro}"]
+
+
+def _supply_problems(label: str, name: str, settings: Mapping[str, Any], plan: Train) -> list[str]:
+    """Says where an objective needs sets of targets, which the training data conditions do not supply."""
+    if objectives.problems(name, settings):  # told already
+        return []
+    if "sets" not in objectives.ready(name, settings).needs:
+        return []
+    size, micro = plan.set_size, plan.micro_batch
+    if size == 1:
+        return [
+            f"objective {label}: {name} needs several targets of an image in a batch, but "
+            f"train has targets: {plan.targets}, batching: {plan.batching}; use targets: all(n) with "
+            "batching: grouped, or targets: random with batching: collision and a collision_rate above 0"
+        ]
+    if micro is not None and micro < size:
+        return [f"train.micro_batch: expected at least the {size} targets of a set ({name}), got {micro}"]
+    return []
