@@ -120,7 +120,7 @@ def test_a_row_in_the_other_unit_says_where_it_is_evaluated() -> None:
 
 # ---- by model ----------------------------------------------------------------------------------------------------
 
-TWO = [
+TWO: list[dict[str, Any]] = [
     {"name": "open_flamingo", "label": "small", "weights": "random", "train": {"lr": 1e-5, "batch_size": 8}},
     {"name": "open_flamingo", "label": "large", "weights": "random"},
 ]

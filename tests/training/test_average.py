@@ -48,7 +48,7 @@ def test_late_steps_are_those_of_torchs_moving_average() -> None:
     """After many steps the correction is gone, and what is left of where either began."""
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    torchs = AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.8))
+    torchs = AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.8))  # type: ignore[no-untyped-call]
     mean = average.begin(model)
     for step in range(1, 101):
         with torch.no_grad():
