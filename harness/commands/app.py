@@ -1,4 +1,4 @@
-"""The program: its verbs in the order in which `--help` lists them, and how it ends."""
+"""Defines the program: its verbs in the order in which `--help` lists them, and how it ends."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def main() -> None:
         try:
             app(prog_name="detmodes")  # the same name where it was started as a module
         finally:
-            sys.stdout.flush()  # here, where it can be told: the interpreter's own flush comes after everything
+            sys.stdout.flush()  # here, where an error can be reported: the interpreter flushes only at its end
     except DetmodesError as error:
         problems = error.problems if isinstance(error, ConfigError) else (str(error),)
         _refuse(*(" ".join(problem.split()) for problem in problems))
@@ -96,16 +96,17 @@ def main() -> None:
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
-"""What is wrong with a standard output that cannot be written (`> /dev/full`, a full disk)."""
+"""Error numbers of a standard output that cannot be written (`> /dev/full`, a full disk)."""
 
 
 def _drop_output() -> None:
-    """Let what is left of the output go nowhere, so that the interpreter does not stumble over it at its end."""
+    """Discards the rest of the output, so that the interpreter does not fail on it at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _admit(error: Exception) -> NoReturn:
-    """Say in one line that this is our fault and which file holds the traceback; exit code 70 (EX_SOFTWARE)."""
+    """Prints one line saying that detmodes is at fault and which file holds the traceback; exit code 70
+    (EX_SOFTWARE)."""
     with NamedTemporaryFile("w", prefix="detmodes-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(f"detmodes {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n")
         file.writelines(traceback.format_exception(error))
@@ -115,8 +116,8 @@ def _admit(error: Exception) -> NoReturn:
 
 
 def _refuse(*problems: str) -> NoReturn:
-    """Exit code 2. Of several processes that compute together all find the problems, and one says them: whoever started
-    them ends all as soon as one has ended, so the others wait for that."""
+    """Ends with exit code 2. If several processes compute one cell, each finds the problems and one prints them:
+    their launcher ends all processes as soon as one has ended, so the others wait for that."""
     if not shows():
         time.sleep(10)
     for problem in problems if shows() else ():

@@ -1,4 +1,4 @@
-"""What the command line shows: progress, plans, lists and reports."""
+"""Prints what the command line shows: progress, plans, lists and reports."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from harness.system.terminal import escape_controls, make_console, screen
 
 @contextmanager
 def progress(quiet: bool, bars: bool = True) -> Iterator[Watch]:
-    """Two bars (cells, and the work inside the current one), and a line for each cell that is done. Warnings and log
-    lines go to the same console, those of libraries not if it is to be quiet."""
+    """Shows two bars (cells, and the work inside the current one), and prints a line for each cell that is done.
+    Warnings and log lines go to the same console; those of libraries only if it is not to be quiet."""
     with _drawn_bars(quiet) as drawn:
         yield Silence() if quiet or not bars else _Bars(drawn)
 
 
 @contextmanager
 def overview(quiet: bool) -> Iterator[Callable[[Status], None]]:
-    """For what several processes do: a bar for all cells, one for each that is computed, a line for each that is
-    done from now on. Takes the status of the folder, again and again."""
+    """Shows the work of several processes: a bar for all cells, one for each cell that is computed, and a line for
+    each that is done from now on. Takes the status of the folder, again and again."""
     with _drawn_bars(quiet) as drawn:
         yield (lambda status: None) if quiet else _Overview(drawn)
 
@@ -62,7 +62,7 @@ def _empty_bars() -> Progress:
 
 @contextmanager
 def _drawn_bars(quiet: bool) -> Iterator[Progress]:
-    """Bars to be started, which are stopped at the end; what libraries have to say goes above them."""
+    """Yields bars to be started, which are stopped at the end; messages of libraries appear above them."""
     bars = _empty_bars()
     with route_messages(bars.console, quiet, lambda: bars.live.is_started):
         try:
@@ -131,7 +131,7 @@ class _Overview:
 
 
 def show_profile(folder: Path) -> None:
-    """Where the time of a run's cells has gone, those together that were profiled."""
+    """Shows where the time of a run's cells has gone, as the sum over the cells that were profiled."""
     profiles = profiler.read(folder / PROFILE)
     seconds = profiler.total(profiles.values())
     wall = sum(seconds.values())
@@ -144,7 +144,7 @@ def show_profile(folder: Path) -> None:
 
 
 def show_status(status: Status) -> None:
-    """One row for each cell, and a line for all."""
+    """Shows one row for each cell, and a line for all."""
     table = Table(title=status.suite)
     for heading in ("cell", "state", "progress", "left", "who", "error"):
         table.add_column(heading, justify="right" if heading == "left" else "left")
@@ -166,14 +166,14 @@ def _progress_text(item: CellStatus) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h"""
+    """Formats a duration, e.g. 45 s, 12 min, 3.4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def show_leftovers(leftovers: Sequence[Leftover], folder: Path) -> None:
-    """What would be removed, and how much room that makes."""
+    """Shows what would be removed, and how much space that frees."""
     for item in leftovers:
         name = item.path.relative_to(folder)
         print(escape_controls(f"{item.size / 2**20:10.2f} MiB  {name}  ({item.reason})"))
@@ -181,7 +181,7 @@ def show_leftovers(leftovers: Sequence[Leftover], folder: Path) -> None:
 
 
 def show_plan(context: Context, folder: Path, only: str | None) -> None:
-    """The cells with their settings, and what they will cost on this machine."""
+    """Shows the cells with their settings, and their cost on this machine."""
     from harness.run import duration, runner
 
     runner.require_possible(context)
@@ -222,7 +222,7 @@ def show_report(folder: Path, per_category: bool = False) -> Results:
 
 
 def write(folder: Path, format: Literal["md", "latex", "csv", "html"]) -> Results:
-    """The tables as a text on standard output."""
+    """Prints the tables as text on standard output."""
     from harness.report.renderers import html, latex, text
 
     texts: dict[str, Callable[[Results], str]] = {
@@ -243,7 +243,7 @@ def show_codebook(
     data: Path | None,
     permissions: Permissions = NOTHING,
 ) -> None:
-    """The errors in a run's answers."""
+    """Shows the errors in a run's answers."""
     from harness.commands.results import codebook
     from harness.report.renderers import text
 

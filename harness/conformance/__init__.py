@@ -1,4 +1,4 @@
-"""Whether a model family keeps the contract of harness.protocols, with nothing but rendered pictures.
+"""Checks whether a model family fulfils the contract of harness.protocols, with nothing but rendered pictures.
 
 Every check is a function of a Subject that raises ContractError with what was expected, what came and what to do, or
 NotApplicableError with the reason. A predictor that has no logits is asked what a Predictor promises.
@@ -51,7 +51,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     "bad_weights": learning.bad_weights,
     "offline": contract.offline,
 }
-"""In the order in which an adapter is written. What is sampled comes from the base: only `learning` fine-tunes."""
+"""The checks in the order in which an adapter is written. Samples come from the base: only `learning` fine-tunes."""
 
 
 State = Literal["passed", "failed", "skipped"]
@@ -73,8 +73,8 @@ def check(
     device: Device = "cpu",
     tell: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """The outcome of every check; `tell` hears of each as it is known. If the class cannot be made at all, the others
-    are skipped. Meanwhile this process reaches no network."""
+    """Returns the outcome of every check; `tell` is called with each as soon as it ends. If the class cannot be made,
+    all other checks are skipped. During the checks this process cannot use the network."""
     outcomes: list[Outcome] = []
     with TemporaryDirectory() as folder, no_network() as tried:
         subject = Subject(made_by, settings or {}, accelerator_on(device), Path(folder), tried)
@@ -86,7 +86,7 @@ def check(
 
 
 def run(name: str, subject: Subject) -> Outcome:
-    """Runs one check. What it raises is its message, with the line of the adapter's own code that raised it."""
+    """Runs one check. The message of an error contains the line of the adapter's code that raised it."""
     started = time.perf_counter()
     state: State = "passed"
     message = ""
@@ -102,7 +102,7 @@ def run(name: str, subject: Subject) -> Outcome:
 
 
 def _kind(error: Exception) -> str:
-    """A method that is still to be written says all that there is to say."""
+    """Returns the name of the error; nothing for a method that is not written yet, whose message is enough."""
     return "" if isinstance(error, NotImplementedError) else f"{type(error).__name__}: "
 
 

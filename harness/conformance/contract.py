@@ -10,7 +10,7 @@ from harness.protocols import Adapter
 from harness.sequence import Codec
 
 TRAINABLE = ("model", "pixels", "logits", "save", "load")
-"""What an Adapter has beside a Predictor."""
+"""The members that an Adapter has beside those of a Predictor."""
 UNKNOWN = "no_such_setting"
 
 

@@ -33,7 +33,7 @@ def pixels(subject: Subject) -> None:
 
 
 def _picture(subject: Subject, index: int, width: int, height: int) -> Example:
-    """A gradient; without objects."""
+    """Draws a gradient without objects."""
     path = subject.folder / f"{index}.png"
     Image.linear_gradient("L").resize((width, height)).convert("RGB").save(path)
     return Example(10**6 + index, path, width, height, ())

@@ -1,4 +1,4 @@
-"""A process without a network."""
+"""Cuts a process off the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unittest import mock
 
 @contextmanager
 def no_network() -> Iterator[list[str]]:
-    """Inside, nothing but sockets of this machine can be reached; yields the list of what somebody tried to reach."""
+    """Allows connections to this machine only, and yields the list of addresses that code tried to reach."""
     tried: list[str] = []
     connect = socket.socket.connect
 

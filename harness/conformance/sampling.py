@@ -1,4 +1,4 @@
-"""Checks of `generate`: what it returns, that it depends on what it must, and on nothing else."""
+"""Checks `generate`: what it returns, that it depends on the right inputs, and on nothing else."""
 
 from __future__ import annotations
 
@@ -149,6 +149,6 @@ def asked(subject: Subject) -> None:
 
 
 def _missed(subject: Subject, example: Example, sample: Sample) -> float:
-    """How far its log-probabilities are from those of a whole pass after this example's prompt."""
+    """Measures how far its log-probabilities are from those of a whole pass after this example's prompt."""
     (table,) = target_log_probs(subject.adapter, [example], [sample.tokens], subject.accelerator.device)
     return apart(torch.tensor(sample.log_probs), table[range(len(sample.tokens)), sample.tokens])

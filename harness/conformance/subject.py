@@ -1,4 +1,4 @@
-"""What is checked: a class, and the little data that every check works on."""
+"""Holds the checked class and the small data that every check works on."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ from harness.types import IGNORED_LABEL, Category, Example
 SHAPES = {"domain": "plain", "train_images": 24, "val_images": 4, "calibration_images": 0}
 STEPS, RATE = 60, 1e-3
 MORE_STEPS = 3
-"""So many times the steps for a model that has not learnt by then: low-rank changes of a random language model, whose
-rows for the words of names stay fixed, get there after 60 to 70."""
+"""Factor by which training is extended for a model that has not learnt yet: low-rank changes of a random language
+model, whose rows for the words of names stay fixed, need 60 to 70 steps."""
 FALL = 0.6
-"""The loss must fall to this share. A model that is not trained starts near the logarithm of the vocabulary's size (5.1
-nats for 160 entries). One that learns only which kind of token comes when, and guesses uniformly among names and bins,
-stays at 0.7 of that: (ln 90 + 4 ln 65) / 6 = 3.5 nats. Four sequences learnt by heart go to a tenth and below."""
+"""The share of its first value to which the loss must fall. A model that is not trained starts near the logarithm of
+the vocabulary's size (5.1 nats for 160 entries). One that learns only which kind of token comes when, and guesses
+uniformly among names and bins, stays at 0.7 of that: (ln 90 + 4 ln 65) / 6 = 3.5 nats. Memorising four sequences
+brings the loss to a tenth and below."""
 MAX_TOKENS = 32
 """Room for six objects whose names are one token each; a model that is not trained rarely ends before."""
 
 
 class ContractError(Exception):
-    """A check failed: says what was expected, what came, and what to do."""
+    """A check has failed: expected behaviour, actual behaviour, and what to do."""
 
 
 class NotApplicableError(Exception):
-    """A check does not apply: says why."""
+    """A check does not apply, for the given reason."""
 
 
 def require(held: bool, message: str) -> None:
@@ -54,7 +55,7 @@ def require(held: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """A fine-tuned adapter in eval mode. `losses`: of every step. `changed`: parameters that are not what they were;
+    """A fine-tuned adapter in eval mode. `losses`: of every step. `changed`: parameters that have changed;
     `trainable`: those that require a gradient."""
 
     adapter: Adapter
@@ -65,21 +66,22 @@ class Training:
 
     @property
     def learnt(self) -> bool:
-        """Says whether the loss has fallen as it must."""
+        """Tells whether the loss has fallen far enough."""
         return self.losses[-1] <= FALL * self.losses[0]
 
 
 @dataclass
 class Subject:
-    """A predictor's class and settings. What is expensive is made once; whoever changes weights takes a `fresh` one."""
+    """A predictor's class and settings. Expensive values are made once; code that changes weights takes a `fresh`
+    one."""
 
     made_by: type[Any]
     settings: Mapping[str, Any]
     accelerator: Accelerator
     folder: Path
-    """To write into."""
+    """A folder to write into."""
     tried: list[str] = field(default_factory=list)
-    """What it tried to reach on the network while it was checked."""
+    """Addresses that the class tried to reach on the network during the checks."""
 
     def __post_init__(self) -> None:
         benchmark = registry.benchmark("shapes", SHAPES, None)
@@ -87,7 +89,8 @@ class Subject:
         self.examples: tuple[Example, ...] = benchmark.split("train")
 
     def fresh(self, categories: Sequence[Category] | None = None) -> Predictor:
-        """The base in eval mode, always the same one; for the shapes unless other categories are given."""
+        """Makes the base in eval mode, always with the same weights; for the shapes unless other categories are
+        given."""
         own = self.categories if categories is None else categories
         made = base_of(lambda: self.made_by(own, self.settings), self.accelerator)
         if isinstance(made, Adapter):
@@ -104,7 +107,7 @@ class Subject:
 
     @property
     def adapter(self) -> Adapter:
-        """The predictor. NotApplicableError if it cannot be trained."""
+        """Returns the predictor. NotApplicableError if it cannot be trained."""
         return as_adapter(self.predictor)
 
     @property
@@ -113,7 +116,7 @@ class Subject:
 
     @cached_property
     def few(self) -> list[Example]:
-        """Four pictures of one or two objects that differ in their canonical targets."""
+        """Returns four pictures of one or two objects that differ in their canonical targets."""
         small = [example for example in self.examples if len(example.instances) <= 2]
         return list({self.target(example): example for example in small}.values())[:4]
 
@@ -122,13 +125,13 @@ class Subject:
 
     @cached_property
     def short_and_long(self) -> tuple[Example, Example]:
-        """Pictures with the shortest and the longest target."""
+        """Returns the pictures with the shortest and the longest target."""
         ordered = sorted(self.examples, key=lambda example: len(self.target(example)))
         return ordered[0], ordered[-1]
 
     @property
     def tolerance(self) -> float:
-        """What two ways to the same log-probability may be `apart`, from rounding alone."""
+        """Returns how far two ways to compute a log-probability may be `apart` because of rounding."""
         exact = next(self.adapter.model.parameters()).dtype == torch.float32 and self.accelerator.device.type == "cpu"
         return 1e-4 if exact else 5e-2
 
@@ -143,15 +146,15 @@ class Subject:
             return error
 
     def train(self) -> Training:
-        """Fine-tunes a fresh base on four pictures with cross-entropy, once, and once more for longer where that was
-        not enough; raises what training raises."""
+        """Fine-tunes a fresh base on four pictures with cross-entropy, and once more for longer where that was not
+        enough; raises what training raises."""
         if isinstance(self._trained, Exception):
             raise self._trained
         return self._trained
 
     @property
     def trained(self) -> Training:
-        """The same, for checks of something else: NotApplicableError if training fails."""
+        """Returns the same for other checks: NotApplicableError if training fails."""
         if isinstance(self._trained, Exception):
             raise NotApplicableError("training fails, see `overfits`")
         return self._trained
@@ -180,9 +183,8 @@ def as_adapter(predictor: Predictor) -> Adapter:
 def target_log_probs(
     adapter: Adapter, examples: Sequence[Example], targets: Sequence[Sequence[int]], device: torch.device
 ) -> list[Tensor]:
-    """Teacher-forced, all rows in one padded batch: for each row the log-probabilities [tokens, V] of what may stand
-    where its target tokens do, on the CPU in float32. An example serves as many neighbouring targets as there are for
-    each."""
+    """Computes log-probabilities with teacher forcing, all rows in one padded batch: for each row [tokens, V] at the
+    positions of its target tokens, on the CPU in float32. Each example has the same number of neighbouring targets."""
     each = len(targets) // len(examples)
     prompts = [adapter.codec.prompt(example) for example in examples for _ in range(each)]
     batch = target_batch(targets, adapter.codec, prompts)
@@ -194,6 +196,6 @@ def target_log_probs(
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
-    """The largest difference of log-probabilities: in nats, but of the number itself where that is beyond one (float32
-    rounds large numbers by more)."""
+    """Returns the largest difference of log-probabilities: in nats, but relative to the number where it is larger
+    than one (float32 rounds large numbers by more)."""
     return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())

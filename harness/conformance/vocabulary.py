@@ -56,7 +56,7 @@ def _groups(
 
 
 def _box(codec: Codec, width: int, height: int, rng: np.random.Generator) -> Box:
-    """Anywhere in the picture, of two bins a side at least: it keeps its area whatever the rounding."""
+    """Draws a box anywhere in the picture, at least two bins wide and high, so that it has an area after rounding."""
     edges = []
     for side, step in zip((width, height), codec.space.steps(width, height), strict=True):
         low = rng.uniform(0, side - 2 * step)
@@ -103,7 +103,7 @@ def parsing(subject: Subject) -> None:
 
 
 def _damaged(tokens: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
-    """One token lost, and another one twice."""
+    """Damages a sequence: one token is lost, and another one occurs twice."""
     lost, twice = rng.integers(len(tokens)), rng.integers(len(tokens))
     return tuple(np.delete(np.repeat(tokens, [1 + (index == twice) for index in range(len(tokens))]), lost).tolist())
 

@@ -1,4 +1,4 @@
-"""What a cell leaves behind: its record, its tables, its gallery, its log, and where they lie."""
+"""Reads and writes what a cell leaves behind: its record, tables, gallery and log, and where they are."""
 
 from harness.records.record import (
     FORMAT,

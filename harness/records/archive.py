@@ -1,15 +1,16 @@
-"""All cells of a published suite in one folder of a few files: what tables and figures are made of, and nothing else.
+"""Stores all cells of a published suite in one folder of a few files: what tables and figures are made of, and
+nothing else.
 
     DIR/archive/records.jsonl.gz     a line for every cell: its folder's name, its record, how many rows it has
     DIR/archive/images.parquet       the rows of every cell's images.parquet, with the column `cell` in front
-    DIR/archive/detections.parquet   likewise the detections that count, in the order in which they are ranked: no boxes
-                                     and no scores, for AP is made of ranks and matches
+    DIR/archive/detections.parquet   likewise the detections that count, in the order in which they are ranked, without
+                                     boxes and scores, as AP is computed from ranks and matches
     DIR/archive/gallery.parquet      the mentions of the cells that the gallery shows
     DIR/archive/files.json           sha256 of these
 
-A record names the digests of the whole tables: whoever has a whole cell can tell that it is the one, and publishing
-whole cells gives these files again. Without them, AP and all other figures at every evaluated step are made of the rows
-here, and AP is compared with what the record says. Columns of CONTINUOUS are kept to PRECISION, all others exactly.
+A record names the digests of the whole tables, so a whole cell can be verified against it, and publishing whole cells
+gives these files again. Without whole cells, AP and all other figures at every evaluated step are computed from the
+rows here, and AP is compared with the record. Columns of CONTINUOUS are stored to PRECISION, all others exactly.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from harness.system.strict import StrictModel, first_problem
 FOLDER = "archive"
 RECORDS, DIGESTS = "records.jsonl.gz", "files.json"
 PRECISION = 2.0**-30
-"""Nine decimals: a mean over images moves by less than the sixth decimal that tables show, at 60% of the size."""
+"""Nine decimals: a mean over images changes by less than the sixth decimal that tables show, at 60% of the size."""
 GROUP = 1 << 20
-"""Rows that are read at once, about: with more, the next cell begins a new row group."""
+"""Approximate number of rows that are read at once: beyond it, the next cell begins a new row group."""
 
 RANKED = ("step", "temperature", "image_id", "category_id", "true_positive", "left_out", "ignored")
-"""Columns of detections.parquet that AP is made of."""
+"""Columns of detections.parquet that AP is computed from."""
 CONTINUOUS = ("box_spread", "vendi", "self_bleu")
 """Columns of images.parquet with about as many values as rows, for which a dictionary would be no shorter."""
 
@@ -57,7 +58,7 @@ _TYPES: dict[str, dict[str, pa.DataType]] = {
 
 
 class ArchiveLine(StrictModel):
-    """One line of RECORDS. rows: how many the cell has in each table."""
+    """One line of RECORDS. rows: the number of rows that the cell has in each table."""
 
     cell: str
     record: Record
@@ -66,8 +67,8 @@ class ArchiveLine(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class ArchivedCell:
-    """What an archive holds of one cell: the name of its folder, its record, and its tables by name (a failed cell has
-    none)."""
+    """What an archive stores of one cell: the name of its folder, its record, and its tables by name (none for a
+    failed cell)."""
 
     name: str
     record: Record
@@ -78,7 +79,7 @@ class ArchivedCell:
 
 
 def write_archive(folder: Path, cells: Iterable[ArchivedCell]) -> None:
-    """Writes the archive of these cells into `folder`, which has none yet; the same cells give the same bytes.
+    """Writes the archive of these cells into `folder`, which must have none; the same cells give the same bytes.
 
     Raises DataError where a cell's table has other columns than those of the cells before.
     """
@@ -101,13 +102,13 @@ def write_archive(folder: Path, cells: Iterable[ArchivedCell]) -> None:
 
 
 def _ranked(detections: pd.DataFrame) -> pd.DataFrame:
-    """The detections that count, and of them what AP is made of."""
+    """Returns the detections that count, with the columns that AP is computed from."""
     counting = detections[detections["evaluated"]] if "evaluated" in detections else detections
     return counting[[name for name in RANKED if name in counting]]
 
 
 class _TableWriter:
-    """One Parquet file of many cells. A cell lies in one row group; a row group has about GROUP rows."""
+    """Writes one Parquet file of many cells. A cell lies in one row group; a row group has about GROUP rows."""
 
     def __init__(self, place: Path, name: str, columns: list[str]) -> None:
         self._place, self._columns = place / f"{name}.parquet", columns
@@ -149,7 +150,7 @@ class _TableWriter:
 
 
 class Archive:
-    """A published suite's archive, which `open_archive` has found intact."""
+    """A published suite's archive, verified by `open_archive`."""
 
     def __init__(self, place: Path, lines: Mapping[str, ArchiveLine]) -> None:
         self.place, self.lines = place, lines
@@ -159,7 +160,7 @@ class Archive:
         return name in self._tables and cell in self.lines and name in self.lines[cell].rows
 
     def read_table(self, cell: str, name: str) -> pd.DataFrame:
-        """Reads a cell's rows of one of its tables. Raises DataError where they are not there."""
+        """Reads a cell's rows of one of its tables. Raises DataError where they are missing."""
         frame = self._tables[name].read(cell) if self.has_table(cell, name) else None
         if frame is None or len(frame) != self.lines[cell].rows[name]:
             raise DataError(f"{self.place / name}.parquet: expected the rows of {cell} that {RECORDS} names")
@@ -167,7 +168,7 @@ class Archive:
 
 
 class _TableReader:
-    """A Parquet file of many cells, of which one row group at a time is held in memory."""
+    """Reads a Parquet file of many cells, holding one row group in memory at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -175,7 +176,7 @@ class _TableReader:
 
     @cached_property
     def rows(self) -> dict[str, tuple[int, int, int]]:
-        """Cell -> the row group that it lies in, its first row there, and how many it has."""
+        """Maps each cell to its row group, its first row there, and its number of rows."""
         groups = {}
         with pq.ParquetFile(self._path) as file:
             for group in range(file.num_row_groups):
@@ -196,9 +197,9 @@ class _TableReader:
 
 
 def open_archive(folder: Path) -> Archive | None:
-    """The archive of a published folder; None where it has none.
+    """Opens the archive of a published folder; None where it has none.
 
-    Raises DataError (one line) where a file is missing or not the one that was published, or a record is not one.
+    Raises DataError (one line) where a file is missing or differs from the published one, or a record is invalid.
     """
     place = folder / FOLDER
     if not place.is_dir():

@@ -1,6 +1,6 @@
-"""What is made once: a value goes by a name, and who asks for it again, in a later process too, need not make it again.
+"""Defines caches of named values: a value that was made once need not be made again, in a later process too.
 
-Here is what code asks of a cache, and one that keeps nothing; those that keep files are in harness.run.
+This module has the interface and a cache that stores nothing; those that store files are in harness.run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Cache(Protocol):
     """Values by name."""
 
     def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
-        """Returns the value of this name: as it was kept, or as `make` makes it now. Of several processes that compute
-        a cell together all make it, and all get that of rank 0."""
+        """Returns the value of this name: the stored one, or the one that `make` makes now. If several processes
+        compute one cell, all of them call `make` and all get the value of rank 0."""
         ...
 
 
@@ -30,26 +30,26 @@ class SharedCache(Cache, Protocol):
     def get_or_make_each(
         self, makers: Mapping[str, Callable[[], Any]], ready: Callable[[str], None] = _ignore
     ) -> list[Any]:
-        """Returns the values of all names, in order; each that was not kept is made by one of the processes.
+        """Returns the values of all names, in order; each that was not stored is made by one of the processes.
 
-        Values are such as JSON has. Calls `ready` with each name whose value is there. Only rank 0 gets the values, the
-        others an empty list.
+        Values must be JSON values. Calls `ready` with each name whose value is available. Only rank 0 gets the
+        values, the others an empty list.
         """
         ...
 
 
 class NoCache:
-    """A SharedCache of one process that keeps nothing: everything is made when it is asked for."""
+    """A SharedCache of one process that stores nothing: every value is made whenever it is requested."""
 
     def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
-        """Makes it."""
+        """Makes the value."""
         del name
         return make()
 
     def get_or_make_each(
         self, makers: Mapping[str, Callable[[], Any]], ready: Callable[[str], None] = _ignore
     ) -> list[Any]:
-        """Makes them all."""
+        """Makes all values."""
         values = []
         for name, make in makers.items():
             values.append(make())

@@ -1,10 +1,10 @@
-"""A few validation images with what the samples said about them, side by side for every row of a suite.
+"""Stores a few validation images and the mentions of the samples, to be shown side by side for every row of a suite.
 
     DIR/gallery/index.json        which images, and their ground truth
     DIR/gallery/<image id>.png    the pictures, at most SIDE pixels on the longer side
-    DIR/cells/*/gallery.parquet   what the samples of a cell said (see harness.records.record), for the first seed
+    DIR/cells/*/gallery.parquet   the mentions of a cell's samples (see harness.records.record), for the first seed
 
-The pictures belong to the benchmark, not to a cell: they may be absent where they must not be published.
+The pictures belong to the benchmark, not to a cell: they are absent where they must not be published.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class ShownObject(StrictModel):
-    """An instance of the ground truth: its category's own name and its box, in pixels of the original."""
+    """An instance of the ground truth: its category's main name and its box, in pixels of the original."""
 
     name: str
     x: float
@@ -51,7 +51,7 @@ class ShownObject(StrictModel):
 
 
 class Picture(StrictModel):
-    """width, height: of the original, which the boxes refer to."""
+    """A picture of the gallery. width, height: of the original, which the boxes refer to."""
 
     image_id: int
     file: Annotated[str, Field(pattern=r"^-?[0-9]+\.png$")]
@@ -78,7 +78,7 @@ class ShownMention:
 
 @dataclass(frozen=True, slots=True)
 class ShownSamples:
-    """What K samples said about one image, in order of sample and position."""
+    """The mentions of K samples about one image, in order of sample and position."""
 
     samples: int
     mentions: tuple[ShownMention, ...]
@@ -87,8 +87,8 @@ class ShownSamples:
 def choose_pictures(
     examples: Sequence[Example], categories: Sequence[Category], pictures: int = PICTURES
 ) -> list[Example]:
-    """The images with most instances whose category has several names, for these leave a choice; the earlier of
-    equals first. Crowded ones come last."""
+    """Chooses the images with most instances whose category has several names, as only these leave a choice; of
+    equals the earlier first. Crowded images come last."""
     several = {category.id for category in categories if len(set(category.names)) > 1}
 
     def rank(example: Example) -> tuple[bool, int]:
@@ -103,7 +103,7 @@ def write_gallery(
     categories: Sequence[Category],
     pictures: int = PICTURES,
 ) -> None:
-    """Pictures and index of the chosen examples into `folder`/gallery; the same examples give the same bytes.
+    """Writes pictures and index of the chosen examples into `folder`/gallery; the same examples give the same bytes.
 
     Each file is written atomically, the index last. Raises DataError where a picture cannot be read.
     """
@@ -140,9 +140,9 @@ def _write_picture(source: Path, target: Path) -> None:
 
 
 def read_gallery(folder: Path) -> Gallery | None:
-    """The index of an output (or published) folder; None where it has no gallery.
+    """Reads the index of an output (or published) folder; None where it has no gallery.
 
-    Raises DataError if the index is not one, or a picture is missing.
+    Raises DataError if the index is invalid, or a picture is missing.
     """
     path = folder / FOLDER / INDEX
     try:
@@ -187,8 +187,8 @@ def _read_mention(row: tuple[object, ...]) -> ShownMention:
 
 
 def gallery_frame(tables: Mapping[str, pd.DataFrame], image_ids: Sequence[int], temperature: float) -> pd.DataFrame:
-    """The mentions of these images at one temperature (from the tables of one step), samples counted from 0; one row
-    without a name for a sample that mentions nothing."""
+    """Selects the mentions of these images at one temperature (from the tables of one step), samples counted from 0;
+    one row without a name for a sample that mentions nothing."""
     samples, mentions = (
         frame[frame["image_id"].isin(image_ids) & (frame["temperature"] == temperature)]
         for frame in (tables["samples"], tables["mentions"])

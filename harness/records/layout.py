@@ -1,14 +1,14 @@
-"""Where things are in the output folder of a run.
+"""Defines where things are in the output folder of a run.
 
     DIR/suite.json, DIR/cells.json   the suite, resolved, and the digests of its cells (see harness.report.results)
     DIR/cells/<cell>/                a finished or cleanly failed cell (see harness.records.record)
-    DIR/cells/.<cell>/               a cell in progress: only the owner of its lock touches it
-    DIR/cells/.<cell>/resume/        what only going on with it needs
-    DIR/locks/<cell>/                who computes it (see harness.system.locks)
-    DIR/progress/<cell>.json         how far it is (see harness.run.output.progress)
-    DIR/profile/<cell>.json          where its time went (see harness.system.profiler)
-    DIR/trackers/<cell>/             what its tracker writes (see harness.run.trackers)
-    DIR/estimates/<cell>/            what reports computed from it (see harness.report.estimates_cache)
+    DIR/cells/.<cell>/               a cell in progress: only the owner of its lock changes it
+    DIR/cells/.<cell>/resume/        files that are needed only to resume it
+    DIR/locks/<cell>/                the process that computes it (see harness.system.locks)
+    DIR/progress/<cell>.json         its progress (see harness.run.output.progress)
+    DIR/profile/<cell>.json          its time by phase (see harness.system.profiler)
+    DIR/trackers/<cell>/             files of its tracker (see harness.run.trackers)
+    DIR/estimates/<cell>/            cached results of reports (see harness.report.estimates_cache)
 
 <cell> is the cell's id and the first 8 digits of its digest.
 """
@@ -31,15 +31,15 @@ ERROR = "error.txt"
 
 
 def cell(output: Path, cell_id: str, digest: str) -> Path:
-    """The folder of a finished or failed cell."""
+    """Returns the folder of a finished or failed cell."""
     return output / CELLS / f"{cell_id}-{digest[:8]}"
 
 
 def beside(cell: Path, what: str, suffix: str = "") -> Path:
-    """What PROFILE or TRACKERS has of a cell."""
+    """Returns the place of a cell in PROFILE or TRACKERS."""
     return cell.parents[1] / what / f"{cell.name}{suffix}"
 
 
 def work(cell: Path) -> Path:
-    """The folder of that cell while it is computed."""
+    """Returns the folder of the cell while it is computed."""
     return cell.with_name(f".{cell.name}")

@@ -1,4 +1,4 @@
-"""What training logs, in order: rows in memory, and as JSON Lines for whoever watches."""
+"""Logs training in order: rows in memory, and as JSON Lines for whoever watches."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def _nobody(row: dict[str, Any], again: bool) -> None:
 
 
 class Log:
-    """One row per logged step, probe and evaluation: its kind, its step, its figures. Written to `path`, if there is
-    one, as they come: a figure that is not finite is null there. tell: called with each row, and whether an earlier
-    process has logged it. check: called before anything is written, and raises where it must not."""
+    """One row per logged step, probe and evaluation: its kind, its step, its figures. Rows are written to `path`, if
+    given, as they come, where a figure that is not finite is null. tell: called with each row, and whether an earlier
+    process has logged it. check: called before each write, and raises where writing is not allowed."""
 
     def __init__(
         self, path: Path | None = None, tell: Tell = _nobody, check: Callable[[], None] = lambda: None
@@ -39,11 +39,11 @@ class Log:
         self._tell(self.rows[-1], False)
 
     def of(self, kind: Kind) -> list[dict[str, Any]]:
-        """The rows of one kind, as they were added."""
+        """Returns the rows of one kind, in the order in which they were added."""
         return [{key: value for key, value in row.items() if key != "kind"} for row in self.rows if row["kind"] == kind]
 
     def restore(self, rows: list[dict[str, Any]]) -> None:
-        """These rows and nothing else, in the file too."""
+        """Sets the log to these rows and nothing else, in the file too."""
         self.rows = list(rows)
         if self._path is not None:
             self._check()

@@ -1,4 +1,4 @@
-"""What a finished cell leaves behind (DESIGN 6.6): one folder with a record and its tables.
+"""Defines what a finished cell leaves behind: one folder with a record and its tables.
 
     record.json          this schema; everything else in the folder is named in it with its sha256
     images.parquet       per evaluation step, temperature, image and category: counts that figures and intervals need
@@ -7,10 +7,10 @@
     samples.parquet      one row per sample, empty ones too
     mentions.parquet     one row per mention
     gallery.parquet      the mentions of a few images, at the last step
-    pairs.parquet        what a preference stage learnt from, see harness.training.stages.pairs
-    corrections.parquet  and a stage of negative supervision, see harness.training.stages.nsft
+    pairs.parquet        the pairs of a preference stage, see harness.training.stages.pairs
+    corrections.parquet  the corrections of a stage of negative supervision, see harness.training.stages.nsft
     metrics.jsonl        what was logged along training: a line per logged step, probe and evaluation
-    model.safetensors    the fine-tuned weights, if kept
+    model.safetensors    the fine-tuned weights, if they are kept
 
 Tables, figures and verdicts are functions of the record, the first two tables and the gallery. A record is written last
 and by renaming, so a folder with a valid record is a finished (or cleanly failed) cell and nothing else is.
@@ -34,7 +34,8 @@ from harness.system.strict import StrictModel, first_problem
 from harness.types import Frequency, Role
 
 FORMAT = 1
-"""Raise when the meaning of a record changes: it is part of every cell's digest, so old cells are run again."""
+"""Version of records. Raise it when the meaning of a record changes: it is part of every cell's digest, so old cells
+are run again."""
 RECORD = "record.json"
 TABLES = ("images", "detections", "samples", "mentions")
 PUBLISHED_TABLES = ("images", "detections")
@@ -51,11 +52,11 @@ class CategoryInfo(StrictModel):
     names: tuple[str, ...]
     frequency: Frequency | None
     train_images: int | None = None
-    """How many images of the training split have it; None in records of older code."""
+    """Number of training images that have the category; None in records of older code."""
 
 
 class CellInfo(StrictModel):
-    """All settings, resolved; with the record's format they are what the digest is made of."""
+    """All resolved settings of a cell; the cell's digest is computed from them and the record's format."""
 
     benchmark: dict[str, Any]
     model: dict[str, Any]
@@ -68,13 +69,15 @@ class CellInfo(StrictModel):
     prompt: dict[str, Any] | None = None
     """None for the open prompt."""
     pictures: dict[str, str] = Field(default_factory=dict)
-    """Split -> digest of its pictures (harness.system.provenance.pictures); empty where the benchmark renders them."""
+    """Maps a split to the digest of its pictures (harness.system.provenance.pictures); empty where the benchmark
+    renders them."""
     parts: dict[str, str] = Field(default_factory=dict)
     """Parts that other packages bring, as "model mine" -> digest of their source (harness.system.provenance.parts)."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What older code did not know is left out where it is not used: its cells stay the same."""
+        """Leaves out fields that older code did not have where they are not used, so that the digests of its cells
+        stay the same."""
         content: dict[str, Any] = serialise(self)
         unused: dict[str, Any] = {"prompt": None, "pictures": {}, "parts": {}}
         return {key: value for key, value in content.items() if key not in unused or value != unused[key]}
@@ -87,19 +90,19 @@ class EvaluationInfo(StrictModel):
     metrics: Figures
     """Official figures of the evaluator for the greedy answer; empty where the task has no boxes."""
     consensus: Figures = Field(default_factory=dict)
-    """The same for the consensus of the K samples; empty where it was not made (all but the last step)."""
+    """The same for the consensus of the K samples; empty where it was not computed (all but the last step)."""
     diversity: Figures
     """Means over all categories, and over those of one frequency with the suffix /r, /c, /f (see
-    harness.metrics.samples.aggregate). Those of each category are made from the tables when they are wanted."""
+    harness.metrics.samples.aggregate). Those of each category are computed from the tables when they are needed."""
     images: int | None = None
-    """How many of the validation images were asked about, at a step before the last (`eval_images`); None: all."""
+    """Number of validation images that were evaluated, at a step before the last (`eval_images`); None: all."""
     heldout_nll: float | None
     """Cross-entropy in nats per target token on the calibration split, canonical targets."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_what_the_tables_say(cls, content: Any) -> Any:
-        """Older code wrote the figures of each category here once more."""
+        """Drops the figures of each category, which older code also wrote here."""
         if isinstance(content, dict) and "per_category" in content:
             return {name: value for name, value in content.items() if name != "per_category"}
         return content
@@ -117,15 +120,15 @@ class Record(StrictModel):
     cell: CellInfo
     digest: str
     threshold: float | None = None
-    """SED-SFT's threshold, where a quantile was calibrated."""
+    """Threshold of SED-SFT, where a quantile was calibrated."""
     collision_rate: float | None = None
-    """Share of the training sequences that shared their image with another one of their batch."""
+    """Share of the training sequences that had another sequence of their image in their batch."""
     epochs: float | None = None
     """How often fine-tuning went over the training images, all targets of each; None where nothing is trained, and in
     records of older code."""
     left_out_objects: dict[str, int] | None = None
-    """Where a target lists at most so many objects (`max_objects`): training images that have more, and in an epoch the
-    objects that their targets leave out. None without such a limit."""
+    """Where a target lists at most `max_objects` objects: the number of training images that have more, and of
+    objects that their targets leave out in an epoch. None without such a limit."""
     categories: tuple[CategoryInfo, ...] = ()
     image_ids: tuple[int, ...] = ()
     data: dict[str, Any] = Field(default_factory=dict)
@@ -133,29 +136,31 @@ class Record(StrictModel):
     code: dict[str, Any]
     packages: dict[str, str]
     parts: dict[str, PartInfo] = Field(default_factory=dict)
-    """Of other packages, by the names that `cell` has for them."""
+    """Versions of other packages, by the names in `cell`."""
     seeds: dict[str, int] = Field(default_factory=dict)
-    """base: of what a base has no weights for; training: of batches, targets and dropout; samples: of what is drawn
-    from the model. Empty in records of older code: there the base's is 0, the others the cell's."""
+    """Seeds. base: of weights that a base does not have; training: of batches, targets and dropout; samples: of
+    sampling from the model. Empty in records of older code, where that of the base is 0 and the others are the
+    cell's."""
     device: dict[str, Any]
     precision: dict[str, str] = Field(default_factory=dict)
-    """What training and generation computed in, as their forward passes were seen to; empty for an oracle. `device`
-    has what the settings ask for (in records of older code: what was expected on a device of that type)."""
+    """Number formats of training and generation, as observed in their forward passes; empty for an oracle. `device`
+    has the formats that the settings ask for (in records of older code: those expected on a device of that type)."""
     evaluator: dict[str, str] = Field(default_factory=dict)
     score_source: str = ""
     evaluations: tuple[EvaluationInfo, ...] = ()
     curve: tuple[dict[str, Any], ...] = ()
     probe: tuple[dict[str, Any], ...] = ()
-    """What harness.evaluation.probe saw along training, step 0 (the base) first; undefined values None."""
+    """Results of harness.evaluation.probe along training, step 0 (the base) first; undefined values None."""
     timings: dict[str, float] = Field(default_factory=dict)
-    """Seconds; `waiting`, for data, is a part of `train`."""
+    """Seconds by phase; `waiting`, for data, is a part of `train`."""
     own_peak_mib: float | None = None
     """Largest memory use of the cell in MiB; None unless it was the first that its process computed, see
     harness.system.provenance.memory.PeakMemory."""
     peak_memory_mib: float | None = None
-    """In records of older code; it depended on what the process had computed before. No figure is made of it."""
+    """Peak memory in records of older code; it depended on what the process had computed before, so no figure is made
+    of it."""
     files: dict[FileName, str] = Field(default_factory=dict)
-    """Name -> sha256 of every other file of the cell."""
+    """Maps each other file of the cell to its sha256."""
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -163,7 +168,7 @@ class Record(StrictModel):
 
     @property
     def seconds(self) -> float:
-        """What the cell took; 0 where it is not known."""
+        """Returns the seconds that the cell took; 0 where they are not known."""
         return sum(seconds for name, seconds in self.timings.items() if name != "waiting")
 
     def evaluation(self, step: int) -> EvaluationInfo:
@@ -171,19 +176,20 @@ class Record(StrictModel):
 
 
 def write_record(record: Record, folder: Path) -> None:
-    """Atomically, see `files.write_text`."""
+    """Writes the record atomically, see `files.write_text`."""
     write_text(folder / RECORD, record.model_dump_json() + "\n")
 
 
 def record_time(folder: Path) -> float:
-    """When the record of a cell was, in seconds by the clock of its file system (files.clock); 0 without one."""
+    """Returns when the record of a cell was written, in seconds by the clock of its file system (files.clock); 0
+    without one."""
     with suppress(OSError):
         return (folder / RECORD).stat().st_mtime
     return 0.0
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a cell's folder. Raises DataError (one line: file, field, expectation)."""
+    """Reads the record of a cell's folder. Raises DataError (one line: file, field, expectation)."""
     path = folder / RECORD
     try:
         record = Record.model_validate_json(path.read_text())
@@ -199,7 +205,7 @@ def read_record(folder: Path) -> Record:
 
 
 def verify_files(record: Record, folder: Path, names: Sequence[str]) -> None:
-    """Each named file of the cell is there and is the one that the record describes."""
+    """Raises DataError unless each named file of the cell exists and is the one that the record describes."""
     for name in names:
         path = folder / name
         if name not in record.files:
@@ -209,6 +215,6 @@ def verify_files(record: Record, folder: Path, names: Sequence[str]) -> None:
 
 
 def digest_of(cell: CellInfo) -> str:
-    """Names a cell: the same settings give the same 64 hex digits."""
+    """Computes the digest that identifies a cell: the same settings give the same 64 hex digits."""
     text = json.dumps([FORMAT, cell.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Where the cells of a suite are read from: a folder each, as a run leaves them, or one archive, as most published
+"""Reads the cells of a suite, from one folder each, as a run leaves them, or from one archive, as most published
 suites have it."""
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from harness.records.record import FORMAT, RECORD, Record, read_record, verify_f
 
 
 class CellStore(Protocol):
-    """The cells of a suite, each known by the name of its folder. All methods raise DataError, in one line, for what is
-    damaged."""
+    """The cells of a suite, each identified by the name of its folder. All methods raise DataError, in one line, for
+    damaged files."""
 
     def read_record(self, cell: str) -> Record | None:
         """Reads a cell's record; None where there is none."""
 
     def has_table(self, cell: str, name: str) -> bool:
-        """Whether a finished cell has a table of this name."""
+        """Tells whether a finished cell has a table of this name."""
 
     def verify_table(self, cell: str, name: str) -> None:
-        """Makes sure that a table of a finished cell is the one that was written with its record."""
+        """Raises DataError unless a table of a finished cell is the one that was written with its record."""
 
     def read_table(self, cell: str, name: str) -> pd.DataFrame: ...
 

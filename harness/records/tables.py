@@ -1,4 +1,4 @@
-"""The tables of a cell: counts by image and category, detections; written as frames, read back as arrays."""
+"""Converts the tables of a cell (counts by image and category, detections): written as frames, read back as arrays."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from harness.types import Detection
 
 
 def detection_frame(step: int, temperature: float, detections: Sequence[Detection], matches: Matches) -> pd.DataFrame:
-    """Those that count first, in the order in which they are ranked; the rest (capped, or of a category that
-    was not verified for the image) after them."""
+    """Makes the rows of detections.parquet: those that count first, in the order in which they are ranked; then the
+    rest (capped, or of a category that was not verified for the image)."""
     order = [
         *matches.detection.tolist(),
         *sorted(set(range(len(detections))) - set(matches.detection.tolist())),
@@ -57,7 +57,8 @@ PER_CATEGORY = ("present", "choices", "name_diversity", "distinct_names", "box_s
 def image_frame(
     step: int, temperature: float, truth: Truth, category_ids: Sequence[int], table: CategoryTable, images: ImageTable
 ) -> pd.DataFrame:
-    """Rows of images.parquet: one per image and category with ground truth, then one per image (no category).
+    """Makes the rows of images.parquet: one per image and category with ground truth, then one per image (no
+    category).
 
     verified: for each instance, how many of the K samples verify it (ascending); names: for each name that was
     used, in how many of them.
@@ -81,14 +82,14 @@ def image_frame(
 
 
 def _counts(histogram: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Row [0, 2, 1] -> [1, 1, 2]: two that were counted once, one that was counted twice."""
+    """Expands a histogram to the counted values: [0, 2, 1] becomes [1, 1, 2], two values of one and one of two."""
     rows, width = histogram.shape
     flat = np.repeat(np.tile(np.arange(width), rows), histogram.ravel())
     return np.split(flat, np.cumsum(histogram.sum(axis=1))[:-1]) if rows else []
 
 
 def _histogram(counts: Sequence[NDArray[np.int64]], width: int) -> NDArray[np.int64]:
-    """The inverse of `_counts`, [rows, width]."""
+    """Inverts `_counts`, [rows, width]."""
     histogram = np.zeros((len(counts), width), dtype=np.int64)
     lengths = [len(values) for values in counts]
     if sum(lengths):
@@ -97,9 +98,9 @@ def _histogram(counts: Sequence[NDArray[np.int64]], width: int) -> NDArray[np.in
 
 
 def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -> tuple[CategoryTable, ImageTable]:
-    """images.parquet at one step and temperature as the arrays that harness.metrics.samples.aggregate takes.
+    """Reads images.parquet at one step and temperature into the arrays that harness.metrics.samples.aggregate takes.
 
-    What the code of an older record did not measure is nan: undefined.
+    Figures that older code did not measure are nan.
     """
     chosen = frame[frame["step"] == step]
     if "temperature" in frame:  # records of older code know a single one
@@ -125,8 +126,8 @@ def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -
 
 
 def _of_every_image(rows: pd.DataFrame, step: int, record: Record) -> pd.DataFrame:
-    """Rows in the order of the record's images. Of an early step, which asks about some images alone, the others get
-    zeros to sum and undefined figures, so that they count for nothing."""
+    """Returns rows in the order of the record's images. At an early step, which evaluates some images only, the
+    others get zero sums and undefined figures, so that they do not count."""
     some = record.evaluation(step).images
     if some is None:
         return rows.loc[list(record.image_ids)]
@@ -139,7 +140,7 @@ def _of_every_image(rows: pd.DataFrame, step: int, record: Record) -> pd.DataFra
 
 
 def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """A column as floats; nan where it is null, and throughout where there is none."""
+    """Reads a column as floats; nan where it is null, and throughout where it is missing."""
     if name not in frame:
         return np.full(len(frame), np.nan)
     return frame[name].to_numpy(np.float64, na_value=np.nan)
@@ -148,8 +149,9 @@ def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
 def matches(
     images: pd.DataFrame, detections: pd.DataFrame, step: int, record: Record, temperature: float = GREEDY
 ) -> Matches:
-    """detections.parquet at one step as the arrays that harness.metrics.detection.ap takes: of the greedy answer, or of
-    the consensus at a temperature. Order is kept: ties are ranked as they were when the cell was evaluated."""
+    """Reads detections.parquet at one step into the arrays that harness.metrics.detection.ap takes: of the greedy
+    answer, or of the consensus at a temperature. The order of rows is preserved, so ties are ranked as when the cell
+    was evaluated."""
     image = {image_id: index for index, image_id in enumerate(record.image_ids)}
     category = {info.id: index for index, info in enumerate(record.categories)}
     if "temperature" not in detections:  # records of older code have the greedy answer alone

@@ -1,6 +1,7 @@
-"""What `tune:` of a suite found out: DIR/tuning.json, beside the cells that were trained with what it chose.
+"""Reads and writes the outcome of `tune:` of a suite: DIR/tuning.json, beside the cells that were trained with the
+choice.
 
-The trials themselves are finished cells in DIR/tuning, with records of their own.
+The trials are finished cells in DIR/tuning, each with a record.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ TRIALS = "tuning"
 
 
 class TunedRow(StrictModel):
-    """One row of a model: what each candidate reached, None where its trial failed or has no such figure, and which one
-    was chosen."""
+    """One row of a model: the figure of each candidate, None where its trial failed or has no such figure, and the
+    chosen candidate."""
 
     model: str
     label: str

@@ -1,1 +1,1 @@
-"""What `detmodes` does with models: predict, pretrain, check, begin and list them."""
+"""Commands about models: predict, pretrain, check, begin and list them."""

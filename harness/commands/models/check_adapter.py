@@ -1,4 +1,4 @@
-"""`detmodes check-adapter`: the checks on the screen."""
+"""Runs `detmodes check-adapter`: shows the checks on the screen."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ COLOURS: dict[State, str] = {"passed": "green", "failed": "red", "skipped": "dim
 
 
 def check(name: str, assignments: Sequence[str], device: Device, trusted: Sequence[str] = ()) -> int:
-    """Prints the table; the exit code. ConfigError for an unknown name and for settings that the model
-    refuses. trusted: models whose own code may run."""
+    """Prints the table and returns the exit code. ConfigError for an unknown name and for settings that the model
+    refuses."""
     made_by = registry.find("model", name)
     settings = trust_models(name, read_settings(assignments), trusted)
     if problems := made_by.problems(settings):
@@ -40,7 +40,8 @@ def check(name: str, assignments: Sequence[str], device: Device, trusted: Sequen
 
 
 def read_settings(assignments: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE each, the value as YAML reads it in a suite file. ConfigError names every one that is not that."""
+    """Reads settings of the form KEY=VALUE, the value as YAML in a suite file. ConfigError names every one of another
+    form."""
     settings, problems = {}, []
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

@@ -1,4 +1,4 @@
-"""What there is to name in a suite file."""
+"""Lists what a suite file can name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.system.terminal import screen
 
 
 def show(kind: str) -> None:
-    """Names, and what each is. Listing models imports none of them."""
+    """Prints each name with its description. Listing models imports none of them."""
     shown = {
         "objectives": _objectives,
         "stages": _stages,
@@ -36,7 +36,7 @@ def _models() -> None:
 
 
 def _rows(reference: str) -> list[tuple[str, ...]]:
-    """One for each card. What another package did wrong is said in its row, not instead of the table."""
+    """Makes one row for each card. An error in another package appears in its row and does not prevent the table."""
     try:
         cards = registry.cards(reference)
     except (DetmodesError, OSError, ImportError, SyntaxError) as error:
@@ -54,7 +54,7 @@ def _rows(reference: str) -> list[tuple[str, ...]]:
 
 
 def count(parameters: int) -> str:
-    """360 k, 2.0 M, 3.1 B"""
+    """Formats a number of parameters, e.g. 360 k, 2.0 M, 3.1 B."""
     if parameters < 10**6:
         return f"{parameters / 10**3:.0f} k"
     return f"{parameters / 10**6:.1f} M" if parameters < 10**9 else f"{parameters / 10**9:.1f} B"
@@ -81,7 +81,7 @@ def _suites() -> None:
 
 
 def _objectives() -> None:
-    """The equation of each, its settings with their defaults, and its source."""
+    """Prints each objective: its equation, its settings with their defaults, and its source."""
     from harness import objectives
 
     for name, spec in objectives.OBJECTIVES.items():
@@ -90,13 +90,13 @@ def _objectives() -> None:
 
 
 def _stages() -> None:
-    """What may follow fine-tuning, with the settings that are a stage's own."""
+    """Prints each stage that may follow fine-tuning, with the settings that only this stage has."""
     from harness.suite.stage_base import StageSettings
     from harness.suite.stage_settings import STAGES
 
     for name, stage in STAGES.items():
-        own = {key: field for key, field in stage.model_fields.items() if key not in StageSettings.model_fields}
-        settings = {key: field.default for key, field in own.items()}
+        fields = {key: field for key, field in stage.model_fields.items() if key not in StageSettings.model_fields}
+        settings = {key: field.default for key, field in fields.items()}
         _print_equation(name, stage.equation, settings, stage.source)
 
 

@@ -1,4 +1,4 @@
-"""`detmodes new-adapter`: the beginning of a model family's adapter, as a package of its own.
+"""Runs `detmodes new-adapter`: writes a skeleton of a model family's adapter as a separate package.
 
 DIR/NAME.py         one class with the methods of harness.protocols.Adapter; each says what it must return
 DIR/test_NAME.py    runs the conformance checks
@@ -148,8 +148,8 @@ build-backend = "setuptools.build_meta"
 
 
 def write(name: str, folder: Path) -> list[Path]:
-    """The files that were written. ConfigError, and nothing is written, if the name is none that Python can import or
-    one of the files is there already."""
+    """Writes the files and returns their paths. ConfigError, with nothing written, if Python cannot import the name
+    or one of the files exists already."""
     if not (name.isidentifier() and class_name(name).isidentifier()) or keyword.iskeyword(name):
         raise ConfigError(f"new-adapter: expected a Python identifier such as my_detector, got {name!r}")
     if name in registry.names("model"):
@@ -165,10 +165,11 @@ def write(name: str, folder: Path) -> list[Path]:
 
 
 def default_folder(name: str) -> Path:
-    """Called otherwise than the module: from beside it, Python would import the folder instead."""
+    """Returns a folder whose name differs from the module: otherwise Python would import the folder when it is
+    started beside it."""
     return Path(f"detmodes-{name}")
 
 
 def class_name(name: str) -> str:
-    """my_detector -> MyDetector"""
+    """Converts my_detector to MyDetector."""
     return "".join(word[:1].upper() + word[1:] for word in name.split("_"))

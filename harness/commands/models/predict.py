@@ -1,4 +1,4 @@
-"""What a model sees in an image: the greedy answer, K samples, and a drawing of them."""
+"""Shows the answers of a model to an image: the greedy answer, K samples, and a drawing of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.suite.permissions import NOTHING, Permissions, permit_record
 from harness.types import Category, Example, Mention, Parsed
 
 HOME_BENCHMARK = "shapes"
-"""A model that is given by name has the categories that its shipped base was trained on."""
+"""The benchmark with the categories of a model that is given by name: its shipped base was trained on it."""
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
 MIN_SIDE = 320
 MAX_TOKENS = 256
@@ -44,8 +44,7 @@ def predict(
     seed: int,
     permissions: Permissions = NOTHING,
 ) -> Iterator[Seen]:
-    """In the order of the images. `model`: a name (its shipped base) or the folder of a cell. permissions: what of that
-    cell's record may be read and run."""
+    """Yields the answers for each image in order. `model`: a name (its shipped base) or the folder of a cell."""
     examples = [_example(index, path) for index, path in enumerate(images)]
     predictor, chunk = open_model(model, permissions), _chunk(model)
     temperatures = [0.0, *[temperature] * samples]
@@ -74,7 +73,8 @@ def predict(
 
 
 def _chunk(model: str) -> int | None:
-    """How many categories the prompts of a cell name at a time; None where they name none, as for a shipped base."""
+    """Returns how many categories the prompts of a cell name at a time; None where they name none, as for a shipped
+    base."""
     if not (Path(model) / records.RECORD).is_file():
         return None
     prompt = records.read_record(Path(model)).cell.prompt
@@ -82,12 +82,12 @@ def _chunk(model: str) -> int | None:
 
 
 def _about_all(example: Example, codec: Codec, chunk: int) -> list[Example]:
-    """Nothing is known of the picture: it is asked about every category."""
+    """Asks about every category, because nothing is known of the picture."""
     return about(example, codec.names_of, codec.categories, chunk)
 
 
 def open_model(reference: str, permissions: Permissions = NOTHING) -> Adapter:
-    """A trained adapter from a cell's folder, or a shipped base by the model's name.
+    """Opens a trained adapter from a cell's folder, or a shipped base by the model's name.
 
     ConfigError where a cell's record names what lies elsewhere, or runs code, and the permissions do not say so.
     """
@@ -129,7 +129,7 @@ def _example(index: int, path: Path) -> Example:
 
 
 def as_text(prediction: Seen) -> str:
-    """One line per greedy mention, then one per sample."""
+    """Writes one line per greedy mention, then one per sample."""
     lines = [f"{prediction.example.path} ({prediction.example.width}x{prediction.example.height})"]
     for mention, value in zip(prediction.greedy.mentions, prediction.scores, strict=True):
         x, y, w, h = (round(side, 1) for side in (mention.box.x, mention.box.y, mention.box.w, mention.box.h))
@@ -149,7 +149,7 @@ def _troubles(parsed: Parsed) -> list[str]:
 
 
 def draw(prediction: Seen, folder: Path) -> Path:
-    """The image with the greedy boxes, and beside it one panel per sample; small images are enlarged."""
+    """Draws the image with the greedy boxes, and beside it one panel per sample; small images are enlarged."""
     folder.mkdir(parents=True, exist_ok=True)
     image = read_rgb(prediction.example.path)
     scale = max(1.0, MIN_SIDE / min(image.size))

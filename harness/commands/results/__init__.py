@@ -1,1 +1,1 @@
-"""What `detmodes` does with the results of a run: report, look into and publish them."""
+"""Commands about the results of a run: report, inspect and publish them."""

@@ -1,7 +1,7 @@
-"""`detmodes codebook`: how often each kind of error occurs in the answers of a finished run, by row and category.
+"""Runs `detmodes codebook`: counts each kind of error in the answers of a finished run, by row and category.
 
-Errors are those of harness.metrics.diagnosis.codebook. The tables of a cell hold what the model said, but not the boxes
-of the instances, which most kinds are about: ground truth comes from the benchmark that the record names.
+Errors are those of harness.metrics.diagnosis.codebook. The tables of a cell hold the model's answers, but not the
+boxes of the instances, which most kinds are about: ground truth comes from the benchmark that the record names.
 
 Shape legend: C categories.
 """
@@ -33,16 +33,17 @@ from harness.types import Category, Example
 
 NEEDED = ("samples.parquet", "mentions.parquet")
 NO_CATEGORY, ALL = "(no category)", "(all)"
-"""Lines of what belongs to no category (names that no category has, malformed entries, missing ends), and of all."""
+"""Names of two lines: errors that belong to no category (unknown names, malformed entries, missing ends), and all
+errors."""
 
 Which = Literal["greedy", "samples"]
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
-    """Errors of one row of the suite at its last step, seeds taken together.
+    """Errors of one row of the suite at its last step, summed over seeds.
 
-    answers   how many there are: images times seeds, for samples times K too
+    answers   number of answers: images times seeds, and times K for samples
     counts    each [C + 1], see `counts_by_category`
     """
 
@@ -54,13 +55,13 @@ class ErrorRow:
     counts: dict[Kind, Integers]
 
     def mean(self, kind: Kind) -> float:
-        """Errors per answer to an image, over all categories."""
+        """Returns the errors per answer to an image, over all categories."""
         return float(self.counts[kind].sum() / self.answers)
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorTable:
-    """images: validation images; present [C]: how many of them have each category."""
+    """The errors of all rows. images: number of validation images; present [C]: how many of them have each category."""
 
     suite: str
     categories: tuple[Category, ...]
@@ -75,11 +76,12 @@ class ErrorTable:
 def read(
     folder: Path, pattern: str | None = None, data: Path | None = None, permissions: Permissions = NOTHING
 ) -> ErrorTable:
-    """The errors of a run's finished cells (of those whose id matches `pattern`); `data`: folder of a data set on disk.
+    """Counts the errors of a run's finished cells (of those whose id matches `pattern`); `data`: folder of a data set
+    on disk.
 
-    Raises ConfigError where no cell matches, and where the run's suite names what may not be read; DataError (one line)
-    where none is finished, where a cell's answers are not there, or where the benchmark is not the one that the cells
-    were evaluated on.
+    Raises ConfigError where no cell matches, and where the run's suite names files that may not be read; DataError
+    (one line) where no cell is finished, where a cell's answers are missing, or where the benchmark is not the one
+    that the cells were evaluated on.
     """
     results = load(folder)
     keys = _chosen(results, pattern)
@@ -102,7 +104,7 @@ def read(
 
 
 def _chosen(results: Results, pattern: str | None) -> list[Key]:
-    """Finished cells, in the suite's order."""
+    """Lists the finished cells, in the suite's order."""
     ids = {key: folder.name.rpartition("-")[0] for key, folder in results.folders.items()}
     chosen = select_cells(ids, pattern, "--cell")
     finished = [key for key in chosen if key in results.records]
@@ -145,7 +147,7 @@ def benchmark_of(
 def _rows(
     results: Results, keys: Sequence[Key], benchmark: Benchmark, examples: Sequence[Example], truth: Truth
 ) -> Iterator[ErrorRow]:
-    """Greedy answers, then samples, of the cells of one row."""
+    """Counts errors of the cells of one row: of greedy answers, then of samples."""
     given = Annotations(Path(benchmark.name), "", tuple(benchmark.categories), tuple(examples), {}, {})
     both = [read_samples(results.folders[key], given, benchmark.categories, None, results.temperature) for key in keys]
     seeds = tuple(key.seed for key in keys)
@@ -161,7 +163,7 @@ def _rows(
 
 
 def counted(truth: Truth, answers: Answers) -> dict[Kind, Integers]:
-    """How often each kind of error occurs in these answers, each [C + 1]; see `counts_by_category`."""
+    """Counts how often each kind of error occurs in these answers, each [C + 1]; see `counts_by_category`."""
     return counts_by_category(truth, answers, error_codes(truth, answers, verify(truth, answers.mentions)))
 
 
@@ -169,7 +171,7 @@ def counted(truth: Truth, answers: Answers) -> dict[Kind, Integers]:
 
 
 def grids(table: ErrorTable) -> list[Grid]:
-    """Errors per answer of every row, then for each row how often each error occurs by category."""
+    """Makes a table of errors per answer of every row, then one for each row with each error by category."""
     body = tuple(
         (
             *(GridCell(word) for word in _words(table, row)),
@@ -188,7 +190,7 @@ def grids(table: ErrorTable) -> list[Grid]:
 
 
 def to_csv(table: ErrorTable) -> str:
-    """Long format: a line for each row, category and kind of error; `mean` is the count per answer."""
+    """Writes long format: a line for each row, category and kind of error; `mean` is the count per answer."""
     words = ("model", "row", "answers_of", "seeds", "answers", "category_id", "category", "images")
     lines: list[list[object]] = [[*words, "error", "count", "mean"]]
     for row in table.rows:
@@ -200,7 +202,7 @@ def to_csv(table: ErrorTable) -> str:
 
 
 def to_json(table: ErrorTable) -> str:
-    """The same as one document."""
+    """Writes the same as one document."""
     rows = [
         {
             "model": row.model,
@@ -237,7 +239,8 @@ def _words(table: ErrorTable, row: ErrorRow) -> tuple[str, str, str]:
 
 
 class _Line(NamedTuple):
-    """images: those that have the category; where there is none, all."""
+    """One line of a table. images: the number of images that have the category; of all images where there is no
+    category."""
 
     category_id: int | None
     category: str
@@ -246,7 +249,7 @@ class _Line(NamedTuple):
 
 
 def _lines(table: ErrorTable, row: ErrorRow) -> Iterator[_Line]:
-    """Each category that the images or the errors have; what is of no category; all together."""
+    """Yields each category that the images or the errors have; errors without a category; all errors."""
     for index, category in enumerate(table.categories):
         counts = {kind: int(values[index]) for kind, values in row.counts.items()}
         if table.present[index] or any(counts.values()):

@@ -1,5 +1,5 @@
-"""`detmodes pairs`: the pairs that a run's cells were trained on (harness.training.stages.pairs), as text or drawn side
-by side."""
+"""Runs `detmodes pairs`: shows the pairs that a run's cells were trained on (harness.training.stages.pairs), as text
+or drawn side by side."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SUFFIXES = (".html", ".png")
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A cell's pairs of the images that are shown; `pairs`: how many it has."""
+    """A cell's pairs of the images that are shown; `pairs`: the number of all its pairs."""
 
     key: Key
     table: pd.DataFrame
@@ -52,10 +52,10 @@ def show(
     data: Path | None,
     permissions: Permissions = NOTHING,
 ) -> str:
-    """The pairs about the first `images` images of every finished cell that has some (and whose id matches `pattern`),
-    as text; drawn into `output` where that is given, and then the text says where.
+    """Shows the pairs about the first `images` images of every finished cell that has some (and whose id matches
+    `pattern`) as text. If `output` is given they are drawn into it, and the text names the file.
 
-    ConfigError where no cell matches, or `output` is no place for it; DataError where the tables are not those of the
+    ConfigError where no cell matches, or `output` cannot be written; DataError where the tables are not those of the
     records, or the benchmark is not the one that the cells were trained on.
     """
     if output is not None:
@@ -107,7 +107,7 @@ def _lines(cell: Shown) -> Iterator[str]:
 
 
 def _title(pair: Mapping[Hashable, Any], side: str) -> str:
-    """What a sequence is worth, and how many of the model's samples list its names in its order."""
+    """Returns the reward of a sequence, and how many of the model's samples list its names in its order."""
     return f"{side}: reward {pair[f'{side}_reward']:.2f}, {pair[f'{side}_samples']}/{pair['samples']}"
 
 
@@ -123,7 +123,7 @@ def _png(shown: Sequence[Shown], benchmark: Benchmark, output: Path) -> bytes:
 
 
 def _html(shown: Sequence[Shown], benchmark: Benchmark) -> str:
-    """A page that loads nothing and runs nothing, whatever the sequences say."""
+    """Makes a page that loads nothing and runs nothing, whatever the sequences contain."""
     body = "".join(
         f"<h2>{escape(str(cell.key))}: {cell.pairs} pairs</h2>\n{_figures(cell, benchmark)}" for cell in shown
     )
@@ -165,7 +165,7 @@ def _drawn(strips: Sequence[Strip], folder: Path) -> bytes:
 
 
 def _strips(cell: Shown, benchmark: Benchmark, folder: Path) -> Iterator[Strip]:
-    """One for each pair; the pictures are in `folder`."""
+    """Makes one strip for each pair; the pictures are in `folder`."""
     examples = {example.image_id: example for example in benchmark.split("train")}
     used = [examples[image_id] for image_id in cell.table["image_id"].drop_duplicates()]
     gallery.write_gallery(folder, used, benchmark.categories, len(used))

@@ -13,8 +13,8 @@ from harness.commands.options import AllowOption, DataOption, FolderArgument
 
 
 def _compute_in_one_thread() -> None:
-    """Before NumPy is there: a report is many small products of matrices, and threads that wait for each other take
-    four times the CPU seconds."""
+    """Limits NumPy to one thread, before it is imported: a report is many small products of matrices, and threads
+    that wait for each other take four times the CPU seconds."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 

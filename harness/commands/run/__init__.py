@@ -1,1 +1,1 @@
-"""What `detmodes` does to run suites, and to see how far they are."""
+"""Commands that run suites and show their progress."""

@@ -1,4 +1,4 @@
-"""How long to train: CE's loss on held-out images, measured without sampling anything."""
+"""Measures how long to train: CE's loss on held-out images, without sampling anything."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.training.stage import Work
 
 
 def heldout_curve(context: Context, steps: int, every: int, seed: int) -> list[tuple[int, float]]:
-    """(step, nats per target token on the calibration split) of the suite's first model under CE.
+    """Returns (step, nats per target token on the calibration split) of the suite's first model under CE.
 
-    The validation images and the diversity of any output play no part, so that a budget chosen from this
-    curve favours no objective.
+    Neither the validation images nor the diversity of any output are used, so a budget chosen from this curve favours
+    no objective.
     """
     adapter = build(context, context.suite.models[0])
     heldout = context.questions("calibration", seed)

@@ -1,1 +1,1 @@
-"""What `detmodes` does with files of detections and samples that anyone's model made."""
+"""Commands that score files of detections and samples from any model."""

@@ -1,8 +1,8 @@
-"""`detmodes check-data NAME`: is the data folder complete, and is what is in it what was published?
+"""Runs `detmodes check-data NAME`: tells whether the data folder is complete and holds what was published.
 
 Every check is made and reported, not only the first that fails: files, counts, pictures, a sample of pictures that
-must decode and have the size their record says, boxes inside their images, what is suspicious, and equal categories
-in train and val.
+must decode and have the size their record says, boxes inside their images, suspicious annotations, and equal
+categories in train and val.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from harness.types import Example
 
 ALIASES = {"coco": "coco-val2017"}
 TOLERANCE = 1.0
-"""Pixels by which a box may stick out: polygons drawn on the border, and rounding."""
+"""Pixels by which a box may exceed its image: polygons drawn on the border, and rounding."""
 SEED = 0
-"""Of the sample of pictures: the same one every time."""
+"""Seed of the sample of pictures, so that it is always the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def command(name: str, data: Path | None, images: int) -> int:
 
 
 def checks(name: str, data: Path | None, images: int = 50) -> Iterator[Check]:
-    """The checks of the layout `name`, in order, on a sample of `images` pictures of each split.
+    """Yields the checks of the layout `name`, in order, on a sample of `images` pictures of each split.
 
     Raises ConfigError for an unknown name or no folder, DataError for a folder that does not exist.
     """
@@ -127,7 +127,8 @@ def _boxes(part: str, annotations: Annotations) -> Check:
 
 
 def _suspicions(part: str, annotations: Annotations) -> Iterator[Check]:
-    """What is most likely a mistake, with counts. What published files have too is told and passes."""
+    """Yields annotations that are most likely mistakes, with counts. Those that published files also have are
+    reported and pass."""
     for suspicion in find_in_annotations(annotations):
         detail = f"{annotations.path}: {suspicion}"
         yield Check(part, "suspicion", f"{suspicion.count:,} {suspicion.what}", "none", suspicion.harmless, detail)

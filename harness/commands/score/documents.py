@@ -1,4 +1,4 @@
-"""Figures as they are written down: JSON values (None where undefined) and CSV tables."""
+"""Writes figures as JSON values (None where undefined) and CSV tables."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:  # scipy, which a plain evaluation does without
 Json = dict[str, Any]
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A text cell that begins with one of these is a formula to spreadsheet programs."""
+"""Characters at the start of a text cell that spreadsheet programs take for a formula."""
 
 
 def subtract(a: float | None, b: float | None) -> float | None:
-    """Return a - b; undefined (None) where one of them is."""
+    """Returns a - b; undefined (None) where one of them is."""
     return None if a is None or b is None else a - b
 
 
 def describe_intervals(intervals: Mapping[str, Interval]) -> Json:
-    """Return intervals as the JSON file has them."""
+    """Returns intervals as the JSON file has them."""
     from harness.metrics.stats import nan_to_none  # late: scipy
 
     return {name: {"low": nan_to_none(item.low), "high": nan_to_none(item.high)} for name, item in intervals.items()}
 
 
 def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the rows as CSV text, one column for each name; None is an empty field.
+    """Returns the rows as CSV text, one column for each name; None is an empty field.
 
     A text that a spreadsheet program would compute (a category called `=HYPERLINK(...)`) gets an apostrophe in front;
     numbers stay as they are.

@@ -1,8 +1,9 @@
-"""`detmodes evaluate`: two files in; the official figures, their intervals, and what ails a generative detector.
+"""Runs `detmodes evaluate`: two files in; the official figures, their intervals, and diagnostics of a generative
+detector out.
 
-Where only the official figures are asked for, a short cut gives the same ones sooner (`benchmarks.evaluators.fast`).
+Where only the official figures are requested, a short cut gives the same ones sooner (`benchmarks.evaluators.fast`).
 
-Everything is computed before anything is written, and every file is written whole or not at all.
+Everything is computed before anything is written, and every file is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ if TYPE_CHECKING:  # at run time where they are used: what one evaluation does n
 
 PACKAGES = ("hotcoco", "lvis", "pycocotools", "numpy")
 COLUMNS = ("name", "frequency", "AP", "instances", "images", "detections")
-"""Of the table by category, after the id."""
+"""Columns of the table by category, after the id."""
 
 Say = Callable[[str], None]
-"""Told what is going on."""
+"""A function that receives messages about progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest(ScoreRequest):
-    """Name what `detmodes evaluate` was asked for; without `bootstrap`, REPLICATES serve the interval of a comparison.
+    """The options of `detmodes evaluate`; without `bootstrap`, REPLICATES are used for the interval of a comparison.
 
     detections    the detections file
     engine        the protocol's fast engine, or its reference
     compare       a second detections file for the same annotations
-    diagnose      whether to say more than the official figures
+    diagnose      whether to report more than the official figures
     plots         folder for the reliability diagram
     """
 
@@ -56,7 +57,7 @@ class EvaluationRequest(ScoreRequest):
 
 
 def command(quiet: bool, **options: Any) -> None:
-    """Run the verb. Options are the fields of EvaluationRequest; `quiet`: no progress, only the tables."""
+    """Runs the verb. Options are the fields of EvaluationRequest; `quiet`: no progress, only the tables."""
     request = EvaluationRequest(**options)
     # Decoding first: it can only be helped while this process has one thread. Then a word, before the long imports.
     with start_decoding(request) as decoder, progress(quiet) as say:
@@ -75,7 +76,7 @@ def command(quiet: bool, **options: Any) -> None:
 
 @contextmanager
 def start_decoding(request: EvaluationRequest) -> Iterator[SharedDecoder | None]:
-    """Have the detections decoded beside all that follows, if that is possible and only figures are asked for."""
+    """Starts decoding the detections in parallel, if that is possible and only figures are requested."""
     from benchmarks.readers.detection_parts import SharedDecoder
 
     if not _wants_figures_only(request) or request.detections.suffix.lower() != ".json":
@@ -95,7 +96,8 @@ def start_decoding(request: EvaluationRequest) -> Iterator[SharedDecoder | None]
 
 
 def check(request: EvaluationRequest) -> None:
-    """Raises ConfigError with every mistake that shows before a file is read: hours of work end in no bad path."""
+    """Raises ConfigError with every mistake that can be noticed before a file is read, so that hours of work do not
+    fail on a bad path."""
     files = {"--output": request.output, "--per-category": request.per_category}
     problems = [
         *_find_engine_problems(request),
@@ -133,9 +135,9 @@ def _inputs(request: EvaluationRequest) -> list[Path]:
 def evaluate(
     request: EvaluationRequest, say: Say = lambda stage: None, decoder: SharedDecoder | None = None
 ) -> tuple[Json, Reliability | None]:
-    """Return everything that `--output` holds (JSON values only, None where undefined), and what `--plots` draws.
+    """Returns everything that `--output` holds (JSON values only, None where undefined), and what `--plots` draws.
 
-    decoder: one that has begun with the detections file. Raises DataError for a file that is not what it must be.
+    decoder: one that has started with the detections file. Raises DataError for an invalid file.
     """
     from benchmarks.readers.detection_parts import NotPlainError
 
@@ -193,7 +195,7 @@ def _evaluate_carefully(request: EvaluationRequest, say: Say) -> tuple[Json, Rel
 
 
 def _document(request: EvaluationRequest, evaluation: Evaluation, per_category: Json, **extras: Any) -> Json:
-    """Put the result together; `extras`: warnings; intervals, errors, generative and compare if they were asked for."""
+    """Assembles the result; `extras`: warnings; intervals, errors, generative and compare if they were requested."""
     from harness.system.provenance.versions import package_versions
 
     return {
@@ -226,7 +228,8 @@ def _compare(
     metrics: Mapping[str, float | None],
     say: Say,
 ) -> Json:
-    """Give the other's official figures; difference: ours minus theirs, and the interval of the paired difference."""
+    """Returns the other file's official figures; difference: ours minus theirs, and the interval of the paired
+    difference."""
     from benchmarks.evaluators import evaluator, intervals
     from harness.metrics.stats import REPLICATES
 
@@ -243,7 +246,7 @@ def _compare(
 
 
 def _per_category(truth: Annotations, protocol: Protocol, evaluation: Evaluation, predicted: Mapping[int, int]) -> Json:
-    """By category id: objects, images with one, and detections; all after the official rules of cap and area."""
+    """Counts by category id: objects, images with one, and detections; all after the official rules of cap and area."""
     from benchmarks.evaluators import diagnostics
 
     instances, images = diagnostics.count_annotated(truth, protocol)
@@ -261,7 +264,7 @@ def _per_category(truth: Annotations, protocol: Protocol, evaluation: Evaluation
 
 
 def _per_category_fast(result: FastEvaluation) -> Json:
-    """The same of columns."""
+    """Returns the same from columns."""
     counts = zip(result.instances.tolist(), result.images.tolist(), result.detections.tolist(), strict=True)
     return {
         str(category.id): {
@@ -280,7 +283,7 @@ def _per_category_fast(result: FastEvaluation) -> Json:
 
 
 def write(request: EvaluationRequest, result: Json, reliability: Reliability | None) -> None:
-    """The files that were asked for. Their contents are made before the first is written."""
+    """Writes the requested files. Their contents are made before the first is written."""
     files = {
         request.output: json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         request.per_category: write_csv(("id", *COLUMNS), _category_rows(result["per_category"])),
@@ -295,13 +298,13 @@ def write(request: EvaluationRequest, result: Json, reliability: Reliability | N
 
 
 def _category_rows(per_category: Mapping[str, Json]) -> list[Json]:
-    """The table by category with the id as a column."""
+    """Returns the table by category with the id as a column."""
     return [{"id": category_id, **row} for category_id, row in per_category.items()]
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Say]:
-    """A line on stderr that says what is being done, where somebody may be looking."""
+    """Returns a function that prints on stderr what is being done, if it is a terminal."""
     console = make_console(stderr=True, quiet=quiet)
     with console.status("") as status:
         yield lambda stage: status.update(stage)

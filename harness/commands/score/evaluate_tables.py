@@ -1,4 +1,4 @@
-"""What `detmodes evaluate` prints: the result, as it is in the JSON file, as tables."""
+"""Makes the tables that `detmodes evaluate` prints from the result, as it is in the JSON file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNDEFINED = "-"
 
 
 def tables(result: Json, annotations: str, detections: str, other: str | None = None) -> Group:
-    """The names of the files, the figures, and the diagnostics and errors if there are any."""
+    """Yields the names of the files, the figures, and the diagnostics and errors if there are any."""
     version = result["versions"]["hotcoco" if result["engine"] == "fast" else result["engine"]]
     names = {"annotations": annotations, "detections": detections}
     if other is not None:
@@ -99,7 +99,7 @@ def _percent(value: float | None) -> str:
 
 
 def interval(intervals: Json, name: str, signed: bool = False) -> str:
-    """Empty for a figure that has none (recall)."""
+    """Formats an interval; empty for a figure that has none (recall)."""
     if name not in intervals:
         return ""
     low, high = (number(intervals[name][side], signed) for side in ("low", "high"))

@@ -1,6 +1,7 @@
-"""`detmodes measure`: anyone's samples and the annotations in; every diversity figure out, and what consensus gains.
+"""Runs `detmodes measure`: samples of any model and the annotations in; every diversity figure out, and the gain of
+the consensus.
 
-Everything is computed before anything is written, and every file is written whole or not at all.
+Everything is computed before anything is written, and every file is written completely or not at all.
 
 Shape legend: I images, C categories, K samples per image, R bootstrap replicates.
 """
@@ -46,7 +47,7 @@ TOGETHER = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiversityRequest(ScoreRequest):
-    """Name what `detmodes measure` was asked for. The annotation file has the sampled images, all of them.
+    """The options of `detmodes measure`. The annotation file has the sampled images, all of them.
 
     samples       a JSON Lines file, or the folder of a cell
     step          of a cell with several: this one, not the last
@@ -62,7 +63,7 @@ class DiversityRequest(ScoreRequest):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What comes of it: `--output`, and the rows of the two CSV files (None where undefined)."""
+    """The result: `--output`, and the rows of the two CSV files (None where undefined)."""
 
     document: Json
     categories: list[Json]
@@ -70,7 +71,7 @@ class Measured:
 
 
 def command(quiet: bool, **options: Any) -> None:
-    """The verb. Options are the fields of DiversityRequest; `quiet`: no progress, only the tables."""
+    """Runs the verb. Options are the fields of DiversityRequest; `quiet`: no progress, only the tables."""
     request = DiversityRequest(**options)
     check(request)
     with progress(quiet) as say:
@@ -80,7 +81,7 @@ def command(quiet: bool, **options: Any) -> None:
 
 
 def check(request: DiversityRequest) -> None:
-    """Raises ConfigError with every mistake that shows before a file is read."""
+    """Raises ConfigError with every mistake that can be noticed before a file is read."""
     inputs = [request.annotations, request.samples]
     options = {"--output": "output", "--per-category": "per_category", "--per-image": "per_image"}
     problems = list(find_path_problems(inputs, {option: getattr(request, name) for option, name in options.items()}))
@@ -89,7 +90,7 @@ def check(request: DiversityRequest) -> None:
 
 
 def write(request: DiversityRequest, measured: Measured) -> None:
-    """The files that were asked for. Their contents are made before the first is written."""
+    """Writes the requested files. Their contents are made before the first is written."""
     texts = {
         request.output: json.dumps(measured.document, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         request.per_category: _write_rows(measured.categories),
@@ -101,7 +102,7 @@ def write(request: DiversityRequest, measured: Measured) -> None:
 
 
 def _write_rows(rows: Sequence[Json]) -> str:
-    """The rows as CSV, all with the keys of the first."""
+    """Writes the rows as CSV, all with the keys of the first."""
     return write_csv(list(rows[0]) if rows else [], rows)
 
 
@@ -109,7 +110,7 @@ def _write_rows(rows: Sequence[Json]) -> str:
 
 
 def measure(request: DiversityRequest, say: Say = lambda stage: None) -> Measured:
-    """All figures of the K samples at every temperature. Raises DataError for a file that is not what it must be."""
+    """Computes all figures of the K samples at every temperature. Raises DataError for an invalid file."""
     say("reading annotations")
     annotations = annotation_files.load(request.annotations, request.annotations.parent, request.style)
     subject = SampledSet.of(annotations, request.protocol)
@@ -149,7 +150,8 @@ def measure(request: DiversityRequest, say: Say = lambda stage: None) -> Measure
 
 @dataclass(frozen=True, slots=True)
 class SampledSet:
-    """What samples are measured against. `categories` are those of the annotations, with all their names."""
+    """The ground truth that samples are measured against. `categories` are those of the annotations, with all their
+    names."""
 
     annotations: Annotations
     categories: tuple[Category, ...]
@@ -158,7 +160,7 @@ class SampledSet:
 
     @classmethod
     def of(cls, annotations: Annotations, protocol: Protocol) -> SampledSet:
-        """COCO's categories get the names that LVIS has for them."""
+        """Makes a set from annotations; COCO's categories get the names that LVIS has for them."""
         categories = annotations.categories
         if protocol == "coco":
             categories = with_synonyms(categories, synonyms())
@@ -166,7 +168,7 @@ class SampledSet:
 
     @property
     def names(self) -> Integers:
-        """S of each category, [C]."""
+        """Counts the names S of each category, [C]."""
         return name_counts(self.categories)
 
     @property
@@ -174,7 +176,7 @@ class SampledSet:
         return [category.frequency for category in self.categories]
 
     def detections(self, image: Integers, category: Integers, boxes: Floats, scores: Floats) -> Detections:
-        """With ids instead of indices."""
+        """Makes detections with ids instead of indices."""
         ids = np.array([item.id for item in self.categories], dtype=np.int64)
         return Detections(self.truth.image_ids[image], ids[category], boxes, scores)
 
@@ -193,8 +195,8 @@ def _described(annotations: Annotations) -> Json:
 
 
 def diversity_tables(subject: SampledSet, answers: Answers, text: bool = True) -> tuple[CategoryTable, ImageTable]:
-    """What every diversity figure is made of; `text`: with those of harness.metrics.samples.text, which take
-    longest."""
+    """Computes the tables that every diversity figure is made of; `text`: with those of harness.metrics.samples.text,
+    which take longest."""
     verification = verify(subject.truth, answers.mentions)
     return (
         category_table(subject.truth, answers, verification, subject.names),
@@ -205,12 +207,12 @@ def diversity_tables(subject: SampledSet, answers: Answers, text: bool = True) -
 def figures(
     subject: SampledSet, table: CategoryTable, per_image: ImageTable, weights: Weights | None = None
 ) -> dict[str, Floats]:
-    """`aggregate.mean_figures` of the subject's categories."""
+    """Computes `aggregate.mean_figures` of the subject's categories."""
     return aggregate.mean_figures(table, per_image, subject.frequency, weights)
 
 
 def _diversity(subject: SampledSet, table: CategoryTable, per_image: ImageTable, replicates: int | None) -> Json:
-    """`defined_for`: over how many categories a figure's mean goes."""
+    """Makes the entry of all diversity figures; `defined_for`: the number of categories that a figure's mean covers."""
     points = figures(subject, table, per_image)
     by_category = aggregate.category_figures(table)
     drawn = {} if replicates is None else _replicates(subject, table, per_image, replicates)
@@ -223,7 +225,7 @@ def _diversity(subject: SampledSet, table: CategoryTable, per_image: ImageTable,
 
 
 def _replicates(subject: SampledSet, table: CategoryTable, per_image: ImageTable, count: int) -> dict[str, Floats]:
-    """Every figure in each of `count` bootstrap replicates over images, [count]."""
+    """Computes every figure in each of `count` bootstrap replicates over images, [count]."""
     weights = bootstrap_weights(table.n_images, count)
     parts = [
         figures(subject, table, per_image, weights[start : start + TOGETHER]) for start in range(0, count, TOGETHER)
@@ -232,7 +234,8 @@ def _replicates(subject: SampledSet, table: CategoryTable, per_image: ImageTable
 
 
 def _category_rows(subject: SampledSet, table: CategoryTable) -> list[Json]:
-    """All C categories. Support: images with the category, and those of them that define its name diversity."""
+    """Makes rows for all C categories. Support: images with the category, and those of them that define its name
+    diversity."""
     by_category = {name: values[0] for name, values in aggregate.category_figures(table).items()}
     support = aggregate.support(table)
     instances = np.bincount(table.category, weights=table.verified.sum(axis=1), minlength=len(subject.categories))
@@ -253,7 +256,7 @@ def _category_rows(subject: SampledSet, table: CategoryTable) -> list[Json]:
 
 
 def _image_rows(subject: SampledSet, table: ImageTable) -> list[Json]:
-    """All I images: counts over the K samples, and the figures of a single image."""
+    """Makes rows for all I images: counts over the K samples, and the figures of a single image."""
     names = [field.name for field in fields(table)]
     columns = [[_cell(name, value) for value in getattr(table, name).tolist()] for name in names]
     ids = subject.truth.image_ids.tolist()
@@ -269,14 +272,14 @@ def _cell(name: str, value: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Detections, or the reason why there are none to rank."""
+    """Detections, or the reason why they cannot be ranked."""
 
     detections: Detections | None
     reason: str | None = None
 
 
 def rank_greedy(subject: SampledSet, answers: Answers | None) -> Ranked:
-    """Every mention of a known name, by its score."""
+    """Ranks every mention of a known name by its score."""
     if answers is None:
         return Ranked(None, "no sample of temperature 0")
     mentions = answers.mentions
@@ -289,7 +292,7 @@ def rank_greedy(subject: SampledSet, answers: Answers | None) -> Ranked:
 
 
 def rank_consensus(subject: SampledSet, answers: Answers) -> Ranked:
-    """The consensus of K samples."""
+    """Ranks the consensus of K samples."""
     reason = _unranked(answers)
     if reason:
         return Ranked(None, reason)
@@ -298,14 +301,14 @@ def rank_consensus(subject: SampledSet, answers: Answers) -> Ranked:
 
 
 def _unranked(answers: Answers) -> str | None:
-    """A ranking of some mentions only would be of another detector."""
+    """Returns why the mentions cannot be ranked: ranking only those with a score would evaluate another detector."""
     named = answers.mentions.category >= 0
     missing = int((np.isnan(answers.mentions.score) & named).sum())
     return f"{missing:,} of {int(named.sum()):,} mentions have no score" if missing else None
 
 
 def average_precision(subject: SampledSet, ranked: Ranked, replicates: int | None) -> Json:
-    """The official figures with their intervals; without figures the reason says why."""
+    """Computes the official figures with their intervals; without figures the reason says why."""
     if ranked.detections is None:
         return {"metrics": None, "intervals": {}, "reason": ranked.reason}
     evaluation = evaluator.evaluate(subject.annotations, ranked.detections, subject.protocol)
@@ -318,7 +321,7 @@ def average_precision(subject: SampledSet, ranked: Ranked, replicates: int | Non
 
 
 def _consensus(subject: SampledSet, answers: Answers, greedy: Ranked, base: Json, replicates: int | None) -> Json:
-    """AP of the consensus, and what it gains over the greedy answer (paired: the same images are drawn for both)."""
+    """Computes AP of the consensus, and its gain over the greedy answer (paired: both are drawn on the same images)."""
     ranked = rank_consensus(subject, answers)
     precision = average_precision(subject, ranked, replicates)
     if ranked.detections is None or greedy.detections is None:

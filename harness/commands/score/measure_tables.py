@@ -1,4 +1,4 @@
-"""What `detmodes measure` prints: the result, as it is in the JSON file, as tables."""
+"""Makes the tables that `detmodes measure` prints from the result, as it is in the JSON file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AP_FIGURES = ("AP", "AP50", "AP75", "APr", "APc", "APf")
 
 
 def tables(document: Json) -> Group:
-    """The files; then the figures of one temperature, or the curve over several; and AP."""
+    """Yields the files; then the figures of one temperature, or the curve over several; and AP."""
     rows = document["temperatures"]
     parts: list[RenderableType] = [Text(_heading(document), overflow="fold")]
     if len(rows) == 1:
@@ -44,7 +44,7 @@ def _heading(document: Json) -> str:
 
 
 def _category_table(document: Json, row: Json) -> Table:
-    """Means over categories. Of the curves over k the ends are shown."""
+    """Makes a table of the means over categories, with the ends of the curves over k."""
     samples, frequencies = document["samples"]["K"], FREQUENCIES if document["protocol"] == "lvis" else ()
     table = _table("per category", "mean", *_interval_heading(row["intervals"]), *frequencies, "categories")
     for name, count in row["defined_for"].items():
@@ -56,7 +56,7 @@ def _category_table(document: Json, row: Json) -> Table:
 
 
 def _image_table(row: Json) -> Table:
-    """What is not about a category: sequences, then faults."""
+    """Makes a table of what is not about a category: sequences, then faults."""
     table = _table("per image", "value", *_interval_heading(row["intervals"]))
     for name in _image_figures(row):
         table.add_row(name, *_figure(row, name))
@@ -88,7 +88,7 @@ def _ap_cells(block: Json, figure: str, name: str) -> Iterator[str]:
 
 
 def _notes(document: Json, rows: Sequence[Json]) -> Text:
-    """Why there is no AP, if there is none."""
+    """Explains why there is no AP, if there is none."""
     reasons = {"greedy answer": document["greedy"]["reason"]}
     reasons |= {f"consensus at temperature {row['temperature']:g}": row["consensus"]["reason"] for row in rows}
     return Text("\n".join(f"no AP of the {what}: {reason}" for what, reason in reasons.items() if reason))
@@ -98,7 +98,8 @@ def _notes(document: Json, rows: Sequence[Json]) -> Text:
 
 
 def _curve(document: Json, rows: Sequence[Json]) -> Table:
-    """One column each: there are more figures than a screen is wide. Everything else is in the JSON file."""
+    """Makes a table with one column for each temperature, as there are more figures than fit across a screen.
+    Everything else is in the JSON file."""
     samples = document["samples"]["K"]
     names = (
         *("recall", f"coverage@{samples}", "distinct_names", "normalised_name_diversity"),

@@ -1,4 +1,4 @@
-"""The figure that `detmodes evaluate --plots` writes: a reliability diagram."""
+"""Draws the reliability diagram that `detmodes evaluate --plots` writes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SUFFIXES = ("png", "svg")
 
 
 def paths(folder: Path) -> list[Path]:
-    """The files that `reliability_diagram` writes."""
+    """Lists the files that `reliability_diagram` writes."""
     return [folder / f"reliability.{suffix}" for suffix in SUFFIXES]
 
 
 def reliability_diagram(reliability: Reliability, folder: Path) -> list[Path]:
-    """Accuracy against confidence of each bin, and how many detections it holds, as PNG and SVG into `folder`."""
+    """Draws accuracy against confidence of each bin, and its number of detections, as PNG and SVG into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 5.0), layout="constrained")
@@ -47,7 +47,7 @@ def _draw_accuracy(axes: Axes, reliability: Reliability) -> None:
 
 
 def _draw_counts(axes: Axes, reliability: Reliability) -> None:
-    """Logarithmic: scores crowd at one end. The number of an empty bin is left out."""
+    """Draws the counts on a logarithmic axis, as most scores are at one end. The number of an empty bin is left out."""
     width = 1 / len(reliability.count)
     bars = axes.bar(
         np.arange(len(reliability.count)) * width, reliability.count, width, align="edge", color="#909090", ec="white"

@@ -1,4 +1,4 @@
-"""What the verbs that score files have in common: the files that were asked for, checked before anything is read."""
+"""Holds what the verbs that score files have in common: the requested files, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # NumPy, whose threads forbid a fork
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """Name the inputs and outputs of a verb.
+    """The inputs and outputs of a verb.
 
-    annotations   the annotation file whose images were looked at
+    annotations   the annotation file of the evaluated images
     protocol      its style, and that of the figures
     bootstrap     replicates for intervals; None: no intervals
     output        file for everything, as JSON
@@ -31,12 +31,12 @@ class ScoreRequest:
 
     @property
     def style(self) -> Literal["lvis", "coco"]:
-        """The format of the annotation file."""
+        """Returns the format of the annotation file."""
         return "coco" if self.protocol == "coco" else "lvis"
 
 
 def find_path_problems(inputs: Iterable[Path], files: Mapping[str, Path | None]) -> Iterator[str]:
-    """Yield what is wrong with the places that files, by option, are to be written to; None was not asked for."""
+    """Yields what is wrong with the paths that files, by option, are to be written to; None was not requested."""
     taken = {path.resolve(): "an input" for path in inputs}
     for option, path in files.items():
         if path is None:
@@ -51,5 +51,5 @@ def find_path_problems(inputs: Iterable[Path], files: Mapping[str, Path | None])
 
 
 def is_writable(folder: Path) -> bool:
-    """Tell whether files can be made in `folder`."""
+    """Tells whether files can be made in `folder`."""
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

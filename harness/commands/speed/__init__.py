@@ -1,1 +1,1 @@
-"""What `detmodes speed` measures of this machine."""
+"""Commands that measure the speed of this machine."""

@@ -1,4 +1,4 @@
-"""`detmodes speed diversity`: what measuring K samples of many images costs on this machine.
+"""Runs `detmodes speed diversity`: measures the cost of measuring K samples of many images on this machine.
 
 Every measurement is a fresh process that reads its files, validates them and measures: seconds of that work, and the
 peak memory of the process. The set is generated from a seed, see `harness.commands.speed.synthetic`.
@@ -37,18 +37,18 @@ from harness.types import Detections
 PACKAGES = ("detmodes", "numpy", "scipy", "msgspec", "pyarrow", "sacrebleu")
 CATEGORIES = 1203
 UNKNOWN_SHARE = 0.02
-"""Of mentions, with a name that no category has."""
+"""Share of mentions whose name no category has."""
 COMPARED_IMAGES = 500
-"""On these self-BLEU is compared with sacrebleu: a few seconds of its time."""
+"""Images on which self-BLEU is compared with sacrebleu: a few seconds of its time."""
 TOLERANCE = 1e-6
-"""Between the two."""
+"""Largest difference between the two."""
 GOALS = {"figures": "20 s, 2,000 MiB", "figures and text": "60 s"}
-"""What 20,000 images with 8 samples of 10 mentions may cost on two cores."""
+"""Largest cost of 20,000 images with 8 samples of 10 mentions on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleSetSize:
-    """Size of a generated set; `mentions` of each sample."""
+    """Size of a generated set; `mentions`: of each sample."""
 
     images: int
     samples: int
@@ -105,7 +105,7 @@ def command(images: int, samples_per_image: int, mentions: int, seed: int, outpu
 
 
 def generate(folder: Path, shape: SampleSetSize, seed: int) -> dict[str, Path]:
-    """An annotation file, and samples of it by kind of input. The same arguments give the same samples."""
+    """Generates an annotation file, and samples of it by kind of input. The same arguments give the same samples."""
     _note(f"generating {shape}")
     rng = np.random.default_rng(seed)
     objects = synthetic.generate_objects(shape.images, CATEGORIES, rng)
@@ -121,7 +121,7 @@ def generate(folder: Path, shape: SampleSetSize, seed: int) -> dict[str, Path]:
 
 
 def _names(mentions: Detections, rng: np.random.Generator) -> list[str]:
-    """One of the names of each category, all equally often, and a few that nobody knows."""
+    """Draws one of the names of each category, all equally often, and a few that no category has."""
     of_category = [synthetic.names(rank) for rank in range(CATEGORIES)]
     draws = zip((mentions.category_id - 1).tolist(), rng.random(len(mentions)).tolist(), strict=True)
     chosen = [of_category[rank][int(draw * len(of_category[rank]))] for rank, draw in draws]
@@ -173,7 +173,8 @@ def _measurements(files: Mapping[str, Path]) -> Iterator[DiversityTiming]:
 
 
 def run_figures(annotations: str, answers_file: str, text: bool = False) -> dict[str, float]:
-    """Reads, validates and measures everything but self-BLEU, distinct-n and the Vendi score; seconds of each step."""
+    """Reads, validates and measures everything but self-BLEU, distinct-n and the Vendi score; returns seconds of each
+    step."""
     start = time.perf_counter()
     subject = measure.SampledSet.of(load(Path(annotations), Path(annotations).parent), "lvis")
     read = time.perf_counter()
@@ -184,12 +185,12 @@ def run_figures(annotations: str, answers_file: str, text: bool = False) -> dict
 
 
 def run_with_text(annotations: str, answers_file: str) -> dict[str, float]:
-    """`run_figures` with those three."""
+    """Runs `run_figures` with those three."""
     return run_figures(annotations, answers_file, text=True)
 
 
 def run_consensus(annotations: str, answers_file: str) -> dict[str, float]:
-    """Reads and validates, then clusters the mentions into detections; seconds of each step."""
+    """Reads and validates, then clusters the mentions into detections; returns seconds of each step."""
     start = time.perf_counter()
     subject = measure.SampledSet.of(load(Path(annotations), Path(annotations).parent), "lvis")
     ((_, answers),) = samples.load(Path(answers_file), subject.annotations, subject.categories).answers.items()
@@ -199,7 +200,8 @@ def run_consensus(annotations: str, answers_file: str) -> dict[str, float]:
 
 
 def compare_self_bleu(files: Mapping[str, Path], images: int) -> dict[str, float] | None:
-    """Seconds of ours and of sacrebleu's self-BLEU on the first images, and the largest difference; None without it."""
+    """Measures the seconds of ours and of sacrebleu's self-BLEU on the first images, and their largest difference;
+    None without sacrebleu."""
     if find_spec("sacrebleu") is None:
         return None
     subject = measure.SampledSet.of(load(files["annotations"], files["annotations"].parent), "lvis")
@@ -221,7 +223,8 @@ def compare_self_bleu(files: Mapping[str, Path], images: int) -> dict[str, float
 
 
 def reference_self_bleu(sequences: NameSequences) -> Any:
-    """Self-BLEU of each image [I] by sacrebleu, every sample with at least one name; nan for fewer than two."""
+    """Computes self-BLEU of each image [I] with sacrebleu from every sample with at least one name; nan for fewer
+    than two."""
     from sacrebleu.metrics.bleu import BLEU
 
     bleu = BLEU(tokenize="none", smooth_method="exp", effective_order=True, max_ngram_order=4, lowercase=False)
@@ -240,7 +243,7 @@ def _mean_bleu(bleu: Any, texts: list[str]) -> float:
 
 
 def from_document(document: Mapping[str, Any]) -> str:
-    """The tables of what `--output` wrote."""
+    """Makes the tables from what `--output` wrote."""
     machine, shape = document["machine"], SampleSetSize(**document["shape"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     lines = [

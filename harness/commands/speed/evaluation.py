@@ -1,4 +1,5 @@
-"""`detmodes speed evaluation`: what evaluation costs on this machine, beside the official implementations.
+"""Runs `detmodes speed evaluation`: measures the cost of evaluation on this machine, beside the official
+implementations.
 
 Every measurement is a fresh process that reads its files, validates them and evaluates: seconds of that work, and the
 peak memory of the process. The sets are generated from a seed, see `harness.commands.speed.synthetic`.
@@ -36,7 +37,7 @@ WHOLE_IMAGES, TURNS = 3_000, 3
 """Size of the smaller set on which whole commands are timed, and how often."""
 BOOTSTRAP_IMAGES, BOOTSTRAP_DETECTIONS, REPLICATES = 5_000, 30, 1_000
 TOLERANCE = 1e-9
-"""Figures that should be the same may differ by this much."""
+"""Largest difference between figures that should be the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def command(
 
 
 def from_document(document: Mapping[str, Any]) -> str:
-    """The tables of what `--output` wrote."""
+    """Makes the tables from what `--output` wrote."""
     return to_markdown([EvaluationTiming(**row) for row in document["measurements"]], document["machine"])
 
 
@@ -117,7 +118,7 @@ def from_document(document: Mapping[str, Any]) -> str:
 
 
 def _inputs(folder: Path, shape: DetectionSetSize, seed: int) -> list[EvaluationTiming]:
-    """The fast engine at the full size, once from each kind of file. The files are removed afterwards."""
+    """Runs the fast engine at the full size, once from each kind of file. The files are removed afterwards."""
     files = generate(folder, shape, "lvis", seed, INPUTS)
     rows = [_evaluation("evaluate", files, shape, "lvis", "fast", kind) for kind in INPUTS]
     for path in files.values():
@@ -126,7 +127,7 @@ def _inputs(folder: Path, shape: DetectionSetSize, seed: int) -> list[Evaluation
 
 
 def _whole_commands(folder: Path, shape: DetectionSetSize, seed: int) -> list[EvaluationTiming]:
-    """`detmodes evaluate` without diagnostics beside hotcoco alone, from start to end; medians over turns."""
+    """Measures `detmodes evaluate` without diagnostics beside hotcoco alone, from start to end; medians over turns."""
     files = generate(folder, shape, "lvis", seed, ("json", "parquet"))
     rows = []
     for kind in ("json", "parquet"):
@@ -144,7 +145,8 @@ def _whole_commands(folder: Path, shape: DetectionSetSize, seed: int) -> list[Ev
 
 
 def _side_by_side(folder: Path, shape: DetectionSetSize, protocol: Protocol, seed: int) -> list[EvaluationTiming]:
-    """Both engines on one set; the fast one before and after the reference, so that both see the same machine."""
+    """Runs both engines on one set; the fast one before and after the reference, so that both run under the same
+    load."""
     files = generate(folder, shape, "coco" if protocol == "coco" else "lvis", seed, ("json",))
     fast, reference = evaluator.list_engines(protocol)
     turns = (fast, reference, fast)
@@ -177,7 +179,8 @@ def _row(
 
 
 def generate(folder: Path, shape: DetectionSetSize, style: Style, seed: int, kinds: tuple[str, ...]) -> dict[str, Path]:
-    """Files of a set, by kind, and its "annotations". The same arguments give the same bytes (but in .npz)."""
+    """Generates the files of a set, by kind, and its "annotations". The same arguments give the same bytes (except
+    for .npz)."""
     _note(f"generating {style}: {shape}")
     rng = np.random.default_rng(seed)
     objects = synthetic.generate_objects(shape.images, shape.categories, rng)
@@ -199,7 +202,7 @@ def _note(text: str) -> None:
 
 
 def run_evaluation(truth: str, detections_file: str, protocol: Protocol, engine: str) -> dict[str, dict[str, Any]]:
-    """Reads, validates and evaluates; seconds of each step, and all figures with AP by category."""
+    """Reads, validates and evaluates; returns seconds of each step, and all figures with AP by category."""
     start = time.perf_counter()
     loaded = load(Path(truth), Path(truth).parent, "coco" if protocol == "coco" else "lvis")
     read = time.perf_counter()
@@ -212,7 +215,7 @@ def run_evaluation(truth: str, detections_file: str, protocol: Protocol, engine:
 
 
 def run_bootstrap(truth: str, detections_file: str, replicates: int) -> dict[str, dict[str, float]]:
-    """Reads, validates and resamples; seconds of each step."""
+    """Reads, validates and resamples; returns seconds of each step."""
     start = time.perf_counter()
     loaded = load(Path(truth), Path(truth).parent)
     rows = detections.load(Path(detections_file))
@@ -225,7 +228,7 @@ def run_bootstrap(truth: str, detections_file: str, replicates: int) -> dict[str
 
 
 def _differences(group: list[EvaluationTiming]) -> list[str]:
-    """Figures in which a row of the group differs from its first row, which evaluated the same set."""
+    """Lists figures in which a row of the group differs from its first row, which evaluated the same set."""
     first = group[0]
     return [
         f"{first.protocol} {name}: {first.engine} from {first.input} gives {first.figures[name]}, "
@@ -241,7 +244,7 @@ def _same(a: float | None, b: float | None) -> bool:
 
 
 def to_markdown(rows: list[EvaluationTiming], machine: Mapping[str, Any]) -> str:
-    """The machine, one table of all measurements, and the ratios of those that were compared."""
+    """Prints the machine, one table of all measurements, and the ratios of those that were compared."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
@@ -271,7 +274,8 @@ def to_markdown(rows: list[EvaluationTiming], machine: Mapping[str, Any]) -> str
 
 
 def ratios(rows: list[EvaluationTiming]) -> list[tuple[str, str, float, float]]:
-    """(protocol, reference, time ratio, memory ratio) of the compared rows, over the mean of the fast engine's."""
+    """Returns (protocol, reference, time ratio, memory ratio) of the compared rows, over the mean of the fast
+    engine's."""
     compared = [row for row in rows if row.task == "compare"]
     comparisons = []
     for reference in (row for row in compared if row.engine != "fast"):

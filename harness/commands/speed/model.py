@@ -1,4 +1,4 @@
-"""What a model costs at its true shape: a training step, generation, scoring, memory and a checkpoint.
+"""Measures the cost of a model at its true shape: a training step, generation, scoring, memory and a checkpoint.
 
 In: the name of a shape and a device. Out: a Markdown table, and the measurements as JSON. Weights are random: speed
 does not depend on them. Everything is a ratio of what one run measured, or seconds of this machine at this moment.
@@ -40,11 +40,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "4b": {"language": "random-4b", "every": 2},
     "9b": {"language": "random-9b", "every": 4},
 }
-"""Settings of open_flamingo_hf."""
+"""Settings of open_flamingo_hf, by the name of the shape."""
 SAMPLES = 8
 SYNONYMS = {"domain": "cluttered", "calibration_images": 0}
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bf16 FLOP/s that makers state; elsewhere the peak is what one large matrix product reaches here."""
+"""Dense bf16 FLOP/s that makers state; for other devices the peak is what one large matrix product reaches."""
 Value = dict[str, Any]
 
 
@@ -60,7 +60,7 @@ def command(shape: str, device: Device, layers: int | None, images: int, repeats
 
 
 def measure(shape: str, device: Device, layers: int | None, images: int, repeats: int) -> Value:
-    """All of it, as JSON holds it."""
+    """Measures everything, as JSON values."""
     settings = _settings(shape, layers)
     accelerator = accelerator_on(device)
     numbers = choose_numbers(accelerator.device, "auto")
@@ -97,13 +97,13 @@ def _settings(shape: str, layers: int | None) -> Value:
 
 
 class _Stopwatch:
-    """Seconds of a call, the device being waited for."""
+    """Measures the seconds of a call, waiting for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def median(self, call: Callable[[], object], repeats: int) -> float:
-        """Of so many calls, after one that is not counted."""
+        """Returns the median of this many calls, after one that is not counted."""
         return statistics.median([self.once(call) for _ in range(repeats + 1)][1:])
 
     def once(self, call: Callable[[], object]) -> float:
@@ -133,7 +133,7 @@ def _training(
     watch: _Stopwatch,
     repeats: int,
 ) -> Value:
-    """Seconds, target tokens and FLOP of a step of cross-entropy on all the images."""
+    """Measures seconds, target tokens and FLOP of a step of cross-entropy on all the images."""
     batch = target_batch([target(e, adapter.codec, "canonical") for e in examples], adapter.codec)
     device, scored = numbers.device, batch.labels != IGNORED_LABEL
     pixels, inputs = adapter.pixels(examples).to(device), batch.inputs.to(device)
@@ -164,7 +164,7 @@ def _training(
 
 
 def _peak(device: torch.device, numbers: Numbers, watch: _Stopwatch) -> Value:
-    """FLOP/s, and whether a maker states them or a matrix product of this size reached them."""
+    """Returns FLOP/s, and whether a maker states them or a matrix product of this size reached them."""
     stated = next((value for name, value in PEAKS.items() if name in _name(device)), None)
     if stated is not None and numbers.bf16:
         return {"flops": stated, "of": "stated"}
@@ -179,8 +179,8 @@ def _peak(device: torch.device, numbers: Numbers, watch: _Stopwatch) -> Value:
 def _evaluation(
     adapter: Adapter, examples: Sequence[Example], numbers: Numbers, watch: _Stopwatch, repeats: int
 ) -> Value:
-    """Seconds of greedy answers, of those and K samples, and of scoring such answers as a trained model gives: targets
-    of the images, in random orders and names, as long as what was generated."""
+    """Measures seconds of greedy answers, of those and K samples, and of scoring answers like those of a trained
+    model: targets of the images, in random orders and names, as long as what was generated."""
     adapter.model.eval()
     draw = np.random.default_rng(0)
     asked = [example for example in examples for _ in range(1 + SAMPLES)]
@@ -203,8 +203,8 @@ def _evaluation(
 
 
 def _memory(adapter: Adapter, optimizer: torch.optim.Optimizer) -> Value:
-    """Bytes of what stays: weights that train and that do not, gradients, the optimizer's state; and what a frozen
-    reference needs beside them."""
+    """Measures the bytes that stay allocated: trainable and frozen weights, gradients, the optimizer's state, and
+    what a frozen reference needs beside them."""
     parameters = list(adapter.model.parameters())
     state = [
         value
@@ -222,7 +222,7 @@ def _memory(adapter: Adapter, optimizer: torch.optim.Optimizer) -> Value:
 
 
 def _checkpoint(adapter: Adapter, optimizer: torch.optim.Optimizer, watch: _Stopwatch) -> Value:
-    """Seconds and bytes of one."""
+    """Measures seconds and bytes of one checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         state = checkpoints.TrainingState(adapter.model, optimizer, step=1)
         seconds = watch.once(lambda: checkpoints.write(Path(folder), state, "speed", {}))
@@ -234,7 +234,7 @@ def _checkpoint(adapter: Adapter, optimizer: torch.optim.Optimizer, watch: _Stop
 
 
 def from_document(document: Mapping[str, Any]) -> str:
-    """The table of what `--output` wrote."""
+    """Makes the table from what `--output` wrote."""
     rows = [f"| {what} | {measured} | {goal} |" for what, measured, goal in _rows(document)]
     machine = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
     heading = [f"| `{document['shape']}`, {document['numbers']} | measured | goal |", "| --- | ---: | ---: |"]
@@ -260,5 +260,5 @@ def _rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _size(count: int) -> str:
-    """Bytes in a unit that has digits before the point."""
+    """Formats bytes in a unit that gives digits before the point."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

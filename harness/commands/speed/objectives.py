@@ -1,7 +1,7 @@
-"""What an objective costs: the training step of the tiny model, and the loss alone at a large vocabulary.
+"""Measures the cost of an objective: the training step of the tiny model, and the loss alone at a large vocabulary.
 
-Everything is a ratio measured in one run: times take turns in one process, peak memory is that of a process of its
-own. Shape legend: N positions, V vocabulary, D hidden width.
+Everything is a ratio measured in one run: timed tasks take turns in one process, and each peak of memory is measured
+in a new process. Shape legend: N positions, V vocabulary, D hidden width.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sed_sft base": ("sed_sft", {"top_k": 5, "threshold": 0.9, "mask": "base"}),
     "sed_sft none": ("sed_sft", {"mask": "none"}),
 }
-"""Row -> objective and settings; defaults where it has them."""
+"""Maps a row to its objective and settings; defaults where it has them."""
 BENCHMARK = {"domain": "cluttered", "train_images": 64, "val_images": 1, "calibration_images": 0}
 PLAN = Train(steps=1, batch_size=16, targets="all(2)", batching="grouped")
 MATERIALISED = "matrix product + F.cross_entropy"
 STEPS_PER_LOSS = 6
-"""A step of the tiny model takes a fraction of the time that a large loss takes, and varies more."""
+"""Steps of the tiny model per loss: one takes a fraction of the time of a large loss, and varies more."""
 
 
 def command(positions: int, vocabulary: int, width: int, repeats: int, output: Path | None) -> int:
@@ -59,7 +59,7 @@ Row = dict[str, float]
 
 
 def from_document(document: Mapping[str, Any]) -> str:
-    """The tables of what `--output` wrote."""
+    """Makes the tables from what `--output` wrote."""
     return as_markdown(document["steps"], document["losses"], tuple(document["size"]), document["machine"])
 
 
@@ -86,7 +86,8 @@ def as_markdown(
 
 
 def training_steps(repeats: int) -> dict[str, Row]:
-    """Time and peak memory of a step under each objective over those under CE, each beside a CE of its own."""
+    """Measures time and peak memory of a step under each objective, as ratios to a step under CE that is measured
+    beside it."""
     peaks = {name: timing.isolated("harness.commands.speed.objectives:peak_of_steps", name).value for name in CASES}
     made = {}
     for name in CASES:
@@ -96,7 +97,7 @@ def training_steps(repeats: int) -> dict[str, Row]:
 
 
 def step_of(case: str) -> Callable[[], None]:
-    """A whole training step of 16 sequences: samples where the objective needs them, forward, backward, AdamW."""
+    """Makes a whole training step of 16 sequences: samples where the objective needs them, forward, backward, AdamW."""
     name, settings = CASES[case]
     benchmark = registry.benchmark("shapes", BENCHMARK, None)
     adapter, base = (registry.model("open_flamingo", benchmark.categories, {}) for _ in range(2))
@@ -120,7 +121,7 @@ def step_of(case: str) -> Callable[[], None]:
 
 
 def peak_of_steps(case: str) -> float:
-    """Peak memory (MiB) of a process that does nothing but a few steps."""
+    """Measures the peak memory (MiB) of a process that does nothing but a few steps."""
     step = step_of(case)
     for _ in range(5):
         step()
@@ -131,7 +132,7 @@ def peak_of_steps(case: str) -> float:
 
 
 def losses_alone(positions: int, vocabulary: int, width: int, repeats: int) -> dict[str, Row]:
-    """Every token-level objective from hidden states, over cross-entropy on materialised logits.
+    """Measures every token-level objective from hidden states, as a ratio to cross-entropy on materialised logits.
 
     time: forward and backward. memory: peak above inputs and gradients over the size of the float32 logits.
     """
@@ -152,7 +153,8 @@ def _from_hidden(name: str, settings: Mapping[str, Any]) -> bool:
 
 
 def peak_of_loss(name: str, positions: int, vocabulary: int, width: int) -> float:
-    """Peak memory (MiB) of loss and gradients, above what inputs and gradients take; for a process of its own."""
+    """Measures peak memory (MiB) of loss and gradients, above what inputs and gradients take; runs in a separate
+    process."""
     _gradients(name, *_inputs(64, 64, 64))  # whatever the first call allocates for good
     hidden, weight, labels = _inputs(positions, vocabulary, width)
     gradients = (hidden.nbytes + weight.nbytes) / 2**20

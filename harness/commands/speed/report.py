@@ -1,4 +1,5 @@
-"""`detmodes speed report`: what a report on large cells costs on this machine, the first time and the next.
+"""Runs `detmodes speed report`: measures the cost of a report on large cells on this machine, the first time and the
+next.
 
 Every measurement is a fresh process: CPU seconds of reading, computing and rendering, and the peak memory of the
 process. The run is generated from a seed, see `harness.commands.speed.synthetic_run`.
@@ -14,9 +15,9 @@ from harness.commands.speed import synthetic_run
 from harness.system import timing
 
 GOALS = {"first": "60 s, 2,000 MiB", "again": "10 s"}
-"""What a report on 18 cells of 19,809 images may cost, in CPU seconds."""
+"""Largest cost of a report on 18 cells of 19,809 images, in CPU seconds."""
 THREADS = 1
-"""Of BLAS: the products are many and small, and threads that wait for each other cost more than they save."""
+"""Threads of BLAS: the products are many and small, and threads that wait for each other cost more than they save."""
 
 
 def command(images: int, cells: int, seed: int) -> int:
@@ -38,7 +39,7 @@ def command(images: int, cells: int, seed: int) -> int:
 
 
 def render(folder: str) -> int:
-    """Writes the whole report as Markdown, and says how long it is."""
+    """Writes the whole report as Markdown, and returns its length."""
     from harness.report.renderers import text
 
     return len(text.to_markdown(text.load(Path(folder)), per_category=True))

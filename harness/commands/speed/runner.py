@@ -1,4 +1,4 @@
-"""What running costs beside computing: starting, keeping, waiting for data, memory; each beside what it should be.
+"""Measures the cost of running beside computing: starting, storing, waiting for data, memory; each beside its goal.
 
 Seconds are of this machine at this moment. Shares and growth are ratios of what one run measured side by side.
 """
@@ -42,9 +42,9 @@ from harness.training.stage import Work
 from harness.types import Box, Example
 
 PER_MENTION = 4096
-"""Bytes of all that an evaluation keeps of emitted sequences: tokens, log-probabilities, mentions, scores, tables."""
+"""Bytes per mention of everything that an evaluation stores: tokens, log-probabilities, mentions, scores, tables."""
 SETTLED = 8 * 2**20
-"""Bytes for the images' annotations, and for what an allocator keeps all the same."""
+"""Bytes for the images' annotations, and for what an allocator does not return."""
 SIDES = (480, 640)
 """Height and width of a photograph, as most of COCO's are."""
 PHOTOGRAPHS = 64
@@ -86,7 +86,7 @@ def command(repeats: int, output: Path | None) -> int:
 
 
 def from_document(document: Mapping[str, Any]) -> str:
-    """The table of what `--output` wrote."""
+    """Makes the table from what `--output` wrote."""
     rows = [f"| {line.what} | {line.measured} | {line.goal} |" for line in lines(document)]
     machine = ", ".join(f"{key} {value}" for key, value in document["machine"].items())
     heading = ["| what | measured | goal |", "| --- | ---: | ---: |"]
@@ -121,7 +121,7 @@ def lines(document: Mapping[str, Any]) -> list[RunnerTiming]:
 
 
 def help_seconds(repeats: int) -> float:
-    """Median wall-clock of `detmodes --help`, from starting Python to its end."""
+    """Measures the median wall-clock time of `detmodes --help`, from starting Python to its end."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -131,8 +131,8 @@ def help_seconds(repeats: int) -> float:
 
 
 def cell_seconds() -> Value:
-    """cell: seconds of a whole cell, from its base to its record on disk, with one step and four images to evaluate;
-    work: of these, what its record counts as training and evaluation. For a process of its own."""
+    """Measures a whole cell in a separate process. cell: seconds from its base to its record on disk, with one step
+    and four images to evaluate; work: the part of them that its record counts as training and evaluation."""
     context = open_context(suite(), None, "cpu")
     with tempfile.TemporaryDirectory() as folder:
         planned = runner.plan(context, Path(folder))
@@ -144,7 +144,7 @@ def cell_seconds() -> Value:
 
 
 def suite() -> Suite:
-    """One step of CE."""
+    """Returns a suite with one step of CE."""
     content = {
         "suite": "speed",
         "benchmark": {"name": "shapes", **_sets(4)},
@@ -165,14 +165,14 @@ def _sets(val_images: int, train_images: int = 4) -> dict[str, Any]:
 # ---- memory --------------------------------------------------------------------------------------------------------
 
 LITTLE = 64, 2
-"""Images and samples of each."""
+"""Images and samples of each in the small evaluation."""
 SEQUENCES = 136
-"""At most so many are generated at once, however many samples an image has: what a batch holds is what the setting
-`sample.batch_images` allows, and is not what is asked about here. (More than the 64 that are scored at a time.)"""
+"""Largest number of sequences that are generated at once, however many samples an image has: the size of a batch is
+limited by the setting `sample.batch_images` and is not measured here. (More than the 64 that are scored at a time.)"""
 
 
 def memory() -> dict[str, Value]:
-    """Peak memory (MiB) of evaluating little, and eight times as many images, or as many samples of each."""
+    """Measures the peak memory (MiB) of a small evaluation, and with eight times as many images, or samples of each."""
     little = evaluated(1, 1)
     return {name: _growth(little, evaluated(*times)) for name, times in EIGHTFOLD.items()}
 
@@ -181,14 +181,14 @@ EIGHTFOLD = {"1 and 8 times the images": (8, 1), "1 and 8 times the samples": (1
 
 
 def evaluated(images: int, samples: int) -> timing.Result:
-    """An evaluation of so many times LITTLE, in a process of its own; its value is the number of mentions in its
-    tables."""
+    """Runs an evaluation of so many times LITTLE in a separate process; returns its peak memory and the number of
+    mentions in its tables."""
     counts = LITTLE[0] * images, LITTLE[1] * samples
     return timing.isolated("harness.commands.speed.runner:evaluate", *counts, threads=1, environment=timing.GIVING_BACK)
 
 
 def allowed(little: timing.Result, much: timing.Result) -> float:
-    """MiB that `much` may need more: its tables."""
+    """Returns the MiB that `much` may need in addition: those of its tables."""
     return float(PER_MENTION * (much.value - little.value) + SETTLED) / 2**20
 
 
@@ -198,8 +198,8 @@ def _growth(little: timing.Result, much: timing.Result) -> Value:
 
 
 def evaluate(images: int, samples: int) -> int:
-    """Evaluates the shipped model on a rendered set, as the last step of a cell does; how many mentions it tabled. For
-    a process of its own."""
+    """Evaluates the shipped model on a rendered set, as the last step of a cell does, and returns the number of
+    mentions in its tables. Runs in a separate process."""
     benchmark = registry.benchmark("shapes", _sets(images), None)
     adapter = registry.model("open_flamingo", benchmark.categories, {})
     settings = SampleSettings(samples=samples, max_tokens=32, batch_images=SEQUENCES // (samples + 1))
@@ -210,8 +210,8 @@ def evaluate(images: int, samples: int) -> int:
 
 
 def waiting(repeats: int) -> dict[str, list[float]]:
-    """By number of workers: the share of the tiny model's training time that goes by waiting for photographs of the
-    usual size, of runs that take turns. For a process of its own."""
+    """Measures, by number of workers, the share of the tiny model's training time that is spent waiting for
+    photographs of the usual size; the runs take turns. Runs in a separate process."""
     shares_by_workers: dict[str, list[float]] = {str(workers): [] for workers in (0, WORKERS)}
     with tempfile.TemporaryDirectory() as folder:
         pictures = photographs(Path(folder), PHOTOGRAPHS)
@@ -225,7 +225,7 @@ def waiting(repeats: int) -> dict[str, list[float]]:
 def _trained(
     adapter: Adapter, examples: Sequence[Example], workers: int, checkpointer: Checkpointer | None = None
 ) -> Value:
-    """The last row of the curve."""
+    """Trains and returns the last row of the curve."""
     objective = prepare("ce", {}, adapter, (), PLAN, 0)
     work = Work(adapter, examples, 0, accelerator_on("cpu"), workers=workers)
     return train(work, [FineTuning(objective, PLAN)], checkpointer=checkpointer)[-1]
@@ -238,14 +238,14 @@ def _adapter() -> Adapter:
 
 
 def photographs(folder: Path, count: int) -> list[Example]:
-    """Training images of the rendered set, enlarged to the size of a photograph and with a photograph's grain, as
-    JPEG: decoding them is the work that decoding a photograph is."""
+    """Makes training images from the rendered set, enlarged to the size of a photograph and with a photograph's
+    grain, as JPEG: decoding them is as much work as decoding a photograph."""
     draw = np.random.default_rng(0)
     return [_photograph(example, folder, draw) for example in rendered(count)]
 
 
 def rendered(count: int) -> Sequence[Example]:
-    """Training images of the rendered set."""
+    """Makes training images of the rendered set."""
     return registry.benchmark("shapes", _sets(1, count), None).split("train")
 
 
@@ -265,8 +265,8 @@ def _scaled(box: Box, x: float, y: float) -> Box:
 
 
 def checkpoint_cost(repeats: int) -> Value:
-    """Median seconds and size (MiB) of a checkpoint of the tiny model, and seconds of one of its training steps. For a
-    process of its own."""
+    """Measures median seconds and size (MiB) of a checkpoint of the tiny model, and seconds of one of its training
+    steps. Runs in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         checkpointer = _TimedCheckpoints(Path(folder), repeats)
         row = _trained(_adapter(), rendered(PHOTOGRAPHS), WORKERS, checkpointer)
@@ -279,7 +279,7 @@ def checkpoint_cost(repeats: int) -> Value:
 
 
 class _TimedCheckpoints(NoCheckpoints):
-    """A Checkpointer that writes the last step's checkpoint, again and again."""
+    """A Checkpointer that writes the checkpoint of the last step repeatedly."""
 
     def __init__(self, folder: Path, repeats: int) -> None:
         self.seconds: list[float] = []

@@ -1,8 +1,8 @@
-"""Annotations and detections drawn from a seed, of any size, for measuring speed: shaped like LVIS val or COCO.
+"""Draws annotations and detections of any size from a seed, for measuring speed: shaped like LVIS val or COCO.
 
-What makes evaluation slow or fast is imitated, not the pictures: about 12 objects of few categories an image, category
-counts with a long tail, federated fields or crowd regions, and detections of which part lies near an object. Boxes have
-two decimals and scores six, so that JSON, Parquet and NumPy hold the same numbers.
+They imitate what makes evaluation slow or fast, not the pictures: about 12 objects of few categories an image,
+category counts with a long tail, federated fields or crowd regions, and detections of which part lies near an object.
+Boxes have two decimals and scores six, so that JSON, Parquet and NumPy hold the same numbers.
 
 Shape legend: I images, C categories, G objects, D detections.
 """
@@ -34,10 +34,10 @@ CANDIDATES, NEGATIVES = 4, 8
 NEAR_SHARE, RIGHT_SHARE = 0.4, 0.85
 """Share of detections that lie near an object, and of those the share that name its category."""
 FREQUENT_SHARE, COMMON_SHARE = 405 / 1203, 461 / 1203
-"""Of the categories of LVIS v1."""
+"""Shares of frequent and of common categories in LVIS v1."""
 CROWD_SHARE = 0.01
 POLYGON = [[round(float(x), 2) for x in np.linspace(0, 400, 60)]]
-"""Stands in for the polygons that make up most of an annotation file; readers of boxes skip it."""
+"""A stand-in for the polygons that make up most of an annotation file; readers of boxes skip it."""
 CHUNK = 100_000
 
 
@@ -60,7 +60,7 @@ class GeneratedObjects:
 
 
 def generate_objects(images: int, categories: int, rng: np.random.Generator) -> GeneratedObjects:
-    """Objects of `images` images; the category of rank k is drawn with probability proportional to 1 / (k + 1)."""
+    """Draws objects of `images` images; the category of rank k has a probability proportional to 1 / (k + 1)."""
     tail = 1.0 / np.arange(1, categories + 1)
     candidates = rng.choice(categories, (images, CANDIDATES), p=tail / tail.sum())
     negatives = rng.integers(0, categories, (images, NEGATIVES))
@@ -72,7 +72,7 @@ def generate_objects(images: int, categories: int, rng: np.random.Generator) -> 
 
 
 def generate_detections(objects: GeneratedObjects, per_image: int, rng: np.random.Generator) -> Detections:
-    """`per_image` detections of every image, some near an object of its category, some wrong."""
+    """Draws `per_image` detections of every image, some near an object of its category, some wrong."""
     image = np.repeat(np.arange(len(objects.count)), per_image)
     size = len(image)
     target = objects.first[image] + (rng.random(size) * objects.count[image]).astype(np.int64)
@@ -88,7 +88,7 @@ def generate_detections(objects: GeneratedObjects, per_image: int, rng: np.rando
 
 
 def _random_boxes(size: int, rng: np.random.Generator) -> Floats:
-    """[size, 4] boxes inside the image; sides are log-normal with median 50 pixels."""
+    """Draws [size, 4] boxes inside the image; sides are log-normal with median 50 pixels."""
     sides = np.clip(np.exp(rng.normal(np.log(50.0), 0.9, (size, 2))), 4.0, (WIDTH, HEIGHT))
     corners = rng.random((size, 2)) * ((WIDTH, HEIGHT) - sides)
     return np.round(np.concatenate([corners, sides], axis=1), 2)
@@ -104,7 +104,7 @@ def _jittered(boxes: Floats, rng: np.random.Generator) -> Floats:
 
 
 def write_annotations(path: Path, objects: GeneratedObjects, style: Style, rng: np.random.Generator) -> None:
-    """An annotation file in LVIS v1 or COCO format."""
+    """Writes an annotation file in LVIS v1 or COCO format."""
     crowd = rng.random(len(objects.image)) < (CROWD_SHARE if style == "coco" else 0.0)
     images = [_image_record(objects, i, style) for i in range(len(objects.count))]
     boxes = zip(objects.image.tolist(), objects.category.tolist(), objects.boxes.tolist(), crowd.tolist(), strict=True)
@@ -139,12 +139,13 @@ def _category_record(rank: int, categories: int, style: Style) -> dict[str, Any]
 
 
 def names(rank: int) -> list[str]:
-    """Of an LVIS category, its own first: every third has three (404 of LVIS v1's 1,203 have two to eight)."""
+    """Returns the names of an LVIS category, its main name first: every third has three (404 of LVIS v1's 1,203 have
+    two to eight)."""
     return [f"category_{rank + 1}{suffix}" for suffix in (("", "_too", "_as_well") if rank % 3 == 0 else ("",))]
 
 
 def write_detections(path: Path, detections: Detections) -> None:
-    """A results file: .json, .parquet or .npz, by suffix."""
+    """Writes a results file: .json, .parquet or .npz, by suffix."""
     if path.suffix == ".json":
         with path.open("w") as file:
             file.write("[")

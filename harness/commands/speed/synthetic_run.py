@@ -1,7 +1,8 @@
-"""The output folder of a run that never ran, of any number of images: what `detmodes speed report` reads.
+"""Writes the output folder of an invented run with any number of images, which `detmodes speed report` reads.
 
-Objects and detections are those of `harness.commands.speed.synthetic`; what the samples of an image verify is drawn
-from a seed, row by row of the tables, without any model. Records and tables are valid: their AP is that of the tables.
+Objects and detections are those of `harness.commands.speed.synthetic`; the outcome of the samples of an image is
+drawn from a seed, row by row of the tables, without any model. Records and tables are valid: their AP is that of the
+tables.
 
 Shape legend: I images, C categories, K samples per image, n rows: the (image, category) pairs with ground truth.
 """
@@ -29,13 +30,13 @@ from harness.types import Box, Category, Detection, Detections, Example, Frequen
 CATEGORIES = 1203
 SAMPLES = 8
 DETECTIONS = 12
-"""Of the greedy answer to an image, as many as it has objects on average."""
+"""Detections of the greedy answer to an image: as many as an image has objects on average."""
 TEXT = ("unique_name_sequences", "unique_sequences", "order_distance", "self_bleu", "distinct_1", "distinct_2")
 
 
 @dataclass(frozen=True, slots=True)
 class _EvaluatedScene:
-    """What all cells are evaluated on."""
+    """The images and objects that all cells are evaluated on."""
 
     examples: Sequence[Example]
     categories: Sequence[Category]
@@ -43,7 +44,7 @@ class _EvaluatedScene:
 
 
 def suite_of(cells_wanted: int) -> Suite:
-    """The suite with three seeds and as many objectives as make (at least) so many cells with base and oracles."""
+    """Makes a suite with three seeds and enough objectives for (at least) this many cells with base and oracles."""
     objectives = [{"name": "ce", "label": f"ce_{index}"} for index in range(max(1, -(-(cells_wanted - 3) // 3)))]
     first, *_, last = (*objectives, *objectives[:1])
     claim = {"claim": "-", "a": last["label"], "b": first["label"]}
@@ -150,7 +151,8 @@ def _rows(detected: Detections) -> list[Detection]:
 def _category_table(
     image: Integers, category: Integers, images: int, categories: Sequence[Category], rng: np.random.Generator
 ) -> CategoryTable:
-    """Every sample finds an object with a probability of its own; names are drawn from those of the category."""
+    """Draws a table in which each object is verified with its own probability; names are drawn from those of the
+    category."""
     key, row = np.unique(image * CATEGORIES + category, return_inverse=True)
     n, choices = len(key), np.array([len(category.names) for category in categories])
     times = rng.binomial(SAMPLES, rng.beta(2.0, 1.5, len(row)))
@@ -198,7 +200,7 @@ _SHARES = {
     "hallucinations": 0.05,
     "unknown_names": 0.01,
 }
-"""Of the mentions, by kind."""
+"""Shares of mentions by kind."""
 
 
 def _where(defined: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], values: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""What somebody waits for who types `detmodes evaluate`: the whole command, start-up and printing included, beside a
+"""Measures how long a user waits for `detmodes evaluate`: the whole command, start-up and printing included, beside a
 script that hands the same files to hotcoco and does nothing else (no validation, no rules, no tables)."""
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TOOLS: Mapping[str, str] = {"hotcoco alone": HOTCOCO_ALONE, "detmodes": DETMODES
 
 @dataclass(frozen=True, slots=True)
 class CommandCost:
-    """Cost of a whole command: seconds on the wall, peak memory of its process in MiB, and the AP it found."""
+    """Cost of a whole command: seconds on the wall, peak memory of its process in MiB, and the AP that it computed."""
 
     seconds: float
     peak_mib: float
@@ -58,7 +58,7 @@ class CommandCost:
 def measure_turns(
     files: Mapping[str, Path], kind: str, turns: int, note: Callable[[str], None]
 ) -> dict[str, list[CommandCost]]:
-    """Run every tool `turns` times on the same files, one after another, after one run that is not counted.
+    """Runs every tool `turns` times on the same files, one after another, after one run that is not counted.
 
     kind: that of the detections file; hotcoco alone reads JSON only, and is left out for others.
     """
@@ -74,7 +74,7 @@ def measure_turns(
 
 
 def run_once(script: str, annotations: Path, detections: Path) -> CommandCost:
-    """Start Python for one command. RuntimeError with the end of its output if it fails."""
+    """Starts Python for one command. RuntimeError with the end of its output if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         peak, output = Path(folder) / "peak", Path(folder) / "metrics.json"
         arguments = (str(peak), str(annotations), str(detections), str(output))
@@ -87,7 +87,7 @@ def run_once(script: str, annotations: Path, detections: Path) -> CommandCost:
 
 
 def compare(costs: Mapping[str, list[CommandCost]]) -> float | None:
-    """Return the time of detmodes over that of hotcoco alone: the median over turns of the ratio within a turn."""
+    """Returns the time of detmodes over that of hotcoco alone: the median over turns of the ratio within a turn."""
     if costs.keys() != TOOLS.keys():
         return None
     pairs = zip(costs["detmodes"], costs["hotcoco alone"], strict=True)
