@@ -119,11 +119,13 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a sequence says. `malformed` counts the entries that could not be read; `truncated`: no end token."""
+    """What a sequence says. `malformed` counts the entries that could not be read; `truncated`: no end token; `lenient`
+    counts the mentions that are not quite in the model's format, and were read all the same."""
 
     mentions: tuple[Mention, ...]
     malformed: int
     truncated: bool
+    lenient: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ PURE = (
     ),
 )
 PURE_LIBRARIES = frozenset(
-    {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "math", "re", "typing"}
+    {"__future__", "collections", "dataclasses", "difflib", "functools", "itertools", "json", "math", "re", "typing"}
     | {"numpy", "scipy", "torch", "harness"}
 )
 """All that a pure module may import: no files, no tables, no images, no model library, no evaluator."""

@@ -28,7 +28,7 @@ class Columns:
 
     digests      file name -> SHA-256, hexadecimal
     step         the training step that was read; None where files have no steps
-    image_id, sample, temperature, malformed, truncated  [s]
+    image_id, sample, temperature, malformed, truncated, lenient  [s]
     owner        [M]     index of the mention's sample
     name         [M]     index into `names`, or NONE (category_id stands for the name)
     category_id  [M]     an id, NONE or UNKNOWN
@@ -44,6 +44,7 @@ class Columns:
     temperature: Floats
     malformed: Integers
     truncated: Flags
+    lenient: Integers
     owner: Integers
     name: Integers
     names: tuple[str, ...]

@@ -254,4 +254,5 @@ def _answers(file: _ResolvedColumns, temperature: float, count: int, images: int
         score=columns.score[kept],
     )
     malformed = (columns.malformed[rows] + unreadable).reshape(images, count)
-    return Answers(mentions, malformed, columns.truncated[rows].reshape(images, count))
+    shape = (images, count)
+    return Answers(mentions, malformed, columns.truncated[rows].reshape(shape), columns.lenient[rows].reshape(shape))

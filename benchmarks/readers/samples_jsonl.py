@@ -1,9 +1,9 @@
 """Reads samples as JSON Lines, from any model: one sample a line.
 
 `{"image_id": 1, "sample": 3, "temperature": 1.0, "mentions": [{"name": "sofa", "bbox": [x, y, w, h], "score": 0.9},
-...], "malformed": 0, "truncated": false}`. Instead of a name a mention may have a `category_id`, whose first name then
-stands for it. The score is optional, and so are `temperature` (1), `malformed` (0) and `truncated` (false); other keys
-are ignored.
+...], "malformed": 0, "truncated": false, "lenient": 0}`. Instead of a name a mention may have a `category_id`, whose
+first name then stands for it. The score is optional, and so are `temperature` (1), `malformed` (0), `truncated` (false)
+and `lenient` (0); other keys are ignored.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class _Sample(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     temperature: float = 1.0
     malformed: Natural = 0
     truncated: bool = False
+    lenient: Natural = 0
 
 
 class _LooseMention(_Mention, gc=False):
@@ -64,7 +65,7 @@ EXPECTED = {
     "mentions[].category_id": NATURAL,
     "mentions[].score": PROBABILITY,
     "[]": A_SAMPLE,
-    **{f"[].{name}": NATURAL for name in ("image_id", "sample", "malformed")},
+    **{f"[].{name}": NATURAL for name in ("image_id", "sample", "malformed", "lenient")},
     "[].mentions": "a list of mentions",
     "[].temperature": "a number of at least 0",
     "[].truncated": "true or false",
@@ -86,7 +87,7 @@ def read(path: Path) -> Columns:
         raise DataError(f"{path}: expected a JSON Lines file, or the folder of a cell: {reason}") from None
     if not parts:
         raise DataError(f"{path}: expected samples, got an empty file")
-    line, image_id, sample, temperature, malformed, truncated, counts, *mentions = map(
+    line, image_id, sample, temperature, malformed, truncated, lenient, counts, *mentions = map(
         _joined, zip(*parts, strict=True)
     )
     owner = np.repeat(np.arange(len(line)), counts)
@@ -105,6 +106,7 @@ def read(path: Path) -> Columns:
         temperature=temperature,
         malformed=malformed,
         truncated=truncated,
+        lenient=lenient,
         owner=owner,
         name=name,
         names=tuple(names),
@@ -211,6 +213,7 @@ def _columns(numbers: list[int], samples: list[_Sample], names: dict[str, int]) 
         np.array([s.temperature for s in samples], dtype=np.float64),
         np.array([s.malformed for s in samples], dtype=np.int64),
         np.array([s.truncated for s in samples], dtype=np.bool_),
+        np.array([s.lenient for s in samples], dtype=np.int64),
         np.array([len(s.mentions) for s in samples], dtype=np.int64),
         np.fromiter(codes, np.int64, count),
         np.fromiter((NONE if m.category_id is None else m.category_id for m in mentions), np.int64, count),

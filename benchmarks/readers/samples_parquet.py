@@ -1,8 +1,9 @@
 """Reads samples as a finished cell holds them: a folder with samples.parquet and mentions.parquet.
 
 samples.parquet has one row per sample, empty ones too: image_id, sample, temperature; if there are such columns also
-step, malformed, truncated. mentions.parquet has one row per mention: image_id, sample, name, x, y, w, h; if there are
-such columns also step, temperature, position, category_id (null: the name is unknown), category_score, name_score.
+step, malformed, truncated, lenient. mentions.parquet has one row per mention: image_id, sample, name, x, y, w, h; if
+there are such columns also step, temperature, position, category_id (null: the name is unknown), category_score,
+name_score.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def read(folder: Path, step: int | None) -> Columns:
             raise DataError(f"{folder}: expected a folder with {SAMPLES} and {MENTIONS}, has no {path.name}")
     required = ("image_id", "sample", "temperature"), ("image_id", "sample", "name", *SIDES)
     optional = (
-        ("step", "malformed", "truncated"),
+        ("step", "malformed", "truncated", "lenient"),
         ("step", "temperature", "position", "category_id", "name_score", "category_score"),
     )
     samples, mentions = map(_parquet, paths, required, optional)
@@ -111,6 +112,7 @@ def read(folder: Path, step: int | None) -> Columns:
         sample=samples.natural("sample"),
         temperature=samples.column("temperature", np.float64),
         malformed=samples.natural("malformed") if "malformed" in samples else np.zeros(count, np.int64),
+        lenient=samples.natural("lenient") if "lenient" in samples else np.zeros(count, np.int64),
         truncated=samples.column("truncated", np.bool_) if "truncated" in samples else np.zeros(count, np.bool_),
         owner=owner[rows],
         name=codes[rows],

@@ -80,8 +80,8 @@ def group_by_image(
 
 
 def join_answers(parts: Sequence[ReadSample]) -> ReadSample:
-    """The answers to several questions as one: tokens, mentions and texts one after another, malformed entries summed,
-    truncated if one of them is."""
+    """The answers to several questions as one: tokens, mentions and texts one after another, malformed entries and
+    lenient mentions summed, truncated if one of them is."""
     if len(parts) == 1:
         return parts[0]
     samples, parsed, texts = [part.sample for part in parts], [part.parsed for part in parts], [p.text for p in parts]
@@ -92,6 +92,11 @@ def join_answers(parts: Sequence[ReadSample]) -> ReadSample:
         start += len(part.sample.tokens)
     return ReadSample(
         Sample(tuple(t for s in samples for t in s.tokens), tuple(p for s in samples for p in s.log_probs)),
-        Parsed(tuple(mentions), sum(own.malformed for own in parsed), any(own.truncated for own in parsed)),
+        Parsed(
+            tuple(mentions),
+            sum(own.malformed for own in parsed),
+            any(own.truncated for own in parsed),
+            sum(own.lenient for own in parsed),
+        ),
         " ".join(texts),
     )

@@ -26,6 +26,7 @@ def sample_frame(step: int, truth: Truth, own: MatchedSamples) -> pd.DataFrame:
             "log_prob": [float(sum(answer.sample.log_probs)) for answer in said],
             "malformed": own.answers.malformed.ravel(),
             "truncated": own.answers.truncated.ravel(),
+            "lenient": own.answers.lenient.ravel(),
         }
     )
 

@@ -209,8 +209,9 @@ OFFICIAL: tuple[Measure, ...] = (
     Measure("ARs@k", "ARs@k", HIGHER, "official", "Average recall of small objects, at most k detections an image."),
     Measure("ARm@k", "ARm@k", HIGHER, "official", "Average recall of objects of medium size, likewise."),
     Measure("ARl@k", "ARl@k", HIGHER, "official", "Average recall of large objects, likewise."),
+    Measure("lenient_rate", "lenient rate", LOWER, "reading", "Share of the mentions that were read leniently."),
 )
-"""Measures that the official evaluators add to a record and that no table shows."""
+"""Measures that a record has besides and that no table shows: of official evaluators, and of how answers were read."""
 
 TRAINING: tuple[Measure, ...] = (
     Measure(

@@ -46,12 +46,14 @@ def detection_frame(step: int, temperature: float, detections: Sequence[Detectio
 
 COUNTS = (
     *("samples", "mentions", "verified_mentions", "neutral_mentions"),
-    *("duplicates", "hallucinations", "unknown_names", "malformed", "truncated"),
+    *("duplicates", "hallucinations", "unknown_names", "malformed", "truncated", "lenient"),
 )
 """Fields of an ImageTable that are whole numbers; the others are real."""
 PER_IMAGE = tuple(ImageTable.__dataclass_fields__)
 PER_CATEGORY = ("present", "choices", "name_diversity", "distinct_names", "box_spread")
 """Fields of a CategoryTable that are columns of the same name."""
+ABSENT = {"lenient": 0.0}
+"""What stands for a count that older code did not write, where that is known: it read nothing leniently."""
 
 
 def image_frame(
@@ -140,9 +142,9 @@ def _of_every_image(rows: pd.DataFrame, step: int, record: Record) -> pd.DataFra
 
 
 def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    """Reads a column as floats; nan where it is null, and throughout where it is missing."""
+    """Reads a column as floats; nan where it is null, and where it is missing and ABSENT does not know better."""
     if name not in frame:
-        return np.full(len(frame), np.nan)
+        return np.full(len(frame), ABSENT.get(name, np.nan))
     return frame[name].to_numpy(np.float64, na_value=np.nan)
 
 

@@ -63,6 +63,7 @@ def caption(results: Results) -> list[str]:
     )
     lines += _tuning(results)
     lines += _left_out(results)
+    lines += _read_leniently(results)
     lines += [
         f"Warning: the samples of {key} have collapsed: {entropy:.3g} nats per token at step {step}, {first:.3g} when "
         "the last stage began."
@@ -116,6 +117,15 @@ def _left_out(results: Results) -> list[str]:
         by_split: Any = record.data.get("left_out", {})
         skipped |= {f"{len(ids)} of {split}" for split, ids in by_split.items()}
     return [f"Pictures that cannot be read and were left out: {', '.join(sorted(skipped))}."] if skipped else []
+
+
+def _read_leniently(results: Results) -> list[str]:
+    """How many mentions were read leniently, of the cell with most of them; nothing where there is none."""
+    rates = [r.evaluations[-1].diversity.get("lenient_rate") or 0.0 for r in results.records.values()]
+    most = max(rates, default=0.0)
+    return [f"Read leniently (JSON that is not quite as it was trained): up to {most:.1%} of the mentions."] * (
+        most > 0
+    )
 
 
 def _device(device: dict[str, object]) -> str:

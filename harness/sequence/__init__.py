@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from harness.sequence.captions import CaptionCodec, Task, for_task
 from harness.sequence.codec import NOISE, Codec
-from harness.sequence.formats import KINDS, Format, JsonFormat, TokenFormat
+from harness.sequence.formats import KINDS, Format, TokenFormat
 from harness.sequence.grammar import Grammar, State
+from harness.sequence.json_format import JsonFormat
 from harness.sequence.spaces import CoordinateSpace, PatchSpace, PixelSpace, Space
 from harness.sequence.tokens import (
     NAMES,

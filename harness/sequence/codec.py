@@ -88,7 +88,8 @@ class Codec:
         read = [self._mention(entry, width, height) for entry in entries]
         mentions = tuple(mention for mention in read if mention is not None)
         excused = truncated and bool(read) and read[-1] is None
-        return Parsed(mentions, len(read) - len(mentions) - excused, truncated)
+        lenient = sum(entry.lenient for entry, mention in zip(entries, read, strict=True) if entry and mention)
+        return Parsed(mentions, len(read) - len(mentions) - excused, truncated, lenient)
 
     def extended(self, tokens: Sequence[int], boxes: Sequence[Box], width: int, height: int) -> Ids:
         """A target sequence with an entry of noise for each of these boxes after its own. Needs `noise_objects`."""

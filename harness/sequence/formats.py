@@ -1,18 +1,17 @@
 """How a model family writes its answer: which of name and box comes first, and what stands around them.
 
-`TokenFormat` is a list of location tokens and names, read token by token; `JsonFormat` is text.
+`TokenFormat` is a list of location tokens and names, read token by token; text is read by harness.sequence.json_format.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Protocol
 
 from harness.errors import ConfigError
-from harness.sequence.tokens import Ids, TextTokens, Tokens
+from harness.sequence.tokens import Ids, Tokens
 
 KINDS = ("name", "location", "separator", "end")
 """What a target token is; `Codec.kinds` gives indices into this. All structure (brackets, keys) is separator."""
@@ -23,7 +22,8 @@ NAME, LOCATION, SEPARATOR, END = range(4)
 class Entry:
     """One object as it stands in a sequence: what is written, and the token positions `[start, end)` of both parts.
 
-    `name` are the tokens that this name has when it is encoded, whichever were emitted.
+    `name` are the tokens that this name has when it is encoded, whichever were emitted. lenient: it is not quite as the
+    format has it, and what it means is plain all the same.
     """
 
     name: Ids
@@ -32,6 +32,7 @@ class Entry:
     name_end: int
     box_start: int
     box_end: int
+    lenient: bool = False
 
 
 class Format(Protocol):
@@ -63,7 +64,8 @@ class Format(Protocol):
         ...
 
 
-def _joined(entries: Sequence[Ids], opening: Ids, separator: Ids, closing: Ids) -> Ids:
+def join_entries(entries: Sequence[Ids], opening: Ids, separator: Ids, closing: Ids) -> Ids:
+    """Returns the tokens of all entries with what stands before, between and after them."""
     tokens = [*opening]
     for position, entry in enumerate(entries):
         tokens += [*(separator if position else ()), *entry]
@@ -110,7 +112,7 @@ class TokenFormat:
     def encode(self, entries: Sequence[tuple[Ids, Sequence[int]]]) -> Ids:
         if not entries:
             return ()
-        return _joined([self._written(*entry) for entry in entries], self.opening, self.separator, self.closing)
+        return join_entries([self._written(*entry) for entry in entries], self.opening, self.separator, self.closing)
 
     def entries(self, body: Ids, truncated: bool) -> list[Entry | None]:
         if not body:
@@ -205,119 +207,3 @@ class TokenFormat:
         if not ids or len(read) < len(numbers) or body[middle : middle + size] != self.middle:
             return None
         return Entry(ids, read, *name, *box) if all(self._kind(token) == NAME for token in ids) else None
-
-
-class JsonFormat:
-    """`[{"bbox_2d": [x0, y0, x1, y1], "label": "sofa"}, ...]`: text, numbers included (Qwen2.5-VL, Qwen3-VL).
-
-    Read as text: any tokens and white space that say the same, in a code fence or not. A token that holds both
-    a quote and letters of a name counts as name; a token of an entry that cannot be read as separator. There is no
-    grammar for it.
-    """
-
-    OPENING, MIDDLE, SEPARATOR, CLOSING, EMPTY = '[{"bbox_2d": [', '], "label": "', '"}, {"bbox_2d": [', '"}]', "[]"
-
-    _HEAD = re.compile(r"([^{]*```(json)?)?\s*\[?\s*")
-    _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
-    _BOX = rf'"bbox_2d"~:~\[~(?P<box>{_NUMBER}(?:~,~{_NUMBER})*)~,?~\]'
-    _LABEL = r'"label"~:~"(?P<name>[^"{}\\]+)"'
-    _VALUE = rf'(?:"[^"{{}}\\]{{0,200}}"|-?{_NUMBER}|true|false|null)'
-    _OTHER = rf'"(?!bbox_2d"|label")[^"{{}}\\]{{1,40}}"~:~{_VALUE}'
-    _ENTRIES = tuple(
-        re.compile(
-            rf"\{{~(?:{other}~,~){{0,8}}{first}~,~(?:{other}~,~){{0,8}}{second}(?:~,~{other}){{0,8}}~,?~\}}".replace(
-                "~",
-                r"[ \t\r\n]*",  # JSON's white space; `int` and regular expressions each have a longer list
-            )
-        )
-        for other, first, second in ((_OTHER, _BOX, _LABEL), (_OTHER, _LABEL, _BOX))
-    )
-    """An entry as the model was trained to write it, or with its keys the other way; further fields are skipped."""
-    _BETWEEN = re.compile(r"\s*,\s*")
-    _TAIL, _ALONE = re.compile(r"\s*,?\s*\]\s*(```[^{]*)?"), re.compile(r"\s*(```[^{]*)?")
-    """The end of a list, and of one object without a list; then what is said after a code fence."""
-    _NOTHING = re.compile(r"\s*((```(json)?\s*)?\[\s*\]\s*(```\s*)?)?")
-
-    def __init__(self, tokens: TextTokens) -> None:
-        self._tokens = tokens
-        parts = (self.OPENING, self.MIDDLE, self.SEPARATOR, self.CLOSING)
-        self.opening, self.middle, self.separator, self.closing = map(tokens.encode_text, parts)
-        for part in (*parts, self.EMPTY, "0, 12, 345, 6789"):
-            if "".join(map(tokens.piece, tokens.encode_text(part))).split() != part.split():
-                raise ConfigError(f"tokenizer: expected one that can write JSON, {part!r} does not survive it")
-
-    @property
-    def terminators(self) -> Ids:
-        """What begins with the closing quote, in an answer as it is encoded."""
-        return tuple(dict.fromkeys((self.separator[0], self.closing[0])))
-
-    def encode(self, entries: Sequence[tuple[Ids, Sequence[int]]]) -> Ids:
-        if not entries:
-            return self._tokens.encode_text(self.EMPTY)
-        written = [
-            (*self._tokens.encode_text(", ".join(map(str, numbers))), *self.middle, *name) for name, numbers in entries
-        ]
-        return _joined(written, self.opening, self.separator, self.closing)
-
-    def entries(self, body: Ids, truncated: bool) -> list[Entry | None]:
-        pieces = [self._tokens.piece(token) for token in body]
-        text = "".join(pieces)
-        starts = [brace.start() for brace in re.finditer(r"\{", text)]
-        if not starts:
-            return [] if self._NOTHING.fullmatch(text) else [None]
-        opened, closed = "[" in text[: starts[0]], "]" in text[text.rfind("}") + 1 :]
-        begins = self._HEAD.fullmatch(text[: starts[0]]) and (opened or not closed)
-        head: list[Entry | None] = [] if begins else [None]
-        owners = [token for token, piece in enumerate(pieces) for _ in piece]  # of each character
-        last = starts[-1]
-        return head + [
-            self._entry(body, owners, text, (start, stop), truncated and start == last, opened or closed)
-            for start, stop in pairwise([*starts, len(text)])
-        ]
-
-    def kinds(self, tokens: Ids) -> list[int]:
-        end = tokens.index(self._tokens.end) if self._tokens.end in tokens else len(tokens)
-        kinds = [SEPARATOR] * len(tokens)
-        for entry in self.entries(tokens[:end], truncated=end == len(tokens)):
-            if entry is not None:
-                for position in range(entry.box_start, entry.box_end):
-                    digits = any(sign.isdigit() for sign in self._tokens.piece(tokens[position]))
-                    kinds[position] = LOCATION if digits else SEPARATOR
-                kinds[entry.name_start : entry.name_end] = [NAME] * (entry.name_end - entry.name_start)
-        return [END if token == self._tokens.end else kind for token, kind in zip(tokens, kinds, strict=True)]
-
-    def text(self, tokens: Ids, name_of: Callable[[Ids], str]) -> str:
-        """Writes the text as it is; `name_of` has nothing to add."""
-        del name_of
-        end = tokens.index(self._tokens.end) if self._tokens.end in tokens else len(tokens)
-        return self._tokens.decode_text(tokens[:end]) + " <end>" * (end < len(tokens))
-
-    def check(self, name: str, ids: Ids) -> None:
-        written = self._tokens.decode_text(ids)
-        plain = not re.search(r'["{}\\]', name) and not set(ids) & set(self.terminators)
-        if not plain or self._tokens.encode_name(written.strip()) != ids:
-            raise ConfigError(
-                f"tokenizer: {name!r} cannot be written as JSON text and read again, it gives {written!r}"
-            )
-
-    def _entry(
-        self, body: Ids, owners: list[int], text: str, place: tuple[int, int], cut: bool, listed: bool
-    ) -> Entry | None:
-        """The entry that the text begins with at `place` (start and stop); `cut`: it is the last one, and the answer
-        does not end; listed: it stands in a list."""
-        start, stop = place
-        match = next(filter(None, (entry.match(text, start, stop) for entry in self._ENTRIES)), None)
-        if match is None:
-            return None
-        rest = text[match.end() : stop]
-        tail = self._TAIL if listed else self._ALONE
-        ended = (tail if stop == len(text) else self._BETWEEN).fullmatch(rest)
-        if not (ended or (cut and re.fullmatch(r"[\s,\]`]*", rest))):
-            return None
-        name, box = ((owners[left], owners[right - 1] + 1) for left, right in (match.span("name"), match.span("box")))
-        # Pieces may cut a character in two: what the tokens say together is exact.
-        decoded = self._tokens.decode_text(body[slice(*name)])
-        around = "".join(self._tokens.piece(token) for token in body[slice(*name)]).split(match["name"])
-        label = decoded.strip().removeprefix(around[0].strip()).removesuffix(around[-1].strip())
-        ids = self._tokens.encode_name(label.strip())
-        return Entry(ids, tuple(round(float(n)) for n in match["box"].split(",")), *name, *box)

@@ -196,7 +196,17 @@ def test_every_sample_has_a_row_and_tables_have_their_columns(tmp_path: Path) ->
     flags = ["duplicate", "hallucination", "neutral", "unknown"]
     scores = ["name_score", "category_score", "location_score"]
     expected = {
-        "samples": ["step", "image_id", "sample", "temperature", "text", "log_prob", "malformed", "truncated"],
+        "samples": [
+            "step",
+            "image_id",
+            "sample",
+            "temperature",
+            "text",
+            "log_prob",
+            "malformed",
+            "truncated",
+            "lenient",
+        ],
         "detections": [
             *("step", "temperature", "image_id", "category_id"),
             *box,
@@ -213,7 +223,7 @@ def test_every_sample_has_a_row_and_tables_have_their_columns(tmp_path: Path) ->
         "images": [
             *("step", "temperature", "image_id", "category_id", "instances", "verified", "names", "present", "choices"),
             *("name_diversity", "distinct_names", "box_spread", "samples", "mentions", "verified_mentions"),
-            *("neutral_mentions", "duplicates", "hallucinations", "unknown_names", "malformed", "truncated"),
+            *("neutral_mentions", "duplicates", "hallucinations", "unknown_names", "malformed", "truncated", "lenient"),
             *("unique_name_sequences", "unique_sequences", "order_distance"),
             *("self_bleu", "distinct_1", "distinct_2", "vendi"),
         ],

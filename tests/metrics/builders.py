@@ -32,8 +32,8 @@ def mention(category_id: int | None, xywh: XYWH, name: str = "name") -> Mention:
     return Mention(name, category_id, Box(*xywh))
 
 
-def parsed(mentions: Sequence[Mention], malformed: int = 0, truncated: bool = False) -> Parsed:
-    return Parsed(tuple(mentions), malformed, truncated)
+def parsed(mentions: Sequence[Mention], malformed: int = 0, truncated: bool = False, lenient: int = 0) -> Parsed:
+    return Parsed(tuple(mentions), malformed, truncated, lenient)
 
 
 def columns(

@@ -145,6 +145,7 @@ def as_text(prediction: Seen) -> str:
 
 def _troubles(parsed: Parsed) -> list[str]:
     troubles = [f"{parsed.malformed} malformed"] if parsed.malformed else []
+    troubles += [f"{parsed.lenient} read leniently"] if parsed.lenient else []
     return [*troubles, "truncated"] if parsed.truncated else troubles
 
 

@@ -199,6 +199,7 @@ _SHARES = {
     "duplicates": 0.05,
     "hallucinations": 0.05,
     "unknown_names": 0.01,
+    "lenient": 0.0,
 }
 """Shares of mentions by kind."""
 

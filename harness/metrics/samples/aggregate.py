@@ -148,9 +148,9 @@ def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str
 
     unique_name_sequences, unique_sequences, order_distance, self_bleu, distinct_1, distinct_2, vendi: weighted mean
     over the images that define them. All but order_distance depend on K: compare them at equal K only.
-    Rates are pooled over images: duplicates, hallucinations and unknown names over mentions; malformed
-    entries over mentions and malformed entries; truncated samples over samples. precision, likewise pooled: verified
-    mentions over those that are right or wrong (not neutral).
+    Rates are pooled over images: duplicates, hallucinations, unknown names and what was read leniently over mentions;
+    malformed entries over mentions and malformed entries; truncated samples over samples. precision, likewise pooled:
+    verified mentions over those that are right or wrong (not neutral).
     """
     weights = np.ones((1, len(table.samples))) if weights is None else weights
     fractions = {name: _defined(getattr(table, name)) for name in MEANS} | {
@@ -160,6 +160,7 @@ def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str
         "unknown_name_rate": (table.unknown_names, table.mentions),
         "malformed_rate": (table.malformed, table.mentions + table.malformed),
         "truncation_rate": (table.truncated, table.samples),
+        "lenient_rate": (table.lenient, table.mentions),
     }
     sums = iter((weights @ np.column_stack([part for parts in fractions.values() for part in parts])).T)
     return {name: ratio(next(sums), next(sums)) for name in fractions}

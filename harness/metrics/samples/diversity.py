@@ -63,6 +63,7 @@ class ImageTable:
 
     neutral_mentions       unmatched, and neither right nor wrong
     duplicates             leaves out the neutral ones
+    lenient                mentions that are not quite in the model's format
     unique_name_sequences  number of different sequences of names over K
     unique_sequences       the same for names with their boxes
     order_distance         see `order_distance`; undefined where no two samples share two verified instances
@@ -78,6 +79,7 @@ class ImageTable:
     unknown_names: Floats
     malformed: Floats
     truncated: Floats
+    lenient: Floats
     unique_name_sequences: Floats
     unique_sequences: Floats
     order_distance: Floats
@@ -186,6 +188,7 @@ def image_table(truth: Truth, answers: Answers, verification: Verification, text
         unknown_names=count(verification.unknown),
         malformed=answers.malformed.sum(axis=1).astype(np.float64),
         truncated=answers.truncated.sum(axis=1).astype(np.float64),
+        lenient=answers.lenient.sum(axis=1).astype(np.float64),
         unique_name_sequences=_different_sequences(mentions, name, images, samples) / samples,
         unique_sequences=_different_sequences(mentions, _contents(name, mentions.boxes), images, samples) / samples,
         order_distance=_order_distances(truth, answers, verification),

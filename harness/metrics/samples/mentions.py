@@ -81,11 +81,13 @@ class Answers:
 
     malformed [I, K]  entries of each sample that could not be read
     truncated [I, K]  the sample had no end
+    lenient   [I, K]  mentions of each sample that are not quite in the model's format
     """
 
     mentions: Mentions
     malformed: Integers
     truncated: Flags
+    lenient: Integers
 
     @property
     def samples(self) -> int:
@@ -149,6 +151,7 @@ def answers_of(parsed: Sequence[Sequence[Parsed]], categories: Sequence[Category
         mentions=mentions_of([[sample.mentions for sample in of_image] for of_image in parsed], categories),
         malformed=np.array([[sample.malformed for sample in of_image] for of_image in parsed], dtype=np.int64),
         truncated=np.array([[sample.truncated for sample in of_image] for of_image in parsed], dtype=np.bool_),
+        lenient=np.array([[sample.lenient for sample in of_image] for of_image in parsed], dtype=np.int64),
     )
 
 

@@ -42,7 +42,7 @@ def rows() -> list[Document]:
     return [
         row(3, 5, said("dog", DOG, score=0.5), said("couch", SOFA)),
         row(7, 1, said("couch", SOFA, score=1)),
-        row(7, 0, {"category_id": 1, "bbox": SOFA}, malformed=2, truncated=True),
+        row(7, 0, {"category_id": 1, "bbox": SOFA}, malformed=2, truncated=True, lenient=1),
         row(3, 9),
     ]
 
@@ -82,7 +82,7 @@ def cell(folder: Path, content: list[Document]) -> Path:
         for position, mention in enumerate(line["mentions"])
     ]
     of_sample = [
-        {"step": 4, "temperature": 1.0, "malformed": 0, "truncated": False}
+        {"step": 4, "temperature": 1.0, "malformed": 0, "truncated": False, "lenient": 0}
         | {key: value for key, value in line.items() if key != "mentions"}
         for line in content
     ]
@@ -111,6 +111,7 @@ def test_samples_become_columns(write: Callable[..., Path], tmp_path: Path, anno
     np.testing.assert_array_equal(mentions.score, [np.nan, 1.0, 0.5, np.nan])
     np.testing.assert_array_equal(answers.malformed, [[2, 0], [0, 0]])
     np.testing.assert_array_equal(answers.truncated, [[True, False], [False, False]])
+    np.testing.assert_array_equal(answers.lenient, [[1, 0], [0, 0]])
 
 
 def test_the_digests_are_those_of_the_files(tmp_path: Path, annotations: Annotations) -> None:
@@ -290,6 +291,7 @@ NATURAL = "expected an integer of at least 0, got"
         (edited(1, image_id="7"), f'line 2: image_id: {NATURAL} "7"'),
         (edited(1, sample=0.5), f"line 2: sample: {NATURAL} 0.5"),
         (edited(1, malformed=None), f"line 2: malformed: {NATURAL} null"),
+        (edited(1, lenient=-2), f"line 2: lenient: {NATURAL} -2"),
         (edited(1, truncated=0), "line 2: truncated: expected true or false, got 0"),
         (edited(1, temperature="hot"), 'line 2: temperature: expected a number of at least 0, got "hot"'),
         (edited(1, temperature=-1), "line 2: temperature: expected a number of at least 0, got -1.0"),

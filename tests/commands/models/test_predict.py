@@ -120,8 +120,13 @@ def test_as_text(black: Path) -> None:
 
 
 def test_as_text_of_nothing(black: Path) -> None:
-    nothing = Seen(Example(0, black, 64, 64, ()), Parsed((), 1, True), (), ())
-    assert as_text(nothing).splitlines()[1:] == ["  nothing", "  greedy: 1 malformed", "  greedy: truncated"]
+    nothing = Seen(Example(0, black, 64, 64, ()), Parsed((), 1, True, 2), (), ())
+    assert as_text(nothing).splitlines()[1:] == [
+        "  nothing",
+        "  greedy: 1 malformed",
+        "  greedy: 2 read leniently",
+        "  greedy: truncated",
+    ]
 
 
 def test_a_drawing_has_a_panel_each_and_its_boxes_in_place(black: Path, tmp_path: Path) -> None:

@@ -270,6 +270,7 @@ def test_image_figures_of_a_hand_derived_table() -> None:
         "neutral_mentions": [0, 1],
         "malformed": [1, 1],
         "truncated": [2, 2],
+        "lenient": [0, 2],
         "unique_name_sequences": [0.75, 0.25],
         "unique_sequences": [1, 0.5],
         "order_distance": [0.5, np.nan],
@@ -294,6 +295,7 @@ def test_image_figures_of_a_hand_derived_table() -> None:
         "unknown_name_rate": [6 / 9, np.nan, 3 / 9],
         "malformed_rate": [2 / 11, 1.0, 0.1],
         "truncation_rate": [0.5, 0.5, 0.5],
+        "lenient_rate": [2 / 9, np.nan, 2 / 9],
     }
     assert figures.keys() == expected.keys()
     for name, values in expected.items():
