@@ -1,11 +1,11 @@
-"""Boxes and names <-> token sequence. Pure: no model, no file.
+"""Converts boxes and names to token sequences and back. Pure functions: no model, no file.
 
 A sequence lists objects as `name <loc><loc><loc><loc>`, separated, ended by the end token:
 
     red_disc <loc3> <loc10> <loc20> <loc31> ; blue_box <loc0> ... <|endofchunk|>
 
-or in the format of its own that a model family was trained on. The adapter declares its tokens, its coordinate
-space and its format; `Codec` joins them with a benchmark's names.
+or in the format that a model family was trained on. The adapter declares its tokens, its coordinate space and its
+format; `Codec` joins them with a benchmark's names.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Captions: an image's objects as a sentence, alone or before their boxes.
+"""Writes and reads captions: an image's objects as a sentence, alone or before their boxes.
 
     caption        A red disc and a blue box.<end>
     caption+boxes  A red disc and a blue box. ; red disc <loc3> ... <end>
 
-In a vocabulary of names alone a caption is the list of them, and what ends the prompt stands before the boxes:
-`red_disc ; blue_box <detect> red_disc <loc3> ... <end>`. So it needs no other vocabulary than the boxes do.
+In a vocabulary of names only, a caption is a list of names, and the token that ends the prompt precedes the boxes:
+`red_disc ; blue_box <detect> red_disc <loc3> ... <end>`. So captions need no other vocabulary than boxes do.
 
-A caption mentions the objects whose names are found in it; what else it says is neither right nor wrong.
+A caption mentions the objects whose names it contains; all other words are neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from harness.sequence.tokens import Ids, NameVocabulary, TextTokens
 from harness.types import Box, Mention, Parsed
 
 Task = Literal["boxes", "caption", "caption+boxes"]
-"""What a model is asked for, and so what its sequences are."""
+"""The task of a model, which determines what its sequences are."""
 
 TEMPLATES = ("{}.", "There is {}.", "We see {}.")
-"""The sentences that a caption may be, for the objects in it: each with its article, in an order. The first is the
-canonical one."""
+"""Templates of captions, filled with the objects in an order, each with its article. The first one is canonical."""
 NOTHING = "Nothing."
 """The caption of an image without objects."""
 
@@ -44,11 +43,11 @@ class Writing(Protocol):
     """How captions are written in a vocabulary."""
 
     templates: int
-    """How many sentences there are for the same names in the same order."""
+    """Number of sentences for the same names in the same order."""
 
     @property
     def before_boxes(self) -> int:
-        """The token that ends a caption which boxes follow; it stands in none."""
+        """Returns the token between a caption and its boxes; it never occurs in a caption."""
         ...
 
     def write(self, names: Sequence[str], template: int) -> Ids: ...
@@ -62,12 +61,12 @@ class Writing(Protocol):
         ...
 
     def text(self, caption: Ids) -> str:
-        """As a person reads it."""
+        """Writes a caption as a person reads it."""
         ...
 
 
 class CaptionCodec(Codec):
-    """A codec whose sequences are captions, followed by the boxes of what they mention or not (`boxed`).
+    """A codec whose sequences are captions, followed by the boxes of the mentioned objects if `boxed`.
 
     Without boxes, a mention's box is the whole image.
     """
@@ -75,23 +74,24 @@ class CaptionCodec(Codec):
     def __init__(self, codec: Codec, boxed: bool) -> None:
         if codec.noise_objects:
             raise ConfigError("noise_objects: expected 0 with captions, which have no noise")
-        vars(self).update(vars(codec))  # the same but for what is said here
+        vars(self).update(vars(codec))  # everything but the methods below is that of `codec`
         self.boxed = boxed
         self.writing = _writing(codec)
         self._before_boxes = self.writing.before_boxes if boxed else None
 
     def encode(self, objects: Sequence[tuple[str, Box]], width: int, height: int, template: int = 0) -> Ids:
-        """A caption of these objects, in their order, with one of `writing.templates`; and their boxes if `boxed`."""
+        """Encodes a caption of these objects, in their order, with one of `writing.templates`, and their boxes if
+        `boxed`."""
         return self._joined(self.writing.write([name for name, _ in objects], template), objects, width, height)
 
     def encode_given(self, caption: str, objects: Sequence[tuple[str, Box]], width: int, height: int) -> Ids:
-        """A caption in someone's own words, and the boxes of these objects if `boxed`."""
+        """Encodes a caption that a person wrote, and the boxes of these objects if `boxed`."""
         assert isinstance(self.writing, Prose), "only who writes text can write given captions"
         return self._joined(self.writing.given(caption), objects, width, height)
 
     def decode(self, tokens: Sequence[int], width: int, height: int) -> Parsed:
-        """The objects that a caption mentions, in order; if `boxed` those whose boxes follow it. An answer without what
-        stands between a caption and its boxes is read as boxes without a caption."""
+        """Reads the objects that a caption mentions, in order; if `boxed`, those whose boxes follow it. An answer
+        without the token between a caption and its boxes is read as boxes without a caption."""
         caption, rest = self._cut(tokens)
         if self.boxed:
             parsed = super().decode(rest, width, height)
@@ -107,7 +107,7 @@ class CaptionCodec(Codec):
 
     @property
     def writes_text(self) -> bool:
-        """Whether it can write captions in someone's own words."""
+        """Tells whether it can encode captions that people wrote."""
         return isinstance(self.writing, Prose)
 
     def names_in(self, caption: str) -> list[str]:
@@ -116,7 +116,7 @@ class CaptionCodec(Codec):
         return [name for name, _, _ in self.writing.mentioned(caption)]
 
     def kinds(self, tokens: Sequence[int]) -> list[int]:
-        """For each token its index in KINDS; words of a caption that are no names count as separators."""
+        """Returns the index in KINDS of each token; words of a caption that are no names count as separators."""
         caption, rest = self._cut(tokens)
         kinds = [SEPARATOR] * (len(tokens) - len(rest))
         for _, start, end in self.writing.find_names(caption):
@@ -124,7 +124,7 @@ class CaptionCodec(Codec):
         return [*kinds, *super().kinds(rest)]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The sequence as a person reads it; `|` stands between a caption and its boxes."""
+        """Writes the sequence as a person reads it, with `|` between a caption and its boxes."""
         caption, rest = self._cut(tokens)
         between = "|" if len(caption) + len(rest) < len(tokens) else ""
         return " ".join(part for part in (self.writing.text(caption), between, super().text(rest).strip()) if part)
@@ -135,7 +135,7 @@ class CaptionCodec(Codec):
         return (*caption, self._before_boxes, *super().encode(objects, width, height))
 
     def _cut(self, tokens: Sequence[int]) -> tuple[Ids, Ids]:
-        """The caption, and what follows: the boxes, and the end if there is one."""
+        """Splits a sequence into the caption, and the rest: the boxes, and the end token if there is one."""
         whole = tuple(tokens)
         stop = whole.index(self.tokens.end) if self.tokens.end in whole else len(whole)
         if not self.boxed:
@@ -147,7 +147,7 @@ class CaptionCodec(Codec):
 
 
 def for_task(codec: Codec, task: Task) -> Codec:
-    """The codec of a model that does this task. ConfigError where its vocabulary cannot write captions."""
+    """Returns the codec of a model for this task. ConfigError where its vocabulary cannot write captions."""
     return codec if task == "boxes" else CaptionCodec(codec, boxed=task == "caption+boxes")
 
 
@@ -164,8 +164,9 @@ def _writing(codec: Codec) -> Writing:
 
 
 class Names:
-    """The names one after the other. What stands between two separators mentions the one name in it, whatever else it
-    has (the box of a model that has learnt to give boxes); without a name, or with several, it is malformed."""
+    """Captions that are lists of names. The part between two separators mentions the one name in it, whatever other
+    tokens it has (such as a box, from a model that has learnt to give boxes); without a name, or with several, it is
+    malformed."""
 
     templates = 1
 
@@ -208,18 +209,18 @@ class Names:
 
 _WORD = re.compile(r"[^\W_]+|[^\w\s]")
 _RESERVED = re.compile(r"[<>|;\s]+")
-"""What special tokens are written with, the separator, and white space."""
+"""Characters that special tokens, the separator and white space are written with."""
 
 
 class Prose:
-    """Sentences. A name is found at word boundaries, in capital or small letters, its last word in the plural (-s, -es)
-    or not; of several that begin at a word the longest. No text is malformed."""
+    """Captions that are sentences. A name is recognised at word boundaries, in upper or lower case, with its last
+    word in singular or plural (-s, -es); of several that begin at a word, the longest counts. No text is malformed."""
 
     templates = len(TEMPLATES)
 
     def __init__(self, tokens: TextTokens, names: Iterable[str]) -> None:
         self._tokens = tokens
-        self._names = {_words(name): name for name in reversed([*names])}  # of two spellings the first
+        self._names = {_words(name): name for name in reversed([*names])}  # of two names with the same words the first
         self._longest = max(map(len, self._names), default=0)
         self._check()
 
@@ -231,11 +232,12 @@ class Prose:
         return self._encoded(sentence(names, template))
 
     def given(self, caption: str) -> Ids:
-        """In one line, without what could be taken for a special token or the beginning of the boxes."""
+        """Encodes a text in one line, without characters that could be taken for a special token or the beginning of
+        the boxes."""
         return self._encoded(_RESERVED.sub(" ", caption).strip())
 
     def mentioned(self, text: str) -> list[tuple[str, int, int]]:
-        """Each name in a text, and where its characters stand, `[start, end)`."""
+        """Lists each name in a text with the positions of its characters, `[start, end)`."""
         words = [(word[0].lower(), *word.span()) for word in _WORD.finditer(text)]
         names, at = [], 0
         while at < len(words):
@@ -258,10 +260,10 @@ class Prose:
         return self._tokens.decode_text(caption).strip()
 
     def _encoded(self, text: str) -> Ids:
-        return self._tokens.encode_name(text)  # with what this tokenizer wants before an answer
+        return self._tokens.encode_name(text)  # with the text that this tokenizer needs before an answer
 
     def _at(self, words: Sequence[str]) -> tuple[str | None, int]:
-        """The longest name that these words begin with, and how many of them it takes."""
+        """Returns the longest name that these words begin with, and its number of words."""
         for count in range(len(words), 0, -1):
             *first, last = words[:count]
             for form in (last, *(last.removesuffix(plural) for plural in ("s", "es") if last.endswith(plural))):
@@ -270,7 +272,7 @@ class Prose:
         return None, 0
 
     def _check(self) -> None:
-        """ConfigError where the sentences' own words are names, or do not survive the tokenizer."""
+        """Raises ConfigError where words of the templates are names, or the tokenizer changes them."""
         words = " ".join([NOTHING, *(text.format("a, an and") for text in TEMPLATES)])
         if clash := [name for name, _, _ in self.mentioned(words)]:
             raise ConfigError(f"task: category names: expected none that is a word of every caption, got {clash}")
@@ -279,7 +281,8 @@ class Prose:
 
 
 def sentence(names: Sequence[str], template: int) -> str:
-    """The names, in this order, in words: "A red disc, a blue box and an orange." for the first of TEMPLATES."""
+    """Writes a sentence with the names in this order: "A red disc, a blue box and an orange." for the first of
+    TEMPLATES."""
     if not names:
         return NOTHING
     spoken = [name.replace("_", " ") for name in names]
@@ -290,5 +293,5 @@ def sentence(names: Sequence[str], template: int) -> str:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """Splits a text as names are looked for: small letters, spaces for underscores, each sign a word of its own."""
+    """Splits a text into words to look for names: lower case, spaces for underscores, each sign one word."""
     return tuple(word.lower() for word in _WORD.findall(name.replace("_", " ")))

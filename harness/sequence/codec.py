@@ -1,4 +1,4 @@
-"""The codec joins a benchmark's names with what an adapter declares: tokens, coordinate space and format."""
+"""Combines a benchmark's names with what an adapter declares (tokens, coordinate space and format) into a codec."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from harness.sequence.tokens import Asks, Ids, Tokens
 from harness.types import Box, Category, Example, Mention, Parsed
 
 NOISE = "<noise>"
-"""The name of a box that holds nothing, see `Codec.extended`."""
+"""The name of a box that contains no object, see `Codec.extended`."""
 
 
 class Codec:
     """Encodes objects into target tokens and reads emitted tokens back.
 
-    `decode(encode(objects))` gives the same names and each edge within half a bin. Parsing never raises on
-    model output: what cannot be read is counted. The format is `name <loc>... ;` if none is given.
+    `decode(encode(objects))` gives the same names and each edge within half a bin. Parsing never raises on model
+    output: what cannot be read is counted. The default format is `name <loc>... ;`.
 
-    noise_objects: entries that a model is trained to give in every answer, the last of them of boxes that hold nothing,
-    under the name NOISE, which the tokens must have (see harness.sequence.noise_objects); none with 0.
+    noise_objects: number of entries that a model is trained to give in every answer; those beyond the objects are
+    boxes without an object, with the name NOISE, which the tokens must have (see harness.sequence.noise_objects). 0:
+    no noise.
     """
 
     boxed = True
@@ -57,7 +58,8 @@ class Codec:
 
     @cached_property
     def prefix_names(self) -> frozenset[str]:
-        """Names whose tokens begin another name's tokens. Only these need their terminator to be told apart."""
+        """Lists the names whose tokens begin another name's tokens. Only these need their terminator to be
+        recognised."""
         beginnings = {ids[:cut] for ids in self._name_of_ids for cut in range(1, len(ids))}
         return frozenset(name for ids, name in self._name_of_ids.items() if ids in beginnings)
 
@@ -67,8 +69,8 @@ class Codec:
         return (*self.form.encode(entries), self.tokens.end)
 
     def prompt(self, example: Example) -> Ids:
-        """What stands before the example's answer: the open prompt, or one with the first name of each category that it
-        is asked about. ConfigError where the tokens have no such prompt."""
+        """Returns the tokens before the example's answer: the open prompt, or one with the first name of each
+        category that it asks about. ConfigError where the tokens have no such prompt."""
         if example.asked is None:
             return self.tokens.prompt
         if not isinstance(self.tokens, Asks):
@@ -77,7 +79,7 @@ class Codec:
         return self.tokens.ask([self.names_of[category][0] for category in example.asked])
 
     def decode(self, tokens: Sequence[int], width: int, height: int) -> Parsed:
-        """Mentions in order. Malformed: an entry that is not one name and the numbers of a box with area.
+        """Reads the mentions in order. Malformed: an entry that is not one name and the numbers of a box with area.
 
         Without an end token the sequence is truncated; its last entry then counts only if it is complete. An entry of
         noise is neither a mention nor malformed, whatever its box.
@@ -92,15 +94,15 @@ class Codec:
         return Parsed(mentions, len(read) - len(mentions) - excused, truncated, lenient)
 
     def extended(self, tokens: Sequence[int], boxes: Sequence[Box], width: int, height: int) -> Ids:
-        """A target sequence with an entry of noise for each of these boxes after its own. Needs `noise_objects`."""
+        """Appends an entry of noise for each of these boxes to a target sequence. Needs `noise_objects`."""
         assert self.noise is not None, "a codec without noise_objects has no name for noise"
         objects = [(entry.name, entry.numbers) for entry in self.form.entries(tuple(tokens[:-1]), False) if entry]
         noise = [(self.noise, self.space.quantise(box, width, height)) for box in boxes]
         return (*self.form.encode([*objects, *noise]), self.tokens.end)
 
     def counted(self, tokens: Sequence[int]) -> list[bool]:
-        """For each token of a target sequence whether it has a loss: all have but the box of a noise entry, which may
-        be anywhere."""
+        """Flags the tokens of a target sequence that have a loss: all except the box of a noise entry, which may be
+        anywhere."""
         counts = [True] * len(tokens)
         for entry in self.form.entries(tuple(tokens[:-1]), False):
             if entry is not None and self._is_noise(entry):
@@ -108,7 +110,7 @@ class Codec:
         return counts
 
     def kinds(self, tokens: Sequence[int]) -> list[int]:
-        """For each token its index in KINDS."""
+        """Returns the index in KINDS of each token."""
         return self.form.kinds(tuple(tokens))
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -116,11 +118,11 @@ class Codec:
         return self.form.text(tuple(tokens), self._name)
 
     def _name(self, ids: Ids) -> str:
-        """Returns the exact name that has these tokens, or what they say if none has."""
+        """Returns the exact name that has these tokens, or their text if no name has them."""
         return self._name_of_ids.get(ids) or self.tokens.decode_name(ids)
 
     def _is_noise(self, entry: Entry | None) -> bool:
-        """Says whether an entry is noise, with as many numbers as a box has."""
+        """Tells whether an entry is noise, with as many numbers as a box has."""
         return entry is not None and entry.name == self.noise and len(entry.numbers) == self.space.count
 
     def _mention(self, entry: Entry | None, width: int, height: int) -> Mention | None:

@@ -1,4 +1,4 @@
-"""How a model family writes its answer: which of name and box comes first, and what stands around them.
+"""Defines how a model family writes its answer: whether name or box comes first, and the tokens around them.
 
 `TokenFormat` is a list of location tokens and names, read token by token; text is read by harness.sequence.json_format.
 """
@@ -14,13 +14,13 @@ from harness.errors import ConfigError
 from harness.sequence.tokens import Ids, Tokens
 
 KINDS = ("name", "location", "separator", "end")
-"""What a target token is; `Codec.kinds` gives indices into this. All structure (brackets, keys) is separator."""
+"""Kinds of target tokens; `Codec.kinds` gives indices into this. All structure (brackets, keys) is separator."""
 NAME, LOCATION, SEPARATOR, END = range(4)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object as it stands in a sequence: what is written, and the token positions `[start, end)` of both parts.
+    """One object in a sequence: its name and numbers, and the token positions `[start, end)` of both.
 
     `name` are the tokens that this name has when it is encoded, whichever were emitted. lenient: it is not quite as the
     format has it, and what it means is plain all the same.
@@ -36,23 +36,23 @@ class Entry:
 
 
 class Format(Protocol):
-    """What the codec asks of a format. A body is a sequence up to its end token."""
+    """What the codec requires of a format. A body is a sequence up to its end token."""
 
     @property
     def terminators(self) -> Ids:
-        """Tokens that may follow a complete name."""
+        """Returns the tokens that may follow a complete name."""
         ...
 
     def encode(self, entries: Sequence[tuple[Ids, Sequence[int]]]) -> Ids:
-        """The body that lists these (tokens of the name, numbers of the box)."""
+        """Returns the body that lists these (tokens of the name, numbers of the box)."""
         ...
 
     def entries(self, body: Ids, truncated: bool) -> list[Entry | None]:
-        """What a body lists, in order; None for what cannot be read. Never raises."""
+        """Lists the entries of a body, in order; None for one that cannot be read. Never raises."""
         ...
 
     def kinds(self, tokens: Ids) -> list[int]:
-        """For each token of a whole sequence its index in KINDS."""
+        """Returns the index in KINDS of each token of a whole sequence."""
         ...
 
     def text(self, tokens: Ids, name_of: Callable[[Ids], str]) -> str:
@@ -60,7 +60,7 @@ class Format(Protocol):
         ...
 
     def check(self, name: str, ids: Ids) -> None:
-        """ConfigError where this name could not be told from what stands around it."""
+        """Raises ConfigError where this name could not be told from the tokens around it."""
         ...
 
 
@@ -75,8 +75,8 @@ def join_entries(entries: Sequence[Ids], opening: Ids, separator: Ids, closing: 
 class TokenFormat:
     """`opening name middle loc* (separator name middle loc*)* closing`, or with the box before the name.
 
-    All arguments are token ids. What one of them begins with stands in no name; its other tokens may. Without a
-    separator an entry ends where its last part does. An image without objects is empty. Some native formats:
+    All arguments are token ids. The first token of each must not occur in a name; the others may. Without a separator
+    an entry ends with its last part. The body of an image without objects is empty. Some native formats:
 
         the default  sofa <loc3> <loc10> <loc20> <loc31> ; ...
         PaliGemma    <loc0003><loc0010><loc0020><loc0031> sofa ; ...     separator " ; ", name_first False
@@ -159,7 +159,7 @@ class TokenFormat:
         return self._bins.get(token)
 
     def begins(self, before: int, token: int) -> bool:
-        """Says whether, without a separator, `token` after `before` begins another entry."""
+        """Tells whether, without a separator, `token` after `before` begins another entry."""
         old, new = before in self._bins, token in self._bins
         return (old and not new) if self.name_first else (new and not old)
 
@@ -178,15 +178,15 @@ class TokenFormat:
         return "<end>" if kind == END else self._tokens.decode_name((token,))
 
     def _stop(self, body: Ids, truncated: bool) -> int:
-        """Where the last entry ends: before the closing or, if truncated, before what is there of that or of a
-        separator."""
+        """Returns the end of the last entry: before the closing or, in a truncated body, before an incomplete closing
+        or separator."""
         endings = [self.closing]
         if truncated:
             endings += [part[:cut] for part in (self.closing, self.separator) for cut in range(len(part))]
         return len(body) - max(len(part) for part in [(), *endings] if body[len(body) - len(part) :] == part)
 
     def _cuts(self, body: Ids, start: int, stop: int) -> list[tuple[int, int]]:
-        """Finds start and end of every entry between these positions; one at least."""
+        """Finds start and end of every entry between these positions; at least one."""
         size = len(self.separator)
         if size:
             breaks = [(i, i + size) for i in range(start, stop - size + 1) if body[i : i + size] == self.separator]
@@ -196,7 +196,7 @@ class TokenFormat:
         return list(zip(bounds[::2], bounds[1::2], strict=True))
 
     def _entry(self, body: Ids, left: int, right: int) -> Entry | None:
-        """The entry between two positions: a name, the middle and locations alone, or the other way round."""
+        """Reads the entry between two positions: exactly a name, the middle and locations, or in the other order."""
         size = len(self.middle)
         cut = next((i for i in range(left, right) if (body[i] in self._bins) == self.name_first), right)
         middle = max(left, cut - size) if self.name_first else cut

@@ -1,4 +1,4 @@
-"""Which tokens may follow, so that the answer can be read."""
+"""Defines which tokens may follow in an answer, so that it can be read."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from harness.sequence.spaces import LocationSpace
 from harness.sequence.tokens import Ids
 
 Part = Ids | Literal["name", "box", "after"]
-"""Of an entry: these very tokens, a name, a box, or what follows an entry."""
+"""A part of an entry: these very tokens, a name, a box, or what follows an entry."""
 
 
 class State(NamedTuple):
-    """`read`: the tokens since the last separator; `first`: no entry is complete yet."""
+    """`read`: the tokens since the last separator; `first`: whether no entry is complete yet."""
 
     first: bool
     read: Ids
 
 
 class Grammar:
-    """The sequences that `Codec.decode` reads without a complaint, as a state machine over tokens.
+    """The sequences that `Codec.decode` reads without malformed entries, as a state machine over tokens.
 
     The empty answer (the end token alone) is valid. Boxes must have area. Only formats of location tokens have
     a grammar: ConfigError for text.
@@ -62,10 +62,10 @@ class Grammar:
         return State(False, (token,)) if begun and form.begins(state.read[-1], token) else State(state.first, read)
 
     def simplify(self, state: State) -> tuple[State, Hashable]:
-        """A state from which the same follows, whatever its complete names and boxes are; and a key: where it is equal,
-        the same tokens are allowed."""
+        """Returns a state with the same continuations, whatever its complete names and boxes are, and a key: equal
+        keys allow the same tokens."""
         left = state.read
-        told: list[int] = []  # what was read, with one name and one box in place of complete ones
+        told: list[int] = []  # the tokens so far, with one name and one box in place of complete ones
         for part in self._parts(state.first):
             if part == "name":
                 size = sum(1 for _ in takewhile(self._in_names.__contains__, left))
@@ -109,7 +109,8 @@ class Grammar:
         return {part[len(read)]} if len(read) < len(part) else self._following(rest, read[len(part) :])
 
     def _after(self, read: Ids) -> Iterator[int]:
-        """After a complete entry: the closing and the end, or a separator or at once another entry."""
+        """Returns the tokens after a complete entry: the closing and the end, or a separator, or directly another
+        entry."""
         for literal in ((*self._form.closing, self._form.end), self._form.separator):
             if len(literal) > len(read) and literal[: len(read)] == read:
                 yield literal[len(read)]

@@ -1,8 +1,8 @@
-"""Noise objects: what a target sequence is extended by so that a model learns to say that a box holds nothing (Pix2Seq;
-Chen et al., ICLR 2022; arXiv 2109.10852, section 2.3, "sequence augmentation"). Pure.
+"""Extends target sequences by noise objects, so that a model learns to say that a box contains no object (Pix2Seq;
+Chen et al., ICLR 2022; arXiv 2109.10852, section 2.3, "sequence augmentation"). Pure functions.
 
-A model that has learnt when annotators stop ends its answers early. With noise objects every answer has as many entries
-as asked for: those that are there, and then boxes of nothing under the codec's noise name.
+A model that has learnt when annotators stop ends its answers early. With noise objects every answer has the same
+number of entries: the objects, and then boxes without an object under the codec's noise name.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from harness.sequence import Codec
 from harness.types import Box, Example
 
 JITTER = 0.2
-"""Most that an edge of a box is moved by, in sides of the box."""
+"""Largest shift of an edge of a box, in sides of the box."""
 STREAM = 0x6E6F6973
-"""Sets these draws apart from others of the same seed."""
+"""Separates these random numbers from others of the same seed."""
 
 
 def with_noise(tokens: tuple[int, ...], example: Example, codec: Codec, seed: int, epoch: int) -> tuple[int, ...]:
-    """A target sequence of the image, extended by noise entries up to `codec.noise_objects`; as it is where it has so
-    many. They depend on (seed, epoch, image) alone, and on what is asked about the image."""
+    """Extends a target sequence by noise entries up to `codec.noise_objects`; unchanged where it has that many. They
+    depend only on (seed, epoch, image) and on the categories that the prompt names."""
     missing = codec.noise_objects - len(example.instances)
     if missing <= 0:
         return tokens
@@ -32,8 +32,9 @@ def with_noise(tokens: tuple[int, ...], example: Example, codec: Codec, seed: in
 
 
 def noise_boxes(boxes: Sequence[Box], count: int, width: int, height: int, rng: np.random.Generator) -> list[Box]:
-    """`count` boxes inside a picture of this size, each of one kind in three: anywhere; one of `boxes` at another
-    place; one of `boxes` with its edges moved by up to JITTER of its sides. Without boxes: all of them anywhere."""
+    """Draws `count` boxes inside a picture of this size, each of one of three kinds: anywhere; one of `boxes` at
+    another place; one of `boxes` with its edges moved by up to JITTER of its sides. Without boxes: all of them
+    anywhere."""
     kinds = rng.integers(3, size=count) if boxes else np.zeros(count, dtype=int)
     noise = []
     for kind in kinds:

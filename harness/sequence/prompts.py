@@ -1,7 +1,7 @@
-"""Which questions an image is asked where prompts name categories (`detect sofa; lamp`). Pure.
+"""Chooses the questions about an image where prompts name categories (`detect sofa; lamp`). Pure functions.
 
-A question is an example that has `asked`: the image, and what there is to say about these categories alone. Categories
-always come in the benchmark's order: nothing about a prompt tells which of them are there.
+A question is an example with `asked`: the image, with its annotations of these categories only. Categories are always
+in the benchmark's order, so a prompt does not reveal which of them are present.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.types import Category, Example
 
 
 def about(example: Example, asked: Collection[int], categories: Sequence[Category], chunk: int) -> list[Example]:
-    """Makes the questions of an image about the categories with these ids, `chunk` in each; none about none."""
+    """Makes the questions of an image about the categories with these ids, `chunk` in each; no question without ids."""
     ordered = [category.id for category in categories if category.id in asked]
     return [_question(example, tuple(ordered[start : start + chunk])) for start in range(0, len(ordered), chunk)]
 
@@ -31,8 +31,8 @@ def _question(example: Example, asked: tuple[int, ...]) -> Example:
 
 
 def verified(example: Example) -> set[int]:
-    """The categories that the image's annotations speak of: those with instances, those that are absent, and those that
-    are not annotated exhaustively. All, where a benchmark annotates every object of its categories."""
+    """Returns the categories that the image's annotations cover: those with instances, those that are absent, and
+    those that are not annotated exhaustively. All, where a benchmark annotates every object of its categories."""
     return present(example) | example.negative | example.not_exhaustive
 
 
@@ -42,8 +42,8 @@ def present(example: Example) -> set[int]:
 
 
 def taught(example: Example, negatives: int | None, seed: int) -> set[int]:
-    """The categories that training asks about: those with instances, and at most `negatives` of the absent ones (None:
-    all). Which these are depends on (seed, image) alone."""
+    """Returns the categories that training asks about: those with instances, and at most `negatives` of the absent
+    ones (None: all), drawn depending on (seed, image) only."""
     absent = sorted(example.negative)
     if negatives is not None and len(absent) > negatives:
         rng = np.random.default_rng([seed, example.image_id])

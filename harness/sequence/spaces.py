@@ -1,4 +1,4 @@
-"""Coordinate spaces: a box in pixels <-> the whole numbers that a model family writes it with."""
+"""Defines coordinate spaces, which convert boxes in pixels to the whole numbers of a model family, and back."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from harness.types import Box
 
 
 class Space(Protocol):
-    """How a model family writes a box."""
+    """The way in which a model family writes a box."""
 
     @property
     def bins(self) -> int | None:
-        """How many different numbers there are; None where that depends on the image."""
+        """Returns the number of different coordinates; None where that depends on the image."""
         ...
 
     @property
     def count(self) -> int:
-        """Numbers that one box takes."""
+        """Returns how many numbers one box takes."""
         ...
 
     def quantise(self, box: Box, width: int, height: int) -> tuple[int, ...]:
-        """`count` numbers, none negative. Coordinates outside the image are clipped to its edges."""
+        """Returns `count` numbers, none negative. Coordinates outside the image are clipped to its edges."""
         ...
 
     def restore(self, numbers: Sequence[int], width: int, height: int) -> Box | None:
-        """The box of `count` numbers; None where it has no area (its edges meet or are inverted)."""
+        """Returns the box of `count` numbers; None where it has no area (its edges meet or are inverted)."""
         ...
 
     def steps(self, width: int, height: int) -> tuple[float, float]:
-        """Pixels from one coordinate to the next, across and down: a box comes back within half of them."""
+        """Returns the pixels from one coordinate to the next, across and down: a box is restored to within half of
+        them."""
         ...
 
 
@@ -45,7 +46,7 @@ class LocationSpace(Space, Protocol):
     def bins(self) -> int: ...
 
     def following(self, numbers: Sequence[int]) -> Sequence[int]:
-        """What may stand after fewer than `count` numbers, if the box is to have area."""
+        """Returns what may follow fewer than `count` numbers, if the box is to have area."""
         ...
 
 
@@ -66,7 +67,7 @@ class CoordinateSpace:
         return 4
 
     def quantise(self, box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-        """Four bins in `order`. Coordinates outside the image are clipped to its edges."""
+        """Returns four bins in `order`. Coordinates outside the image are clipped to its edges."""
         x0, y0, x1, y1 = box.corners
         bins = [
             round(min(max(value / side, 0.0), 1.0) * (self.bins - 1))
@@ -75,7 +76,8 @@ class CoordinateSpace:
         return self._swap(bins)
 
     def restore(self, numbers: Sequence[int], width: int, height: int) -> Box | None:
-        """The box of four bins in `order`; a number beyond the last bin (numbers may be text) is the far edge."""
+        """Returns the box of four bins in `order`; a number beyond the last bin (numbers may be text) means the far
+        edge."""
         y0, x0, y1, x1 = self._swap([min(number, self.bins - 1) for number in numbers])
         if y1 <= y0 or x1 <= x0:
             return None
@@ -87,11 +89,11 @@ class CoordinateSpace:
         return width / (self.bins - 1), height / (self.bins - 1)
 
     def following(self, numbers: Sequence[int]) -> range:
-        """A far edge starts one bin after its near edge, which leaves room for it."""
+        """Returns the bins that may follow: a far edge starts one bin after its near edge, which leaves room for it."""
         return range(numbers[-2] + 1, self.bins) if len(numbers) >= 2 else range(self.bins - 1)
 
     def _swap(self, four: Sequence[int]) -> tuple[int, int, int, int]:
-        """Converts between `yxyx` and `order`; its own inverse."""
+        """Converts between `yxyx` and `order`; twice gives the input again."""
         a, b, c, d = four
         return (a, b, c, d) if self.order == "yxyx" else (b, a, d, c)
 
@@ -120,7 +122,7 @@ class PatchSpace:
         return 2
 
     def quantise(self, box: Box, width: int, height: int) -> tuple[int, int]:
-        """Upper left and lower right patch. A far edge on a boundary belongs to the patch before it."""
+        """Returns the upper left and lower right patch. A far edge on a boundary belongs to the patch before it."""
         x0, y0, x1, y1 = box.corners
         near = (self._patch(math.floor(y0 / height * self.side)), self._patch(math.floor(x0 / width * self.side)))
         far = (self._patch(math.ceil(y1 / height * self.side) - 1), self._patch(math.ceil(x1 / width * self.side) - 1))
@@ -139,7 +141,7 @@ class PatchSpace:
         return width / self.side, height / self.side
 
     def following(self, numbers: Sequence[int]) -> Sequence[int]:
-        """After the first patch: those that lie neither above it nor left of it."""
+        """Returns the patches that may follow the first: those that lie neither above it nor left of it."""
         if not numbers:
             return range(self.bins)
         row, column = divmod(numbers[0], self.side)
@@ -149,7 +151,7 @@ class PatchSpace:
         return min(max(index, 0), self.side - 1)
 
     def _extent(self, near: int, far: int, length: int) -> tuple[float, float]:
-        """Returns start and length in pixels of what lies between two patches of an axis."""
+        """Returns start and length in pixels of the range between two patches of an axis."""
         inset, patches = (0.5, far - near) if far > near else (0.0, 1)
         return (near + inset) * length / self.side, patches * length / self.side
 
@@ -169,13 +171,13 @@ class PixelSpace:
         return 4
 
     def quantise(self, box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-        """Each edge to the nearest pixel of the resized image, clipped to its edges."""
+        """Rounds each edge to the nearest pixel of the resized image, clipped to its edges."""
         x, y = self._axes(width, height)
         x0, y0, x1, y1 = box.corners
         return x.near(x0), y.near(y0), x.near(x1), y.near(y1)
 
     def restore(self, numbers: Sequence[int], width: int, height: int) -> Box | None:
-        """In pixels of the original image; a number beyond an edge is that edge."""
+        """Returns a box in pixels of the original image; a number beyond an edge means that edge."""
         x, y = self._axes(width, height)
         x0, y0, x1, y1 = (min(n, axis.shown) for n, axis in zip(numbers, (x, y, x, y), strict=True))
         if x1 <= x0 or y1 <= y0:
@@ -193,7 +195,7 @@ class PixelSpace:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """A side of the original image and of the image as seen, in pixels of each."""
+    """A side of the original image (`original`) and of the image as the model sees it (`shown`), in pixels."""
 
     original: int
     shown: int

@@ -1,4 +1,4 @@
-"""Which members of an image's equivalence set a model is trained on. Pure; the choice depends on a seed alone."""
+"""Chooses the members of an image's equivalence set that a model is trained on. Pure functions of a seed."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from harness.sequence import CaptionCodec, Codec
 from harness.types import Box, Example, Instance
 
 PATTERN = r"^(canonical|random|all\(([2-9]|[1-9][0-9]+)\))$"
-"""What `train.targets` may say, n being at least 2:
+"""Pattern of the values of `train.targets`, n being at least 2:
 
 canonical  reading order and first names, always the same
 random     a fresh random member in every epoch
 all(n)     n random members, the same in every epoch
 """
 DRAWS_PER_MEMBER = 64
-"""Draws after which another member is taken not to exist: of 6 members, one stays unseen once in 1e28."""
+"""Number of draws without a new member after which there is taken to be none: of 6 members, one is missed once in
+1e28."""
 
 FEWER = 1
-"""Sets the choice of objects apart from that of their order and names."""
+"""Separates the random numbers for the choice of objects from those for their order and names."""
 
 Sequence = tuple[int, ...]
 
 
 def members_per_image(targets: str) -> int:
-    """Says how many sequences an image has in an epoch: n for all(n), else 1."""
+    """Returns how many sequences an image has in an epoch: n for all(n), else 1."""
     match = re.fullmatch(r"all\((\d+)\)", targets)
     return int(match[1]) if match else 1
 
 
 def members(example: Example, codec: Codec, targets: str, seed: int, epoch: int, count: int) -> list[Sequence]:
-    """`count` target sequences of an image; they depend on (seed, epoch, image) alone, for all(n) on (seed, image), and
-    on what is asked about the image.
+    """Draws `count` target sequences of an image; they depend only on (seed, epoch, image), for all(n) on (seed,
+    image), and on the categories that the prompt names.
 
-    They differ as far as the equivalence set has that many members, and repeat from the first after that.
-    Canonical ones are all the same.
+    They differ as long as the equivalence set has further members, and then repeat from the first. Canonical ones are
+    all the same.
     """
     if targets == "canonical":
         return [target(example, codec, "canonical")] * count
@@ -56,8 +57,8 @@ def members(example: Example, codec: Codec, targets: str, seed: int, epoch: int,
 
 
 def _at_most(example: Example, codec: Codec) -> int:
-    """Orders times names, and sentences for captions: the size of the equivalence set, unless two instances have the
-    same category and box. Where captions are given there are these."""
+    """Returns the largest size of the equivalence set: orders times names, times sentences for captions; it is
+    smaller if two instances have the same category and box. Where captions are given it is their number."""
     if given := _given(example, codec):
         return len(set(given))
     names = math.prod(len(codec.names_of[instance.category_id]) for instance in example.instances)
@@ -66,7 +67,7 @@ def _at_most(example: Example, codec: Codec) -> int:
 
 
 def _given(example: Example, codec: Codec) -> tuple[str, ...]:
-    """Returns the captions that the image comes with, where the model is to write some and can."""
+    """Returns the captions that the image comes with, if the task has captions and the codec can write these."""
     return example.captions if isinstance(codec, CaptionCodec) and codec.writes_text else ()
 
 
@@ -78,7 +79,7 @@ def target(
 ) -> Sequence:
     """Makes the target tokens of one member of the equivalence set, see `objects`.
 
-    A caption is one that the image comes with, if there is any: the first, or one drawn from `rng`. Else it is a
+    A caption is one that the image comes with, if there is any: the first, or one drawn from `rng`. Otherwise it is a
     sentence about all objects: the first of the templates, or one drawn from `rng`.
     """
     if given := _given(example, codec):
@@ -93,8 +94,8 @@ def target(
 
 
 def _mentioned(example: Example, codec: CaptionCodec, caption: str) -> list[tuple[str, Box]]:
-    """The objects of the categories that a given caption mentions, in its order and by the names that it has for them;
-    those of one category in reading order."""
+    """Returns the objects of the categories that a given caption mentions, in its order and by its names; those of
+    one category in reading order."""
     names = {codec.category_of[name]: name for name in reversed(codec.names_in(caption))}  # the first of each
     in_order = dict.fromkeys(codec.category_of[name] for name in codec.names_in(caption))
     instances = in_reading_order(example.instances)
@@ -102,8 +103,8 @@ def _mentioned(example: Example, codec: CaptionCodec, caption: str) -> list[tupl
 
 
 def fewer_objects(example: Example, number: int, drop: Literal["random", "smallest"], seed: int, epoch: int) -> Example:
-    """Leaves out what an image has beyond `number` objects: the smallest by area, or random ones, which depend on
-    (seed, epoch, image) alone and are others in every epoch. The order of the rest stays."""
+    """Reduces an image to `number` objects by leaving out the smallest by area, or random ones, which depend only on
+    (seed, epoch, image) and differ between epochs. The order of the others stays."""
     if len(example.instances) <= number:
         return example
     if drop == "smallest":

@@ -1,4 +1,5 @@
-"""What a model family's tokenizer must answer, and two that do: one token a name, and any Hugging Face tokenizer."""
+"""Defines the interface of a model family's tokenizer, and two that have it: one token per name, and any Hugging Face
+tokenizer."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from harness.errors import ConfigError, DataError
 
 Ids = tuple[int, ...]
 NAMES = "{names}"
-"""Stands for the names of categories in a prompt that asks about them."""
+"""Placeholder for the names of categories in a prompt that asks about them."""
 
 
 class Tokens(Protocol):
-    """What a model family's tokenizer must answer. Every id is below `size`."""
+    """The interface of a model family's tokenizer. Every id is below `size`."""
 
     @property
     def size(self) -> int: ...
@@ -23,7 +24,7 @@ class Tokens(Protocol):
 
     @property
     def separator(self) -> int:
-        """Stands between two entries, where the format is not said to have another separator."""
+        """Returns the token between two entries, unless the format has another separator."""
         ...
 
     @property
@@ -34,24 +35,25 @@ class Tokens(Protocol):
 
     @property
     def locations(self) -> Ids:
-        """One token for each bin of the coordinate space; none where numbers are written as text."""
+        """Returns one token for each bin of the coordinate space; none where numbers are written as text."""
         ...
 
     def encode_name(self, name: str) -> Ids:
-        """Ids of a category name; never empty, never a location, separator or end token."""
+        """Returns the ids of a category name; never empty, never a location, separator or end token."""
         ...
 
     def decode_name(self, ids: Sequence[int]) -> str:
-        """What ids say, readable also where they are no known name (which names they are, the codec knows)."""
+        """Returns a readable text for ids, also where they are no known name (the codec knows which name they are)."""
         ...
 
 
 @runtime_checkable
 class Asks(Protocol):
-    """What tokens may offer beside the open prompt, so that a suite may say `prompt: {kind: categories}`."""
+    """Tokens with a prompt that names categories, so that a suite may have `prompt: {kind: categories}`."""
 
     def ask(self, names: Sequence[str]) -> Ids:
-        """The prompt that asks about these category names alone; ConfigError where the model cannot be asked so."""
+        """Returns the prompt that asks about these category names only; ConfigError where the model has no such
+        prompt."""
         ...
 
 
@@ -63,7 +65,7 @@ class TextTokens(Tokens, Protocol):
     def decode_text(self, ids: Sequence[int]) -> str: ...
 
     def piece(self, token: int) -> str:
-        """The text that a token adds to a longer text, leading space included."""
+        """Returns the text that a token adds to a longer text, leading space included."""
         ...
 
 
@@ -119,8 +121,8 @@ class Tokenizer(Protocol):
 
 
 class NameQuestion(NamedTuple):
-    """A prompt that asks about some categories alone: its text, with NAMES in the place of their names, and what stands
-    between two of them."""
+    """A prompt that asks about some categories only: its text, with NAMES in the place of their names, and the text
+    between two names."""
 
     text: str
     between: str = "; "
@@ -132,10 +134,10 @@ class TokenizerTokens:
     locations   the location tokens in order, e.g. `<loc0000>` ...; none where numbers are written as text
     added       other tokens that the prompt or the format is made of, e.g. `<image>`
     prompt      text before every answer; a beginning-of-sequence token only if it is written out here
-    end         the token that ends an answer; the tokenizer's own end token if None
+    end         the token that ends an answer; the tokenizer's end token if None
     before      stands before every name, always the same, so that a name always has the same tokens: a space, or
                 nothing for a tokenizer that puts a space before any text itself, and for JSON
-    asking      the prompt that asks about categories alone; without one, a suite cannot ask so
+    asking      the prompt that asks about some categories only; without one, a suite cannot use such prompts
     room        rows of the model's embedding, where it cannot grow; None if it can
 
     A name is written with spaces for its underscores. Padding falls back to the end
@@ -172,7 +174,7 @@ class TokenizerTokens:
 
     @property
     def separator(self) -> int:
-        """The token of `;`, without a space that has a token of its own; ConfigError where there is none."""
+        """Returns the token of `;`, without a space that is a separate token; ConfigError where there is none."""
         ids = self.encode_text(f"{self._before};")
         if not ids or self.piece(ids[-1]).strip() != ";":
             raise ConfigError("tokenizer: it has no token for ';'; give the format a separator that it has")
@@ -209,12 +211,12 @@ class TokenizerTokens:
 
 
 def _spaced(name: str) -> str:
-    """Writes a name as language models know it: with spaces."""
+    """Writes a name with spaces, as language models have learnt it."""
     return name.replace("_", " ")
 
 
 def _extend(tokenizer: Tokenizer, wanted: Sequence[str]) -> dict[str, int]:
-    """Adds the wanted tokens and returns the tokenizer's vocabulary; ConfigError where it takes none."""
+    """Adds the wanted tokens and returns the tokenizer's vocabulary; ConfigError where it accepts none."""
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in dict.fromkeys(wanted) if token not in vocabulary]
     if not missing:
@@ -228,7 +230,7 @@ def _extend(tokenizer: Tokenizer, wanted: Sequence[str]) -> dict[str, int]:
     except (NotImplementedError, TypeError, ValueError) as error:
         raise fixed from error
     vocabulary = tokenizer.get_vocab()
-    if not vocabulary.keys() >= set(missing):  # some take no token and do not say so
+    if not vocabulary.keys() >= set(missing):  # some tokenizers ignore the token silently
         raise fixed
     return vocabulary
 

@@ -1,1 +1,1 @@
-"""Files, locks, signals, processes and clocks: nothing here knows what is trained."""
+"""Provides files, locks, signals, processes and clocks: nothing here depends on what is trained."""

@@ -1,4 +1,4 @@
-"""What stops a cell, in one line: what happened, where, and what to change."""
+"""Explains in one line what stopped a cell: what happened, where, and what to change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMORY_TEXTS = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""What torch says in a plain RuntimeError."""
+"""Texts of plain RuntimeErrors by which torch reports a lack of memory."""
 SMALLER = {
     "harness.training.step": ("training", "train.micro_batch, then train.batch_size"),
     "harness.evaluation.generation": ("generation", "sample.batch_images, then sample.samples"),
@@ -28,7 +28,7 @@ SMALLER = {
     "harness.evaluation.probe": ("the probe", "train.probe.images"),
     "harness.evaluation.evaluate": ("evaluation", "sample.samples, or the benchmark's val_images"),
 }
-"""Module -> what it does, and which settings its memory grows with."""
+"""Maps a module to its task, and the settings on which its memory depends."""
 ANYWHERE = ("the cell", "train.micro_batch or sample.batch_images")
 
 STORAGE = {
@@ -39,7 +39,8 @@ STORAGE = {
 
 
 def explain(error: BaseException, folder: Path | None = None) -> str:
-    """One line for a record. Lack of memory or of disk comes with what to do, anything else as `Type: message`.
+    """Returns one line for a record. For lack of memory or of disk it says what to do; any other error is `Type:
+    message`.
 
     folder: where the cell writes, for errors that do not name their file.
     """
@@ -55,12 +56,13 @@ def explain(error: BaseException, folder: Path | None = None) -> str:
 
 
 def is_storage(error: BaseException) -> bool:
-    """It says nothing about the cell: once there is room, the same work can go on."""
+    """Tells whether an error is a lack of storage: it is no fault of the cell, and the same work can go on once there
+    is room."""
     return _storage_error(error) is not None
 
 
 def require_finite(row: Mapping[str, float], before: Mapping[str, float] | None, image_ids: Sequence[int]) -> None:
-    """DetmodesError if the loss or the gradient's norm of a step is nan or infinite.
+    """Raises DetmodesError if the loss or the gradient's norm of a step is nan or infinite.
 
     row, before: `step`, `loss` and `grad_norm` of this step, and of the last one that passed (None: there was none);
     image_ids: of the step's batch.
@@ -92,21 +94,21 @@ def _mentions(error: BaseException, texts: Sequence[str]) -> bool:
 
 
 def _how_much(error: BaseException) -> str:
-    """The message, without the advice about CUDA's allocator that torch goes on with."""
+    """Returns the message without the advice about CUDA's allocator that torch appends."""
     text = one_line(error)
     match = re.match(r".*?Tried to allocate [\d.]+ \w+", text)
     return match[0] if match else text[:200] or type(error).__name__
 
 
 def _place(error: BaseException) -> tuple[str, str]:
-    """Of the innermost module that the error came through and that knows what to lower."""
+    """Returns the entry of SMALLER for the innermost module that the error passed through."""
     frames = traceback.walk_tb(error.__traceback__)
     modules = [frame.f_globals.get("__name__", "") for frame, _ in frames]
     return next((SMALLER[name] for name in reversed(modules) if name in SMALLER), ANYWHERE)
 
 
 def _storage_error(error: BaseException) -> int | None:
-    """The number in STORAGE that the error means; safetensors has it in its text alone."""
+    """Returns the number in STORAGE that the error means; safetensors has it only in its text."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(match[1])
@@ -114,7 +116,7 @@ def _storage_error(error: BaseException) -> int | None:
 
 
 def _where(error: BaseException, folder: Path | None) -> str:
-    """Which file, or at least in which folder, and how much is free there; empty if neither is known."""
+    """Names the file, or at least the folder, and how much is free there; empty if neither is known."""
     name = getattr(error, "filename", None)
     path = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else folder
     if path is None:

@@ -1,5 +1,5 @@
-"""Files and folders that are whole or not there, also when several processes, or machines with a shared folder, write
-them or are killed; JSON that shows damage."""
+"""Writes files and folders that are complete or absent, even if several processes, or machines with a shared folder,
+write them or are killed; and JSON files that reveal damage."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from typing import Any
 from harness.errors import ConfigError, DataError
 
 PARTIAL = ".partial"
-"""Ends the name of what is being written."""
+"""Suffix of a file that is being written."""
 PLAIN_NAME = r"^[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$"
 """A name that cannot lead out of its folder (nor hide in it): no separator, no control character, no dot in front."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomically: written beside under its own name, flushed to disk, renamed. The last of several writers wins."""
+    """Writes a text atomically: into a separate file beside it, which is flushed to disk and renamed. The last of
+    several writers wins."""
     with replacing(path) as partial:
         partial.write_text(text)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, to be written; it takes the place of `path` when the block has ended well, and is
-    removed otherwise. What a killed process leaves is one of `partials`."""
+    """Yields a temporary path beside `path`; it replaces `path` when the block ends without an error, and is removed
+    otherwise. A killed process leaves it as one of `partials`."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         yield partial
@@ -43,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Has what was written to a file, or the names in a folder, reach the disk before it returns."""
+    """Flushes a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     # Some network file systems refuse this for folders, whose names they write at once.
     refusal = suppress(OSError) if path.is_dir() else nullcontext()
@@ -55,11 +56,11 @@ def sync(path: Path) -> None:
 
 
 def give_usual_permissions(path: Path) -> None:
-    """Gives a file or folder the permissions that any other one made in its place would have.
+    """Gives a file or folder the permissions that a new one in its place would have.
 
-    Some libraries (safetensors, tempfile) make theirs for the user alone: others could not read a shared result.
-    They are seen on a probe: a process cannot ask for its umask without changing it for all of its threads, and a
-    folder may have rules of its own.
+    Some libraries (safetensors, tempfile) make files for the user only, so others could not read a shared result. The
+    permissions are read from a probe file: a process cannot ask for its umask without changing it for all of its
+    threads, and a folder may have special rules.
     """
     probe = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
@@ -73,7 +74,7 @@ def give_usual_permissions(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file, a link (not what it points to), or a folder with all that is in it; nothing if it is gone already."""
+    """Removes a file, a link (not its target), or a folder with its contents; does nothing if it is absent."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -81,13 +82,13 @@ def remove(path: Path) -> None:
 
 
 def partials(folder: Path) -> list[Path]:
-    """What writers into a folder have not finished: leftovers, unless they are still at it."""
+    """Lists unfinished files in a folder: leftovers, unless their writers are still at work."""
     return sorted(folder.glob(f".*{PARTIAL}"))
 
 
 def clock(folder: Path) -> float:
-    """Now, in seconds, by the clock that gives the files in this folder their times (on a shared folder the server's:
-    times of files are compared with nothing else)."""
+    """Returns the current time in seconds, by the clock that gives the files in this folder their times (on a shared
+    folder the server's: compare times of files with nothing else)."""
     probe = folder / f".{uuid.uuid4().hex}{PARTIAL}"
     try:
         probe.touch()
@@ -97,19 +98,21 @@ def clock(folder: Path) -> float:
 
 
 def check_place(path: Path) -> None:
-    """ConfigError if there is no folder to write this file into: asked before the work whose result it will hold."""
+    """Raises ConfigError if there is no folder to write this file into; called before the work whose result it will
+    hold."""
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: expected a place in an existing folder")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Atomically, with its own digest. Keys must be strings; floats come back exactly, nan and infinities included."""
+    """Writes JSON atomically, with its digest. Keys must be strings; floats are restored exactly, nan and infinities
+    included."""
     text = json.dumps(content)
     write_text(path, f'{{"sha256": "{_digest(text)}", "content": {text}}}\n')
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote. Raises DataError if it is not there or not what was written."""
+    """Reads what `write_json` wrote. Raises DataError if it is absent or was changed."""
     try:
         whole = json.loads(path.read_bytes())
         content, expected = whole["content"], whole["sha256"]
@@ -131,19 +134,20 @@ def _allowed() -> None: ...
 
 @contextmanager
 def whole_folder(folder: Path, check: Callable[[], None] = _allowed) -> Iterator[Path]:
-    """A hidden folder beside `folder`, to be filled with files; once all of them have reached the disk it takes the
-    place of `folder`. Nothing of it stays if the block raises.
+    """Yields a hidden folder beside `folder`, to be filled with files; once all of them are on the disk it replaces
+    `folder`. It is removed if the block raises.
 
-    Each writer has a hidden folder of its own. check: called before it takes its place, and raises where it must not.
+    Each writer has a separate hidden folder. check: called before the folder is replaced; raises where that is not
+    allowed.
     """
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL}")
-    partial.mkdir()  # not its parents: whoever has moved them away is the one who writes there now
+    partial.mkdir()  # not its parents: a process that has moved them away is the one that writes there now
     try:
         yield partial
         for path in (*partial.iterdir(), partial):
             sync(path)
         check()
-        shutil.rmtree(folder, ignore_errors=True)  # there is one only where it was damaged
+        shutil.rmtree(folder, ignore_errors=True)  # there is one only if it was damaged
         partial.rename(folder)
         sync(folder.parent)
     finally:
@@ -151,7 +155,7 @@ def whole_folder(folder: Path, check: Callable[[], None] = _allowed) -> Iterator
 
 
 def cache_root() -> Path:
-    """What can be made or fetched again."""
+    """Returns the folder for files that can be made or downloaded again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detmodes"
 
 

@@ -1,4 +1,5 @@
-"""What the system says of this machine and of its processes: from /proc where there is one, else by psutil."""
+"""Reads what the system reports about this machine and its processes: from /proc where there is one, else with
+psutil."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ PROC = Path("/proc")
 
 
 def usable_cores() -> int:
-    """Returns how many cores this process may use; where the system does not say, how many there are."""
+    """Returns how many cores this process may use; if the system does not report that, the number of all cores."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -22,8 +23,8 @@ def usable_cores() -> int:
 
 @cache
 def identify_machine() -> str:
-    """Returns a text that is the same in all processes whose ids mean the same: it tells apart containers of one name,
-    or of one machine."""
+    """Returns a text that is equal in all processes that share their process ids: it distinguishes containers of one
+    name, or of one machine."""
     with suppress(OSError):
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {(PROC / 'self/ns/pid').readlink()}"
@@ -37,7 +38,7 @@ def identify_machine() -> str:
 
 def find_start(pid: int) -> int | None:
     """Returns when a process began: clock ticks since the system did, or seconds where there is no /proc; 0 for one
-    that has ended and waits for its parent; None where there is none to be seen."""
+    that has ended and waits for its parent; None where it cannot be read."""
     if not (PROC / "self/stat").exists():
         return _ask_start(pid)
     try:
@@ -90,7 +91,7 @@ def _ask_memory() -> float:
 
 
 def _read_status(field: str) -> float | None:
-    """MiB; None where there is no /proc, or a kernel (gVisor's) that leaves this field out."""
+    """Reads a field in MiB; None where there is no /proc, or the kernel (gVisor's) leaves this field out."""
     with suppress(OSError):
         for line in (PROC / "self/status").read_text().splitlines():
             if line.startswith(f"{field}:"):

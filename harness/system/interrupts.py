@@ -1,4 +1,5 @@
-"""SIGTERM and SIGINT while a cell is computed: the first one is waited for, the second one acts at once."""
+"""Handles SIGTERM and SIGINT while a cell is computed: the first one takes effect at the next safe point, the second
+one at once."""
 
 from __future__ import annotations
 
@@ -16,20 +17,20 @@ GO_ON = "what was computed is saved: run the same command to go on"
 
 
 class Stopped(BaseException):
-    """The run ends here and can go on later. No Exception: nobody takes it for a failure of the cell."""
+    """The run ends here and can go on later. It is no Exception, so that it is not handled as a failure of the cell."""
 
     exit_code = 1
 
 
 class Deserted(Stopped):
-    """Another process of this run is gone. detail: how that was noticed; None: another one that is left says so."""
+    """Another process of this run is gone. detail: how that was noticed; None: another remaining process reports it."""
 
     def __init__(self, detail: str | None) -> None:
         super().__init__("" if detail is None else f"another process of this run has ended; {GO_ON} ({detail})")
 
 
 class Interrupted(Stopped):
-    """A signal came, and what had been computed is saved."""
+    """A signal came, and everything computed so far is saved."""
 
     def __init__(self, number: int) -> None:
         self.number = signal.Signals(number)
@@ -50,11 +51,11 @@ class Interrupts:
         self._agree = agree
 
     def agreed(self) -> int:
-        """The signal that came to this process or another, 0 for none."""
+        """Returns the signal that came to this process or another, 0 for none."""
         return self._agree(self.pending or 0)
 
     def check(self) -> None:
-        """Raises Interrupted if a signal came: called where everything so far is saved."""
+        """Raises Interrupted if a signal came; called where everything computed so far is saved."""
         stop(self.agreed())
 
 
@@ -66,11 +67,12 @@ def stop(number: int) -> None:
 
 @contextmanager
 def deferred(agree: Agree = int) -> Iterator[Interrupts]:
-    """The first SIGTERM or SIGINT within the block becomes `pending`; with it, and at the end, the handlers are again
-    what they were, so that a second one has its usual effect. A signal that was ignored (nohup, a background job) stays
-    ignored. Outside the main thread, which alone may have handlers, nothing is ever pending.
+    """Makes the first SIGTERM or SIGINT within the block `pending`. It restores the previous handlers, as does the
+    end of the block, so that a second signal has its usual effect. A signal that was ignored (nohup, a background
+    job) stays ignored. Outside the main thread, which alone may have handlers, nothing is ever pending.
 
-    A process that was Deserted is about to be ended by whoever started it: that waits until it has said so.
+    A process that was Deserted is about to be ended by its launcher; that signal waits until the process has reported
+    it.
     """
     caught = Interrupts(agree)
     if threading.current_thread() is not threading.main_thread():

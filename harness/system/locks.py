@@ -1,19 +1,19 @@
-"""Who works on what: locks in a folder that several processes share, on one machine or on several.
+"""Provides locks in a folder that several processes share, on one machine or on several.
 
     FOLDER/<name>/<owner>     held: a folder with one empty file, whose name says who has it
-    no FOLDER/<name>          free (as is an empty folder: its owner was about to remove it)
+    no FOLDER/<name>          free (an empty folder is free too: its owner was about to remove it)
 
 Only two renamings decide, which a POSIX file system, NFS included, does for exactly one of several that try:
 
 - a free lock is taken by renaming a folder that has the owner's file in it to <name>: this fails where <name> is there
   and not empty;
-- the lock of a dead owner is taken over by renaming that owner's file to one's own: names are never used twice, so
-  who comes second finds nothing to rename.
+- the lock of a dead owner is taken over by renaming that owner's file: names are never used twice, so the rename
+fails for all but one process.
 
-An owner on this machine is dead when its process is; a process id that was given out again is told by the time at
-which the process started. An owner elsewhere is dead when it has not touched its file for LEASE seconds, by the clock
-of the file system. An owner that has only been cut off for so long (a stopped machine, a broken network) finds its file
-gone: it must look, with `Lock.check`, before it writes.
+An owner on this machine is dead when its process is; a reused process id is recognised by the time at which the
+process started. An owner elsewhere is dead when it has not touched its file for LEASE seconds, by the clock of the
+file system. An owner that was only cut off for that long (a stopped machine, a broken network) no longer has its
+file: it must call `Lock.check` before it writes.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from pathlib import Path
 from harness.system import files, host
 
 LEASE = 120.0
-"""Seconds without a heartbeat after which an owner on another machine is taken for dead."""
+"""Seconds without a heartbeat after which an owner on another machine counts as dead."""
 BEAT = 10.0
 """Seconds between heartbeats. A file system's cached times may be a minute old: LEASE leaves room for that."""
 
 
 class LostError(Exception):
-    """The lock was taken over by another process, which took this one for dead."""
+    """Another process took the lock over, because this one seemed dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process, and one of its locks. `machine`: where its process ids mean something; `started`: see
+    """A process that holds a lock. `machine`: the machine or container of its process id; `started`: see
     `host.find_start`."""
 
     host: str
@@ -59,7 +59,7 @@ class Owner:
 
     @classmethod
     def of(cls, file_name: str) -> Owner | None:
-        """The inverse of `file_name`; None for a file that is no owner's."""
+        """Parses a `file_name`; None for a file that names no owner."""
         match = re.fullmatch(r"([^~]+)~([0-9a-f]+)~([0-9]+)~([0-9]+)~([0-9a-f]+)", file_name)
         if match is None:
             return None
@@ -79,28 +79,28 @@ class Lock:
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
-        """Raises LostError if another process has it now."""
+        """Raises LostError if another process has the lock now."""
         try:
             os.utime(self.path)
         except FileNotFoundError:
             raise LostError(f"{self.path.parent.name}: taken over while this process was cut off") from None
 
     def release(self) -> None:
-        """Frees it; does nothing to a lock that was lost."""
+        """Frees the lock; does nothing to a lock that was lost."""
         self._ended.set()
         self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # someone else has taken it meanwhile, and rightly
+        with suppress(OSError):  # another process has taken it over
             self.path.parent.rmdir()
 
     def beat(self, every: float) -> None:
         while not self._ended.wait(every):
-            with suppress(OSError):  # lost, or the folder is out of reach for a while: `check` tells which
+            with suppress(OSError):  # lost, or the folder cannot be reached for a while: `check` tells which
                 os.utime(self.path)
 
 
 @contextmanager
 def held(folder: Path, name: str) -> Iterator[Lock | None]:
-    """The lock of this name while the block runs, with a heartbeat; None if another process has it."""
+    """Holds the lock of this name while the block runs, with a heartbeat; yields None if another process has it."""
     lock = acquire(folder, name)
     if lock is None:
         yield None
@@ -125,18 +125,18 @@ def acquire(folder: Path, name: str) -> Lock | None:
 
 
 def owner(folder: Path, name: str) -> Owner | None:
-    """Who has the lock, and is alive; None if it is free for the taking."""
+    """Returns the living owner of a lock; None if the lock is free."""
     holder = _file(folder / name)
     return None if holder is None or _dead(holder) else Owner.of(holder.name)
 
 
 def names(folder: Path) -> list[str]:
-    """Every lock that somebody has, or left."""
+    """Lists the names of all locks that have an owner, living or dead."""
     return sorted(path.name for path in folder.glob("*") if not path.name.startswith(".") and _file(path))
 
 
 def _file(lock: Path) -> Path | None:
-    """The file of whoever has it."""
+    """Returns the file of the lock's owner."""
     with suppress(FileNotFoundError, NotADirectoryError):
         return next((path for path in sorted(lock.iterdir()) if Owner.of(path.name)), None)
     return None
@@ -150,11 +150,11 @@ def _take(folder: Path, lock: Lock) -> bool:
     with suppress(OSError):  # the place is taken
         prepared.rename(lock.path.parent)
     shutil.rmtree(prepared, ignore_errors=True)
-    return lock.path.exists()  # asked of the file system: a network may lose the answer to a renaming that was done
+    return lock.path.exists()  # look whether it worked: a network may lose the answer to a successful rename
 
 
 def _take_over(holder: Path, lock: Lock) -> bool:
-    with suppress(FileNotFoundError):  # another was faster
+    with suppress(FileNotFoundError):  # another process was faster
         os.utime(holder)  # renaming keeps its time: the new owner must not look dead for lack of a heartbeat
         holder.rename(lock.path)
     return lock.path.exists()
@@ -167,7 +167,7 @@ def _dead(holder: Path) -> bool:
         started = host.find_start(who.pid)
         if started is not None or not _exists(who.pid):
             return started != who.started
-    try:  # elsewhere, or a process of another user that this one may not look at
+    try:  # on another machine, or a process of another user that this one may not inspect
         return files.clock(holder.parents[1]) - holder.stat().st_mtime > LEASE
     except FileNotFoundError:  # released a moment ago
         return False
@@ -180,7 +180,7 @@ def _myself() -> Owner:
 
 
 def _machine() -> str:
-    """The running system and its process ids: containers of one name, or of one machine, are told apart."""
+    """Identifies the running system and its process ids, so that containers of one name, or of one machine, differ."""
     return sha256(host.identify_machine().encode()).hexdigest()[:12]
 
 

@@ -1,13 +1,13 @@
 """Brings warnings, log lines and stray prints to the console that draws a bar, so that none is written into the bar.
 
-Libraries write to standard error in three ways, and each is caught where all of its callers pass:
+Libraries write to standard error in three ways, and each is intercepted at a place that all of its callers use:
 
     warnings.warn            through warnings.showwarning
     logging                  through StreamHandler.emit: libraries bring handlers of their own (transformers, ray), some
                              of them only when they are imported in the middle of a run, so no list of loggers would do
     print(file=sys.stderr)   through sys.stderr
 
-What compiled code writes to the file descriptor itself is not seen here.
+Output that compiled code writes directly to the file descriptor is not intercepted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.file_proxy import FileProxy
 from rich.text import Text
 
 OURS = frozenset({"detmodes", "harness", "benchmarks", "model_zoo"})
-"""Packages whose warnings are this project's own."""
+"""Packages of this project."""
 
 
 @contextmanager
@@ -37,8 +37,8 @@ def route_messages(console: Console, quiet: bool, drawing: Callable[[], bool] = 
         console: The one that draws the bar.
         quiet: Whether libraries' warnings and log lines are left out. Ours are shown all the same, and so are stray
             prints, since nothing tells whether one is an error.
-        drawing: Tells whether a bar is on the screen. A library's own bar is shown only on a terminal without ours: two
-            cannot share a line.
+        drawing: Tells whether a bar is on the screen. A library's bar is shown only on a terminal without ours: two
+        cannot share a line.
     """
     teller = _Teller(console, quiet)
     stderr, showwarning, emit = sys.stderr, warnings.showwarning, logging.StreamHandler.emit
@@ -82,16 +82,16 @@ class _Teller:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        """Takes the place of `warnings.showwarning`."""
+        """Replaces `warnings.showwarning`."""
         if file is not None:
             file.write(warnings.formatwarning(message, category, filename, lineno, line))
             return
-        # By its class: a library may name the line of ours that called it.
+        # By its class, as a library may report the line of ours that called it.
         root = _root(category.__module__)
         self._tell("warning", root if root in OURS else _find_package(filename), str(message))
 
     def tell_record(self, record: logging.LogRecord) -> None:
-        """Tells a log record, with the error that it carries, if any, without its traceback."""
+        """Prints a log record, with the error that it carries, if any, without its traceback."""
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             text = f"{text}: {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
@@ -99,8 +99,8 @@ class _Teller:
         self._tell(record.levelname.lower(), package, text)
 
     def tell_line(self, line: str) -> None:
-        """Tells a line as it is."""
-        with suppress(OSError):  # standard error is gone: there is nobody to tell
+        """Prints a line as it is."""
+        with suppress(OSError):  # standard error is closed: nobody would read it
             self._console.print(Text(_without_controls(line)), soft_wrap=True)  # a Text has no markup
 
     def _tell(self, level: str, package: str, text: str) -> None:
@@ -115,7 +115,7 @@ class _Teller:
 
 
 class _WholeLines(FileProxy):
-    """Stands for standard error, and gives what is written there to the teller by whole lines.
+    """Replaces standard error, and passes complete lines to the teller.
 
     rich has such an object while it draws, which shows each step of a library's bar as a line. Where it finds one of
     this class it puts none of its own in front, and its consoles write to the file behind.
@@ -148,12 +148,12 @@ class _WholeLines(FileProxy):
         return text.rpartition("\r")[2] if "\r" in text else self._rest + text
 
     def flush(self) -> None:
-        """Has nothing to do with a line that is not whole: tqdm flushes at each of its steps."""
+        """Does nothing with an incomplete line: tqdm flushes at each of its steps."""
         self._target().flush()
 
     def end(self) -> None:
-        """Shows what there is of a last line. A handler that a library made in the meantime keeps this object: what it
-        writes from now on goes to standard error, whatever that is then."""
+        """Prints an incomplete last line. A handler that a library made in the meantime still has this object: its
+        later output goes to standard error, whatever that is then."""
         with self._lock:
             if self._rest.strip():
                 self._teller.tell_line(self._rest)
@@ -164,15 +164,15 @@ class _WholeLines(FileProxy):
 
 
 def _is_on_screen(stream: object, stderr: object) -> bool:
-    """Whether a handler's stream is standard output or error, as they are, were, or are shown by rich."""
+    """Tells whether a handler's stream is standard output or error, present or original, or rich's proxy of them."""
     streams = (stderr, sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
     return isinstance(stream, FileProxy) or any(stream is shown for shown in streams)
 
 
 def _find_package(filename: str) -> str:
-    """Returns the package that a file of code belongs to, or the file's own name where no module comes from it."""
+    """Returns the package that a file of code belongs to, or the file's name where no module comes from it."""
     for name, module in list(sys.modules.items()):
-        if getattr(module, "__dict__", {}).get("__file__") == filename:  # looked up so, no lazy module is loaded
+        if getattr(module, "__dict__", {}).get("__file__") == filename:  # this lookup loads no lazy module
             return _root(name)
     return Path(filename).stem.strip("<>")
 
@@ -182,5 +182,5 @@ def _root(module: str) -> str:
 
 
 def _without_controls(text: str) -> str:
-    """Returns it without colours and other control sequences of a terminal."""
+    """Returns the text without colours and other control sequences of a terminal."""
     return " ".join(Text.from_ansi(line).plain for line in text.split("\n"))

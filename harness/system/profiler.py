@@ -1,7 +1,7 @@
-"""Where the time of a cell goes: wall-clock seconds by phase.
+"""Measures where the time of a cell goes: wall-clock seconds by phase.
 
-Code says what it is doing, `with phase("forward"):`; this costs nothing unless somebody is `recording`. What other
-threads do is nobody's phase.
+Code names what it does with `with phase("forward"):`; this costs nothing unless a recorder is active (`recording`).
+Other threads are not measured.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NOTHING = nullcontext()
 
 
 def phase(name: str) -> AbstractContextManager[None]:
-    """Gives the seconds of a block to this phase, where a recorder is at work in this thread."""
+    """Counts the seconds of a block as this phase, if a recorder is active in this thread."""
     recorder = _ACTIVE.get()
     return _NOTHING if recorder is None else recorder.phase(name)
 
 
 @contextmanager
 def recording(recorder: PhaseRecorder | None) -> Iterator[None]:
-    """Has the recorder measure every `phase` in the block; None measures nothing."""
+    """Activates the recorder for every `phase` in the block; None measures nothing."""
     token = _ACTIVE.set(recorder)
     try:
         yield
@@ -39,10 +39,10 @@ def recording(recorder: PhaseRecorder | None) -> Iterator[None]:
 
 
 class PhaseRecorder:
-    """Adds up `seconds` by phase, those outside of any phase as OTHER: together they are the time since it was made.
-    A phase within another one is not part of that one.
+    """Adds up `seconds` by phase, and those outside of any phase as OTHER, so that their sum is the time since it was
+    made. The time of an inner phase does not count for the outer one.
 
-    settle: called at every border; on a GPU, which is asked to do things and does them later, it waits for them.
+    settle: called whenever the phase changes; on a GPU, which works asynchronously, it waits for the work to be done.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class PhaseRecorder:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Until now, OTHER last."""
+        """Returns the seconds until now, OTHER last."""
         self._border()
         other = self._seconds.pop(OTHER)
         self._seconds[OTHER] = other
@@ -86,13 +86,13 @@ _ACTIVE: ContextVar[PhaseRecorder | None] = ContextVar("phase recorder", default
 
 
 def write(path: Path, seconds: Mapping[str, float]) -> None:
-    """What a PhaseRecorder has added up, and the wall-clock time that it makes together."""
+    """Writes what a PhaseRecorder has added up, and the total wall-clock time."""
     path.parent.mkdir(exist_ok=True)
     files.write_text(path, json.dumps({"wall": sum(seconds.values()), "seconds": seconds}, indent=1) + "\n")
 
 
 def read(folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds by phase of every cell in a folder of such files. DataError (one line) for a file that is none."""
+    """Reads seconds by phase of every cell from a folder of such files. DataError (one line) for an invalid file."""
     by_process = {}
     for path in sorted(folder.glob("*.json")):
         try:
@@ -104,7 +104,7 @@ def read(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def total(profiles: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds by phase of all together, the longest first, OTHER last."""
+    """Sums seconds by phase over all cells, the longest first, OTHER last."""
     added: Counter[str] = Counter()
     for seconds in profiles:
         added.update(seconds)

@@ -1,9 +1,9 @@
-"""Several processes that compute one cell together: the ranks that torchrun or `accelerate launch` starts.
+"""Coordinates several processes (ranks) that compute one cell, as torchrun or `accelerate launch` starts them.
 
 Every rank runs the same program on its share; rank 0 alone decides, reads and writes. They wait for each other in the
-functions here, through a channel of their own (gloo, whatever carries the tensors): whoever waits there notices when
-another rank has failed or died. So nothing hangs as long as the ranks `meet` before they exchange tensors, with nothing
-in between that may fail on one of them alone. One process waits for nobody, and none of this does anything.
+functions here, through a separate channel (gloo, whatever carries the tensors): a waiting rank notices when another
+one has failed or died. So nothing hangs as long as the ranks `meet` before they exchange tensors, with nothing in
+between that may fail on a single rank. With one process, none of these functions waits.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from harness.system.interrupts import Deserted
 T = TypeVar("T")
 
 FOREVER = timedelta(days=30)
-"""While rank 0 evaluates or waits for the cells of others, the other ranks wait. A dead one is noticed at once."""
+"""Timeout of waiting: ranks wait while rank 0 evaluates or waits for the cells of others. A dead rank is noticed at
+once."""
 PATIENCE = timedelta(minutes=10)
-"""A rank that has failed waits so long for the others to come and learn of it."""
+"""Seconds that a failed rank waits for the others, to tell them."""
 
 
 def meet(accelerator: Accelerator, signal: int = 0) -> int:
@@ -49,16 +50,17 @@ def meet(accelerator: Accelerator, signal: int = 0) -> int:
 
 
 def together(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """make(), once it is done on every rank.
+    """Calls make() on every rank, and returns its value once all ranks are done.
 
-    If it raises an Exception on some ranks, they raise it, and all others ElsewhereError where they meet next: in make
-    itself, or at its end. So it is not called inside another `together` that goes on after such an error.
+    If it raises an Exception on some ranks, they raise it, and all others raise ElsewhereError where they meet next:
+    in make itself, or at its end. So it must not be called inside another `together` that continues after such an
+    error.
     """
     if accelerator.num_processes == 1:
         return make()
     try:
         made = make()
-    except ElsewhereError:  # all know
+    except ElsewhereError:  # all ranks know
         raise
     except Exception as error:
         _tell(error)
@@ -68,7 +70,7 @@ def together(accelerator: Accelerator, make: Callable[[], T]) -> T:
 
 
 def same(accelerator: Accelerator, value: T) -> T:
-    """Rank 0's value, on every rank. It is pickled on the way, from one process of this run to another."""
+    """Returns rank 0's value on every rank. It is pickled on the way between processes of this run."""
     if accelerator.num_processes == 1:
         return value
     meet(accelerator)
@@ -79,7 +81,7 @@ def same(accelerator: Accelerator, value: T) -> T:
 
 
 def same_tensor(accelerator: Accelerator, tensor: Tensor | None) -> Tensor:
-    """Rank 0's tensor on the CPU, on every rank; the others give None."""
+    """Returns rank 0's tensor, on the CPU, on every rank; the other ranks pass None."""
     shape = same(accelerator, None if tensor is None else (tensor.shape, tensor.dtype))
     if tensor is None:
         assert shape is not None
@@ -91,7 +93,7 @@ def same_tensor(accelerator: Accelerator, tensor: Tensor | None) -> Tensor:
 
 
 def gathered(accelerator: Accelerator, value: T) -> list[T]:
-    """The values of all ranks in order, on rank 0; nothing on the others."""
+    """Returns the values of all ranks in order on rank 0, and an empty list on the others."""
     if accelerator.num_processes == 1:
         return [value]
     meet(accelerator)
@@ -102,7 +104,7 @@ def gathered(accelerator: Accelerator, value: T) -> list[T]:
 
 
 def leave(accelerator: Accelerator) -> None:
-    """The end, when all is well: nobody is waited for any more."""
+    """Ends the coordination when all is well: this rank waits for no other any more."""
     if accelerator.num_processes > 1:
         dist.destroy_process_group()
 
@@ -112,7 +114,7 @@ def leave(accelerator: Accelerator) -> None:
 
 @cache
 def _channel() -> dist.ProcessGroup:
-    """Opened by all ranks at once, when they meet for the first time."""
+    """Returns the channel, which all ranks open when they meet for the first time."""
     group = dist.new_group(backend="gloo", timeout=FOREVER)
     assert isinstance(group, dist.ProcessGroup)
     return group
@@ -128,7 +130,7 @@ def _tell(error: Exception) -> None:
 
 
 def _exchange(text: str | None) -> list[str]:
-    """What the ranks that failed say."""
+    """Exchanges messages and returns those of the ranks that failed."""
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, text, group=_channel())
     return [f"process {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
@@ -136,7 +138,7 @@ def _exchange(text: str | None) -> list[str]:
 
 @contextmanager
 def _all_there(what: str) -> Iterator[None]:
-    """The error of a connection that is gone means that whoever was at its other end is."""
+    """Raises Deserted where a connection is lost, because the process at its other end is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -144,7 +146,7 @@ def _all_there(what: str) -> Iterator[None]:
 
 
 def _first() -> bool:
-    """Whether this is the first rank here to ask: one of those that are left speaks for all."""
+    """Tells whether this rank is the first to ask, as one of the remaining ranks reports for all."""
     with suppress(Exception):  # the store may be gone too
         return bool(dist.distributed_c10d._get_default_store().add("detmodes/deserted", 1) == 1)
     return True

@@ -1,5 +1,5 @@
-"""What every file that this project writes and reads with pydantic has in common: a base for its schema, and one line
-for what is wrong with it."""
+"""Provides the base of all schemas of files that this project reads and writes with pydantic, and a one-line
+description of an error in such a file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class StrictModel(BaseModel):
-    """Refuses fields that the schema does not name, and cannot be changed once it has been read."""
+    """A model that refuses fields outside of its schema and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def first_problem(error: ValidationError) -> str:
-    """Says in one line which field is wrong first, and how: `field seeds.0: Input should be a valid integer`."""
+    """Describes in one line the first wrong field: `field seeds.0: Input should be a valid integer`."""
     problem = error.errors()[0]
     place = ".".join(map(str, problem["loc"])) or "(file)"
     return f"field {place}: {problem['msg']}"

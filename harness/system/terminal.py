@@ -1,7 +1,7 @@
-"""Where tables and messages are printed, and by whom; nothing that is printed can drive the terminal.
+"""Chooses the process and the console that print tables and messages; printed texts cannot control the terminal.
 
-Names come from files that may be anyone's: what moves the cursor, changes colours or reverses the direction of text is
-shown escaped, as `\\x1b`.
+Names come from files of unknown origin: characters that move the cursor, change colours or reverse the direction of
+text are shown escaped, as `\\x1b`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ WIDTH = 130
 
 
 def shows() -> bool:
-    """Whether this process prints: of several that compute together it is the first one. They have their numbers from
-    torchrun, before torch is imported."""
+    """Tells whether this process prints: of several that compute one cell, it is the first. They have their numbers
+    from torchrun, before torch is imported."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def screen() -> Console:
-    """The terminal, or the width that COLUMNS asks for; else wide enough for the tables (rich takes 80)."""
+    """Returns a console as wide as the terminal or COLUMNS; without either, wide enough for the tables (rich takes
+    80)."""
     console = make_console()
     return console if console.is_terminal or "COLUMNS" in os.environ else make_console(width=WIDTH)
 
 
 def make_console(**options: Any) -> Console:
-    """Make a console of rich that escapes what it is given; `options` are those of rich.console.Console."""
+    """Makes a console of rich that escapes its input; `options` are those of rich.console.Console."""
     made: Console = _console_class()(**options)
     return made
 
@@ -46,10 +47,10 @@ def _console_class() -> type[Console]:
     depth = threading.local()
 
     class EscapingConsole(Console):
-        """Escapes the texts that are printed; what rich itself sends to the terminal stays."""
+        """A console that escapes the printed texts, but not the control sequences of rich."""
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-            """Escape at the outermost call alone: inside of a table the longer text would be cut."""
+            """Escapes only in the outermost call: inside a table the longer text would be cut."""
             inner = iter(super().render(renderable, options))
             if getattr(depth, "inside", False):
                 yield from inner
@@ -68,13 +69,13 @@ def _console_class() -> type[Console]:
 
 
 def tell(message: str) -> None:
-    """Print one line for the user on stderr, after the name of the program."""
+    """Prints one line for the user on stderr, after the name of the program."""
     print(f"detmodes: {escape_controls(' '.join(message.splitlines()))}", file=sys.stderr)
 
 
 def escape_controls(text: str) -> str:
-    """Return the text with all that cannot be printed escaped, but for ends of lines: control characters, marks that
-    change the direction of text, separators other than the space, and halves of characters."""
+    """Escapes everything that cannot be printed, except for ends of lines: control characters, marks that change the
+    direction of text, separators other than the space, and halves of characters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

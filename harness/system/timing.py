@@ -1,7 +1,8 @@
-"""How the speed commands measure: tasks that take turns in one process, and tasks that get a process of their own.
+"""Measures time and memory for the speed commands: of tasks that take turns in one process, and of tasks that run in
+a new process each.
 
-Times are wall-clock seconds, memory is the peak resident set in MiB. Nothing here is used by a test's verdict or by a
-record: timings say something about one machine at one moment, so only ratios measured in one run are compared.
+Times are wall-clock seconds, memory is the peak resident set in MiB. No test and no record depends on this: timings
+describe one machine at one moment, so only ratios measured in one run are compared.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Path(sys.argv[2]).write_text(json.dumps(result))
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run in a process of its own: seconds of the call, peak memory of the process (MiB), what was returned.
+    """One run in a separate process: seconds of the call, peak memory of the process (MiB), returned value.
 
     `cpu_seconds` sums over threads. On an idle machine it is at most `seconds` times the cores in use; where it is
     less than `seconds`, the process waited, for files or for other processes.
@@ -55,9 +56,9 @@ class Result:
 
 
 def interleaved(tasks: Mapping[str, Callable[[], object]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each of `repeats` runs of every task, by name.
+    """Measures the seconds of each of `repeats` runs of every task, by name.
 
-    The tasks take turns (A B C A B C ...), so that a drift of the machine hits all alike; `warm_up` rounds before
+    The tasks take turns (A B C A B C ...), so that a drift of the machine affects all alike; `warm_up` rounds before
     are not timed. Raises ValueError for fewer than one repeat or no task.
     """
     if repeats < 1 or not tasks:
@@ -73,14 +74,14 @@ def interleaved(tasks: Mapping[str, Callable[[], object]], repeats: int, warm_up
 
 
 def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Median seconds of each task."""
+    """Returns the median seconds of each task."""
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def ratios(times: Mapping[str, Sequence[float]], baseline: str) -> dict[str, float]:
-    """Each task's time over the baseline's: the median over rounds of the ratio within a round.
+    """Returns each task's time over the baseline's: the median over rounds of the ratio within a round.
 
-    Within a round both saw the same state of the machine; the ratio of two medians may come from different rounds.
+    Within a round both ran in the same state of the machine; the ratio of two medians may come from different rounds.
     """
     base = times[baseline]
     return {
@@ -89,8 +90,8 @@ def ratios(times: Mapping[str, Sequence[float]], baseline: str) -> dict[str, flo
 
 
 GIVING_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""What makes glibc's malloc return freed memory to the system, so that a peak is what was needed at once. By default it
-keeps blocks of up to 32 MiB for later, and a peak grows with how many there have been."""
+"""Environment that makes glibc's malloc return freed memory to the system, so that a peak is the memory in use at one
+time. By default it retains blocks of up to 32 MiB, and a peak grows with their number."""
 
 
 def isolated(
@@ -113,13 +114,13 @@ def isolated(
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    """This process's environment and import path; what a function prints is thrown away."""
+    """Returns this process's environment with its import path; prints of the called function are discarded."""
     limits = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **limits}
 
 
 def peak_rss() -> float:
-    """Peak resident set of this process in MiB.
+    """Returns the peak resident set of this process in MiB.
 
     From /proc if there is one, not `getrusage`: that counts what the parent held before the process was replaced, so a
     large parent would be reported as the child's.
@@ -128,18 +129,19 @@ def peak_rss() -> float:
 
 
 def reset_peak_rss() -> None:
-    """Lets `peak_rss` count from now on; where the kernel does not allow it, the peak stays that of the process."""
+    """Resets `peak_rss` so that it counts from now on; where the kernel does not allow it, the peak stays that of the
+    process."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def rss() -> float:
-    """Resident set of this process now, in MiB."""
+    """Returns the resident set of this process now, in MiB."""
     return host.read_memory()
 
 
 def machine() -> dict[str, object]:
-    """What a table of timings says of the machine: processor, usable cores, memory (GiB), load, Python."""
+    """Describes the machine for a table of timings: processor, usable cores, memory (GiB), load, Python."""
     memory = host.read_total_memory()
     return {
         "processor": _processor(),

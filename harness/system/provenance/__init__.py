@@ -1,1 +1,1 @@
-"""What a record says of where its figures come from: code, packages, device, memory, pictures, parts of others."""
+"""Finds out where the figures of a record come from: code, packages, device, memory, pictures, parts of others."""

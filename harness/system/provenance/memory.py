@@ -1,4 +1,4 @@
-"""The largest memory use of a cell, where it can be told."""
+"""Measures the largest memory use of a cell, where that is possible."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class PeakMemory:
     """Measures the largest memory use of a cell, from the moment this is made.
 
-    It can be told only of the first cell that a process computes, and of all of that cell: what was computed before
-    leaves memory behind that nobody can tell from the cell's own. The same cell took 1,210 MiB or 1,375, depending on
-    the cells before it.
+    It can be measured only for the first cell that a process computes, and only if the process computes all of it:
+    earlier work leaves memory behind that cannot be separated from that of the cell. The same cell took 1,210 MiB or
+    1,375, depending on the cells before it.
     """
 
     _taken = False
@@ -33,8 +33,8 @@ class PeakMemory:
             reset_peak_rss()
 
     def read(self, from_the_start: bool) -> float | None:
-        """Returns MiB: what was allocated on a GPU, elsewhere what the process had in memory; None where that would not
-        be the cell's own. from_the_start: whether this process has computed all of the cell."""
+        """Returns MiB: the memory allocated on a GPU, elsewhere that of the process; None where it would include
+        other work. from_the_start: whether this process has computed all of the cell."""
         if not (self._alone and from_the_start):
             return None
         if self._device.type == "cuda":

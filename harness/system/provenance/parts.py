@@ -1,5 +1,6 @@
-"""What a cell uses of other people's packages, and which source that was: adapters, benchmarks and correctors that an
-entry point names. In: an entry point. Out: what a record says of it, with the digest that identifies a cell."""
+"""Describes the parts of other packages that a cell uses (adapters, benchmarks and correctors that an entry point
+names) and their source. In: an entry point. Out: its description for a record, with the digest that identifies a
+cell."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ UNKNOWN = "unknown"
 
 
 class PartInfo(StrictModel):
-    """reference: "module:Class"; package, version: the distribution that names it ("unknown" where none is told);
+    """reference: "module:Class"; package, version: the distribution that names it ("unknown" where there is none);
     source: sha256 of its Python files, see `digest_source`."""
 
     reference: str
@@ -25,7 +26,7 @@ class PartInfo(StrictModel):
 
 
 def describe_part(point: EntryPoint) -> PartInfo:
-    """Says which part an entry point names, without importing it."""
+    """Describes the part that an entry point names, without importing it."""
     dist = point.dist
     return PartInfo(
         reference=point.value,
@@ -37,8 +38,8 @@ def describe_part(point: EntryPoint) -> PartInfo:
 
 @cache
 def digest_source(module: str) -> str:
-    """The sha256 of the Python files, with their names, of the top-level package that a module is in (of the file alone
-    where the module is one): a part may use any of them. "unknown" where there is no source."""
+    """Computes the sha256 of the Python files, with their names, of the top-level package of a module (of a single
+    file where the module is one): a part may use any of them. "unknown" where there is no source."""
     spec = importlib.util.find_spec(module.partition(".")[0])
     if spec is None:
         return UNKNOWN

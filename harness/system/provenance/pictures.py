@@ -1,5 +1,5 @@
-"""Digests of pictures: names, sizes and contents of many files, kept in a cache so that only what has changed is read
-again. In: paths. Out: one digest for all of them.
+"""Computes digests of pictures: names, sizes and contents of many files, with a cache so that only changed files are
+read again. In: paths. Out: one digest for all of them.
 
     CACHE/pictures/<digest of a folder's path>.json    file name -> its size, its time, the sha256 of its content
 """
@@ -19,8 +19,8 @@ from harness.system.files import cache_root, read_json, sha256, write_json
 
 FOLDER = "pictures"
 RECENT = 5.0
-"""Seconds. A file that has been written just now may be written once more within the same tick of its clock: what is
-read of it is not kept."""
+"""Seconds for which a file counts as new. It may be written once more within the same tick of its clock, so it is not
+cached."""
 MISSING = "missing"
 
 Entry = tuple[int, int, str]
@@ -28,9 +28,10 @@ Entry = tuple[int, int, str]
 
 
 def digest_pictures(paths: Iterable[Path], progress: Callable[[int, int], None] = lambda done, total: None) -> str:
-    """Returns one sha256 over the names, sizes and contents of these files, in whatever order and folder they are.
+    """Returns one sha256 over the names, sizes and contents of these files, which does not depend on their order and
+    folder.
 
-    A file that is not there counts as missing. `progress(done, total)` is told of files as they are read.
+    An absent file counts as missing. `progress(done, total)` is called as files are read.
     """
     folders: dict[Path, list[str]] = {}
     for path in dict.fromkeys(paths):
@@ -45,7 +46,7 @@ def digest_pictures(paths: Iterable[Path], progress: Callable[[int, int], None] 
 
 
 def _entries(folder: Path, names: list[str]) -> Iterator[tuple[str, Entry]]:
-    """The entries of these files of a folder, from the cache where size and time are what they were."""
+    """Returns the entries of these files of a folder, from the cache where size and time are unchanged."""
     place = cache_root() / FOLDER / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
     cached: dict[str, list[Any]] = {}
     with suppress(DataError):

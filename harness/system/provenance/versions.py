@@ -1,4 +1,4 @@
-"""Versions of the code and of packages, and the device."""
+"""Reports versions of the code and of packages, and the device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def code_version() -> dict[str, Any]:
-    """Version, and commit and whether tracked files differ from it, where the code is a git checkout."""
+    """Returns the version, and if the code is a git checkout, the commit and whether tracked files differ from it."""
     root = Path(__file__).parents[3]
 
     def git(*arguments: str) -> str | None:
@@ -56,13 +56,13 @@ def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def describe_device(device: torch.device, processes: int, precision: str) -> dict[str, Any]:
-    """Of one process, and how many of them made the cell together. precision: what was computed in (see
-    harness.inference.precision). batch_invariant: whether what is generated for an image is the same in any batch, to
-    the last bit: on a CPU in float32 (tested); neither a GPU's kernels nor bf16 promise it."""
+    """Describes the device of one process, and how many processes computed the cell. precision: the number formats
+    (see harness.inference.precision). batch_invariant: whether the answers to an image are the same in any batch, to
+    the last bit: true on a CPU in float32 (tested); neither a GPU's kernels nor bf16 guarantee it."""
     import torch
 
     on_gpu = device.type == "cuda"
-    exact = not on_gpu and precision.endswith("float32")  # what is said last is what answers are generated in
+    exact = not on_gpu and precision.endswith("float32")  # the last entry is the format of generation
     description: dict[str, Any] = {
         "type": "cuda" if on_gpu else "cpu",
         "processes": processes,
