@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.benchmark_checks import require_valid
 from harness.errors import ConfigError, DataError, unknown
+from harness.system.extras import install_command
 
 if TYPE_CHECKING:  # both import torch, which listing names does not need
     from harness.protocols import Benchmark, Corrector, Predictor, Targets
@@ -31,10 +32,6 @@ _SOURCES = {
     "model": ("model_zoo", "ADAPTERS", "detmodes.adapters"),
     "corrector": ("harness.training.stages.corrections", "CORRECTORS", "detmodes.correctors"),
 }
-
-INSTALLED_BY = {"open_flamingo": "; install it with: pip install --no-deps open_flamingo==2.0.1"}
-"""What to do about a package that a model needs, where its name does not say it. open_flamingo pins torch==2.0.1, so
-that pip refuses it as an ordinary requirement; it works with today's torch."""
 
 
 def names(kind: Kind) -> dict[str, str]:
@@ -60,7 +57,8 @@ def find(kind: Kind, name: str) -> Any:
     try:
         return resolve(available[name])
     except ModuleNotFoundError as error:
-        how = INSTALLED_BY.get(error.name or "", "")
+        command = install_command(error.name or "")
+        how = "" if command is None else f"; install it with: {command}"
         raise ConfigError(f"{kind} {name}: it needs {error.name}, which is not installed here{how}") from error
     except AttributeError as error:
         raise ConfigError(f"{kind} {name}: expected the class {available[name]}, got: {error}") from error
@@ -72,10 +70,22 @@ def resolve(reference: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def _settings_of(kind: Kind, name: str) -> Any:
+    """Returns what answers for the settings of a name: of our own models a module that imports no torch, with functions
+    as in harness.protocols; of everything else the class itself."""
+    modules: dict[str, str] = importlib.import_module("model_zoo").SETTINGS
+    if kind == "model" and name in modules:
+        return importlib.import_module(modules[name])
+    return find(kind, name)
+
+
 def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]:
-    """What is wrong with a name and its settings; empty if nothing is."""
+    """Lists what is wrong with a name and its settings, without importing a model of ours.
+
+    What only the model's own libraries know (timm's list of backbones) is checked when the model is made.
+    """
     try:
-        reported = find(kind, name).problems(settings)
+        reported = _settings_of(kind, name).problems(settings)
     except ConfigError as error:
         return list(error.problems)
     return list(reported)
@@ -84,7 +94,7 @@ def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]
 def places(kind: Kind, name: str, settings: Mapping[str, Any]) -> list[str]:
     """Lists what settings name to be read: files, folders, repositories. See harness.protocols.NamesPlaces: of a class
     that does not say, every text among its settings could be one."""
-    tell = getattr(find(kind, name), "places", None)
+    tell = getattr(_settings_of(kind, name), "places", None)
     return list(_texts(settings) if tell is None else tell(settings))
 
 
@@ -98,14 +108,14 @@ def _texts(value: object) -> Iterator[str]:
 
 def places_behind(name: str, place: str) -> list[str]:
     """Lists what a model reads beside a place, as that place says. See harness.protocols.NamesPlaces."""
-    tell = getattr(find("model", name), "places_behind", None)
+    tell = getattr(_settings_of("model", name), "places_behind", None)
     return [] if tell is None else list(tell(place))
 
 
 def remote_code(name: str, settings: Mapping[str, Any]) -> str | None:
     """Returns what a model's code would come from if it were allowed to run some; None for a model that never does. See
     harness.protocols.RunsRemoteCode."""
-    tell = getattr(find("model", name), "remote_code", None)
+    tell = getattr(_settings_of("model", name), "remote_code", None)
     code: str | None = None if tell is None else tell(settings)
     return code
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,10 +16,6 @@ from harness.system.files import give_usual_permissions, replacing
 from harness.system.files import sha256 as sha256
 
 DIGESTS = "digests.json"
-CELL_WEIGHTS = "model.safetensors"
-"""What a finished cell calls its fine-tuned weights."""
-RANDOM = "random"
-"""What a setting for weights says where there are none."""
 LORA_A = ".lora_A.default.weight"
 LORA_SCALE = 2.0
 """Low-rank changes are multiplied with alpha / rank, which is 2 in every adapter here."""
@@ -72,42 +66,6 @@ def _digest(path: Path) -> str | None:
     except (OSError, ValueError) as error:
         raise DataError(f"{digests}: expected the digests of the shipped weights, got: {error}") from None
     return listed.get(path.name)
-
-
-@dataclass(frozen=True, slots=True)
-class SavedModel:
-    """Weights that detmodes has written. settings: of the model that they are of, which says what it was built from
-    before; none are known of a file alone."""
-
-    file: Path
-    settings: Mapping[str, Any]
-
-
-def find_saved(weights: str) -> SavedModel | None:
-    """Returns what a setting `weights` names if it is the folder of a finished cell or a safetensors file; None for
-    anything else. DataError where a cell's record cannot be read."""
-    path = Path(weights)
-    if path.suffix == ".safetensors":
-        return SavedModel(path, {})
-    record, file = path / "record.json", path / CELL_WEIGHTS
-    if not (record.is_file() and file.is_file()):
-        return None
-    try:
-        settings = json.loads(record.read_text())["model"]
-        return SavedModel(file, dict(settings))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{record}: expected the record of a cell, got: {error}") from None
-
-
-def named_place(setting: object) -> list[str]:
-    """Lists the place that a setting for weights names, if it does."""
-    return [setting] if isinstance(setting, str) and setting != RANDOM else []
-
-
-def places_behind(place: str) -> list[str]:
-    """Lists what has to be read before the weights at a place: what the cell that they are of began with."""
-    saved = find_saved(place)
-    return [] if saved is None else named_place(str(saved.settings.get("weights", RANDOM)))
 
 
 def load_parts(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -12,7 +12,6 @@ Shape legend: B images   R rows (B times samples)   L tokens   n image tokens   
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,48 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import settings as checks
 from harness.errors import ConfigError, DataError
 from harness.inference.decoding import Steps, sample_all
 from harness.inference.pixels import read_pixels
 from harness.sequence import NOISE, Codec, CoordinateSpace, NameVocabulary, TokenFormat, vocabulary_names
-from harness.settings import Setting
 from harness.types import Category, Example, Projection, Sample, TokenTrees
 from model_zoo import checkpoint, timm_tower
+from model_zoo.settings import pix2seq as checks
+from model_zoo.settings.sources import find_saved
 from model_zoo.timm_tower import TimmTower, position_encoding
 
-DEFAULTS: dict[str, Any] = {
-    "backbone": "resnet10t",
-    "backbone_weights": "random",
-    "image_size": 64,
-    "stride": 8,
-    "width": 128,
-    "layers": 3,
-    "heads": 4,
-    "bins": 65,
-    "weights": "random",
-    "trains": "all",
-    "noise_objects": 0,
-}
-MAX_NOISE = 100
-"""Objects that the paper has in every sequence."""
-MAX_BINS = 10_000
-TRAINS = ("all", "decoder")
-ANYTHING = Setting("anything", lambda value: True)
-"""What model_zoo.timm_tower checks."""
-SETTINGS = {
-    "backbone": ANYTHING,
-    "backbone_weights": ANYTHING,
-    "image_size": checks.whole(16, 4096),
-    "stride": checks.whole(1, 64),
-    "width": checks.whole(4, 8192),
-    "layers": checks.whole(1, 64),
-    "heads": checks.whole(1, 128),
-    "bins": checks.whole(2, MAX_BINS),
-    "weights": checks.text("'random' or a file"),
-    "trains": checks.named(TRAINS),
-    "noise_objects": checks.whole(0, MAX_NOISE),
-}
 VOCABULARY = ("decoder.embedding.weight", "decoder.output.weight")
 CARDS = [
     {
@@ -92,7 +59,7 @@ class Pix2Seq:
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
         if problems := self.problems(settings):
             raise ConfigError(*problems)
-        self.settings = {**DEFAULTS, **settings}
+        self.settings = {**checks.DEFAULTS, **settings}
         bins, noise = self.settings["bins"], self.settings["noise_objects"]
         self.tokens = NameVocabulary([*vocabulary_names(categories), *([NOISE] if noise else [])], bins)
         form = TokenFormat(self.tokens, name_first=not noise)
@@ -100,7 +67,7 @@ class Pix2Seq:
         self.model = build(self.settings, self.tokens)
         source = self.model.tower.file
         if self.settings["weights"] != "random":
-            saved = checkpoint.find_saved(self.settings["weights"])
+            saved = find_saved(self.settings["weights"])
             source = Path(self.settings["weights"]) if saved is None else saved.file
             tensors, entries = checkpoint.read(source)
             fitted = checkpoint.fit_vocabulary(self.model, tensors, entries, self.tokens.entries, VOCABULARY)
@@ -110,17 +77,9 @@ class Pix2Seq:
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
-        full = {**DEFAULTS, **settings}
-        found = checks.problems("pix2seq", settings, SETTINGS)
-        found += timm_tower.problems(full["backbone"], full["backbone_weights"])
-        if not found and full["width"] % math.lcm(4, full["heads"]):
-            found.append(f"pix2seq.width: expected a multiple of 4 and of heads {full['heads']}, got {full['width']}")
-        return found
+        return [*checks.problems(settings), *timm_tower.problems(settings.get("backbone", checks.DEFAULTS["backbone"]))]
 
-    @staticmethod
-    def places(settings: Mapping[str, Any]) -> list[str]:
-        named = (settings.get(key) for key in ("backbone_weights", "weights"))
-        return [place for setting in named for place in checkpoint.named_place(setting)]
+    places = staticmethod(checks.places)
 
     @property
     def device(self) -> torch.device:

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from harness import images
 from harness.errors import ConfigError, DataError
 from harness.types import Example
+from model_zoo.settings.sources import HUB
 
-HUB = "hub:"
 WEIGHTS_FILE = "model.safetensors"
 """What timm's repositories call their weights; files of other kinds are not read, as they would be unpickled."""
 GROUPS = 16
@@ -69,17 +69,13 @@ class TimmTower(nn.Module):
         return ((raw.float() / 255 - self._mean) / self._std).permute(0, 3, 1, 2).contiguous()
 
 
-def problems(backbone: object, weights: object) -> list[str]:
-    """What is wrong with these two settings, read from timm's list of names alone."""
+def problems(backbone: object) -> list[str]:
+    """Says what is wrong with the name of a backbone, read from timm's list of names alone."""
     found = []
     if not isinstance(backbone, str) or not timm.is_model(backbone):
         close = difflib.get_close_matches(str(backbone), timm.list_models(), n=1)
         hint = f", did you mean {close[0]!r}?" if close else ";"
         found.append(f"unknown timm model {backbone!r}{hint} timm.list_models() names all of them")
-    if not isinstance(weights, str):
-        found.append(f"backbone_weights: expected 'random', a safetensors file or {HUB}OWNER/NAME@REVISION")
-    elif weights.startswith(HUB) and not all(weights.removeprefix(HUB).partition("@")):
-        found.append(f"backbone_weights: expected {HUB}OWNER/NAME@REVISION (a tag or commit), got {weights!r}")
     return found
 
 

@@ -13,8 +13,11 @@ import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
+
+from harness.system.extras import PARTS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "benchmarks", "model_zoo")
@@ -55,12 +58,20 @@ TORCH_FREE = (
         "harness.objectives.names",
         "harness.objectives.ready",
         "harness.training.stages.corrections",
-        "harness.commands.app",
+        "harness.run.output",
+        "harness.run.interval",
+        "harness.run.trackers",
     ),
+    *("harness.commands.score", "harness.commands.results", "harness.commands.run.option_checks"),
+    *("harness.commands.app", "harness.commands.console", "harness.commands.models.listing"),
+    *("harness.commands.models.verbs", "harness.commands.run.verbs", "harness.commands.speed.verbs"),
+    *("model_zoo.settings", "model_zoo.flamingo.architectures", "model_zoo.flamingo.released_sizes"),
 )
 """Folders and modules that are imported without torch: reading suites and results, scoring files, drawing reports."""
-WITH_TORCH = frozenset({"harness.system.ranks"})
-"""Not these of them: they are about processes that compute together."""
+WITH_TORCH = frozenset({"harness.system.ranks", "harness.commands.results.pairs"})
+"""Not these of them: they are about processes that compute together, and about what models were trained on."""
+TRAINING = frozenset(PARTS) - {"deepspeed", "ray"}
+"""Packages that only `detmodes[train]` (or an extra that is of no use without it) brings."""
 PURE = (
     *(
         "harness.metrics",
@@ -124,7 +135,23 @@ def _imports(tree: ast.AST, modules: frozenset[str]) -> Iterator[str]:
                 yield member if member in modules else node.module
 
 
+def imports_at_top(source: str, modules: frozenset[str]) -> set[str]:
+    """What is imported as soon as a source is: not in a function, and not for the type checker alone."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _is_for_types(node):
+            node.body = []
+    return set(_imports(tree, modules))
+
+
+def _is_for_types(node: ast.AST) -> TypeGuard[ast.If]:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 IMPORTS = {name: imports_of(source, frozenset(SOURCES)) for name, source in SOURCES.items()}
+
+
+AT_TOP = {name: imports_at_top(source, frozenset(SOURCES)) for name, source in SOURCES.items()}
 
 
 def package_of(module: str) -> str:
@@ -307,6 +334,27 @@ def late():
     }
 
 
+def test_imports_at_the_top_are_told_from_others() -> None:
+    source = """
+import os
+if TYPE_CHECKING:
+    import torch
+else:
+    import sys
+try:
+    import json
+except ImportError:
+    import re
+class Part:
+    import ast
+    def late(self):
+        import timm
+async def later():
+    import peft
+"""
+    assert imports_at_top(source, frozenset()) == {"os", "sys", "json", "re", "ast"}
+
+
 @pytest.mark.parametrize(
     ("module", "imported"),
     [
@@ -372,7 +420,15 @@ def test_help_and_listings_load_nothing_heavy(code: str) -> None:
     assert loaded(code, HEAVY) == []
 
 
+FREE = [name for name in SOURCES if within(name, TORCH_FREE) and name not in WITH_TORCH]
+
+
 def test_what_is_free_of_torch_loads_none() -> None:
-    free = [name for name in SOURCES if within(name, TORCH_FREE) and name not in WITH_TORCH]
-    assert len(free) > 80
-    assert loaded("\n".join(f"import {name}" for name in free), frozenset({"torch"})) == []
+    assert len(FREE) > 120
+    assert loaded("\n".join(f"import {name}" for name in FREE), TRAINING) == []
+
+
+@pytest.mark.parametrize("module", FREE)
+def test_what_is_free_of_torch_imports_nothing_of_training_at_its_top(module: str) -> None:
+    """Nor does anything that it imports there; inside a function is where a module may still need torch."""
+    assert {name for name in _reached(module, AT_TOP) if package_of(name) in TRAINING} == set()

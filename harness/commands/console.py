@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 from rich.progress import (
@@ -22,14 +22,17 @@ from rich.table import Table
 
 from harness.records.layout import PROFILE
 from harness.report.results import Results
-from harness.run.context import Context, Silence, Watch
 from harness.run.output.clean import Leftover
 from harness.run.output.status import STATES, CellStatus, Status
+from harness.run.output.watch import Silence, Watch
 from harness.suite.cells import Cell
 from harness.suite.permissions import NOTHING, Permissions
 from harness.system import profiler
 from harness.system.messages import route_messages
 from harness.system.terminal import escape_controls, make_console, screen
+
+if TYPE_CHECKING:  # torch, which only a run needs
+    from harness.run.context import Context
 
 
 @contextmanager

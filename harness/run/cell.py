@@ -28,11 +28,12 @@ from harness.records.cache import SharedCache
 from harness.records.gallery import gallery_frame
 from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
-from harness.run.context import Context, Planned, Watch, build, evaluation_numbers, precision_asked_for
+from harness.run.context import Context, Planned, build, evaluation_numbers, precision_asked_for
 from harness.run.identity import foreign_parts, seeds_of
 from harness.run.interval import CheckpointInterval
 from harness.run.kept import WEIGHTS
 from harness.run.lengths import readable
+from harness.run.output.watch import Watch
 from harness.run.resume import CellCheckpointer
 from harness.run.trackers import tracking
 from harness.suite.cells import Cell

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
 
 from accelerate import Accelerator
 
@@ -19,6 +18,7 @@ from harness.protocols import Adapter, Benchmark, Predictor, TakesCoordinates
 from harness.records import CellInfo, gallery
 from harness.run import task
 from harness.run.identity import digest_splits
+from harness.run.output.watch import Silence, Watch
 from harness.run.trackers import Name
 from harness.sequence import Grammar, Space, prompts
 from harness.suite.cells import Cell
@@ -29,22 +29,6 @@ from harness.training.prefetch import WORKERS
 from harness.types import Category, Example
 
 SNAPSHOT_EVERY = "10m"
-
-
-class Watch(Protocol):
-    """What a run tells about its progress (the command line draws it)."""
-
-    def cell(self, cell: Cell, index: int, total: int, state: str) -> None: ...
-
-    def work(self, kind: str, done: int, total: int, note: str = "") -> None: ...
-
-
-class Silence:
-    """A Watch that says nothing."""
-
-    def cell(self, cell: Cell, index: int, total: int, state: str) -> None: ...
-
-    def work(self, kind: str, done: int, total: int, note: str = "") -> None: ...
 
 
 @dataclass

@@ -28,33 +28,15 @@ from transformers import (
 )
 
 from harness.errors import ConfigError, DataError
+from model_zoo.flamingo.architectures import FAMILIES, TOY, Architecture
 from model_zoo.flamingo.released_sizes import ENTRIES, build_language, released_size
+from model_zoo.settings.sources import HUB
 
-HUB = "hub:"
-TOY = "toy-"
 END, IMAGE, PAD = "<|endofchunk|>", "<image>", "<PAD>"
 """The tokens that upstream adds to a tokenizer, in this order; the last only if it has no padding token."""
 FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.gguf")
 """What is downloaded of a repository; its code only where it is trusted."""
 
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """layers: the decoder layers, as an attribute of the model. attention: the linear maps in them that LoRA changes.
-    output: what released checkpoints call the output embedding, where it is not `lm_head`."""
-
-    layers: str
-    attention: tuple[str, ...]
-    output: str = "lm_head"
-
-
-FAMILIES: dict[str, Architecture] = {
-    "gpt_neox": Architecture("gpt_neox.layers", ("query_key_value",), "embed_out"),
-    "llama": Architecture("model.layers", ("q_proj", "v_proj")),
-    "mpt": Architecture("transformer.blocks", ("Wqkv",)),
-    "opt": Architecture("model.decoder.layers", ("q_proj", "v_proj")),
-}
-"""By `model_type` in config.json."""
 
 WIDTH, LAYERS, HEADS, POSITIONS = 64, 2, 4, 512
 """Of the toys."""

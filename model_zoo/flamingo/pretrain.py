@@ -27,7 +27,8 @@ from harness.protocols import Benchmark
 from harness.sequence.targets import target
 from harness.types import IGNORED_LABEL, Box, Example, Instance
 from model_zoo import checkpoint
-from model_zoo.flamingo.toy import CONFIGS, WEIGHTS, OpenFlamingo
+from model_zoo.flamingo.toy import WEIGHTS, OpenFlamingo
+from model_zoo.settings.open_flamingo import CONFIGS
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,22 +13,21 @@ from typing import Any
 
 from torch import Tensor
 
-from harness import settings as checks
-from harness.errors import ConfigError, DataError, unknown
+from harness.errors import ConfigError, DataError
 from harness.sequence import NAMES, Codec, CoordinateSpace, NameQuestion, TokenizerTokens, vocabulary_names
-from harness.settings import Setting
 from harness.types import Category, Example
 from model_zoo import checkpoint, timm_tower
 from model_zoo.flamingo import released_checkpoints, vision
 from model_zoo.flamingo.adapter import FlamingoAdapter
-from model_zoo.flamingo.language import END, FAMILIES, HUB, IMAGE, PAD, TOY, Language, load
+from model_zoo.flamingo.architectures import TOY
+from model_zoo.flamingo.language import END, IMAGE, PAD, Language, load
 from model_zoo.flamingo.network import ReaderSizes, TrainableFlamingo, assemble, resize
 from model_zoo.flamingo.new_embeddings import Rows, grow
-from model_zoo.flamingo.released_sizes import RANDOM, SIZES, released_size
 from model_zoo.location_rows import WAVES
+from model_zoo.settings import open_flamingo_hf as checks
+from model_zoo.settings.open_flamingo_hf import with_defaults
+from model_zoo.settings.sources import find_saved
 
-VIT = "ViT-L-14-quickgelu"
-"""OpenAI's CLIP, as it was published: its activation is QuickGELU, which open_clip's plain ViT-L-14 has not."""
 CARDS: list[dict[str, object]] = [
     {
         "settings": {},
@@ -42,31 +41,6 @@ TOY_READING = ReaderSizes(depth=1, latents=16, heads=4, width=16, gate=1.0)
 PROMPT = f"{IMAGE}Output:"
 """As upstream asks for a caption."""
 ASKING = f"{IMAGE}Detect {NAMES}. Output:"
-DEFAULTS: dict[str, Any] = {
-    "language": "toy-gpt_neox",
-    "vision": VIT,
-    "vision_weights": "random",
-    "image_size": None,
-    "every": 1,
-    "weights": "random",
-    "bins": 1000,
-    "trains": "flamingo",
-    "trust_remote_code": False,
-}
-TOY_DEFAULTS = {"vision": vision.TOY, "bins": 65, "trains": "all"}
-"""With a toy as language model."""
-TRAINS = ("all", "flamingo", "frozen_embeddings", "lora")
-MAX_BINS = 10_000
-ANYTHING = Setting("anything", lambda value: True)
-"""What the part itself checks."""
-SETTINGS = {
-    **dict.fromkeys(("language", "vision", "vision_weights", "weights"), ANYTHING),
-    "image_size": checks.whole(32, 4096),
-    "every": checks.whole(1, 64),
-    "bins": checks.whole(2, MAX_BINS),
-    "trains": checks.named(TRAINS),
-    "trust_remote_code": checks.flag(),
-}
 LORA_RANK = 16
 ADDED = ".rows.added"
 """How parameters of new tokens' rows end."""
@@ -93,9 +67,9 @@ class OpenFlamingoHf(FlamingoAdapter):
     """
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
-        if problems := self.problems(settings):
-            raise ConfigError(*problems)
-        self.settings = full = _with_defaults(settings)
+        if wrong := self.problems(settings):
+            raise ConfigError(*wrong)
+        self.settings = full = with_defaults(settings)
         names = vocabulary_names(categories)
         language = load(full["language"], names, full["trust_remote_code"])
         original, released = _add_upstream(language.tokenizer)
@@ -116,30 +90,15 @@ class OpenFlamingoHf(FlamingoAdapter):
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
-        given = {key: value for key, value in settings.items() if (key, value) != ("image_size", None)}
-        found = checks.problems("open_flamingo_hf", given, SETTINGS)
-        full = _with_defaults(settings)
-        found += _language_problems(full["language"])
-        found += vision.problems(full["vision"], full["vision_weights"], full["image_size"])
+        full = with_defaults(settings)
+        found = [*checks.problems(settings), *vision.problems(full["vision"])]
         if full["trains"] == "lora" and importlib.util.find_spec("peft") is None:
             found.append("trains: lora needs the package peft; install detmodes[lora]")
-        return found + _source_problems("weights", full["weights"])
+        return found
 
-    @staticmethod
-    def places(settings: Mapping[str, Any]) -> list[str]:
-        language = OpenFlamingoHf.remote_code(settings)
-        vision_weights = checkpoint.named_place(settings.get("vision_weights"))
-        own = [] if language is None else [language]
-        return [*own, *vision_weights, *checkpoint.named_place(settings.get("weights"))]
-
-    @staticmethod
-    def places_behind(place: str) -> list[str]:
-        return checkpoint.places_behind(place)
-
-    @staticmethod
-    def remote_code(settings: Mapping[str, Any]) -> str | None:
-        language = str(_with_defaults(settings)["language"])
-        return None if language.startswith((TOY, RANDOM)) else language
+    places = staticmethod(checks.places)
+    places_behind = staticmethod(checks.places_behind)
+    remote_code = staticmethod(checks.remote_code)
 
     def _assemble(self, language: Language, tokens: TokenizerTokens) -> TrainableFlamingo:
         image = language.tokenizer.convert_tokens_to_ids(IMAGE)
@@ -164,30 +123,6 @@ class OpenFlamingoHf(FlamingoAdapter):
             "location_waves": WAVES,  # how new locations start
         }
         return {"name": "open_flamingo_hf", **self.settings, "sizes": sizes, "weights_digest": self.digests}
-
-
-def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    full = {**DEFAULTS, **settings}
-    return {**DEFAULTS, **(TOY_DEFAULTS if str(full["language"]).startswith(TOY) else {}), **settings}
-
-
-def _language_problems(language: object) -> list[str]:
-    if isinstance(language, str) and language.startswith(TOY):
-        family = language.removeprefix(TOY)
-        return [] if family in FAMILIES else [unknown("language", language, [TOY + name for name in FAMILIES])]
-    if isinstance(language, str) and language.startswith(RANDOM):
-        sizes = ", ".join(RANDOM + name for name in SIZES)
-        fits = released_size(language) is not None
-        return [] if fits else [f"language: expected one of {sizes}, with :LAYERS for fewer of them, got {language!r}"]
-    return _source_problems("language", language)
-
-
-def _source_problems(key: str, source: object) -> list[str]:
-    if not isinstance(source, str):
-        return [f"{key}: expected a path or {HUB}OWNER/NAME@REVISION, got {source!r}"]
-    if source.startswith(HUB) and not all(source.removeprefix(HUB).partition("@")):
-        return [f"{key}: expected {HUB}OWNER/NAME@REVISION (a tag or commit), got {source!r}"]
-    return []
 
 
 # ---- tokens --------------------------------------------------------------------------------------------------------
@@ -257,7 +192,7 @@ def _load_weights(
 
     released: entries of the tokenizer with upstream's tokens. entries: what identifies the vocabulary.
     """
-    saved = checkpoint.find_saved(source)
+    saved = find_saved(source)
     if saved is None:
         file = timm_tower.weights_file(source, released_checkpoints.FILE)
         if file is not None:

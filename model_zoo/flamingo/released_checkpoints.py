@@ -14,7 +14,8 @@ from torch import Tensor
 
 from harness.errors import DataError
 from model_zoo import checkpoint
-from model_zoo.flamingo.language import Architecture, first_line
+from model_zoo.flamingo.architectures import Architecture
+from model_zoo.flamingo.language import first_line
 from model_zoo.flamingo.network import TrainableFlamingo
 from model_zoo.flamingo.new_embeddings import Rows
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MptConfig, MptForCausalLM
-
 RANDOM = "random-"
 CONTEXT = 2048
 ENTRIES = 50_277
@@ -50,6 +48,8 @@ def released_size(source: str) -> ReleasedSize | None:
 
 def build_language(size: ReleasedSize, entries: int) -> Any:
     """The model with random weights, for so many vocabulary entries."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MptConfig, MptForCausalLM  # late: torch
+
     common: dict[str, Any] = {"vocab_size": entries, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": None}
     if size.family == "mpt":
         shape: dict[str, Any] = {"d_model": size.width, "n_layers": size.layers, "n_heads": size.heads}

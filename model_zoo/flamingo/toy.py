@@ -6,7 +6,7 @@ With a tokenizer, as it was published, it is model_zoo.flamingo.published.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import images
-from harness import settings as checks
 from harness.errors import ConfigError
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.types import Category, Example
 from model_zoo import checkpoint
 from model_zoo.flamingo.adapter import FlamingoAdapter
 from model_zoo.flamingo.network import ReaderSizes, TrainableFlamingo, assemble, resize
+from model_zoo.settings import open_flamingo as checks
+from model_zoo.settings.open_flamingo import CONFIGS, Config, with_defaults
+from model_zoo.settings.sources import find_saved
 
 CARDS: list[dict[str, object]] = [
     {
@@ -39,55 +41,6 @@ CARDS: list[dict[str, object]] = [
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Sizes of the parts. Heads x width per head is given where upstream's stock sizes are replaced."""
-
-    image_size: int
-    patch_size: int
-    vision_width: int
-    vision_layers: int
-    vision_heads: int
-    language_width: int
-    language_layers: int
-    language_heads: int
-    language_ffn: int
-    perceiver_depth: int
-    perceiver_latents: int
-    attention_heads: int
-    attention_width: int
-    gate: float
-    """Start value of the tanh gates; upstream starts at 0 to protect a pretrained language model."""
-    bins: int
-    weights: str | None
-    """File in `weights/`, or None for random initialisation."""
-
-
-CONFIGS: dict[str, Config] = {
-    "tiny": Config(
-        image_size=64,
-        patch_size=16,
-        vision_width=128,
-        vision_layers=2,
-        vision_heads=4,
-        language_width=128,
-        language_layers=3,
-        language_heads=4,
-        language_ffn=384,
-        perceiver_depth=1,
-        perceiver_latents=16,
-        attention_heads=4,
-        attention_width=32,
-        gate=1.0,
-        bins=65,
-        weights="open_flamingo-tiny.safetensors",
-    ),
-}
-
-CHOICES = {"config": tuple(CONFIGS), "trains": ("all", "flamingo"), "weights": ("shipped", "random")}
-MAX_BINS = 10_000
-
-
 class OpenFlamingo(FlamingoAdapter):
     """The Adapter protocol over open_flamingo's Flamingo.
 
@@ -98,16 +51,16 @@ class OpenFlamingo(FlamingoAdapter):
     """
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
-        if problems := self.problems(settings):
-            raise ConfigError(*problems)
-        self.settings = _with_defaults(settings)
+        if wrong := self.problems(settings):
+            raise ConfigError(*wrong)
+        self.settings = with_defaults(settings)
         self.config = CONFIGS[self.settings["config"]]
         tokens = NameVocabulary(vocabulary_names(categories), self.settings["bins"])
         self.tokens = tokens
         codec = Codec(categories, tokens, CoordinateSpace(self.settings["bins"]))
         super().__init__(build(self.config, tokens), codec, tokens.entries)
         self.weights_digest: str | None = None
-        saved = checkpoint.find_saved(self.settings["weights"])
+        saved = find_saved(self.settings["weights"])
         if saved is not None:
             tensors, entries = checkpoint.read(saved.file)
             self.weights_digest = checkpoint.sha256(saved.file)
@@ -117,20 +70,8 @@ class OpenFlamingo(FlamingoAdapter):
             checkpoint.load(self.model, checkpoint.fit_vocabulary(self.model, tensors, entries, tokens.entries))
         _freeze(self.model, self.settings["trains"])
 
-    @staticmethod
-    def problems(settings: Mapping[str, Any]) -> list[str]:
-        weights = settings.get("weights")
-        saved = isinstance(weights, str) and checkpoint.find_saved(weights) is not None
-        return checks.problems(
-            "open_flamingo",
-            {key: value for key, value in settings.items() if not (saved and key == "weights")},
-            {**{key: checks.named(names) for key, names in CHOICES.items()}, "bins": checks.whole(2, MAX_BINS)},
-        )
-
-    @staticmethod
-    def places(settings: Mapping[str, Any]) -> list[str]:
-        weights = settings.get("weights")  # what they were made from need not be read again
-        return [] if weights == "shipped" else checkpoint.named_place(weights)
+    problems = staticmethod(checks.problems)
+    places = staticmethod(checks.places)
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         """[B, 3, S, S] in [-1, 1]; the image is squeezed to a square, coordinates being normalised."""
@@ -151,12 +92,6 @@ class OpenFlamingo(FlamingoAdapter):
 def to_pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
-def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    full = {"config": "tiny", "trains": "all", "weights": "shipped", **settings}
-    config = CONFIGS.get(str(full["config"]), CONFIGS["tiny"])
-    return {"bins": config.bins, **full}
 
 
 # ---- the parts -----------------------------------------------------------------------------------------------

@@ -22,9 +22,10 @@ from harness import images
 from harness.errors import DataError
 from harness.types import Example
 from model_zoo import checkpoint, timm_tower
+from model_zoo.settings.open_flamingo_hf import TIMM
+from model_zoo.settings.open_flamingo_hf import TOY_VISION as TOY
 from model_zoo.timm_tower import TimmTower
 
-TOY, TIMM = "toy", "timm:"
 STRIDE = 16
 """Pixels from one token of a timm backbone to the next."""
 CLIP_FILE = "open_clip_model.safetensors"
@@ -63,24 +64,15 @@ class Vision:
         return ((raw.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
 
 
-def problems(name: object, weights: object, image_size: object) -> list[str]:
-    """What is wrong with these settings, without building anything."""
-    if not isinstance(name, str):
-        return [f"vision: expected {TOY!r}, a model of open_clip or {TIMM}NAME, got {name!r}"]
+def problems(name: object) -> list[str]:
+    """Says what is wrong with the name of a vision tower, read from the lists of open_clip and timm alone."""
+    if not isinstance(name, str) or name == TOY or _is_transformer(name):
+        return []
     if name.startswith(TIMM):
-        return [
-            p.replace("backbone_weights", "vision_weights") for p in timm_tower.problems(name[len(TIMM) :], weights)
-        ]
-    found = []
-    if name != TOY and not _is_transformer(name):
-        close = difflib.get_close_matches(name, filter(_is_transformer, open_clip.list_models()), n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ";"
-        found.append(f"unknown vision {name!r}{hint} expected {TOY!r}, a ViT of open_clip.list_models() or {TIMM}NAME")
-    if image_size is not None:
-        found.append(f"image_size: {name} has an image size of its own; it is for {TIMM}NAME")
-    if not isinstance(weights, str) or (name == TOY and weights != "random"):
-        found.append(f"vision_weights: expected {'random' if name == TOY else 'a safetensors file'}, got {weights!r}")
-    return found
+        return timm_tower.problems(name.removeprefix(TIMM))
+    close = difflib.get_close_matches(name, filter(_is_transformer, open_clip.list_models()), n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ";"
+    return [f"unknown vision {name!r}{hint} expected {TOY!r}, a ViT of open_clip.list_models() or {TIMM}NAME"]
 
 
 def build(name: str, weights: str, image_size: int) -> Vision:

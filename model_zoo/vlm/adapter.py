@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor
 
 from harness import images
-from harness import settings as checks
 from harness.errors import ConfigError, DataError
 from harness.inference.decoding import Steps, sample_all
 from harness.inference.pixels import read_pixels
@@ -29,30 +28,11 @@ from harness.sequence import Codec, vocabulary_names
 from harness.types import Category, Example, Sample
 from model_zoo import checkpoint
 from model_zoo.cache_name import CACHE, cache_of
+from model_zoo.settings import vlm as checks
+from model_zoo.settings.sources import SavedModel, find_saved
 from model_zoo.vlm import loading
 from model_zoo.vlm.families import FAMILIES
-from model_zoo.vlm.loading import HUB
 
-DEFAULTS: dict[str, Any] = {
-    "family": "paligemma",
-    "weights": "random",
-    "trains": "all",
-    "image_size": None,
-    "question": None,
-}
-TRAINS = ("all", "decoder", "lora")
-UNLESS_GIVEN = ("image_size", "question")
-"""Settings that are the family's own where they are null."""
-SETTINGS = {
-    "family": checks.named(FAMILIES),
-    "weights": checks.text(
-        f"'random', a folder or {HUB}OWNER/NAME@REVISION (a tag or commit)",
-        lambda weights: not weights.startswith(HUB) or all(weights.removeprefix(HUB).partition("@")),
-    ),
-    "trains": checks.named(TRAINS),
-    "image_size": checks.whole(1, 4096),
-    "question": checks.text(),
-}
 CARDS: list[dict[str, object]] = [
     {
         "settings": {},
@@ -119,9 +99,9 @@ class Vlm:
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
         if problems := self.problems(settings):
             raise ConfigError(*problems)
-        self.settings = {**DEFAULTS, **settings}
+        self.settings = {**checks.DEFAULTS, **settings}
         self.family = FAMILIES[self.settings["family"]]
-        saved = checkpoint.find_saved(self.settings["weights"])
+        saved = find_saved(self.settings["weights"])
         folder = loading.weights_folder(self.settings["weights"] if saved is None else _before(saved))
         tokenizer = loading.tokenizer(folder, vocabulary_names(categories))
         config = loading.config(folder, self.family, tokenizer)
@@ -141,18 +121,9 @@ class Vlm:
             checkpoint.load_parts(self.model, tensors, saved.file)
             self.weights_digest = " ".join(filter(None, (self.weights_digest, checkpoint.sha256(saved.file))))
 
-    @staticmethod
-    def problems(settings: Mapping[str, Any]) -> list[str]:
-        given = {key: value for key, value in settings.items() if value is not None or key not in UNLESS_GIVEN}
-        return checks.problems("vlm", given, SETTINGS)
-
-    @staticmethod
-    def places(settings: Mapping[str, Any]) -> list[str]:
-        return checkpoint.named_place(settings.get("weights"))
-
-    @staticmethod
-    def places_behind(place: str) -> list[str]:
-        return checkpoint.places_behind(place)
+    problems = staticmethod(checks.problems)
+    places = staticmethod(checks.places)
+    places_behind = staticmethod(checks.places_behind)
 
     @property
     def device(self) -> torch.device:
@@ -233,10 +204,10 @@ class Vlm:
         return (str(self.tokens.size), *own)
 
 
-def _before(saved: checkpoint.SavedModel) -> str:
+def _before(saved: SavedModel) -> str:
     """The `weights` that a model was fine-tuned from. ConfigError if that was fine-tuned itself."""
     weights = str(saved.settings.get("weights", "random"))
-    if checkpoint.find_saved(weights) is not None:
+    if find_saved(weights) is not None:
         raise ConfigError(
             f"vlm.weights: {saved.file} was fine-tuned from {weights}, itself fine-tuned; one step is read"
         )

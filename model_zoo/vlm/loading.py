@@ -26,10 +26,10 @@ from transformers import (
 from harness.errors import ConfigError, DataError
 from harness.sequence import NameQuestion, TokenizerTokens
 from model_zoo import checkpoint
+from model_zoo.settings.sources import HUB
 from model_zoo.vlm.families import FAMILIES
 from model_zoo.vlm.family import TOY_SIDE, Family, ImagePrompt
 
-HUB = "hub:"
 DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from a repository: no file of it is unpickled or run."""
 TOY_ENTRIES = 1200

@@ -26,6 +26,7 @@ from harness.system.interrupts import Interrupted
 from model_zoo import checkpoint
 from model_zoo.flamingo import toy
 from model_zoo.flamingo.toy import OpenFlamingo
+from model_zoo.settings.open_flamingo import CONFIGS
 from tests.benchmarks.documents import annotation, category, document, image, write
 from tests.run.test_runner import fail_in_training
 from tests.support import fake_cells, small
@@ -290,7 +291,7 @@ def test_annotations_that_are_not_lvis(invoke: Invoke, tmp_path: Path) -> None:
 def test_a_base_with_the_wrong_digest(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = mini.parent / "weights"
     folder.mkdir()
-    path = folder / str(toy.CONFIGS["tiny"].weights)
+    path = folder / str(CONFIGS["tiny"].weights)
     small.fresh().save(path)
     (folder / checkpoint.DIGESTS).write_text(json.dumps({path.name: "f" * 64}))
     monkeypatch.setattr(toy, "WEIGHTS", folder)

@@ -18,6 +18,7 @@ from harness.types import Example, Sample
 from model_zoo import checkpoint
 from model_zoo.flamingo import toy
 from model_zoo.flamingo.toy import OpenFlamingo
+from model_zoo.settings.open_flamingo import CONFIGS
 from tests.support import small
 
 
@@ -197,7 +198,7 @@ def test_weights_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder of our own in place of the shipped one."""
     monkeypatch.setattr(toy, "WEIGHTS", tmp_path)
-    path = tmp_path / str(toy.CONFIGS["tiny"].weights)
+    path = tmp_path / str(CONFIGS["tiny"].weights)
     small.fitted().save(path)
     (tmp_path / checkpoint.DIGESTS).write_text(json.dumps({path.name: checkpoint.sha256(path)}))
     return path

@@ -28,7 +28,7 @@ from harness.types import Box, Example
 from model_zoo import checkpoint
 from model_zoo.flamingo import language, published
 from model_zoo.flamingo import vision as flamingo_vision
-from model_zoo.flamingo.language import FAMILIES
+from model_zoo.flamingo.architectures import FAMILIES
 from model_zoo.flamingo.new_embeddings import GrownEmbedding, GrownHead, Rows
 from model_zoo.flamingo.published import OpenFlamingoHf
 from model_zoo.location_rows import location_curve

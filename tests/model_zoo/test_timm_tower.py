@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from harness.errors import ConfigError, DataError
 from harness.types import Example
 from model_zoo import timm_tower
+from model_zoo.pix2seq import Pix2Seq
 from model_zoo.timm_tower import TimmTower, position_encoding, problems, weights_file
 
 CNN, VIT = "test_resnet", "test_vit"  # timm's own smallest: 0.4 and 0.3 million parameters
@@ -190,15 +191,16 @@ def test_a_hub_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("weights", ["hub:timm/resnet10t", "hub:@v1", "hub:timm/resnet10t@", 3])
 def test_weights_without_a_revision_are_refused(weights: object) -> None:
-    (problem,) = problems(CNN, weights)
+    (problem,) = Pix2Seq.problems({"backbone": CNN, "backbone_weights": weights})
+    assert "backbone_weights: expected" in problem
     assert "OWNER/NAME@REVISION" in problem
 
 
 def test_an_unknown_backbone_comes_with_a_suggestion() -> None:
-    (problem,) = problems("resnet10", "random")
+    (problem,) = problems("resnet10")
     assert problem.startswith("unknown timm model 'resnet10', did you mean 'resnet1")
     assert len(problem) < 200  # timm has more than a thousand
-    assert problems(VIT, "random") == []
+    assert problems(VIT) == []
 
 
 # ---- pixels and places ---------------------------------------------------------------------------------------------

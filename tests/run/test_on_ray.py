@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from harness import records
-from harness.commands.run import launch
+from harness.commands.run import launch, option_checks
 from harness.errors import ConfigError
 from harness.inference.device import Device
 from harness.records import layout
@@ -257,7 +257,7 @@ def test_options_of_another_executor_are_bad_input(
     executor: Literal["local", "ray"], address: str | None, jobs: int, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        launch.require_executor(executor, address, jobs)
+        option_checks.require_executor(executor, address, jobs)
 
 
 # ---- resources -------------------------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ from harness.inference.device import accelerator_on
 from harness.records import Record, gallery, layout
 from harness.run import duration, runner
 from harness.run.cell import METRICS, compute
-from harness.run.context import Context, Planned, Silence, open_context
+from harness.run.context import Context, Planned, open_context
 from harness.run.output import status
+from harness.run.output.watch import Silence
 from harness.suite.cells import Cell
 from harness.suite.schema import Suite
 from harness.system import files, locks

@@ -13,7 +13,8 @@ from harness.run.context import open_context
 from harness.suite.cells import cells
 from harness.suite.load import load, parse
 from harness.suite.schema import Suite
-from model_zoo.flamingo.language import FAMILIES as LANGUAGES
+from model_zoo.flamingo.architectures import FAMILIES as LANGUAGES
+from model_zoo.settings.vlm import FAMILY_NAMES
 from model_zoo.vlm.families import FAMILIES
 
 SMALL = {"train_images": 16, "val_images": 4, "calibration_images": 8}
@@ -25,6 +26,7 @@ def test_it_has_every_family() -> None:
     trainable = {name for name in registry.names("model") if not name.startswith("oracle-")}
     assert {name for name, _ in found} == trainable
     assert {family for name, family in found if name == "vlm"} == set(FAMILIES)
+    assert tuple(FAMILIES) == FAMILY_NAMES
     assert {language for name, language in found if name == "open_flamingo_hf"} == {f"toy-{name}" for name in LANGUAGES}
     assert len(models) == len(found)
     assert [objective.name for objective in load("zoo").objectives] == ["ce", "sed_sft"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,10 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness import records
 from harness.commands import console
+from harness.commands.run.option_checks import require_one_process
 from harness.errors import ConfigError, DataError
 from harness.inference.device import Device
 from harness.records import Record
@@ -72,13 +72,6 @@ def _told(records: Sequence[Record]) -> int:
     return 1 if failed else 0
 
 
-def require_one_process(option: str) -> None:
-    """ConfigError where torchrun or `accelerate launch` has started several to compute each cell together."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise ConfigError(f"{option}: expected one process, got {processes}: leave out torchrun or accelerate launch")
-
-
 def workers(options: RunOptions, count: int) -> int:
     """Runs the suite by so many workers, each of which is this command line with one job; returns the exit code."""
     folder, mirror = options.folder, options.mirror
@@ -97,16 +90,6 @@ def workers(options: RunOptions, count: int) -> int:
     for line in processes.messages(ended):
         print(line, file=sys.stderr)
     return processes.exit_code(ended)
-
-
-def require_executor(executor: Literal["local", "ray"], ray_address: str | None, jobs: int) -> None:
-    """ConfigError where an option is for another executor than the one that was chosen."""
-    if executor == "local" and ray_address is not None:
-        raise ConfigError("--ray-address: expected with --executor ray")
-    if executor == "ray":
-        require_one_process("--executor ray")
-        if jobs > 1:
-            raise ConfigError("--jobs: a cluster runs as many cells as it has room for; leave it out")
 
 
 def on_cluster(options: RunOptions) -> int:

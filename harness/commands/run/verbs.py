@@ -44,27 +44,31 @@ def run(
     """Run a benchmark suite and print its table. Finished cells are not run again, and a run that was stopped goes on
     where it was. Several runs of one suite on one folder share its cells, on several machines too.
     """
-    from harness.commands import console
-    from harness.commands.run import launch
+    from harness.commands.run import option_checks
     from harness.run import trackers
-    from harness.run.context import open_context
     from harness.run.interval import CheckpointInterval
     from harness.run.output import mirror as mirrors
     from harness.suite import load
     from harness.suite.permissions import Permissions
 
+    option_checks.require_executor(executor, ray_address, jobs)
+    CheckpointInterval.of(snapshot_every)
+    if dry_run:
+        option_checks.require_one_process("--dry-run")
+    if track is not None:
+        trackers.require(track)
     chosen = load.load(suite, Permissions.of(allow, trust_remote_code))
     if seeds is not None:
         chosen = load.with_seeds(chosen, seeds)
-    launch.require_executor(executor, ray_address, jobs)
+    # What a user may have mistyped is told by now: what follows imports torch, which takes seconds.
+    from harness.commands import console
+    from harness.commands.run import launch
+    from harness.run.context import open_context
+
     folder, mirror = mirrors.opened(output or f"runs/{chosen.suite}")
-    CheckpointInterval.of(snapshot_every)
     if dry_run:
-        launch.require_one_process("--dry-run")
         console.show_plan(open_context(chosen, data, device), folder, only)
         return
-    if track is not None:
-        trackers.require(track)
     context = {"snapshot_every": snapshot_every, "profile": profile, "track": track}
     context |= {} if workers is None else {"workers": workers}
     options = launch.RunOptions(
@@ -131,12 +135,14 @@ def budget(
     trust_remote_code: TrustOption = None,
 ) -> None:
     """Held-out loss of CE along training, without sampling: how a suite's number of steps is fixed."""
-    from harness.commands.run.budget import heldout_curve
-    from harness.run.context import open_context
     from harness.suite import load
     from harness.suite.permissions import Permissions
 
-    context = open_context(load.load(suite, Permissions.of(allow, trust_remote_code)), data, device)
+    chosen = load.load(suite, Permissions.of(allow, trust_remote_code))
+    from harness.commands.run.budget import heldout_curve  # torch, which takes seconds
+    from harness.run.context import open_context
+
+    context = open_context(chosen, data, device)
     curve = heldout_curve(context, steps, every, seed)
     print("step,heldout_nll")
     for step, nll in curve:

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from harness import records
 from harness.errors import ConfigError, DataError, DetmodesError
 from harness.records import RECORD, Record, gallery, layout
-from harness.run.context import Watch
+from harness.run.output.watch import Watch
 from harness.suite.cells import Cell
 from harness.system import files, locks
 from harness.system.terminal import shows

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.records.layout import PROGRESS
-from harness.run.context import Watch
+from harness.run.output.watch import Watch
 from harness.suite.cells import Cell
 from harness.system.files import write_text
 from harness.system.strict import StrictModel
