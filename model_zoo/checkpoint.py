@@ -74,38 +74,40 @@ def load_parts(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
     Low-rank changes become part of the matrices that they change where the model has none of its own. DataError names
     what has no place.
     """
-    own = named_tensors(model)
-    changes = {name.removesuffix(LORA_A): name for name in tensors if name.endswith(LORA_A) and name not in own}
-    places = {name: _place(name, own) for name in tensors if name.rpartition(".lora_")[0] not in changes}
-    expected: dict[str, Sequence[int]] = {name: own[place].shape for name, place in places.items() if place is not None}
-    expected |= {f"{name}.weight": () for name in changes if _place(f"{name}.weight", own) is None}
+    named = named_tensors(model)
+    changes = {name.removesuffix(LORA_A): name for name in tensors if name.endswith(LORA_A) and name not in named}
+    places = {name: _place(name, named) for name in tensors if name.rpartition(".lora_")[0] not in changes}
+    expected: dict[str, Sequence[int]] = {
+        name: named[place].shape for name, place in places.items() if place is not None
+    }
+    expected |= {f"{name}.weight": () for name in changes if _place(f"{name}.weight", named) is None}
     given = {name: tensor for name, tensor in tensors.items() if name in places}
     if wrong := mismatches(expected, given):
         raise DataError(f"{source}: does not fit the model: {'; '.join(wrong[:SHOWN])}")
     with torch.no_grad():
         for name, tensor in given.items():
-            own[str(places[name])].copy_(tensor)
+            named[str(places[name])].copy_(tensor)
         for name, down in changes.items():
             up = tensors[down.replace("lora_A", "lora_B")]
-            weight = own[str(_place(f"{name}.weight", own))]
+            weight = named[str(_place(f"{name}.weight", named))]
             weight += (LORA_SCALE * up.float() @ tensors[down].float()).to(weight)
 
 
-def _place(name: str, own: Mapping[str, Tensor]) -> str | None:
+def _place(name: str, tensors: Mapping[str, Tensor]) -> str | None:
     """What a tensor of this name is called in a model, with low-rank changes or without."""
     stem, _, last = name.rpartition(".")
     candidates = (name, name.replace(".base_layer.", "."), f"{stem}.base_layer.{last}")
-    return next((candidate for candidate in candidates if candidate in own), None)
+    return next((candidate for candidate in candidates if candidate in tensors), None)
 
 
 def load(model: nn.Module, tensors: Mapping[str, Tensor], names: Collection[str] | None = None) -> None:
     """Copies every tensor into the model, or into its `names` alone; both must have the same names and shapes."""
-    own = _chosen(model, names)
-    wrong = mismatches({name: tensor.shape for name, tensor in own.items()}, tensors)
+    chosen = _chosen(model, names)
+    wrong = mismatches({name: tensor.shape for name, tensor in chosen.items()}, tensors)
     if wrong:
         raise DataError(f"weights do not fit the model: {'; '.join(wrong[:SHOWN])}")
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in chosen.items():
             tensor.copy_(tensors[name])
 
 
@@ -136,9 +138,9 @@ def fit_vocabulary(
     """
     if list(stored) == list(wanted):
         return dict(tensors)
-    own = named_tensors(model)
+    initial = named_tensors(model)
     return {
-        name: _fit_rows(tensor, own[name].detach(), stored, wanted) if name in vocabulary else tensor
+        name: _fit_rows(tensor, initial[name].detach(), stored, wanted) if name in vocabulary else tensor
         for name, tensor in tensors.items()
     }
 

@@ -71,12 +71,12 @@ class TimmTower(nn.Module):
 
 def problems(backbone: object) -> list[str]:
     """Says what is wrong with the name of a backbone, read from timm's list of names alone."""
-    found = []
+    lines = []
     if not isinstance(backbone, str) or not timm.is_model(backbone):
         close = difflib.get_close_matches(str(backbone), timm.list_models(), n=1)
         hint = f", did you mean {close[0]!r}?" if close else ";"
-        found.append(f"unknown timm model {backbone!r}{hint} timm.list_models() names all of them")
-    return found
+        lines.append(f"unknown timm model {backbone!r}{hint} timm.list_models() names all of them")
+    return lines
 
 
 def weights_file(weights: str, file: str = WEIGHTS_FILE) -> Path | None:
@@ -129,7 +129,7 @@ class _Outline:
             with torch.device("meta"):
                 whole: Any = timm.create_model(backbone, num_classes=0, **sized)
                 strides = [stage["reduction"] for stage in whole.feature_info]
-                fitting = [index for index, own in enumerate(strides) if own <= stride]
+                fitting = [index for index, stride_of_map in enumerate(strides) if stride_of_map <= stride]
                 if not fitting:
                     raise ConfigError(f"stride: expected at least {min(strides)} for {backbone}, got {stride}")
                 self.features: dict[str, Any] = dict(

@@ -45,8 +45,8 @@ class EvaluatedImage(msgspec.Struct):
     def size(self) -> tuple[int, int]:
         """Width and height in pixels; 0, 0 where the file does not say."""
         sides = (self.width, self.height)
-        known = all(type(side) is int and 1 <= side <= typed_json.LARGEST_ID for side in sides)
-        return (self.width, self.height) if known else (0, 0)
+        valid = all(type(side) is int and 1 <= side <= typed_json.LARGEST_ID for side in sides)
+        return (self.width, self.height) if valid else (0, 0)
 
 
 class AnnotationRecord(msgspec.Struct, gc=False):
@@ -162,8 +162,8 @@ def mismatch(where: str, expected: str, got: object) -> DataError:
 
 def require_unique(kind: str, ids: Iterable[int]) -> None:
     """Raise DataError for an id that is there twice."""
-    seen: set[int] = set()
+    known_ids: set[int] = set()
     for value in ids:
-        if value in seen:
+        if value in known_ids:
             raise DataError(f"{kind} ids: expected unique ids, got {value} again")
-        seen.add(value)
+        known_ids.add(value)

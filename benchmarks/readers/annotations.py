@@ -106,19 +106,19 @@ def without(splits: Mapping[str, Annotations], image_ids: Mapping[str, Collectio
     """The splits less these images of each. DataError if nothing is left of one that had images."""
     rest = {}
     for name, split in splits.items():
-        own = set(image_ids.get(name, ()))
-        ids = {example.image_id for example in split.examples} - own
+        unreadable = set(image_ids.get(name, ()))
+        ids = {example.image_id for example in split.examples} - unreadable
         if split.examples and not ids:
             raise DataError(f"{split.path}: expected at least one readable image in the split {name}")
-        rest[name] = replace(split.subset(ids), left_out=tuple(sorted(own)))
+        rest[name] = replace(split.subset(ids), left_out=tuple(sorted(unreadable)))
     return rest
 
 
 def left_out(splits: Mapping[str, Annotations]) -> dict[str, object]:
     """What `describe` says of `without`: {"left_out": split -> ids}; empty where every image is there, so that a
     benchmark of which nothing had to be left out is the same one."""
-    found = {name: list(split.left_out) for name, split in splits.items() if split.left_out}
-    return {"left_out": found} if found else {}
+    ids = {name: list(split.left_out) for name, split in splits.items() if split.left_out}
+    return {"left_out": ids} if ids else {}
 
 
 def check_images(annotations: Annotations) -> None:
@@ -165,7 +165,7 @@ def _objects(file: AnnotationFile | EvaluationFile, style: Style) -> tuple[Objec
 
 
 def _frozen(objects: Mapping[int, list[Instance]]) -> Objects:
-    return {image_id: tuple(found) for image_id, found in objects.items()}
+    return {image_id: tuple(items) for image_id, items in objects.items()}
 
 
 def _is_crowd(record: AnnotationRecord, where: str, style: Style) -> bool:
@@ -211,20 +211,20 @@ def _all_federated(
     file: AnnotationFile | EvaluationFile, style: Style, instances: Objects, crowds: Objects
 ) -> Iterator[tuple[frozenset[int], frozenset[int]]]:
     """The negative and not exhaustively annotated categories of each image."""
-    known = frozenset(category.id for category in file.categories)
+    category_ids = frozenset(category.id for category in file.categories)
     absent: dict[frozenset[int], frozenset[int]] = {}  # images with the same categories share one set
     images: Sequence[ImageRecord | EvaluatedImage] = file.images
     for k, record in enumerate(images):
         if style == "lvis":
-            yield _federated(record, f"images[{k}]", known)
+            yield _federated(record, f"images[{k}]", category_ids)
             continue
         not_exhaustive = _crowded(record, f"images[{k}]", crowds)
         present = not_exhaustive.union(instance.category_id for instance in instances.get(record.id, ()))
-        yield absent.setdefault(present, known - present), not_exhaustive
+        yield absent.setdefault(present, category_ids - present), not_exhaustive
 
 
 def _federated(
-    record: ImageRecord | EvaluatedImage, where: str, known: frozenset[int]
+    record: ImageRecord | EvaluatedImage, where: str, category_ids: frozenset[int]
 ) -> tuple[frozenset[int], frozenset[int]]:
     """LVIS's negative and not exhaustively annotated categories of an image."""
     if record.neg_category_ids is UNSET:
@@ -234,7 +234,7 @@ def _federated(
         raise DataError(f'{where}: has no "not_exhaustive_category_ids"')
     for key in ("neg_category_ids", "not_exhaustive_category_ids"):
         for category_id in getattr(record, key):
-            if category_id not in known:
+            if category_id not in category_ids:
                 raise mismatch(f"{where}.{key}", "ids of categories of this file", category_id)
     return frozenset(record.neg_category_ids), frozenset(record.not_exhaustive_category_ids)
 

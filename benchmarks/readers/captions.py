@@ -41,15 +41,15 @@ def load(path: Path) -> tuple[str, Captions]:
     try:
         content = typed_json.read(path, "a captions file")
         file = typed_json.decode(content, _CaptionFile, EXPECTED)
-        found: dict[int, tuple[str, ...]] = {}
+        captions: dict[int, tuple[str, ...]] = {}
         for k, record in enumerate(file.annotations):
             caption = " ".join(record.caption.split())
             if not caption:
                 raise DataError(f"annotations[{k}].caption: expected some words, got {record.caption!r}")
-            found[record.image_id] = (*found.get(record.image_id, ()), caption)
+            captions[record.image_id] = (*captions.get(record.image_id, ()), caption)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return hashlib.sha256(content).hexdigest(), found
+    return hashlib.sha256(content).hexdigest(), captions
 
 
 def with_captions(annotations: Annotations, captions: Captions, path: Path) -> Annotations:

@@ -67,7 +67,7 @@ def load(
     file = _ResolvedColumns(columns, image, category, name, _unreadable(columns))
     ids = np.array([example.image_id for example in annotations.examples], dtype=np.int64)
     counts = {t: np.bincount(image[columns.temperature == t], minlength=len(ids)) for t in temperatures}
-    expected = _expected(path, {t: own for t, own in counts.items() if t != GREEDY}, ids)
+    expected = _expected(path, {t: of_images for t, of_images in counts.items() if t != GREEDY}, ids)
     if GREEDY in counts:
         _check_counts(path, GREEDY, counts[GREEDY], 1, ids)
     answers = {t: _answers(file, t, 1 if t == GREEDY else expected, len(ids)) for t in temperatures}
@@ -103,11 +103,11 @@ class _ResolvedColumns:
 def _images(path: Path, columns: Columns, annotations: Annotations) -> Integers:
     """Index of each sample's image, [s]."""
     ids = np.array([example.image_id for example in annotations.examples], dtype=np.int64)
-    index, known = _positions(columns.image_id, ids)
-    if not known.any():
+    index, is_image = _positions(columns.image_id, ids)
+    if not is_image.any():
         raise DataError(f"{path}: expected samples of the images of {annotations.path}, they have no image in common")
-    if not known.all():
-        row = int(np.argmin(known))
+    if not is_image.all():
+        row = int(np.argmin(is_image))
         got = columns.image_id[row]
         raise DataError(f"{columns.sample_place(row)}: image_id: expected an image of {annotations.path}, got {got}")
     return index
@@ -119,8 +119,8 @@ def _positions(values: Integers, ids: Integers) -> tuple[Integers, Flags]:
         return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
     order = np.argsort(ids)
     place = order[np.minimum(np.searchsorted(ids[order], values), len(ids) - 1)]
-    known = ids[place] == values
-    return np.where(known, place, 0), known
+    present = ids[place] == values
+    return np.where(present, place, 0), present
 
 
 def _check_samples(columns: Columns) -> None:
@@ -141,24 +141,24 @@ def _check_samples(columns: Columns) -> None:
 
 def _temperatures(path: Path, columns: Columns, chosen: float | None) -> list[float]:
     """Those that are read, ascending; GREEDY among them if the file has it."""
-    found = [float(t) for t in np.unique(columns.temperature)]
-    sampled = [t for t in found if t != GREEDY]
+    temperatures = [float(t) for t in np.unique(columns.temperature)]
+    sampled = [t for t in temperatures if t != GREEDY]
     if not sampled:
         raise DataError(f"{path}: expected samples of a temperature above 0 (0 is the greedy answer), got none")
     if chosen is None:
-        return found
+        return temperatures
     if chosen not in sampled:
-        known = ", ".join(f"{t:g}" for t in sampled)
-        raise DataError(f"{path}: expected --temperature to be one of {known}, got {chosen:g}")
-    return [t for t in found if t in (GREEDY, chosen)]
+        available = ", ".join(f"{t:g}" for t in sampled)
+        raise DataError(f"{path}: expected --temperature to be one of {available}, got {chosen:g}")
+    return [t for t in temperatures if t in (GREEDY, chosen)]
 
 
 def _expected(path: Path, counts: Mapping[float, Integers], ids: Integers) -> int:
     """K: what most images have (of equal ones the larger). Every image must have it at every temperature."""
-    frequency = Counter(np.concatenate([own[own > 0] for own in counts.values()]).tolist())
+    frequency = Counter(np.concatenate([of_images[of_images > 0] for of_images in counts.values()]).tolist())
     expected = max(frequency, key=lambda count: (frequency[count], count))
-    for temperature, own in counts.items():
-        _check_counts(path, temperature, own, expected, ids)
+    for temperature, of_images in counts.items():
+        _check_counts(path, temperature, of_images, expected, ids)
     return int(expected)
 
 
@@ -189,18 +189,18 @@ def _names(columns: Columns, annotations: Annotations, categories: Sequence[Cate
     given they must agree: else these are samples of other annotations.
     """
     ids = np.array([category.id for category in categories], dtype=np.int64)
-    given, known = _positions(columns.category_id, ids)
-    if not (known | (columns.category_id < 0)).all():
-        row = int(np.argmin(known | (columns.category_id < 0)))
+    given, is_category = _positions(columns.category_id, ids)
+    if not (is_category | (columns.category_id < 0)).all():
+        row = int(np.argmin(is_category | (columns.category_id < 0)))
         got = f"category_id: expected a category of {annotations.path}, got {columns.category_id[row]}"
         raise DataError(f"{columns.mention_place(row)}: {got}")
     code_of, category_of, first = vocabulary(categories)
     codes = np.fromiter(_codes(columns.names, code_of, len(category_of)), np.int64, len(columns.names))
     named = columns.name != NONE
-    code = np.where(known, first[given] if len(first) else 0, -1)
+    code = np.where(is_category, first[given] if len(first) else 0, -1)
     code[named] = codes[columns.name[named]]
     category = np.where(code < len(category_of), np.append(category_of, -1)[np.minimum(code, len(category_of))], -1)
-    differ = named & known & (category != given)
+    differ = named & is_category & (category != given)
     if differ.any():
         row = int(np.argmax(differ))
         name = printable(columns.names[columns.name[row]])
@@ -243,15 +243,15 @@ def _answers(file: _ResolvedColumns, temperature: float, count: int, images: int
     of_mention = place[columns.owner]
     here = np.flatnonzero(of_mention >= 0)
     unreadable = np.bincount(of_mention[here[file.malformed[here]]], minlength=len(rows))
-    kept = here[~file.malformed[here]]
-    kept = kept[np.argsort(of_mention[kept], kind="stable")]
+    readable = here[~file.malformed[here]]
+    readable = readable[np.argsort(of_mention[readable], kind="stable")]
     mentions = Mentions(
-        image=of_mention[kept] // count,
-        sample=of_mention[kept] % count,
-        name=file.name[kept],
-        category=file.category[kept],
-        boxes=columns.boxes[kept],
-        score=columns.score[kept],
+        image=of_mention[readable] // count,
+        sample=of_mention[readable] % count,
+        name=file.name[readable],
+        category=file.category[readable],
+        boxes=columns.boxes[readable],
+        score=columns.score[readable],
     )
     malformed = (columns.malformed[rows] + unreadable).reshape(images, count)
     shape = (images, count)

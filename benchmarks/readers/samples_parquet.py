@@ -159,8 +159,8 @@ def _at_step(samples: _Table, mentions: _Table, step: int | None) -> tuple[_Tabl
     steps, of_mentions = (table.column("step", np.int64) for table in (samples, mentions))
     chosen = int(steps.max()) if step is None else step
     if chosen not in steps:
-        known = ", ".join(map(str, np.unique(steps)))
-        raise DataError(f"{samples.path}: expected --step to be one of {known}, got {chosen}")
+        available = ", ".join(map(str, np.unique(steps)))
+        raise DataError(f"{samples.path}: expected --step to be one of {available}, got {chosen}")
     return samples.take(steps == chosen), mentions.take(of_mentions == chosen), chosen
 
 

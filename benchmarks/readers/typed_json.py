@@ -133,8 +133,8 @@ class _Place:
     @classmethod
     def of(cls, message: str) -> _Place | None:
         """Where msgspec found a mistake; None if nowhere in particular (it is the top level)."""
-        found = re.search(r" - at `\$\.?(\w*)(?:\[(\d+)\])?(?:\.(\w+))?.*`$", message)
-        return found and cls(found[1], None if found[2] is None else int(found[2]), found[3] or "")
+        match = re.search(r" - at `\$\.?(\w*)(?:\[(\d+)\])?(?:\.(\w+))?.*`$", message)
+        return match and cls(match[1], None if match[2] is None else int(match[2]), match[3] or "")
 
     @property
     def key(self) -> str:
@@ -173,7 +173,7 @@ def _text(content: bytes, place: _Place) -> bytes | None:
     """The text of a field's value: decodes up to its record again, skipping all else. None if the record is broken."""
     count = -1
 
-    def seen(record: Any) -> None:
+    def capture(record: Any) -> None:
         nonlocal count
         count += 1
         if count == place.index:
@@ -181,15 +181,15 @@ def _text(content: bytes, place: _Place) -> bytes | None:
         record.value = None
 
     fields = [("value", msgspec.Raw, msgspec.Raw())]
-    hook = {"__post_init__": seen}
+    hook = {"__post_init__": capture}
     record = msgspec.defstruct("Record", fields, rename={"value": place.field}, namespace=hook, gc=False)
     kind: Any = list[record]  # type: ignore[valid-type]  # made at run time
     if place.name:
         kind = msgspec.defstruct("File", [("records", kind)], rename={"records": place.name})
     try:
         msgspec.json.decode(content, type=kind)
-    except _Found as found:
-        return cast(bytes, found.args[0])
+    except _Found as error:
+        return cast(bytes, error.args[0])
     except (msgspec.DecodeError, RecursionError):
         pass
     return None

@@ -56,7 +56,7 @@ def limit(subject: Subject) -> None:
 
 def greedy(subject: Subject) -> None:
     """At temperature 0 there is one answer, whatever the seed."""
-    one, other = ([s.tokens for own in answers(subject, (0.0, 0.0), seed) for s in own] for seed in (0, 1))
+    one, other = ([s.tokens for of_image in answers(subject, (0.0, 0.0), seed) for s in of_image] for seed in (0, 1))
     require(
         one == other and one[::2] == one[1::2],
         "expected one greedy answer for each picture, got several; temperature 0 has no random numbers",
@@ -77,7 +77,7 @@ def most_probable(subject: Subject) -> None:
 def samples(subject: Subject) -> None:
     """At temperature 1, K samples of a picture differ."""
     as_adapter(subject.predictor)
-    different = [len({s.tokens for s in own}) for own in answers(subject, (1.0,) * SAMPLES)]
+    different = [len({s.tokens for s in of_image}) for of_image in answers(subject, (1.0,) * SAMPLES)]
     require(
         max(different) > 1,
         f"expected {SAMPLES} samples at temperature 1 to differ, got one answer for each picture; each sample needs "
@@ -99,13 +99,13 @@ def seed(subject: Subject) -> None:
 
 def neighbours(subject: Subject) -> None:
     """A picture gets the same samples alone, beside others, and at another place in the batch."""
-    together = answers(subject)
+    in_batch = answers(subject)
     backwards = subject.predictor.generate(subject.few[::-1], MIXED, 0, MAX_TOKENS)[::-1]
-    for example, own, other in zip(subject.few, together, backwards, strict=True):
+    for example, beside, other in zip(subject.few, in_batch, backwards, strict=True):
         (alone,) = subject.predictor.generate([example], MIXED, 0, MAX_TOKENS)
-        for where, found in (("beside others", own), ("at another place in the batch", other)):
+        for where, drawn in (("beside others", beside), ("at another place in the batch", other)):
             require(
-                [s.tokens for s in found] == [s.tokens for s in alone],
+                [s.tokens for s in drawn] == [s.tokens for s in alone],
                 f"image {example.image_id}: expected the same samples alone and {where}, got others; the random "
                 "numbers must depend on the seed and the image (see harness.inference.decoding.uniforms)",
             )
@@ -114,8 +114,8 @@ def neighbours(subject: Subject) -> None:
 def log_probs(subject: Subject) -> None:
     """The log-probabilities of what is generated are those of one forward pass over all its tokens."""
     adapter, device = subject.adapter, subject.accelerator.device
-    for example, own in zip(subject.few, answers(subject), strict=True):
-        for sample in own:
+    for example, samples_of_image in zip(subject.few, answers(subject), strict=True):
+        for sample in samples_of_image:
             (table,) = target_log_probs(adapter, [example], [sample.tokens], device)
             expected = table[range(len(sample.tokens)), sample.tokens]
             error = apart(torch.tensor(sample.log_probs), expected)
@@ -137,8 +137,8 @@ def asked(subject: Subject) -> None:
             adapter.codec.prompt(question)
     except ConfigError as error:
         raise NotApplicableError(str(error)) from None
-    found = adapter.generate(questions, (1.0,), 0, MAX_TOKENS)
-    for question, (sample, *_) in zip(questions, found, strict=True):
+    drawn = adapter.generate(questions, (1.0,), 0, MAX_TOKENS)
+    for question, (sample, *_) in zip(questions, drawn, strict=True):
         named, opened = (_missed(subject, one, sample) for one in (question, replace(question, asked=None)))
         require(
             named <= max(opened, subject.tolerance),

@@ -91,8 +91,8 @@ class Subject:
     def fresh(self, categories: Sequence[Category] | None = None) -> Predictor:
         """Makes the base in eval mode, always with the same weights; for the shapes unless other categories are
         given."""
-        own = self.categories if categories is None else categories
-        made = base_of(lambda: self.made_by(own, self.settings), self.accelerator)
+        chosen = self.categories if categories is None else categories
+        made = base_of(lambda: self.made_by(chosen, self.settings), self.accelerator)
         if isinstance(made, Adapter):
             made.model.eval()
         return made
@@ -190,12 +190,12 @@ def target_log_probs(
     batch = target_batch(targets, adapter.codec, prompts)
     with torch.inference_mode():
         pixels = adapter.pixels(examples).to(device)
-        found = adapter.logits(pixels, batch.inputs.to(device)).float().log_softmax(-1).cpu()
-    kept = batch.labels != IGNORED_LABEL
-    return [found[row, kept[row]] for row in range(len(targets))]
+        log_probs = adapter.logits(pixels, batch.inputs.to(device)).float().log_softmax(-1).cpu()
+    scored = batch.labels != IGNORED_LABEL
+    return [log_probs[row, scored[row]] for row in range(len(targets))]
 
 
-def apart(found: Tensor, expected: Tensor) -> float:
+def apart(actual: Tensor, expected: Tensor) -> float:
     """Returns the largest difference of log-probabilities: in nats, but relative to the number where it is larger
     than one (float32 rounds large numbers by more)."""
-    return float(((found - expected).abs() / expected.abs().clamp(min=1)).max())
+    return float(((actual - expected).abs() / expected.abs().clamp(min=1)).max())

@@ -26,8 +26,8 @@ def mask(subject: Subject) -> None:
     targets = [subject.target(example) for example in subject.short_and_long]
     batch = target_batch(targets, codec)
     for row, target in enumerate(targets):
-        kept = (batch.labels[row] != IGNORED_LABEL).nonzero()[:, 0]
-        labels, before = batch.labels[row, kept].tolist(), batch.inputs[row, kept].tolist()
+        positions = (batch.labels[row] != IGNORED_LABEL).nonzero()[:, 0]
+        labels, before = batch.labels[row, positions].tolist(), batch.inputs[row, positions].tolist()
         require(labels == list(target), f"labels: expected the target {list(target)}, got {labels}")
         expected = [codec.tokens.prompt[-1], *target[:-1]]
         require(before == expected, f"inputs: expected {expected} before the labels, got {before}")
@@ -119,8 +119,8 @@ def grammar(subject: Subject) -> None:
         _admitted(codec, walk, subject.target(example))
     few = subject.few
     answers = subject.predictor.generate(few, [0.0, 1.0, 1.0, 1.0], 0, MAX_TOKENS, grammar=True)
-    for example, own in zip(few, answers, strict=True):
-        for sample in own:
+    for example, samples_of_image in zip(few, answers, strict=True):
+        for sample in samples_of_image:
             parsed = codec.decode(sample.tokens, example.width, example.height)
             unknown = [mention.name for mention in parsed.mentions if mention.category_id is None]
             require(

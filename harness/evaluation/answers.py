@@ -32,7 +32,7 @@ class MatchedSamples:
     """
 
     temperature: float
-    said: list[list[ReadSample]]
+    samples: list[list[ReadSample]]
     answers: Answers
     verification: Verification
     scores: list[MentionScore] | None = None
@@ -40,7 +40,7 @@ class MatchedSamples:
     @property
     def mentions(self) -> list[Mention]:
         """In the order of `answers`."""
-        return [mention for own in self.said for answer in own for mention in answer.parsed.mentions]
+        return [mention for of_image in self.samples for answer in of_image for mention in answer.parsed.mentions]
 
 
 def read_and_match(
@@ -53,12 +53,15 @@ def read_and_match(
 ) -> MatchedSamples:
     """Reads and matches what was emitted for each question. What sample k says to all questions about an image is one
     answer; a mention of a category that its question did not ask about is a mention like others."""
-    said = [
-        [read_sample(predictor.codec, question, sample) for sample in own]
-        for question, own in zip(questions, emitted, strict=True)
+    answers_to_questions = [
+        [read_sample(predictor.codec, question, sample) for sample in of_question]
+        for question, of_question in zip(questions, emitted, strict=True)
     ]
-    whole = [[join_answers(parts) for parts in own] for own in group_by_image(truth, questions, said)]
-    answers = answers_of([[answer.parsed for answer in own] for own in whole], categories)
+    whole = [
+        [join_answers(parts) for parts in of_question]
+        for of_question in group_by_image(truth, questions, answers_to_questions)
+    ]
+    answers = answers_of([[answer.parsed for answer in of_question] for of_question in whole], categories)
     return MatchedSamples(temperature, whole, answers, verify(truth, answers.mentions))
 
 
@@ -68,15 +71,15 @@ def read_sample(codec: Codec, question: Example, sample: Sample) -> ReadSample:
 
 
 def group_by_image(
-    truth: Truth, questions: Sequence[Example], said: Sequence[Sequence[T]]
+    truth: Truth, questions: Sequence[Example], to_questions: Sequence[Sequence[T]]
 ) -> list[list[tuple[T, ...]]]:
     """By image of the truth and by sample: what was said to each question about the image, in their order. Nothing
     where there was no question."""
-    found: dict[int, list[Sequence[T]]] = {image_id: [] for image_id in truth.image_ids.tolist()}
-    for question, own in zip(questions, said, strict=True):
-        found[question.image_id].append(own)
-    nothing: list[tuple[T, ...]] = [()] * len(said[0])
-    return [list(zip(*answers, strict=True)) or nothing for answers in found.values()]
+    by_image: dict[int, list[Sequence[T]]] = {image_id: [] for image_id in truth.image_ids.tolist()}
+    for question, of_question in zip(questions, to_questions, strict=True):
+        by_image[question.image_id].append(of_question)
+    nothing: list[tuple[T, ...]] = [()] * len(to_questions[0])
+    return [list(zip(*answers, strict=True)) or nothing for answers in by_image.values()]
 
 
 def join_answers(parts: Sequence[ReadSample]) -> ReadSample:
@@ -94,9 +97,9 @@ def join_answers(parts: Sequence[ReadSample]) -> ReadSample:
         Sample(tuple(t for s in samples for t in s.tokens), tuple(p for s in samples for p in s.log_probs)),
         Parsed(
             tuple(mentions),
-            sum(own.malformed for own in parsed),
-            any(own.truncated for own in parsed),
-            sum(own.lenient for own in parsed),
+            sum(part.malformed for part in parsed),
+            any(part.truncated for part in parsed),
+            sum(part.lenient for part in parsed),
         ),
         " ".join(texts),
     )

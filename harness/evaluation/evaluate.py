@@ -71,15 +71,15 @@ def measure(
     truth = truth_of(examples, categories)
     source = settings.score if isinstance(predictor, Adapter) else "constant"
     questions, last = examples if questions is None else questions, settings.last
-    said = sample_and_score(predictor, questions, settings, progress, cache)
+    by_temperature = sample_and_score(predictor, questions, settings, progress, cache)
     with phase("matching and AP"):
-        greedy, sampled = _match_answers(predictor, questions, truth, categories, said, settings)
+        greedy, sampled = _match_answers(predictor, questions, truth, categories, by_temperature, settings)
         boxed = predictor.codec.boxed
         detections = {GREEDY: _detections(truth, greedy, source) if boxed else []}
         if last and boxed:
             detections |= {read.temperature: _consensus(truth, categories, read, source) for read in sampled}
-        official = {heat: benchmark.evaluate("val", own) for heat, own in detections.items()}
-        matched = [(heat, own, benchmark.match("val", own)) for heat, own in detections.items()]
+        official = {heat: benchmark.evaluate("val", rows) for heat, rows in detections.items()}
+        matched = [(heat, rows, benchmark.match("val", rows)) for heat, rows in detections.items()]
     tables = {read.temperature: figure_tables(truth, read, categories) for read in sampled}
     if not boxed:
         tables = {heat: (_without_boxes(table), images) for heat, (table, images) in tables.items()}
@@ -92,22 +92,22 @@ def measure(
     )
     ids = [category.id for category in categories]
     own_frames = {
-        "images": [image_frame(step, heat, truth, ids, *own) for heat, own in tables.items()],
-        "detections": [detection_frame(step, *own) for own in matched],
+        "images": [image_frame(step, heat, truth, ids, *table) for heat, table in tables.items()],
+        "detections": [detection_frame(step, *match) for match in matched],
         "samples": [sample_tables.sample_frame(step, truth, read) for read in (greedy, *sampled)],
         "mentions": [sample_tables.mention_frame(step, truth, read) for read in (greedy, *sampled)],
     }
-    joined = {name: pd.concat(own, ignore_index=True) for name, own in own_frames.items()}
+    joined = {name: pd.concat(frames, ignore_index=True) for name, frames in own_frames.items()}
     return Measurement(info, joined, official[GREEDY], source)
 
 
 def figure_tables(
-    truth: Truth, own: MatchedSamples, categories: Sequence[Category], text: bool = True
+    truth: Truth, matched: MatchedSamples, categories: Sequence[Category], text: bool = True
 ) -> tuple[CategoryTable, ImageTable]:
     """What every diversity figure is made of; `text`: with those of harness.metrics.samples.text."""
     return (
-        category_table(truth, own.answers, own.verification, name_counts(categories)),
-        image_table(truth, own.answers, own.verification, text),
+        category_table(truth, matched.answers, matched.verification, name_counts(categories)),
+        image_table(truth, matched.answers, matched.verification, text),
     )
 
 
@@ -121,18 +121,20 @@ def _match_answers(
     questions: Sequence[Example],
     truth: Truth,
     categories: Sequence[Category],
-    said: Mapping[float, ScoredSamples],
+    by_temperature: Mapping[float, ScoredSamples],
     settings: EvaluationSettings,
 ) -> tuple[MatchedSamples, list[MatchedSamples]]:
     """The greedy answer, and the samples at each temperature, matched with what is there and with their scores."""
     greedy, *sampled = [
         replace(
-            read_and_match(predictor, questions, truth, categories, [samples[part] for samples in own.emitted], heat),
-            scores=_flat_scores(truth, questions, [samples[part] for samples in own.scores]),
+            read_and_match(
+                predictor, questions, truth, categories, [samples[part] for samples in scored.emitted], heat
+            ),
+            scores=_flat_scores(truth, questions, [samples[part] for samples in scored.scores]),
         )
-        for own, part, heat in [
-            (said[settings.sample.temperature], GREEDY_ANSWER, GREEDY),
-            *((own, SAMPLED, heat) for heat, own in said.items()),
+        for scored, part, heat in [
+            (by_temperature[settings.sample.temperature], GREEDY_ANSWER, GREEDY),
+            *((scored, SAMPLED, heat) for heat, scored in by_temperature.items()),
         ]
     ]
     return greedy, sampled
@@ -145,17 +147,17 @@ def _flat_scores(
     flat: list[MentionScore] = []
     for samples in group_by_image(truth, questions, scores):
         for answers in samples:
-            for own in answers:
-                if own is None:
+            for scored in answers:
+                if scored is None:
                     return None
-                flat += own
+                flat += scored
     return flat
 
 
-def _detections(truth: Truth, own: MatchedSamples, source: str) -> list[Detection]:
+def _detections(truth: Truth, matched: MatchedSamples, source: str) -> list[Detection]:
     """One per greedy mention of a known name."""
-    assert own.scores is not None
-    rows = zip(own.answers.mentions.image, own.mentions, own.scores, strict=True)
+    assert matched.scores is not None
+    rows = zip(matched.answers.mentions.image, matched.mentions, matched.scores, strict=True)
     return [
         Detection(int(truth.image_ids[image]), mention.category_id, mention.box, mention_score.of(source))
         for image, mention, mention_score in rows
@@ -163,14 +165,16 @@ def _detections(truth: Truth, own: MatchedSamples, source: str) -> list[Detectio
     ]
 
 
-def _consensus(truth: Truth, categories: Sequence[Category], own: MatchedSamples, source: str) -> list[Detection]:
+def _consensus(truth: Truth, categories: Sequence[Category], matched: MatchedSamples, source: str) -> list[Detection]:
     """One per cluster of the samples' mentions; their probability is that of the record's score source."""
-    assert own.scores is not None
-    values = np.array([mention_score.of(source) for mention_score in own.scores], dtype=np.float64)
-    found = consensus(replace(own.answers.mentions, score=values), own.answers.samples)
+    assert matched.scores is not None
+    values = np.array([mention_score.of(source) for mention_score in matched.scores], dtype=np.float64)
+    clusters = consensus(replace(matched.answers.mentions, score=values), matched.answers.samples)
     return [
         Detection(int(truth.image_ids[image]), categories[category].id, Box(*map(float, box)), float(value))
-        for image, category, box, value in zip(found.image, found.category, found.boxes, found.scores, strict=True)
+        for image, category, box, value in zip(
+            clusters.image, clusters.category, clusters.boxes, clusters.scores, strict=True
+        )
     ]
 
 

@@ -13,11 +13,11 @@ def generate(
     predictor: Predictor, examples: Sequence[Example], temperature: float, settings: SampleSettings, seed: int
 ) -> list[list[Sample]]:
     """For each example 1 + K samples, the greedy answer first, then K at `temperature`."""
-    found = [
+    batches = [
         generate_batch(predictor, batch, temperature, settings, seed)
         for batch in split_into_batches(examples, settings)
     ]
-    return [own for batch in found for own in batch]
+    return [of_image for batch in batches for of_image in batch]
 
 
 def split_into_batches(examples: Sequence[Example], settings: SampleSettings) -> Iterator[Sequence[Example]]:

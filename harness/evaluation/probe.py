@@ -47,10 +47,10 @@ def probe(
     shown = set(truth.image_ids.tolist())
     questions = [example for example in asked or examples if example.image_id in shown]
     emitted = generate(adapter, questions, settings.temperature, settings, seed)
-    own = read_and_match(
+    matched = read_and_match(
         adapter, questions, truth, categories, [samples[1:] for samples in emitted], settings.temperature
     )
-    table, _ = figure_tables(truth, own, categories, text=False)
+    table, _ = figure_tables(truth, matched, categories, text=False)
     figures = aggregate.category_figures(table)
     sampled = {measure.name: measure.source for measure in PROBE if measure.source}
     means = {name: aggregate.mean_defined(figures[source])[0] for name, source in sampled.items()}

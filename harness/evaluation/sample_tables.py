@@ -13,46 +13,46 @@ from harness.metrics.samples.mentions import Truth
 from harness.records import GREEDY
 
 
-def sample_frame(step: int, truth: Truth, own: MatchedSamples) -> pd.DataFrame:
-    images, samples = own.answers.malformed.shape
-    said = [answer for samples in own.said for answer in samples]
+def sample_frame(step: int, truth: Truth, matched: MatchedSamples) -> pd.DataFrame:
+    images, samples = matched.answers.malformed.shape
+    answers = [answer for samples in matched.samples for answer in samples]
     return pd.DataFrame(
         {
             "step": step,
             "image_id": np.repeat(truth.image_ids, samples),
-            "sample": np.tile(_sample_numbers(own), images),
-            "temperature": own.temperature,
-            "text": [answer.text for answer in said],
-            "log_prob": [float(sum(answer.sample.log_probs)) for answer in said],
-            "malformed": own.answers.malformed.ravel(),
-            "truncated": own.answers.truncated.ravel(),
-            "lenient": own.answers.lenient.ravel(),
+            "sample": np.tile(_sample_numbers(matched), images),
+            "temperature": matched.temperature,
+            "text": [answer.text for answer in answers],
+            "log_prob": [float(sum(answer.sample.log_probs)) for answer in answers],
+            "malformed": matched.answers.malformed.ravel(),
+            "truncated": matched.answers.truncated.ravel(),
+            "lenient": matched.answers.lenient.ravel(),
         }
     )
 
 
-def _sample_numbers(own: MatchedSamples) -> NDArray[np.int64]:
+def _sample_numbers(matched: MatchedSamples) -> NDArray[np.int64]:
     """0 is the greedy answer, the others count from 1."""
-    return np.arange(own.answers.samples) + (own.temperature != GREEDY)
+    return np.arange(matched.answers.samples) + (matched.temperature != GREEDY)
 
 
-def mention_frame(step: int, truth: Truth, own: MatchedSamples) -> pd.DataFrame:
+def mention_frame(step: int, truth: Truth, matched: MatchedSamples) -> pd.DataFrame:
     """`name_score` and `location_score` of every mention; `category_score` of those that were scored: the greedy
     ones, and all of the last step."""
-    columns, found, rows = own.answers.mentions, own.verification, own.mentions
-    log_probs = [answer.sample.log_probs for samples in own.said for answer in samples]
-    sequence = columns.image * own.answers.samples + columns.sample
+    columns, verification, rows = matched.answers.mentions, matched.verification, matched.mentions
+    log_probs = [answer.sample.log_probs for samples in matched.samples for answer in samples]
+    sequence = columns.image * matched.answers.samples + columns.sample
     before = np.searchsorted(sequence, sequence)  # row at which a mention's sequence begins
-    category = [None if own.scores is None else item.category for item in own.scores or rows]  # type: ignore[union-attr]
+    category = [None if matched.scores is None else item.category for item in matched.scores or rows]  # type: ignore[union-attr]
     frame = pd.DataFrame(
         {
             "step": step,
             "image_id": truth.image_ids[columns.image],
-            "sample": _sample_numbers(own)[columns.sample],
+            "sample": _sample_numbers(matched)[columns.sample],
             "position": np.arange(len(rows)) - before,
             "category_id": [mention.category_id for mention in rows],
-            "instance_id": [None if i < 0 else int(truth.ids[i]) for i in found.instance],
-            "temperature": own.temperature,
+            "instance_id": [None if i < 0 else int(truth.ids[i]) for i in verification.instance],
+            "temperature": matched.temperature,
             "name": [mention.name for mention in rows],
             **{side: columns.boxes[:, index] for index, side in enumerate("xywh")},
             "name_score": [
@@ -64,8 +64,8 @@ def mention_frame(step: int, truth: Truth, own: MatchedSamples) -> pd.DataFrame:
                 math.exp(sum(log_probs[at][mention.box_start : mention.box_end]))
                 for at, mention in zip(sequence, rows, strict=True)
             ],
-            "iou": found.iou,
-            **{flag: getattr(found, flag) for flag in ("duplicate", "hallucination", "neutral", "unknown")},
+            "iou": verification.iou,
+            **{flag: getattr(verification, flag) for flag in ("duplicate", "hallucination", "neutral", "unknown")},
         }
     )
     whole = ("step", "image_id", "sample", "position", "category_id", "instance_id")

@@ -75,14 +75,14 @@ def sample_and_score(
     Where several processes share the batches, each of them calls this, and the one that goes on has the answers.
     """
     cache = NoCache() if cache is None else cache
-    found = {}
+    by_temperature = {}
     for temperature in settings.temperatures:
         batches = split_into_batches(questions, settings.sample)
         named = {f"said-{temperature}-{_name(batch)}": batch for batch in batches}
         makers = {name: partial(_make_batch, predictor, batch, temperature, settings) for name, batch in named.items()}
         sizes = {name: len(batch) for name, batch in named.items()}
-        found[temperature] = _read_batches(cache.get_or_make_each(makers, partial(_count, progress, sizes)))
-    return found
+        by_temperature[temperature] = _read_batches(cache.get_or_make_each(makers, partial(_count, progress, sizes)))
+    return by_temperature
 
 
 def _name(batch: Sequence[Example]) -> str:
@@ -105,18 +105,20 @@ def _make_batch(
     scored = settings.scored(temperature) if predictor.codec.boxed else NONE
     with phase("generation"):
         emitted = generate_batch(predictor, batch, temperature, settings.sample, settings.seed)
-    different = {(image, sample.tokens): sample for image, own in enumerate(emitted) for sample in own[scored]}
+    different = {
+        (image, sample.tokens): sample for image, of_image in enumerate(emitted) for sample in of_image[scored]
+    }
     with phase("scoring"):
         examples = [batch[image] for image, _ in different]
-        found = _score(predictor, examples, list(different.values()), settings.score)
-    scores = dict(zip(different, found, strict=True))
+        scores_of_different = _score(predictor, examples, list(different.values()), settings.score)
+    scores = dict(zip(different, scores_of_different, strict=True))
     chosen = range(settings.sample.samples + 1)[scored]
     return [
         [
             (sample.tokens, sample.log_probs, scores[image, sample.tokens] if index in chosen else None)
-            for index, sample in enumerate(own)
+            for index, sample in enumerate(of_image)
         ]
-        for image, own in enumerate(emitted)
+        for image, of_image in enumerate(emitted)
     ]
 
 
@@ -130,10 +132,10 @@ def _score(
         for tokens, example in zip(sequences, examples, strict=True)
     ]
     if not isinstance(predictor, Adapter):
-        return [[CERTAIN] * len(own.mentions) for own in parsed]
+        return [[CERTAIN] * len(answer.mentions) for answer in parsed]
     log_probs = [sample.log_probs for sample in samples]
-    found = score(predictor, examples, sequences, parsed, source, log_probs)
-    return [[astuple(mention) for mention in own] for own in found]
+    scores = score(predictor, examples, sequences, parsed, source, log_probs)
+    return [[astuple(mention) for mention in of_sequence] for of_sequence in scores]
 
 
 CERTAIN = (1.0, 1.0, 1.0)
@@ -142,7 +144,7 @@ CERTAIN = (1.0, 1.0, 1.0)
 
 def _read_batches(values: Sequence[list[list[Any]]]) -> ScoredSamples:
     """What batches were kept as."""
-    rows = [own for batch in values for own in batch]
-    emitted = [[Sample(tuple(tokens), tuple(log_probs)) for tokens, log_probs, _ in own] for own in rows]
-    scores = [[None if of is None else [MentionScore(*m) for m in of] for *_, of in own] for own in rows]
+    rows = [row for batch in values for row in batch]
+    emitted = [[Sample(tuple(tokens), tuple(log_probs)) for tokens, log_probs, _ in row] for row in rows]
+    scores = [[None if of is None else [MentionScore(*m) for m in of] for *_, of in row] for row in rows]
     return ScoredSamples(emitted, scores)

@@ -86,14 +86,14 @@ def score(
     """
     adapter.model.eval()
     if source == "constant":
-        return [[NOT_NEEDED] * len(own.mentions) for own in parsed]
-    known = log_probs if log_probs is not None else [None] * len(sequences)
+        return [[NOT_NEEDED] * len(answer.mentions) for answer in parsed]
+    given = log_probs if log_probs is not None else [None] * len(sequences)
     asked = [
-        _SequenceQueries(adapter.codec, adapter.codec.prompt(example), tokens, own.mentions, source, values)
-        for example, tokens, own, values in zip(examples, sequences, parsed, known, strict=True)
+        _SequenceQueries(adapter.codec, adapter.codec.prompt(example), tokens, answer.mentions, source, values)
+        for example, tokens, answer, values in zip(examples, sequences, parsed, given, strict=True)
     ]
-    _answer(adapter, [(example, own.queries) for example, own in zip(examples, asked, strict=True)])
-    return [own.scores() for own in asked]
+    _answer(adapter, [(example, queries.queries) for example, queries in zip(examples, asked, strict=True)])
+    return [queries.scores() for queries in asked]
 
 
 # ---- what is asked about a sequence ----------------------------------------------------------------------------------
@@ -120,13 +120,13 @@ class _LogProbability:
     """A sum of what is known and of answers: those of tokens in a range, and that of one end."""
 
     queries: _TreeQueries
-    known: float = 0.0
+    constant: float = 0.0
     tokens: range = range(0)
     end: int | None = None
 
     def value(self) -> float:
         asked = sum(self.queries.token_answers[index] for index in self.tokens)
-        return self.known + asked + (0.0 if self.end is None else self.queries.end_answers[self.end])
+        return self.constant + asked + (0.0 if self.end is None else self.queries.end_answers[self.end])
 
 
 class _SequenceQueries:
@@ -148,12 +148,12 @@ class _SequenceQueries:
 
     def scores(self) -> list[MentionScore]:
         """Of every mention, once the queries are answered."""
-        found = []
+        scores = []
         for name, others, box in self._parts:
-            own = math.exp(name.value())
-            category = None if others is None else own + sum(math.exp(other.value()) for other in others)
-            found.append(MentionScore(own, category, math.exp(box.value())))
-        return found
+            probability = math.exp(name.value())
+            category = None if others is None else probability + sum(math.exp(other.value()) for other in others)
+            scores.append(MentionScore(probability, category, math.exp(box.value())))
+        return scores
 
     def _mention(
         self, mention: Mention, source: str
@@ -171,7 +171,7 @@ class _SequenceQueries:
         """Of tokens of the sequence and, if `ended`, of what ends a name after them."""
         end = self._end(self._after(stop)) if ended else None
         if self._log_probs is not None:
-            return _LogProbability(self.queries, known=sum(self._log_probs[start:stop]), end=end)
+            return _LogProbability(self.queries, constant=sum(self._log_probs[start:stop]), end=end)
         first = len(self.queries.tokens)
         self.queries.tokens += [(self._after(place), self._sequence[place]) for place in range(start, stop)]
         return _LogProbability(self.queries, tokens=range(first, len(self.queries.tokens)), end=end)
@@ -205,20 +205,20 @@ class _SequenceQueries:
 def _answer(adapter: Adapter, asked: Sequence[tuple[Example, _TreeQueries]]) -> None:
     """Fills in the answers; sequences about which nothing is asked cost nothing."""
     needed = [(example, queries) for example, queries in asked if queries.tokens or queries.ends]
-    of_images = [list(own) for _, own in groupby(needed, key=lambda pair: pair[0].key)]
+    of_images = [list(pairs) for _, pairs in groupby(needed, key=lambda pair: pair[0].key)]
     for start in range(0, len(of_images), IMAGES):
         images = of_images[start : start + IMAGES]
         device = next(adapter.model.parameters()).device
-        pixels = read_pixels(adapter, [own[0][0] for own in images]).to(device)
+        pixels = read_pixels(adapter, [pairs[0][0] for pairs in images]).to(device)
         if not isinstance(adapter, EncodesImages):
-            for image, own in enumerate(images):
-                _answer_by_logits(adapter, pixels[image : image + 1], [queries for _, queries in own])
+            for image, of_image in enumerate(images):
+                _answer_by_logits(adapter, pixels[image : image + 1], [queries for _, queries in of_image])
             continue
         encoded = adapter.encode(pixels)
-        trees = [(queries, image) for image, own in enumerate(images) for _, queries in own]
+        trees = [(queries, image) for image, pairs in enumerate(images) for _, queries in pairs]
         # Trees of a size go together, so that little is padding.
         for part in _parts(sorted(trees, key=lambda tree: len(tree[0].tree)), adapter.reads_trees):
-            queries = [own for own, _ in part]
+            queries = [of_tree for of_tree, _ in part]
             tokens, places, rows = _laid_out(queries, adapter)
             of_rows = torch.tensor([part[index][1] for index in rows], device=device)
             states = adapter.read(encoded[of_rows], tokens.to(device))
@@ -228,7 +228,7 @@ def _answer(adapter: Adapter, asked: Sequence[tuple[Example, _TreeQueries]]) -> 
 def _answer_by_logits(adapter: Adapter, pixels: Tensor, asked: Sequence[_TreeQueries]) -> None:
     """Asks an adapter that has no more than `logits`. pixels [1, 3, H, W]: the image that all of it is about."""
     for part in _parts([(queries, 0) for queries in asked], packed=False):
-        queries = [own for own, _ in part]
+        queries = [of_tree for of_tree, _ in part]
         tokens, places, _ = _laid_out(queries, adapter)
         assert isinstance(tokens, Tensor)
         _fill(adapter.codec, queries, places, adapter.logits(pixels, tokens.to(pixels.device)))
@@ -282,13 +282,13 @@ def _fill(
     for start in range(0, len(places), size):
         part = slice(start, start + size)
         log_p = _logits(states, rows[part], columns[part]).float().log_softmax(-1)
-        here, ended = ((own >= start) & (own < start + size) for own in (nodes, last))
+        here, ended = ((indices >= start) & (indices < start + size) for indices in (nodes, last))
         of_tokens[here.to(device)] = log_p[(nodes[here] - start).to(device), tokens[here].to(device)]
         of_ends[ended.to(device)] = log_p[(last[ended] - start).to(device)][:, terminators].logsumexp(-1)
     answers = torch.cat([of_tokens, of_ends]).tolist()
-    found, found_ends = iter(answers[: len(pairs)]), iter(answers[len(pairs) :])
+    token_answers, found_ends = iter(answers[: len(pairs)]), iter(answers[len(pairs) :])
     for queries in asked:
-        queries.token_answers = [next(found) for _ in queries.tokens]
+        queries.token_answers = [next(token_answers) for _ in queries.tokens]
         queries.end_answers = [next(found_ends) for _ in queries.ends]
 
 

@@ -55,19 +55,19 @@ def sample_all(
     Examples whose prompts have equally many tokens go together, so that no prompt is padded: each gets what it gets
     alone.
     """
-    found: dict[int, list[Sample]] = {}
+    by_place: dict[int, list[Sample]] = {}
     for places in _by_length([codec.prompt(example) for example in examples]):
-        own = [examples[place] for place in places]
-        heat = torch.tensor(list(temperatures) * len(own), device=device)
-        noise = uniforms(own, len(temperatures), max_tokens, seed).to(device)
-        steps = begin(own, len(temperatures))
+        of_length = [examples[place] for place in places]
+        heat = torch.tensor(list(temperatures) * len(of_length), device=device)
+        noise = uniforms(of_length, len(temperatures), max_tokens, seed).to(device)
+        steps = begin(of_length, len(temperatures))
         try:
-            flat = sample(steps.step, codec, heat, noise, grammar, steps.keep, own)
+            flat = sample(steps.step, codec, heat, noise, grammar, steps.keep, of_length)
         finally:
             steps.close()
         for position, place in enumerate(places):
-            found[place] = flat[position * len(temperatures) :][: len(temperatures)]
-    return [found[place] for place in range(len(examples))]
+            by_place[place] = flat[position * len(temperatures) :][: len(temperatures)]
+    return [by_place[place] for place in range(len(examples))]
 
 
 def _by_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -29,10 +29,10 @@ class PrecisionObserver:
     def __init__(self, path: Path | None = None) -> None:
         """path: of a file that keeps what was seen, for a process that goes on with the same cell."""
         self._path = path
-        self.found: dict[str, str] = {}
+        self.observed: dict[str, str] = {}
         if path is not None:
             with suppress(DataError):
-                self.found = read_json(path)
+                self.observed = read_json(path)
 
     def watch(self, model: nn.Module, device: torch.device) -> None:
         """Looks at the passes of this model from now on."""
@@ -43,23 +43,23 @@ class PrecisionObserver:
         def look(module: nn.Module, inputs: object) -> None:
             del inputs
             use: Use = "training" if model.training else "generation"
-            said, weight = numbers_in_use(device), next(module.parameters(recurse=False))
-            self.add(use, said if weight.dtype == torch.float32 else f"{said}, weights {_name(weight.dtype)}")
+            numbers, weight = numbers_in_use(device), next(module.parameters(recurse=False))
+            self.add(use, numbers if weight.dtype == torch.float32 else f"{numbers}, weights {_name(weight.dtype)}")
             for other in [other for other in hooks if other is not module]:
                 hooks.pop(other).remove()
 
         for module in chosen:
             hooks[module] = module.register_forward_pre_hook(look)
 
-    def add(self, use: Use, said: str) -> None:
+    def add(self, use: Use, numbers: str) -> None:
         """Notes what a pass computed in."""
-        kinds = {*self.found.get(use, said).split("; "), said}
+        kinds = {*self.observed.get(use, numbers).split("; "), numbers}
         text = "; ".join(sorted(kinds))
-        if self.found.get(use) == text:
+        if self.observed.get(use) == text:
             return
-        self.found[use] = text
+        self.observed[use] = text
         if self._path is not None:
-            write_json(self._path, self.found)
+            write_json(self._path, self.observed)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -57,10 +57,10 @@ def read_pixels(adapter: ReadsPictures, examples: Sequence[Example]) -> Tensor:
     cache = _caches.setdefault(adapter, _PictureCache())
     keys = [(example.image_id, example.path, example.width, example.height) for example in examples]
     with cache.lock:
-        found = {key: cache.get(key) for key in keys}
-        missing = {key: example for key, example in zip(keys, examples, strict=True) if found[key] is None}
+        cached = {key: cache.get(key) for key in keys}
+        missing = {key: example for key, example in zip(keys, examples, strict=True) if cached[key] is None}
         if missing:
             for key, pixels in zip(missing, adapter.pixels(list(missing.values())), strict=True):
-                found[key] = pixels
+                cached[key] = pixels
                 cache.add(key, pixels.clone())  # not a view, which would keep its whole batch
-    return torch.stack([own for own in map(found.get, keys) if own is not None])
+    return torch.stack([pixels for pixels in map(cached.get, keys) if pixels is not None])

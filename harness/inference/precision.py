@@ -94,7 +94,7 @@ def share_frozen(copy: nn.Module, original: nn.Module) -> int:
     this saves. Both must have been made alike: a copy whose names or shapes differ is a ValueError."""
     theirs = dict(original.named_parameters())
     mine = dict(copy.named_parameters())
-    shapes = [{name: tuple(parameter.shape) for name, parameter in own.items()} for own in (theirs, mine)]
+    shapes = [{name: tuple(parameter.shape) for name, parameter in tensors.items()} for tensors in (theirs, mine)]
     if shapes[0] != shapes[1]:
         raise ValueError("expected a copy of the model, got one with other parameters")
     saved = 0

@@ -41,12 +41,12 @@ def teacher_forced(
         rows = slice(start, start + CHUNK)
         prompts = [adapter.codec.prompt(example) for example in examples[rows]]
         batch = target_batch(sequences[rows], adapter.codec, prompts)
-        kept = batch.labels != IGNORED_LABEL
+        scored = batch.labels != IGNORED_LABEL
         if with_prompts:
-            positions = torch.arange(kept.shape[1])
-            kept |= positions < torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None]
+            positions = torch.arange(scored.shape[1])
+            scored |= positions < torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None]
         logits = adapter.logits(read_pixels(adapter, examples[rows]).to(device), batch.inputs.to(device))
-        yield Forced(logits[kept.to(device)].float(), batch.labels[kept].to(device), batch.kinds[kept].to(device))
+        yield Forced(logits[scored.to(device)].float(), batch.labels[scored].to(device), batch.kinds[scored].to(device))
 
 
 def top_k_masses(

@@ -36,7 +36,7 @@ def equal_ap_rows(results: Results) -> list[EqualApRow]:
     names = ["AP", *(name for name in diversity_columns(results.samples) if name != "recall")]
     constant = [model for model in results.suite.models if results.suite.train_of(model).schedule == "constant"]
     rows = []
-    for model in (own.label for own in constant):
+    for model in (model_of_suite.label for model_of_suite in constant):
         for label in (row.label for row in results.suite.objectives if row.label != control):
             row = compare_rows(
                 results, at_last_step(results, model, label), names, minus=at_ap_of(results, model, control, label)

@@ -70,7 +70,7 @@ def with_hypotheses(results: Results, planned: Suite) -> Results:
 def run_sizes(results: Results) -> list[RunSize]:
     """Lists the sizes that are considered, cheapest first."""
     sizes = product(SEEDS, (times * results.images for times in TIMES_IMAGES))
-    return sorted((RunSize(*size, hours(results, *size)) for size in sizes), key=lambda own: own.hours)
+    return sorted((RunSize(*size, hours(results, *size)) for size in sizes), key=lambda size: size.hours)
 
 
 def hours(results: Results, seeds: int, images: int) -> float:

@@ -100,7 +100,7 @@ class Results:
 
     def model(self, label: str) -> NamedModel:
         """The model of the suite that tables call so."""
-        return next(own for own in self.suite.models if own.label == label)
+        return next(model for model in self.suite.models if model.label == label)
 
     @property
     def samples(self) -> int:

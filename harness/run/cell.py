@@ -112,7 +112,7 @@ def compute(context: Context, item: Planned, folder: Path, check: Callable[[], N
         curve=tuple(log.of("train")),
         probe=tuple(log.of("probe")),
         timings=checkpointer.timings,
-        precision=checkpointer.precision.found,
+        precision=checkpointer.precision.observed,
         own_peak_mib=peak.read(from_the_start=not checkpointer.goes_on),
         files={path.name: files.sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
     )

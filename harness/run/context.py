@@ -72,12 +72,12 @@ class Context:
         examples, prompt = self.benchmark.split(split), self.suite.prompt
         if prompt.chunk is None:
             return examples
-        found = [question for example in examples for question in self._about(example, split, seed, prompt.chunk)]
-        if examples and not found:
+        asked = [question for example in examples for question in self._about(example, split, seed, prompt.chunk)]
+        if examples and not asked:
             raise ConfigError(
                 f"prompt: no image of the {split} split has a verified category to ask about; use kind: open"
             )
-        return tuple(found)
+        return tuple(asked)
 
     def _about(self, example: Example, split: str, seed: int, chunk: int) -> list[Example]:
         categories, prompt = self.benchmark.categories, self.suite.prompt
@@ -100,7 +100,7 @@ class Context:
 def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:
     watch = watch or Silence()
     accelerator = accelerator_on(device)  # first: from here on what fails in one process is known to all
-    benchmark = ranks.together(accelerator, partial(_benchmark, suite, data, watch))
+    benchmark = ranks.make_on_all(accelerator, partial(_benchmark, suite, data, watch))
     context = Context(suite, benchmark, accelerator, watch)
     if suite.counts_epochs:
         images = len(context.questions("train", suite.seeds[0]))
@@ -135,7 +135,9 @@ def build(context: Context, model: NamedModel, plan: Train | None = None, like: 
     plan, device = plan or context.suite.train_of(model), context.accelerator.device
     numbers = choose_numbers(device, plan.precision), evaluation_numbers(context, plan)
     make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
-    made = base_of(make, context.accelerator, frozen_in_bf16=all(own.bf16 for own in numbers), like=like)
+    made = base_of(
+        make, context.accelerator, frozen_in_bf16=all(number_format.bf16 for number_format in numbers), like=like
+    )
     if model == context.suite.models[0]:
         context.coordinates = made.codec.space
     elif isinstance(made, TakesCoordinates):

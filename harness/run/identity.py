@@ -33,12 +33,14 @@ def digest_splits(
     if getattr(benchmark, "renders_pictures", False):
         return {}
     total = sum(len(benchmark.split(split)) for split in SPLITS)
-    done, found = 0, {}
+    done, digests = 0, {}
     for split in SPLITS:
         examples = benchmark.split(split)
-        found[split] = digest_pictures((example.path for example in examples), partial(_shifted, progress, done, total))
+        digests[split] = digest_pictures(
+            (example.path for example in examples), partial(_shifted, progress, done, total)
+        )
         done += len(examples)
-    return found
+    return digests
 
 
 def _shifted(progress: Callable[[int, int], None], before: int, total: int, done: int, of: int) -> None:

@@ -20,8 +20,8 @@ class CheckpointInterval:
     @classmethod
     def of(cls, text: str | int, option: str = "--snapshot-every") -> CheckpointInterval:
         """Reads `50` as steps, and `90s`, `10m` or `1.5h` as time. ConfigError for anything else."""
-        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])?", str(text), re.ASCII)
-        number, unit = found.groups() if found else ("0", None)
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])?", str(text), re.ASCII)
+        number, unit = match.groups() if match else ("0", None)
         if not float(number) or (unit is None and "." in number):
             raise ConfigError(f"{option}: expected a number of steps (50) or a time (90s, 10m, 1.5h), got {text!r}")
         return cls(steps=int(number)) if unit is None else cls(seconds=float(number) * SECONDS[unit])

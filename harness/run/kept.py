@@ -109,16 +109,16 @@ class StageTables:
     def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
         """Returns the table, a DataFrame. Raises Interrupted, when it is kept, if a signal came."""
         folder, place = self._folder, self._folder.place(f"table-{name}")
-        kept = self.paths.get(name) or folder.usable(f"table {name}", place, self.read)
-        if not ranks.same(folder.accelerator, kept is not None):
+        path = self.paths.get(name) or folder.usable(f"table {name}", place, self.read)
+        if not ranks.same(folder.accelerator, path is not None):
             made = make()
             if folder.main:
                 assert isinstance(made, pd.DataFrame)
-                kept = self._keep(name, place, made)
+                path = self._keep(name, place, made)
             folder.interrupts.check()
-        if kept is not None:
-            self.paths[name] = kept
-        table: Any = ranks.same(folder.accelerator, None if kept is None else pd.read_parquet(kept))
+        if path is not None:
+            self.paths[name] = path
+        table: Any = ranks.same(folder.accelerator, None if path is None else pd.read_parquet(path))
         return table  # type: ignore[no-any-return]
 
     def read(self, place: Path) -> Path:
@@ -167,13 +167,13 @@ class Evaluations:
         save: writes the weights, where they are to be kept with it. Raises Interrupted after a part if a signal came.
         """
         folder, place = self._folder, self._folder.place(f"evaluation-{step:08}")
-        kept = folder.usable(f"evaluation at step {step}", place, self.read)
-        if not ranks.same(folder.accelerator, kept is not None):
-            kept = self._made(place, measure, save)
+        evaluation = folder.usable(f"evaluation at step {step}", place, self.read)
+        if not ranks.same(folder.accelerator, evaluation is not None):
+            evaluation = self._made(place, measure, save)
             folder.interrupts.check()
-        if kept is not None:
-            self.finished.append(kept)
-        return kept
+        if evaluation is not None:
+            self.finished.append(evaluation)
+        return evaluation
 
     def read(self, place: Path) -> Evaluated:
         """Raises DataError if it is not there, of other settings, or not what was written."""
@@ -221,15 +221,15 @@ class PartsCache:
     def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
         """Returns the value; all processes make it, and get that of rank 0."""
         accelerator = self._folder.accelerator
-        kept = ranks.same(accelerator, self._read([name]))
-        if name not in kept:
+        values = ranks.same(accelerator, self._read([name]))
+        if name not in values:
             value = make()
             if self._folder.main:
                 self._write(name, value)
-            kept = ranks.same(accelerator, {name: value})
+            values = ranks.same(accelerator, {name: value})
             self._folder.interrupts.check()
-        found: T = kept[name]
-        return found
+        result: T = values[name]
+        return result
 
     def get_or_make_each(
         self, makers: Mapping[str, Callable[[], Any]], ready: Callable[[str], None] = lambda name: None
@@ -240,10 +240,10 @@ class PartsCache:
         for name in values:
             ready(name)
         missing = ranks.same(accelerator, [name for name in makers if name not in values])
-        own, processes = accelerator.process_index, accelerator.num_processes
+        rank, processes = accelerator.process_index, accelerator.num_processes
         for start in range(0, len(missing), processes):
             wave = missing[start : start + processes]
-            made = ranks.gathered(accelerator, makers[wave[own]]() if own < len(wave) else None)
+            made = ranks.gathered(accelerator, makers[wave[rank]]() if rank < len(wave) else None)
             for name, value in zip(wave, made, strict=False):  # nothing was left for the others to make
                 self._write(name, value)
                 values[name] = value

@@ -82,9 +82,9 @@ def problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
     most = made.context_length if isinstance(made, ContextLength) else None
     if most is None:
         return []
-    found = _answers(context, model, made, most)
+    lines = _answers(context, model, made, most)
     if not isinstance(made, Adapter):
-        return found
+        return lines
     lengths, seed = Lengths(made.codec), context.suite.seeds[0]
     plans = {objective.label: context.suite.train_of(model, objective) for objective in context.suite.objectives}
     told: dict[tuple[str, str], None] = {}
@@ -95,18 +95,18 @@ def problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
         told[same] = None
         examples = context.questions("train", seed)
         if places := lengths.beyond(examples, plan, most):
-            found.append(
+            lines.append(
                 f"model {model.label}: objectives.{label}: prompt and target take up to {max(places)} places, "
                 f"expected at most the {most} that it can read; {_share(len(places), len(examples))} of the training "
                 "images take more; give train.max_objects"
             )
-    return found
+    return lines
 
 
 def _answers(context: Context, model: NamedModel, made: Predictor, most: int) -> list[str]:
     questions, tokens = context.questions("val", 0), context.suite.sample.max_tokens
     places = [len(made.codec.prompt(question)) + tokens - 1 for question in questions]
-    if (number := sum(own > most for own in places)) == 0:
+    if (number := sum(of_image > most for of_image in places)) == 0:
         return []
     return [
         f"sample.max_tokens: prompt and answer of model {model.label} may take {max(places)} places, expected at most "

@@ -63,13 +63,13 @@ def _group_problems(context: Context, model: NamedModel, made: Predictor) -> lis
     """Says which of the groups of parameters that the suite sets apart a model does not have."""
     if not isinstance(made, Adapter):
         return []
-    found = []
+    lines = []
     for objective in context.suite.objectives:
         try:
             grouped_parameters(made.model, context.suite.train_of(model, objective))
         except ConfigError as error:
-            found.append(f"model {model.label}: {error}")
-    return list(dict.fromkeys(found))
+            lines.append(f"model {model.label}: {error}")
+    return list(dict.fromkeys(lines))
 
 
 def matching(planned: list[Planned], only: str | None) -> list[Planned]:
@@ -105,9 +105,9 @@ def run(context: Context, output: Path, only: str | None = None, since: float | 
     if not context.accelerator.is_main_process:
         _compute_along(context)
         return []
-    found = _run_all(context, output, only, since)
+    records_of_run = _run_all(context, output, only, since)
     ranks.same(context.accelerator, None)
-    return found
+    return records_of_run
 
 
 def _compute_along(context: Context) -> None:
@@ -115,7 +115,7 @@ def _compute_along(context: Context) -> None:
     nothing: Planned | None = None
     while (item := ranks.same(context.accelerator, nothing)) is not None:
         with suppress(Exception):
-            ranks.together(context.accelerator, partial(compute, context, item, layout.work(item.folder)))
+            ranks.make_on_all(context.accelerator, partial(compute, context, item, layout.work(item.folder)))
 
 
 def _run_all(context: Context, output: Path, only: str | None, since: float | None) -> list[Record]:
@@ -154,17 +154,17 @@ def _take(
 
     place: which one it is of how many, for the watch.
     """
-    found = _settled(item, since)
-    if found is None:
+    done = _settled(item, since)
+    if done is None:
         with locks.held(output / layout.LOCKS, item.folder.name) as lock:
             if lock is None:
                 return None
-            found = _settled(item, since)  # another may have finished it a moment ago
-            if found is None:
-                found = _run(context, recorder, item, output, place, lock)
-    if found is None:
+            done = _settled(item, since)  # another may have finished it a moment ago
+            if done is None:
+                done = _run(context, recorder, item, output, place, lock)
+    if done is None:
         return None
-    record, state = found
+    record, state = done
     recorder.cell(item.cell, *place, state)
     return record
 
@@ -254,7 +254,7 @@ def _prepare(work: Path, failed: Path) -> None:
 def _computed(context: Context, item: Planned, work: Path, lock: locks.Lock) -> Record:
     ranks.same(context.accelerator, item)
     try:
-        record = ranks.together(context.accelerator, partial(compute, context, item, work, lock.check))
+        record = ranks.make_on_all(context.accelerator, partial(compute, context, item, work, lock.check))
         assert record is not None
         return record
     except locks.LostError:

@@ -56,13 +56,13 @@ def tracking(name: Name | None, suite: str, folder: Path, settings: Mapping[str,
 
 def flat(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}. Lists become JSON; what is undefined (None) is left out."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, separator, f"{prefix}{key}{separator}")
+            flattened |= flat(value, separator, f"{prefix}{key}{separator}")
         elif value is not None:
-            found[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    return found
+            flattened[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
+    return flattened
 
 
 class _Tracker:
@@ -94,8 +94,8 @@ class _Tracker:
             self._run = made(folder.name, folder.parent)
         else:
             run = _run(folder)
-            own = {"id": run.rpartition("-")[2], "dir": folder} if self._name == "wandb" else {"embed": False}
-            self._run = made(suite, name=run, resume="allow", **own)
+            options = {"id": run.rpartition("-")[2], "dir": folder} if self._name == "wandb" else {"embed": False}
+            self._run = made(suite, name=run, resume="allow", **options)
         self._run.start()
         self._run.store_init_configuration(settings)
         if self._name == "wandb":

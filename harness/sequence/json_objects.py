@@ -137,15 +137,15 @@ def _box(text: str, at: int) -> tuple[tuple[int, ...], tuple[int, int], bool, in
     at = _skip_space(text, _expect(text, at, "["))
     start, numbers, lenient = at, list[int](), False
     while True:
-        found = _NUMBER.match(text, at)
-        if found is None or len(numbers) == MOST_VALUES:
+        match = _NUMBER.match(text, at)
+        if match is None or len(numbers) == MOST_VALUES:
             raise _UnreadableError
-        value = float(found[0])
+        value = float(match[0])
         if not 0 <= value <= LARGEST:
             raise _UnreadableError
         numbers.append(round(value))
-        lenient |= _WHOLE.fullmatch(found[0]) is None
-        stop = found.end()
+        lenient |= _WHOLE.fullmatch(match[0]) is None
+        stop = match.end()
         more, comma, at = _next(text, stop, "]")
         if not more:
             return tuple(numbers), (start, stop), lenient or comma, at
@@ -165,18 +165,18 @@ def _next(text: str, at: int, closing: str) -> tuple[bool, bool, int]:
 
 def _string(text: str, at: int) -> tuple[tuple[str, bool], int]:
     """Reads a string, and whether it took leniency; returns both with the position after."""
-    found = _STRING.match(text, at)
-    if found is None or len(found[0]) > MOST_CHARACTERS:
+    match = _STRING.match(text, at)
+    if match is None or len(match[0]) > MOST_CHARACTERS:
         raise _UnreadableError
     for strict in (True, False):
         try:
-            value = json.loads(found[0], strict=strict)
+            value = json.loads(match[0], strict=strict)
             value.encode()  # half of a pair of surrogates is no text
         except UnicodeEncodeError:
             break
         except ValueError:
             continue
-        return (str(value), not strict), found.end()
+        return (str(value), not strict), match.end()
     raise _UnreadableError
 
 
@@ -186,10 +186,10 @@ def _skip_value(text: str, at: int, depth: int) -> int:
     if opening not in ("[", "{"):
         if opening == '"':
             return _string(text, at)[1]
-        found = _NUMBER.match(text, at) or _WORD.match(text, at)
-        if found is None:
+        match = _NUMBER.match(text, at) or _WORD.match(text, at)
+        if match is None:
             raise _UnreadableError
-        return found.end()
+        return match.end()
     closing = "]" if opening == "[" else "}"
     at = _skip_space(text, at + 1)
     if text.startswith(closing, at):
@@ -204,8 +204,8 @@ def _skip_value(text: str, at: int, depth: int) -> int:
 
 
 def _skip_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return at if found is None else found.end()
+    match = _SPACE.match(text, at)
+    return at if match is None else match.end()
 
 
 def _expect(text: str, at: int, sign: str) -> int:

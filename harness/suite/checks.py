@@ -67,8 +67,8 @@ def _without_tag(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...]
 def content_problems(content: Mapping[str, Any]) -> list[str]:
     """Lists unknown names and wrong settings, as far as the content has the right shape."""
     problems = []
-    for kind, key, own in (("benchmark", "benchmark", ()), ("model", "models", ("train",))):
-        for name, settings in _named(content.get(key), *own):
+    for kind, key, more_keys in (("benchmark", "benchmark", ()), ("model", "models", ("train",))):
+        for name, settings in _named(content.get(key), *more_keys):
             problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
     for name, settings in _named(content.get("objectives"), "train", "then"):
         problems += objectives.problems(name, settings)

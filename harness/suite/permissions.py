@@ -65,8 +65,8 @@ def permit_suite(suite: Suite, permissions: Permissions) -> Suite:
     for model in suite.models:
         settings = _trusting(model.name, model.settings, permissions.trusted)
         models.append(model.model_copy(update=settings))
-        found = [*_untrusted(model.name, settings, permissions.trusted), *_refused_behind(model, permissions)]
-        problems += [f"models.{model.label}: {problem}" for problem in found]
+        lines = [*_untrusted(model.name, settings, permissions.trusted), *_refused_behind(model, permissions)]
+        problems += [f"models.{model.label}: {problem}" for problem in lines]
     problems += _strangers(permissions.trusted, [(model.name, model.settings) for model in suite.models])
     if problems:
         raise ConfigError(*problems)

@@ -264,5 +264,5 @@ class Suite(StrictModel):
     @property
     def counts_epochs(self) -> bool:
         """Whether the length of some training is in epochs."""
-        own = [model.train for model in self.models] + [objective.train for objective in self.objectives]
-        return self.train.epochs is not None or any(changes.get("epochs") is not None for changes in own)
+        trained = [model.train for model in self.models] + [objective.train for objective in self.objectives]
+        return self.train.epochs is not None or any(changes.get("epochs") is not None for changes in trained)

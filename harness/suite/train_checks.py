@@ -19,27 +19,27 @@ WHOLE_TARGETS = ("dpo", "spl", "gepo", "nsft")
 
 def train_problems(suite: Suite) -> list[str]:
     """Lists training that cannot be done as the suite, its models and its rows say, each problem as one line."""
-    found = _micro_problems("train", suite.train)
+    lines = _micro_problems("train", suite.train)
     for model in suite.models:
-        own = _own_problems(suite, f"models.{model.label}.train", model)
-        found += own
-        if not own:
+        of_model = _own_problems(suite, f"models.{model.label}.train", model)
+        lines += of_model
+        if not of_model:
             for objective in suite.objectives:
-                found += _row_problems(suite, model, objective)
-    return list(dict.fromkeys([*found, *_path_problems(suite)]))
+                lines += _row_problems(suite, model, objective)
+    return list(dict.fromkeys([*lines, *_path_problems(suite)]))
 
 
 def _own_problems(suite: Suite, where: str, model: NamedModel, objective: NamedObjective | None = None) -> list[str]:
     """Lists what is wrong with the `train` of a model, or of a row: by itself, or beside what it does not change."""
-    own = model.train if objective is None else objective.train
+    changes = model.train if objective is None else objective.train
     try:
         plan = suite.train_of(model, objective)
     except ValidationError as error:
         return [schema_problem(item, where.split(".")) for item in error.errors()]
-    problems = _micro_problems(where, plan) if own else []
-    if "eval_images" in own:
+    problems = _micro_problems(where, plan) if changes else []
+    if "eval_images" in changes:
         problems.append(f"{where}.eval_images: expected in the suite's train alone: all rows see the same images")
-    if suite.train.eval_at and (suite.train.epochs is None) != (plan.epochs is None) and "eval_at" not in own:
+    if suite.train.eval_at and (suite.train.epochs is None) != (plan.epochs is None) and "eval_at" not in changes:
         units = ("epochs", "steps") if plan.epochs is None else ("steps", "epochs")
         problems.append(f"{where}: expected eval_at too: the suite's counts {units[0]}, the length here {units[1]}")
     return problems
@@ -70,10 +70,14 @@ def _stage_problems(suite: Suite, model: NamedModel, objective: NamedObjective) 
 def _path_problems(suite: Suite) -> list[str]:
     """Says where a row is compared at equal AP whose learning rate falls: a step on its path is then no fair place to
     stop, as training that ends there would have had a smaller rate."""
-    compared = [(f"hypothesis {own.id}: at: equal_AP", (own.a, own.b)) for own in suite.hypotheses if own.at]
-    compared += [(f"early_stops.{own.label}", (own.objective, own.at_ap_of)) for own in suite.early_stops]
+    compared = [
+        (f"hypothesis {hypothesis.id}: at: equal_AP", (hypothesis.a, hypothesis.b))
+        for hypothesis in suite.hypotheses
+        if hypothesis.at
+    ]
+    compared += [(f"early_stops.{row.label}", (row.objective, row.at_ap_of)) for row in suite.early_stops]
     by_label = {objective.label: objective for objective in suite.objectives}
-    found = []
+    lines = []
     for where, labels in compared:
         for objective in (by_label[label] for label in labels if label in by_label):
             for model in suite.models:
@@ -82,8 +86,8 @@ def _path_problems(suite: Suite) -> list[str]:
                 except ValidationError:  # told already
                     continue
                 if schedule != "constant":
-                    found.append(f"{where}: expected train.schedule: constant of row {objective.label}, got {schedule}")
-    return found
+                    lines.append(f"{where}: expected train.schedule: constant of row {objective.label}, got {schedule}")
+    return lines
 
 
 def _micro_problems(where: str, plan: Train) -> list[str]:

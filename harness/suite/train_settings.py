@@ -213,10 +213,10 @@ class Train(StrictModel):
     def with_changes(self, *changes: Mapping[str, Any]) -> Train:
         """Returns the plan with settings of a model or of a row in the place of its own. Raises ValidationError."""
         content = self.model_dump(mode="json")
-        for own in changes:
-            if own.get("steps") is not None or own.get("epochs") is not None:  # another length, in whichever unit
+        for change in changes:
+            if change.get("steps") is not None or change.get("epochs") is not None:  # another length, in whichever unit
                 content = {key: value for key, value in content.items() if key not in ("steps", "epochs")}
-            content |= own
+            content |= change
         return Train.model_validate(content)
 
     def in_steps(self, images: int) -> Train:

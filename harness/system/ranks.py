@@ -49,11 +49,11 @@ def meet(accelerator: Accelerator, signal: int = 0) -> int:
     raise ElsewhereError("; ".join(messages))
 
 
-def together(accelerator: Accelerator, make: Callable[[], T]) -> T:
+def make_on_all(accelerator: Accelerator, make: Callable[[], T]) -> T:
     """Calls make() on every rank, and returns its value once all ranks are done.
 
     If it raises an Exception on some ranks, they raise it, and all others raise ElsewhereError where they meet next:
-    in make itself, or at its end. So it must not be called inside another `together` that continues after such an
+    in make itself, or at its end. So it must not be called inside another `make_on_all` that continues after such an
     error.
     """
     if accelerator.num_processes == 1:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 def begin(model: nn.Module) -> dict[str, Tensor]:
     """Returns room for the mean, before the first step."""
-    return {name: own.detach().clone() for name, own in _trained(model).items()}
+    return {name: weight.detach().clone() for name, weight in _trained(model).items()}
 
 
 @torch.no_grad()
@@ -34,8 +34,8 @@ def update(mean: Mapping[str, Tensor], model: nn.Module, decay: float, step: int
         step: t, how many there have been, this one included; the first replaces what was in the mean.
     """
     share = (1 - decay) / (1 - decay**step)  # of the newest: 1 / sum_i d^(t - i)
-    for name, own in _trained(model).items():
-        mean[name].lerp_(own, share)
+    for name, weight in _trained(model).items():
+        mean[name].lerp_(weight, share)
 
 
 @contextmanager
@@ -51,18 +51,18 @@ def shown(mean: Mapping[str, Tensor], model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def put_in_place(mean: Mapping[str, Tensor], model: nn.Module) -> None:
     """Makes the mean the weights for good; does nothing without one."""
-    for name, own in _trained(model).items() if mean else ():
-        own.copy_(mean[name])
+    for name, weight in _trained(model).items() if mean else ():
+        weight.copy_(mean[name])
 
 
 @torch.no_grad()
 def _exchange(mean: Mapping[str, Tensor], model: nn.Module) -> None:
     """One tensor at a time: no more than one is in memory twice."""
-    for name, own in _trained(model).items() if mean else ():
-        before = own.clone()
-        own.copy_(mean[name])
+    for name, weight in _trained(model).items() if mean else ():
+        before = weight.clone()
+        weight.copy_(mean[name])
         mean[name].copy_(before)
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: own for name, own in model.named_parameters() if own.requires_grad}
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -73,8 +73,8 @@ class Checkpoint(NamedTuple):
     @property
     def weights(self) -> str:
         """Digest of the tensors of the model that is evaluated."""
-        own = sorted(item for item in self.content["tensors"].items() if item[0].startswith(("model/", "average/")))
-        return sha256(repr(own).encode()).hexdigest()
+        entries = sorted(item for item in self.content["tensors"].items() if item[0].startswith(("model/", "average/")))
+        return sha256(repr(entries).encode()).hexdigest()
 
 
 class StateCopy(NamedTuple):
@@ -97,7 +97,7 @@ def copy_of(state: TrainingState, settings: str, extra: Mapping[str, Any]) -> St
         "waiting": state.waiting,
         "last": state.last,
         "random": {"python": random.getstate(), "numpy": _numpy_state()},
-        "selections": [[image, tokens, len(found)] for (image, tokens), found in state.selections.items()],
+        "selections": [[image, tokens, len(selected)] for (image, tokens), selected in state.selections.items()],
         "extra": extra,
     }
     return StateCopy(state.step, _tensors(state), content)
@@ -171,8 +171,8 @@ def read(place: Path, settings: str) -> Checkpoint:
         if content.get(key) != expected:
             raise DataError(f"{place / STATE}: {key}: expected {expected}, got {content.get(key)}")
     with _opened(place / TENSORS) as file:
-        found = {name: digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    wrong = sorted(set(found.items()) ^ set(content["tensors"].items()))
+        digests = {name: digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    wrong = sorted(set(digests.items()) ^ set(content["tensors"].items()))
     if wrong:
         raise DataError(f"{place / TENSORS}: {wrong[0][0]}: missing, or not what was written")
     return Checkpoint(place, content)
@@ -192,9 +192,9 @@ def restore(checkpoint: Checkpoint, state: TrainingState, accelerator: Accelerat
         _restore_optimizer(state.optimizer, {n: tensor(n) for n in content["tensors"] if _of_optimizer(n)})
         _restore_random(state, content, tensor)
         flat = tensor("selections").to(state.device)
-    found = torch.split(flat, [length for *_, length in content["selections"]])
+    selected = torch.split(flat, [length for *_, length in content["selections"]])
     keys = [(image, tuple(tokens)) for image, tokens, _ in content["selections"]]
-    state.selections.update(zip(keys, found, strict=True))
+    state.selections.update(zip(keys, selected, strict=True))
     state.step, state.seconds, state.last = content["step"], content["seconds"], content["last"]
     state.waiting = content.get("waiting", 0.0)  # not in what earlier code wrote
 
@@ -202,9 +202,9 @@ def restore(checkpoint: Checkpoint, state: TrainingState, accelerator: Accelerat
 def digest(tensor: Tensor) -> str:
     """sha256 of type, shape and bytes."""
     data = tensor.detach().cpu().contiguous()
-    own = sha256(f"{data.dtype} {tuple(data.shape)} ".encode())
-    own.update(data.reshape(-1).view(torch.uint8).numpy().data)
-    return own.hexdigest()
+    hasher = sha256(f"{data.dtype} {tuple(data.shape)} ".encode())
+    hasher.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -236,21 +236,21 @@ def _shared(checkpoint: Checkpoint, accelerator: Accelerator) -> Iterator[Callab
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
     """Copies on the CPU."""
-    found = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _beside_model(state)
-    found["random/torch"] = torch.get_rng_state()
+    tensors = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _beside_model(state)
+    tensors["random/torch"] = torch.get_rng_state()
     if state.device.type == "cuda":
-        found["random/cuda"] = torch.cuda.get_rng_state(state.device)
+        tensors["random/cuda"] = torch.cuda.get_rng_state(state.device)
     empty = torch.zeros(0, dtype=torch.bool)
-    found["selections"] = torch.cat([empty.to(state.device), *state.selections.values()])
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()}
+    tensors["selections"] = torch.cat([empty.to(state.device), *state.selections.values()])
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _changed(state: TrainingState) -> dict[str, Tensor]:
     """What a step changes; of split ones (harness.training.engines.sharding) each rank has a part."""
     return _trained(state.model) | {
         f"optimizer/{index}/{name}": value
-        for index, own in state.optimizer.state_dict()["state"].items()
-        for name, value in own.items()
+        for index, of_parameter in state.optimizer.state_dict()["state"].items()
+        for name, value in of_parameter.items()
     }
 
 
@@ -280,7 +280,7 @@ def _is_split(tensor: Tensor) -> TypeGuard[DTensor]:
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
     """Parameters with a gradient and all buffers, aliases left out. Frozen parameters stay those of the base."""
-    parameters = {name: own for name, own in model.named_parameters() if own.requires_grad}
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {f"model/{name}": tensor for name, tensor in {**parameters, **dict(model.named_buffers())}.items()}
 
 
@@ -289,9 +289,9 @@ def _beside_model(state: TrainingState) -> dict[str, Tensor]:
     mean = {f"average/{name}": tensor for name, tensor in state.average.items()}
     if state.reference is None:
         return mean
-    own = dict(state.reference.named_parameters()) | dict(state.reference.named_buffers())
+    reference = dict(state.reference.named_parameters()) | dict(state.reference.named_buffers())
     names = (name.removeprefix("model/") for name in _trained(state.model))
-    return mean | {f"reference/{name}": own[name] for name in names}
+    return mean | {f"reference/{name}": reference[name] for name in names}
 
 
 def _require_fit(checkpoint: Checkpoint, parts: Mapping[str, Tensor]) -> None:
@@ -308,12 +308,12 @@ def _of_optimizer(name: str) -> bool:
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    own: dict[int, dict[str, Tensor]] = {}
+    by_parameter: dict[int, dict[str, Tensor]] = {}
     for path, tensor in tensors.items():
         _, index, name = path.split("/")
         like = parameters[int(index)]
-        own.setdefault(int(index), {})[name] = _placed(tensor, like) if tensor.shape == like.shape else tensor
-    optimizer.load_state_dict({"state": own, "param_groups": optimizer.state_dict()["param_groups"]})
+        by_parameter.setdefault(int(index), {})[name] = _placed(tensor, like) if tensor.shape == like.shape else tensor
+    optimizer.load_state_dict({"state": by_parameter, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 # ---- random numbers ------------------------------------------------------------------------------------------------

@@ -59,8 +59,8 @@ class FineTuning:
         stand together, unless the objective compares the sequences of an image: chance may not make sets."""
         plan, codec = self.plan, work.adapter.codec
         for drawn in islice(batches(len(work.examples), plan, seed), done, None):
-            own = _share(drawn, plan, work.accelerator)
-            rows = rows_of(work.adapter, work.examples, own, plan.targets, seed, plan.max_objects)
+            share = _share(drawn, plan, work.accelerator)
+            rows = rows_of(work.adapter, work.examples, share, plan.targets, seed, plan.max_objects)
             yield by_length(rows, codec) if plan.micro_tokens and "sets" not in self.objective.needs else rows
 
 
@@ -80,7 +80,7 @@ def rows_of(
 ) -> list[Row]:
     """Makes the sequences of a batch; `limit`: how many objects of its image each may list."""
 
-    def seen(image: int, epoch: int) -> Example:
+    def shortened(image: int, epoch: int) -> Example:
         example = examples[image]
         return example if limit is None else fewer_objects(example, limit.number, limit.drop, seed, epoch)
 
@@ -88,14 +88,14 @@ def rows_of(
     for draw in drawn:
         key = draw.epoch, draw.image
         needed[key] = max(needed.get(key, 0), draw.member + 1)
-    own = {
+    sequences = {
         (epoch, image): [
-            with_noise(tokens, seen(image, epoch), adapter.codec, seed, epoch)
-            for tokens in members(seen(image, epoch), adapter.codec, targets, seed, epoch, count)
+            with_noise(tokens, shortened(image, epoch), adapter.codec, seed, epoch)
+            for tokens in members(shortened(image, epoch), adapter.codec, targets, seed, epoch, count)
         ]
         for (epoch, image), count in needed.items()
     }
-    return [Row(examples[draw.image], own[draw.epoch, draw.image][draw.member]) for draw in drawn]
+    return [Row(examples[draw.image], sequences[draw.epoch, draw.image][draw.member]) for draw in drawn]
 
 
 def left_out_objects(examples: Sequence[Example], limit: MaxObjects | None) -> dict[str, int] | None:

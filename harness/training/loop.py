@@ -186,14 +186,14 @@ class _RunningStage:
 
     def _train_step(self, number: int, steps: Iterator[Step]) -> None:
         """Makes one step, and logs it where that is due."""
-        plan, state, own = self._plan, self._state, number - self._start
+        plan, state, stage_step = self._plan, self._state, number - self._start
         started = time.perf_counter()
         step = next(steps)
-        scale_rates(self._engine.optimizer, rate_share(own, plan.steps, plan.warm_up, plan.schedule))
-        logged = own == 1 or own % plan.log_every == 0 or own == plan.steps
+        scale_rates(self._engine.optimizer, rate_share(stage_step, plan.steps, plan.warm_up, plan.schedule))
+        logged = stage_step == 1 or stage_step % plan.log_every == 0 or stage_step == plan.steps
         figures = self._update(number, step, logged)
         if plan.ema is not None:
-            average.update(state.average, state.model, plan.ema, own)
+            average.update(state.average, state.model, plan.ema, stage_step)
         state.seconds += time.perf_counter() - started
         assert state.last is not None
         self._hooks.progress(number, state.last["loss"])

@@ -43,14 +43,14 @@ def counts_of(rows: Sequence[Row]) -> dict[Unit, int]:
     targets = [row for row in rows if not row.sampled and not row.correction]
     return {
         "tokens": sum(len(row.tokens) for row in targets),
-        "sets": sum(len(own) >= 2 for own in sets_of(targets)),
+        "sets": sum(len(members) >= 2 for members in sets_of(targets)),
         "corrections": sum(len(row.tokens) for row in rows if row.correction),
     }
 
 
 def sets_of(rows: Sequence[Row]) -> list[list[Row]]:
     """Neighbours of one image, and of one question about it, or of one pair."""
-    return [list(own) for _, own in groupby(rows, key=lambda row: (row.example.key, row.pair))]
+    return [list(group) for _, group in groupby(rows, key=lambda row: (row.example.key, row.pair))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +104,10 @@ def images_of(rows: Sequence[Row], pixels: Pixels) -> Tensor:
     """One for each row, or for each image where the rows are rated and each image has equally many; read once for
     neighbours of one image."""
     sets = sets_of(rows)
-    if rows[0].advantage is not None and len({len(own) for own in sets}) == 1:
-        return pixels([own[0].example for own in sets])
-    sizes = torch.tensor([len(own) for own in sets])
-    return pixels([own[0].example for own in sets]).repeat_interleave(sizes, dim=0)
+    if rows[0].advantage is not None and len({len(group) for group in sets}) == 1:
+        return pixels([group[0].example for group in sets])
+    sizes = torch.tensor([len(group) for group in sets])
+    return pixels([group[0].example for group in sets]).repeat_interleave(sizes, dim=0)
 
 
 def batch_of(rows: Sequence[Row], adapter: Adapter) -> TargetBatch:
@@ -116,7 +116,7 @@ def batch_of(rows: Sequence[Row], adapter: Adapter) -> TargetBatch:
 
 
 def members_of(rows: Sequence[Row], device: torch.device) -> Members:
-    sets = [index for index, own in enumerate(sets_of(rows)) for _ in own]
+    sets = [index for index, group in enumerate(sets_of(rows)) for _ in group]
     return Members(
         set=torch.tensor(sets, device=device),
         sampled=torch.tensor([row.sampled for row in rows], device=device),
@@ -135,8 +135,8 @@ def rated_of(rows: Sequence[Row], device: torch.device) -> Rated | None:
 
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    known = [part for part in parts if part is not None]
-    return torch.cat(known) if known else None
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
 
 
 def weights_of(

@@ -89,18 +89,20 @@ def _with_collisions(
     stream = _permutations(examples, seed)
     for _ in range(steps):
         drawn = _distinct(stream, batch_size - pairs)
-        together = [Draw(epoch, index, (epoch + k) % max(members, 2)) for epoch, index in drawn[:pairs] for k in (0, 1)]
+        pairs_of_draws = [
+            Draw(epoch, index, (epoch + k) % max(members, 2)) for epoch, index in drawn[:pairs] for k in (0, 1)
+        ]
         alone = [Draw(epoch, index, epoch % members) for epoch, index in drawn[pairs:]]
-        yield together + alone
+        yield pairs_of_draws + alone
 
 
 def _distinct(stream: Iterator[tuple[int, int]], count: int) -> list[tuple[int, int]]:
     """The next `count` draws of different examples; one that is drawn again as an epoch begins loses its turn."""
-    found: dict[int, int] = {}
-    while len(found) < count:
+    chosen: dict[int, int] = {}
+    while len(chosen) < count:
         epoch, index = next(stream)
-        found.setdefault(index, epoch)
-    return [(epoch, index) for index, epoch in found.items()]
+        chosen.setdefault(index, epoch)
+    return [(epoch, index) for index, epoch in chosen.items()]
 
 
 def _permutations(items: int, seed: int) -> Iterator[tuple[int, int]]:

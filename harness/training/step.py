@@ -100,41 +100,41 @@ def _forward(
 ) -> LossOutput:
     device = pixels.device
     batch = batch_of(rows, adapter)
-    kept = batch.labels != IGNORED_LABEL
+    scored = batch.labels != IGNORED_LABEL
     ties = "reference_logits" in objective.needs
     selected, reference = None, None
     with engine.autocast():
         if objective.reference is not None and not ties:
             selected = reference_selection(objective, rows, pixels)
         if ties:
-            reference = _reference_logits(objective, pixels, batch.inputs.to(device), kept.to(device))
-        logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), kept.to(device)))
-        group = torch.arange(len(rows))[:, None].expand_as(kept)[kept].to(device)
-        labels = batch.labels[kept].to(device)
-        weight = weights_of(objective.loss_weights, batch.kinds[kept], counted(rows, adapter.codec), device)
+            reference = _reference_logits(objective, pixels, batch.inputs.to(device), scored.to(device))
+        logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), scored.to(device)))
+        group = torch.arange(len(rows))[:, None].expand_as(scored)[scored].to(device)
+        labels = batch.labels[scored].to(device)
+        weight = weights_of(objective.loss_weights, batch.kinds[scored], counted(rows, adapter.codec), device)
         members, rated = members_of(rows, device), rated_of(rows, device)
-        known = TokenBatch(logits, labels, group, members, selected, weight, rated, reference)
-        output = objective.loss(known, logged)
+        batch_of_tokens = TokenBatch(logits, labels, group, members, selected, weight, rated, reference)
+        output = objective.loss(batch_of_tokens, logged)
     if not logged:
         return output
     padding, positions = (torch.tensor(count, device=device) for count in padding_of(batch, rows, adapter.codec))
     output = replace(output, stats={**output.stats, "padding": (padding, positions)})
     if output.selected is None:
         return output
-    return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[kept].to(device))})
+    return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[scored].to(device))})
 
 
-def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, kept: Tensor) -> Logits:
+def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, scored: Tensor) -> Logits:
     """At the target positions; as hidden states where the adapter has them."""
     if isinstance(adapter, HiddenStates):
-        return adapter.hidden(pixels, tokens).take(kept)
-    return adapter.logits(pixels, tokens)[kept]
+        return adapter.hidden(pixels, tokens).take(scored)
+    return adapter.logits(pixels, tokens)[scored]
 
 
 @torch.no_grad()
-def _reference_logits(objective: Objective, pixels: Tensor, tokens: Tensor, kept: Tensor) -> Logits:
+def _reference_logits(objective: Objective, pixels: Tensor, tokens: Tensor, scored: Tensor) -> Logits:
     assert objective.reference is not None
-    return _logits(objective.reference, pixels, tokens, kept)
+    return _logits(objective.reference, pixels, tokens, scored)
 
 
 def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -200,14 +200,14 @@ def with_samples(adapter: Adapter, rows: Sequence[Row], samples: int, max_tokens
     sets = sets_of(rows)
     training = adapter.model.training
     adapter.model.eval()
-    drawn = adapter.generate([own[0].example for own in sets], [1.0] * samples, seed, max_tokens)
+    drawn = adapter.generate([members[0].example for members in sets], [1.0] * samples, seed, max_tokens)
     adapter.model.train(training)
     result = []
-    for own, sequences in zip(sets, drawn, strict=True):
-        known = {row.tokens for row in own}
-        new = [tokens for tokens in dict.fromkeys(sample.tokens for sample in sequences) if tokens not in known]
-        own = own + [Row(own[0].example, tokens, sampled=True) for tokens in new]
-        result += [replace(row, cost=_cost(adapter, row)) for row in own]
+    for members, sequences in zip(sets, drawn, strict=True):
+        tokens_of_set = {row.tokens for row in members}
+        new = [tokens for tokens in dict.fromkeys(sample.tokens for sample in sequences) if tokens not in tokens_of_set]
+        members = members + [Row(members[0].example, tokens, sampled=True) for tokens in new]
+        result += [replace(row, cost=_cost(adapter, row)) for row in members]
     return result
 
 
@@ -225,17 +225,17 @@ def log_probabilities(
     temperature: float,
 ) -> list[Tensor]:
     """Of each token of each (rated) row, [L], by a forward pass as in training: micro-batches of up to `size` rows."""
-    found: list[Tensor] = []
+    log_probs: list[Tensor] = []
     device = accelerator.device
     for part in micro_batches(rows, size, whole_sets=True, codec=adapter.codec):
         batch = batch_of(part, adapter)
-        kept = batch.labels != IGNORED_LABEL
+        scored = batch.labels != IGNORED_LABEL
         with engine.autocast():
             images = images_of(part, adapter.pixels).to(device)
-            logits = _logits(adapter, images, batch.inputs.to(device), kept.to(device))
-            flat = log_probability(logits, batch.labels[kept].to(device), temperature)
-        found += torch.split(flat, [len(row.tokens) for row in part])
-    return found
+            logits = _logits(adapter, images, batch.inputs.to(device), scored.to(device))
+            flat = log_probability(logits, batch.labels[scored].to(device), temperature)
+        log_probs += torch.split(flat, [len(row.tokens) for row in part])
+    return log_probs
 
 
 @torch.no_grad()
@@ -254,8 +254,8 @@ def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tenso
         batch = batch_of([rows[index] for index in missing], reference)
         logits = reference.logits(pixels[missing], batch.inputs.to(pixels.device))
         for position, index in enumerate(missing):
-            kept = (batch.labels[position] != IGNORED_LABEL).to(pixels.device)
-            objective.selections[keys[index]] = selection(logits[position, kept])
+            scored = (batch.labels[position] != IGNORED_LABEL).to(pixels.device)
+            objective.selections[keys[index]] = selection(logits[position, scored])
     return torch.cat([objective.selections[key] for key in keys])
 
 

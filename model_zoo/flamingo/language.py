@@ -128,11 +128,11 @@ def _read(path: Path, trusted: bool) -> Language:
     single = path.suffix == ".gguf"
     folder, where = (path.parent, {"gguf_file": path.name}) if single else (path, {})
     kind = None if single else _kind(path, trusted)
-    own = {"trust_remote_code": trusted, "local_files_only": True, **where}
+    options = {"trust_remote_code": trusted, "local_files_only": True, **where}
     whole = {"dtype": "float32", "weights_only": True, "output_loading_info": True}  # of a .bin file tensors alone
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **own)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **whole, **own)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **whole, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DataError(f"{path}: expected a language model with its tokenizer, got: {first_line(error)}") from None
     model, report = loaded

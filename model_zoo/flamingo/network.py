@@ -184,7 +184,7 @@ def assemble(
 
     layers: the decoder layers as an attribute of the language model. image, end: the ids of these tokens.
     """
-    own = type(language).__module__.startswith("transformers.")
+    of_transformers = type(language).__module__.startswith("transformers.")
     take_places(language)
     extend_instance(language, LanguageMixin)
     flamingo: Any = language  # extend_instance has changed its class
@@ -197,7 +197,7 @@ def assemble(
         vis_dim=vision_width,
         cross_attn_every_n_layers=every,
     )
-    model.reads_trees = own
+    model.reads_trees = of_transformers
     for block in model.readers():
         block.attn.to_kv.__class__ = MemoLinear  # same weights: drawing new ones would shift the random stream
     return model

@@ -21,19 +21,19 @@ class Rows(nn.Module):
     """`kept` [N, D] and, below them, `added` [M, D], which start as the mean of the kept ones; the last `locations` of
     them as points on a curve around it (see `model_zoo.location_rows`)."""
 
-    def __init__(self, kept: Tensor, added: int, locations: int = 0) -> None:
+    def __init__(self, weight: Tensor, added: int, locations: int = 0) -> None:
         super().__init__()
-        self.kept = nn.Parameter(kept.detach().clone())
-        self.added = nn.Parameter(torch.empty(added, kept.shape[1]))
+        self.kept = nn.Parameter(weight.detach().clone())
+        self.added = nn.Parameter(torch.empty(added, weight.shape[1]))
         self._locations = locations
         self.start()
 
     @torch.no_grad()
     def start(self) -> None:
         """Lets the added rows begin anew, from what is kept now."""
-        kept, first = self.kept.detach(), len(self.added) - self._locations
-        self.added[:first] = kept.mean(0)
-        self.added[first:] = location_curve(kept, self._locations)
+        old, first = self.kept.detach(), len(self.added) - self._locations
+        self.added[:first] = old.mean(0)
+        self.added[first:] = location_curve(old, self._locations)
 
     @property
     def weight(self) -> Tensor:

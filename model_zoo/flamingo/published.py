@@ -84,17 +84,17 @@ class OpenFlamingoHf(FlamingoAdapter):
         self.digests = _digests(language.files, self.vision.file, weights)
         _freeze(model, full["trains"])
         read = language.files and self.vision.file
-        saved = {name for name, own in model.named_parameters() if own.requires_grad} if read else None
+        saved = {name for name, parameter in model.named_parameters() if parameter.requires_grad} if read else None
         codec = Codec(categories, tokens, CoordinateSpace(full["bins"]))
         super().__init__(model, codec, entries, saved)
 
     @staticmethod
     def problems(settings: Mapping[str, Any]) -> list[str]:
         full = with_defaults(settings)
-        found = [*checks.problems(settings), *vision.problems(full["vision"])]
+        lines = [*checks.problems(settings), *vision.problems(full["vision"])]
         if full["trains"] == "lora" and importlib.util.find_spec("peft") is None:
-            found.append("trains: lora needs the package peft; install detmodes[lora]")
-        return found
+            lines.append("trains: lora needs the package peft; install detmodes[lora]")
+        return lines
 
     places = staticmethod(checks.places)
     places_behind = staticmethod(checks.places_behind)
@@ -202,11 +202,11 @@ def _load_weights(
     tensors, stored = checkpoint.read(saved.file)
     if stored[:1] != tuple(entries[:1]):
         raise DataError(f"{saved.file}: made for another tokenizer ({stored[0]}, not {entries[0]})")
-    own = checkpoint.named_tensors(model)
+    chosen = checkpoint.named_tensors(model)
     fitted = {
-        name: checkpoint.fit_added(tensor, own[name], stored[1:], entries[1:]) if name.endswith(ADDED) else tensor
+        name: checkpoint.fit_added(tensor, chosen[name], stored[1:], entries[1:]) if name.endswith(ADDED) else tensor
         for name, tensor in tensors.items()
-        if name in own or not name.endswith(ADDED)
+        if name in chosen or not name.endswith(ADDED)
     }
     checkpoint.load_parts(model, fitted, saved.file)
     return [*before, saved.file]
@@ -215,4 +215,4 @@ def _load_weights(
 def _digests(language: Sequence[Path], vision: Path | None, weights: Sequence[Path]) -> dict[str, list[str]]:
     """Of every file that weights were read from."""
     files = {"language": language, "vision": [vision], "weights": weights}
-    return {part: [checkpoint.sha256(file) for file in own if file is not None] for part, own in files.items()}
+    return {part: [checkpoint.sha256(file) for file in paths if file is not None] for part, paths in files.items()}

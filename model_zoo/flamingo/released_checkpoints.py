@@ -79,15 +79,15 @@ def _rows(model: TrainableFlamingo, family: Architecture) -> dict[str, Rows]:
     language = model.lang_encoder
     source, target = language.get_input_embeddings(), language.get_output_embeddings()
     name = next(name for name, module in language.named_modules() if module is source)
-    found = {f"lang_encoder.{name}.weight": source.rows}
+    rows = {f"lang_encoder.{name}.weight": source.rows}
     if target.rows is not source.rows:
-        found[f"lang_encoder.{family.output}.weight"] = target.rows
-    return found
+        rows[f"lang_encoder.{family.output}.weight"] = target.rows
+    return rows
 
 
 def _fill(rows: Rows, weight: Tensor) -> None:
     """The first rows from a checkpoint; those below them (locations) begin anew from what it was trained on."""
-    kept = len(rows.kept)
-    rows.kept.copy_(weight[:kept])
+    count = len(rows.kept)
+    rows.kept.copy_(weight[:count])
     rows.start()
-    rows.added[: len(weight) - kept] = weight[kept:]
+    rows.added[: len(weight) - count] = weight[count:]

@@ -48,18 +48,18 @@ SETTINGS = {
 def problems(settings: Mapping[str, Any]) -> list[str]:
     """Lists what is wrong with the settings, but for a vision tower that open_clip or timm does not know."""
     given = {key: value for key, value in settings.items() if (key, value) != ("image_size", None)}
-    found = checks.problems("open_flamingo_hf", given, SETTINGS)
+    lines = checks.problems("open_flamingo_hf", given, SETTINGS)
     full = with_defaults(settings)
-    found += _language_problems(full["language"])
-    found += _vision_problems(full["vision"], full["vision_weights"], full["image_size"])
-    return found + sources.problems("weights", full["weights"], "a path")
+    lines += _language_problems(full["language"])
+    lines += _vision_problems(full["vision"], full["vision_weights"], full["image_size"])
+    return lines + sources.problems("weights", full["weights"], "a path")
 
 
 def places(settings: Mapping[str, Any]) -> list[str]:
     """Lists what the settings name to be read, see harness.protocols.NamesPlaces."""
     language = remote_code(settings)
-    own = [] if language is None else [language]
-    return [*own, *named_place(settings.get("vision_weights")), *named_place(settings.get("weights"))]
+    named = [] if language is None else [language]
+    return [*named, *named_place(settings.get("vision_weights")), *named_place(settings.get("weights"))]
 
 
 def remote_code(settings: Mapping[str, Any]) -> str | None:
@@ -90,10 +90,10 @@ def _vision_problems(name: object, weights: object, image_size: object) -> list[
         return [f"vision: expected {TOY_VISION!r}, a model of open_clip or {TIMM}NAME, got {name!r}"]
     if name.startswith(TIMM):
         return sources.problems("vision_weights", weights, "'random', a safetensors file")
-    found = []
+    lines = []
     if image_size is not None:
-        found.append(f"image_size: {name} has an image size of its own; it is for {TIMM}NAME")
+        lines.append(f"image_size: {name} has an image size of its own; it is for {TIMM}NAME")
     if not isinstance(weights, str) or (name == TOY_VISION and weights != "random"):
         expected = "random" if name == TOY_VISION else "a safetensors file"
-        found.append(f"vision_weights: expected {expected}, got {weights!r}")
-    return found
+        lines.append(f"vision_weights: expected {expected}, got {weights!r}")
+    return lines

@@ -47,11 +47,11 @@ SETTINGS = {
 def problems(settings: Mapping[str, Any]) -> list[str]:
     """Lists what is wrong with the settings, but for a backbone that timm does not know."""
     full = {**DEFAULTS, **settings}
-    found = checks.problems("pix2seq", settings, SETTINGS)
-    found += sources.problems("backbone_weights", full["backbone_weights"], "'random', a safetensors file")
-    if not found and full["width"] % math.lcm(4, full["heads"]):
-        found.append(f"pix2seq.width: expected a multiple of 4 and of heads {full['heads']}, got {full['width']}")
-    return found
+    lines = checks.problems("pix2seq", settings, SETTINGS)
+    lines += sources.problems("backbone_weights", full["backbone_weights"], "'random', a safetensors file")
+    if not lines and full["width"] % math.lcm(4, full["heads"]):
+        lines.append(f"pix2seq.width: expected a multiple of 4 and of heads {full['heads']}, got {full['width']}")
+    return lines
 
 
 def places(settings: Mapping[str, Any]) -> list[str]:

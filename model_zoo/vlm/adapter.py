@@ -200,8 +200,8 @@ class Vlm:
 
     def _entries(self) -> tuple[str, ...]:
         """What identifies the vocabulary: its size, and the tokens of every name."""
-        own = (f"{name} {' '.join(map(str, ids))}" for name, ids in self.codec.name_ids.items())
-        return (str(self.tokens.size), *own)
+        names = (f"{name} {' '.join(map(str, ids))}" for name, ids in self.codec.name_ids.items())
+        return (str(self.tokens.size), *names)
 
 
 def _before(saved: SavedModel) -> str:
@@ -221,26 +221,26 @@ class PromptDecoding:
     def __init__(self, adapter: Vlm, pixels: Tensor, samples: int) -> None:
         self._adapter, self._pixels, self._samples = adapter, pixels, samples
         self._cache: Any = None
-        self._kept: dict[str, Tensor] = {}
+        self._image_states: dict[str, Tensor] = {}
 
     def step(self, tokens: Tensor) -> Tensor:
         if self._cache is None:
             return self._begin(tokens[:: self._samples])
-        own, model = self._adapter, self._adapter.model
+        adapter, model = self._adapter, self._adapter.model
         past = self._cache.get_seq_length()
-        inputs = own.family.next(model, own.prompt, self._kept, own._quiet(tokens, 0), past)
+        inputs = adapter.family.next(model, adapter.prompt, self._image_states, adapter._quiet(tokens, 0), past)
         logits: Tensor = model(**inputs, **{CACHE: self._cache}, use_cache=True).logits
         return logits[:, -1]
 
     def _begin(self, prompts: Tensor) -> Tensor:
-        own, model = self._adapter, self._adapter.model
-        output = model(**own.family.first(model, own.prompt, self._pixels, prompts), use_cache=True)
+        adapter, model = self._adapter, self._adapter.model
+        output = model(**adapter.family.first(model, adapter.prompt, self._pixels, prompts), use_cache=True)
         self._cache = cache_of(output)
         self._cache.batch_repeat_interleave(self._samples)
-        kept = own.family.kept(output).items()
-        self._kept = {name: tensor.repeat_interleave(self._samples, dim=0) for name, tensor in kept}
+        states = adapter.family.image_states(output).items()
+        self._image_states = {name: tensor.repeat_interleave(self._samples, dim=0) for name, tensor in states}
         return output.logits[:, -1].repeat_interleave(self._samples, dim=0)  # type: ignore[no-any-return]
 
     def keep(self, rows: Tensor) -> None:
         self._cache.batch_select_indices(rows)
-        self._kept = {name: tensor[rows] for name, tensor in self._kept.items()}
+        self._image_states = {name: tensor[rows] for name, tensor in self._image_states.items()}

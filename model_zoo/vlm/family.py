@@ -49,12 +49,12 @@ def plain_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor)
     return {"pixel_values": pixels, "input_ids": tokens}
 
 
-def plain_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
-    del model, prompt, kept, past
+def plain_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, tokens: Tensor, past: int) -> Inputs:
+    del model, prompt, image_states, past
     return {"input_ids": tokens}
 
 
-def nothing_kept(output: Any) -> ImageStates:
+def no_image_states(output: Any) -> ImageStates:
     del output
     return {}
 
@@ -85,7 +85,7 @@ class Family:
     before        what stands before every name (see TokenizerTokens)
     answer        an encoder reads the prompt, and the decoder begins with this text; None where there is one decoder
     first, next   arguments of a pass over whole rows, and of one over the token that follows `past` others
-    kept          from the output of `first`
+    image_states  from the output of `first`
     native        whether its pretrained models know the format: no token is new to them
     grow          makes room for so many vocabulary entries, where tokens were added to a pretrained model's
     toy           a configuration of a size for tests, for these tokens
@@ -113,7 +113,7 @@ class Family:
     step: Callable[[Any], int] = lambda config: 1
     first: Callable[[Any, ImagePrompt, Tensor, Tensor], Inputs] = plain_first
     next: Callable[[Any, ImagePrompt, ImageStates, Tensor, int], Inputs] = plain_next
-    kept: Callable[[Any], ImageStates] = nothing_kept
+    image_states: Callable[[Any], ImageStates] = no_image_states
     native: bool = True
     grow: Callable[[Any, int], None] = grow_plainly
 

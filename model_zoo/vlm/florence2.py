@@ -66,9 +66,9 @@ def _florence_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Ten
     return {"pixel_values": pixels, "input_ids": read, "decoder_input_ids": tokens}
 
 
-def _florence_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
+def _florence_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, tokens: Tensor, past: int) -> Inputs:
     del model, prompt, past
-    return {"encoder_outputs": BaseModelOutput(last_hidden_state=kept["encoded"]), "decoder_input_ids": tokens}
+    return {"encoder_outputs": BaseModelOutput(last_hidden_state=image_states["encoded"]), "decoder_input_ids": tokens}
 
 
 def _florence_toy(tokens: TokenizerTokens, id_of: Callable[[str], int]) -> PreTrainedConfig:
@@ -126,5 +126,5 @@ FLORENCE2 = Family(
     step=lambda config: math.prod(config.vision_config.patch_stride),
     first=_florence_first,
     next=_florence_next,
-    kept=lambda output: {"encoded": output.encoder_last_hidden_state},
+    image_states=lambda output: {"encoded": output.encoder_last_hidden_state},
 )

@@ -37,10 +37,10 @@ def _idefics_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tens
     return {"pixel_values": pixels[:, None], "input_ids": tokens, "image_attention_mask": _idefics_sees(tokens)}
 
 
-def _idefics_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
+def _idefics_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, tokens: Tensor, past: int) -> Inputs:
     del prompt, past
     name = "perceiver_embeddings" if model.config.use_resampler else "image_encoder_embeddings"
-    return {name: kept["image"], "input_ids": tokens, "image_attention_mask": _idefics_sees(tokens)}
+    return {name: image_states["image"], "input_ids": tokens, "image_attention_mask": _idefics_sees(tokens)}
 
 
 def _idefics_toy(tokens: TokenizerTokens, id_of: Callable[[str], int]) -> PreTrainedConfig:
@@ -95,7 +95,7 @@ IDEFICS = Family(
     before=" ",
     first=_idefics_first,
     next=_idefics_next,
-    kept=lambda output: {"image": output.image_hidden_states},
+    image_states=lambda output: {"image": output.image_hidden_states},
     native=False,
     grow=_idefics_grow,
 )

@@ -41,10 +41,10 @@ def _kosmos_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tenso
     }
 
 
-def _kosmos_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
+def _kosmos_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, tokens: Tensor, past: int) -> Inputs:
     """The image is in the cache, but the model insists on it."""
     del prompt
-    return {"input_ids": tokens, **kept, "position_ids": _kosmos_places(model, tokens, past)}
+    return {"input_ids": tokens, **image_states, "position_ids": _kosmos_places(model, tokens, past)}
 
 
 def _kosmos_toy(tokens: TokenizerTokens, id_of: Callable[[str], int]) -> PreTrainedConfig:
@@ -91,5 +91,5 @@ KOSMOS2 = Family(
     locations=tuple(f"<patch_index_{patch:04d}>" for patch in range(32**2)),
     first=_kosmos_first,
     next=_kosmos_next,
-    kept=lambda output: {"image_embeds": output.image_embeds},
+    image_states=lambda output: {"image_embeds": output.image_embeds},
 )

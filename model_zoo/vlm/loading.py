@@ -158,8 +158,8 @@ def prompt(
     if question is not None and family.image in question:
         raise ConfigError(f"vlm.question: expected text without {family.image}, got {question!r}")
     text, asking = (
-        family.prompt.format(image=family.image * count, question=question or own)
-        for own in (family.question, family.asking)
+        family.prompt.format(image=family.image * count, question=question or text)
+        for text in (family.question, family.asking)
     )
     if family.answer is None:
         tokens = _tokens(tokenizer, family, text, asking)

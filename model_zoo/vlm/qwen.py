@@ -61,8 +61,8 @@ def _qwen_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor)
     }
 
 
-def _qwen_next(model: Any, prompt: ImagePrompt, kept: ImageStates, tokens: Tensor, past: int) -> Inputs:
-    del model, kept
+def _qwen_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, tokens: Tensor, past: int) -> Inputs:
+    del model, image_states
     place = past - prompt.images + math.isqrt(prompt.images)
     return {"input_ids": tokens, "position_ids": torch.full((3, *tokens.shape), place, device=tokens.device)}
 

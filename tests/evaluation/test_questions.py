@@ -144,7 +144,7 @@ def test_what_is_said_to_all_questions_is_one_answer() -> None:
     # A couch is 1 token, 4 locations and the end: the mug starts at 6.
     truth = truth_of([image(3), image(4, [(7, A), (1, B)])], CATEGORIES)
     found = read_and_match(told, [first, second], truth, CATEGORIES, [[couch, rubbish], [mug, lamp]], 1.0)
-    nothing, (one, two) = found.said
+    nothing, (one, two) = found.samples
     assert one.sample == Sample((*couch.tokens, *mug.tokens), (*couch.log_probs, *mug.log_probs))
     assert [(m.name, m.box, m.name_start, m.name_end, m.box_start, m.box_end) for m in one.parsed.mentions] == [
         ("couch", A, 0, 1, 1, 5),

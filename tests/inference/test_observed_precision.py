@@ -20,12 +20,12 @@ def observed() -> tuple[PrecisionObserver, nn.Sequential]:
 
 def test_training_and_generation_are_told_apart() -> None:
     observer, model = observed()
-    assert observer.found == {}
+    assert observer.observed == {}
     with torch.autocast("cpu", torch.bfloat16):
         model.train()(torch.ones(1, 2))
-    assert observer.found == {"training": "bf16 autocast"}
+    assert observer.observed == {"training": "bf16 autocast"}
     model.eval()(torch.ones(1, 2))
-    assert observer.found == {"training": "bf16 autocast", "generation": "float32"}
+    assert observer.observed == {"training": "bf16 autocast", "generation": "float32"}
 
 
 def test_passes_that_differ_are_both_named() -> None:
@@ -33,7 +33,7 @@ def test_passes_that_differ_are_both_named() -> None:
     for enabled in (True, False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             model.eval()(torch.ones(1, 2))
-    assert observer.found == {"generation": "bf16 autocast; float32"}
+    assert observer.observed == {"generation": "bf16 autocast; float32"}
 
 
 def test_weights_of_another_type_are_named() -> None:
@@ -42,12 +42,12 @@ def test_weights_of_another_type_are_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).bfloat16()
     observer.watch(model, CPU)
     model.eval()(torch.ones(1, 2, dtype=torch.bfloat16))
-    assert observer.found == {"generation": "float32, weights bfloat16"}
+    assert observer.observed == {"generation": "float32, weights bfloat16"}
     frozen = nn.Sequential(nn.Linear(2, 2).bfloat16().requires_grad_(False), nn.Linear(2, 2))
     observer = PrecisionObserver()
     observer.watch(frozen, CPU)
     frozen[1](torch.ones(1, 2))
-    assert observer.found == {"training": "float32"}
+    assert observer.observed == {"training": "float32"}
 
 
 def test_what_an_earlier_process_saw_is_kept(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_what_an_earlier_process_saw_is_kept(tmp_path: Path) -> None:
     observer.watch(model, CPU)
     model.eval()(torch.ones(1, 2))
     expected = {"training": "bf16 autocast", "generation": "float32"}
-    assert observer.found == PrecisionObserver(tmp_path / "precision.json").found == expected
+    assert observer.observed == PrecisionObserver(tmp_path / "precision.json").observed == expected
 
 
 def test_a_map_that_is_never_called_is_not_waited_for() -> None:
@@ -69,4 +69,4 @@ def test_a_map_that_is_never_called_is_not_waited_for() -> None:
     observer.watch(whole, CPU)
     attended, _ = model(*[torch.ones(1, 1, 4)] * 3)
     whole["head"](attended)
-    assert observer.found == {"training": "float32"}
+    assert observer.observed == {"training": "float32"}

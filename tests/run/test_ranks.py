@@ -99,7 +99,7 @@ def cells(folder: Path) -> Any:
 
     def run(name: str, only: str) -> list[Any]:
         try:
-            found = ranks.together(context.accelerator, lambda: runner.run(context, folder / name, only))
+            found = ranks.make_on_all(context.accelerator, lambda: runner.run(context, folder / name, only))
         except DetmodesError as error:
             return [str(error)]
         return [_summary(record) for record in found]

@@ -73,7 +73,7 @@ def _one_fails(accelerator: Accelerator, others: Callable[[], Any]) -> str:
         others()
 
     try:
-        ranks.together(accelerator, make)
+        ranks.make_on_all(accelerator, make)
     except (ValueError, ElsewhereError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"

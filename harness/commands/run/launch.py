@@ -56,7 +56,7 @@ def here(options: RunOptions) -> int:
             context = open_context(options.suite, options.data, options.device, told)
             context = replace(context, **options.context)
             run = partial(tuning.run, context, options.folder, options.only, worker)
-            records = ranks.together(context.accelerator, run)
+            records = ranks.make_on_all(context.accelerator, run)
             ranks.leave(context.accelerator)
     except KeyboardInterrupt:  # between two cells, or for the second time
         raise Interrupted(signal.SIGINT) from None

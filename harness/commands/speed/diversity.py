@@ -211,7 +211,7 @@ def compare_self_bleu(files: Mapping[str, Path], images: int) -> dict[str, float
     sequences = NameSequences(image, sample, name, min(images, len(subject.truth.image_ids)), answers.samples)
     values: dict[str, Any] = {}
     tasks = {
-        "own": lambda: values.update(own=self_bleu(sequences)),
+        "own": lambda: values.update({"own": self_bleu(sequences)}),
         "sacrebleu": lambda: values.update(sacrebleu=reference_self_bleu(sequences)),
     }
     seconds = timing.medians(timing.interleaved(tasks, repeats=1, warm_up=0))

@@ -32,9 +32,9 @@ class Reward:
     equation: str
     source: str
 
-    def __call__(self, truth: Truth, answers: Answers, found: Verification) -> Floats:
+    def __call__(self, truth: Truth, answers: Answers, verification: Verification) -> Floats:
         """Computes it, [I, K] in [0, 1]."""
-        return self.function(truth, answers, found)
+        return self.function(truth, answers, verification)
 
 
 def detection(truth: Truth, answers: Answers, verification: Verification) -> Floats:

@@ -71,10 +71,10 @@ def environment(
     """What a worker has otherwise: its share of the cores, at least one, where the user has not said how many threads;
     and one GPU."""
     threads = str(max(1, cores // jobs))
-    own = {name: threads for name in THREAD_VARIABLES if name not in inherited}
+    variables = {name: threads for name in THREAD_VARIABLES if name not in inherited}
     if gpus:
-        own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-    return {**inherited, **own}
+        variables["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    return {**inherited, **variables}
 
 
 def visible_gpus(device: str) -> list[str]:

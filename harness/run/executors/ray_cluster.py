@@ -170,11 +170,11 @@ def _lost(ray: ModuleType, task: Any, cell: str) -> Lost | None:
 @contextmanager
 def _cluster(ray: ModuleType, address: str, resources: Resources) -> Iterator[None]:
     """Joined, or started and ended with the block. Ray's own messages stay in its log files."""
-    own = {"include_dashboard": False, "object_store_memory": MEMORY} if address == LOCAL else {}
+    options = {"include_dashboard": False, "object_store_memory": MEMORY} if address == LOCAL else {}
     environment = {"env_vars": dict.fromkeys(THREAD_VARIABLES, str(resources.cpus))}
     try:
         _knock(address)
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **own)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **options)
     except (OSError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise ConfigError(
@@ -190,9 +190,9 @@ def _cluster(ray: ModuleType, address: str, resources: Resources) -> Iterator[No
 
 def _knock(address: str) -> None:
     """OSError if nobody answers at host:port; other forms of an address are Ray's own."""
-    found = re.fullmatch(r"([^/:]+):([0-9]+)", address)
-    if found is not None:
-        socket.create_connection((found[1], int(found[2])), timeout=ANSWERS).close()
+    match = re.fullmatch(r"([^/:]+):([0-9]+)", address)
+    if match is not None:
+        socket.create_connection((match[1], int(match[2])), timeout=ANSWERS).close()
 
 
 def _check_room(ray: ModuleType, address: str, resources: Resources) -> None:

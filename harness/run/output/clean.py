@@ -29,14 +29,14 @@ def find(folder: Path, weights: bool = False) -> list[Leftover]:
     processes left; with `weights` the fine-tuned weights of finished cells too. Nothing of a cell that is computed at
     this moment. DataError if the folder holds no run."""
     cells = {item.folder.name: item for item in status.read(folder).cells}
-    found = [
+    leftovers = [
         *_work_folders(folder, cells),
         *_progress(folder, cells),
         *_locks(folder),
         *_partials(folder),
         *(_weights(cells.values()) if weights else ()),
     ]
-    return [item for item in found if item.cell is None or locks.owner(folder / layout.LOCKS, item.cell) is None]
+    return [item for item in leftovers if item.cell is None or locks.owner(folder / layout.LOCKS, item.cell) is None]
 
 
 def remove(folder: Path, leftovers: Sequence[Leftover]) -> int:

@@ -51,8 +51,8 @@ class Status:
     def seconds_left(self) -> float | None:
         """Until every cell is done, with as many processes as are at work now (at least one); None if unknown."""
         left = [cell.seconds_left for cell in self.cells if cell.state != "failed"]
-        known = [seconds for seconds in left if seconds is not None]
-        return sum(known) / max(1, self.count("running")) if len(known) == len(left) else None
+        estimates = [seconds for seconds in left if seconds is not None]
+        return sum(estimates) / max(1, self.count("running")) if len(estimates) == len(left) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ def read(folder: Path) -> Status:
     places_ = [(cell, layout.cell(folder, cell.id, digest)) for cell, digest in planned]
     made = [_made(place, records.record_time(place)) for _, place in places_]
     costs = _costs(made)
-    found = [_cell(folder, *where, known, costs) for where, known in zip(places_, made, strict=True)]
-    return Status(suite.suite, tuple(found))
+    cells_of_run = [_cell(folder, *where, record, costs) for where, record in zip(places_, made, strict=True)]
+    return Status(suite.suite, tuple(cells_of_run))
 
 
 def to_json(status: Status) -> dict[str, object]:

@@ -57,9 +57,9 @@ class DataParallel:
         """What `call`, a forward pass of the model in training, returns. Every process makes equally many."""
         return call()
 
-    def rounds(self, own: int) -> int:
+    def rounds(self, needed: int) -> int:
         """How many forward passes a step has where this process has rows for `own`; a collective call."""
-        return own
+        return needed
 
     def backward(self, loss: Tensor, last: bool) -> None:  # noqa: ARG002
         """Adds to the gradients. loss: this process's part of the global mean; last: of the step's passes."""
@@ -70,8 +70,8 @@ class DataParallel:
         if self._accelerator.num_processes == 1:
             return
         parameters = trained(self.model)
-        own = torch.tensor([p.grad is not None for p in parameters], device=self._accelerator.device).int()
-        for parameter, used in zip(parameters, self._accelerator.reduce(own, "sum").tolist(), strict=True):
+        has_gradient = torch.tensor([p.grad is not None for p in parameters], device=self._accelerator.device).int()
+        for parameter, used in zip(parameters, self._accelerator.reduce(has_gradient, "sum").tolist(), strict=True):
             if used:
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self._accelerator.reduce(gradient, "sum")

@@ -18,9 +18,9 @@ SHOWN = 4
 def optimizer_of(model: nn.Module, plan: Train) -> torch.optim.AdamW:
     """AdamW over the model's trained parameters. Each is in the first of `plan.groups` that its name matches, or takes
     the plan's own settings. ConfigError if a group stays empty."""
-    groups = [(group, found) for group, found in grouped_parameters(model, plan) if found]
+    groups = [(group, members) for group, members in grouped_parameters(model, plan) if members]
     return torch.optim.AdamW(
-        [_settings(group, plan) | {"params": found} for group, found in groups],
+        [_settings(group, plan) | {"params": members} for group, members in groups],
         betas=plan.optimizer.betas,
         eps=plan.optimizer.eps,
         fused=True,
@@ -30,14 +30,14 @@ def optimizer_of(model: nn.Module, plan: Train) -> torch.optim.AdamW:
 def grouped_parameters(model: nn.Module, plan: Train) -> list[tuple[Group, list[nn.Parameter]]]:
     """Returns each of `plan.groups` with the trained parameters that it takes, and at the end the plan's own settings
     with the rest. Raises ConfigError where a group takes none."""
-    parameters = {name: own for name, own in model.named_parameters() if own.requires_grad}
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return split(parameters, (*plan.groups, Group(match="*", lr=plan.lr, weight_decay=plan.weight_decay)))
 
 
 def split(parameters: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> list[tuple[Group, list[nn.Parameter]]]:
     """Each group with what it takes; the last one may be empty."""
     left = dict(parameters)
-    found = []
+    parts = []
     for group in groups:
         taken = [name for name in left if fnmatchcase(name, group.match)]
         if not taken and group is not groups[-1]:
@@ -45,8 +45,8 @@ def split(parameters: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> li
                 f"train.groups: {group.match!r} matches no trained parameter that an earlier pattern has left; "
                 f"there are e.g. {', '.join(_spread(list(parameters)))}"
             )
-        found.append((group, [left.pop(name) for name in taken]))
-    return found
+        parts.append((group, [left.pop(name) for name in taken]))
+    return parts
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, share: float) -> None:

@@ -46,18 +46,18 @@ class FullySharded(DataParallel):
         super().prepare(make_optimizer)
 
     def forward(self, call: Callable[[], Logits]) -> Logits:
-        found: list[Logits] = []
+        outputs: list[Logits] = []
 
         def tensor() -> Tensor:
             """What FSDP watches for the backward pass; a Projection's weight is one of its parameters."""
-            found.append(call())
-            return found[0].hidden if isinstance(found[0], Projection) else found[0]
+            outputs.append(call())
+            return outputs[0].hidden if isinstance(outputs[0], Projection) else outputs[0]
 
         output = self._root(tensor)
-        return replace(found[0], hidden=output) if isinstance(found[0], Projection) else output
+        return replace(outputs[0], hidden=output) if isinstance(outputs[0], Projection) else output
 
-    def rounds(self, own: int) -> int:
-        return _largest(own, self._accelerator)
+    def rounds(self, needed: int) -> int:
+        return _largest(needed, self._accelerator)
 
     def backward(self, loss: Tensor, last: bool) -> None:  # noqa: ARG002
         """FSDP takes the mean over the processes, in every pass: gradients are split from then on."""
@@ -72,11 +72,11 @@ class FullySharded(DataParallel):
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        kept = self._join()
+        joined = self._join()
         try:
             yield
         finally:
-            for module, hooks in kept:
+            for module, hooks in joined:
                 vars(module).update(hooks)
             for module in self._sharded:
                 module.reshard()
@@ -122,8 +122,8 @@ class DeepSpeed(DataParallel):
             model=self.model, optimizer=self.optimizer, config=settings, dist_init_required=False
         )
 
-    def rounds(self, own: int) -> int:
-        return _largest(own, self._accelerator)
+    def rounds(self, needed: int) -> int:
+        return _largest(needed, self._accelerator)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """DeepSpeed takes the mean over the processes."""
@@ -196,21 +196,21 @@ def _require(*conditions: tuple[bool, str]) -> None:
 
 def blocks(model: nn.Module, names: Collection[str]) -> list[nn.Module]:
     """The modules whose class has one of these names: each one's weights are whole only while it runs."""
-    found = [module for module in model.modules() if type(module).__name__ in names]
-    if missing := sorted(set(names) - {type(module).__name__ for module in found}):
+    modules = [module for module in model.modules() if type(module).__name__ in names]
+    if missing := sorted(set(names) - {type(module).__name__ for module in modules}):
         classes = {type(module).__name__ for module in model.modules()}
         problem = unknown("module class", missing[0], classes)
         raise ConfigError(f"accelerate's configuration: fsdp_transformer_layer_cls_to_wrap: {problem}")
-    return found
+    return modules
 
 
-def _largest(own: int, accelerator: Accelerator) -> int:
-    return int(accelerator.gather(torch.tensor([own], device=accelerator.device)).max())
+def _largest(value: int, accelerator: Accelerator) -> int:
+    return int(accelerator.gather(torch.tensor([value], device=accelerator.device)).max())
 
 
 def _taken(modules: Iterable[nn.Module], kinds: Collection[str]) -> Hooks:
     """The modules' hooks, which they have no longer."""
-    kept = [(module, {kind: getattr(module, kind) for kind in kinds}) for module in modules]
-    for module, _ in kept:
+    hooks = [(module, {kind: getattr(module, kind) for kind in kinds}) for module in modules]
+    for module, _ in hooks:
         vars(module).update({kind: OrderedDict() for kind in kinds})
-    return kept
+    return hooks

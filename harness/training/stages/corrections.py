@@ -81,14 +81,16 @@ class _Error:
 
 def _errors(case: _Case) -> Iterator[_Error]:
     mentions, errors = case.mentions, case.errors
-    for position, (mention, found) in enumerate(zip(mentions, errors.mentions, strict=True)):
-        if found.kind is not None:
-            yield _Error(found.kind, position, mention, found.instance)
+    for position, (mention, outcome) in enumerate(zip(mentions, errors.mentions, strict=True)):
+        if outcome.kind is not None:
+            yield _Error(outcome.kind, position, mention, outcome.instance)
     if errors.missed:
         yield _Error("missed", len(mentions))
     for wrong in errors.miscounts:
-        said = [position for position, mention in enumerate(mentions) if mention.category_id == wrong.category_id]
-        yield _Error("miscount", min(said, default=len(mentions)), category_id=wrong.category_id, claimed=wrong.claimed)
+        places = [position for position, mention in enumerate(mentions) if mention.category_id == wrong.category_id]
+        yield _Error(
+            "miscount", min(places, default=len(mentions)), category_id=wrong.category_id, claimed=wrong.claimed
+        )
     if errors.malformed:
         yield _Error("malformed", case.before_malformed())
     if errors.truncated:
@@ -114,11 +116,11 @@ class _Case:
 
     def before_malformed(self) -> int:
         """How many mentions stand where they would if nothing else had been said: then comes what cannot be read."""
-        said, _ = self.before(len(self.mentions))
+        listed, _ = self.before(len(self.mentions))
         width, height = self.example.width, self.example.height
-        alone = self.codec.decode(self.encode(said), width, height).mentions
+        alone = self.codec.decode(self.encode(listed), width, height).mentions
         moved = (k for k, (a, b) in enumerate(zip(self.mentions, alone, strict=False)) if a.name_end != b.name_end)
-        return next(moved, len(said))
+        return next(moved, len(listed))
 
     def _known(self) -> int:
         """How many mentions come before the first unknown name."""
@@ -149,23 +151,23 @@ class _Case:
 
     def fields(self, error: _Error) -> dict[str, object]:
         """What templates may speak of; see TEMPLATES."""
-        own = [item for item in self.example.instances if item.category_id == error.category_id]
-        found: dict[str, object] = {
+        of_category = [item for item in self.example.instances if item.category_id == error.category_id]
+        values: dict[str, object] = {
             "heard": self._spelt([(mention.name, mention.box) for mention in self.mentions]),
             "missing": self._spelt(self.objects(self.left(len(self.mentions)))),
             "all": self._spelt(self.objects(self.example.instances)),
-            "these": self._spelt(self.objects(own)),
-            "count": len(own),
+            "these": self._spelt(self.objects(of_category)),
+            "count": len(of_category),
             "claimed": error.claimed,
         }
         if error.category_id is not None:
-            found["category"] = self.codec.names_of[error.category_id][0]
+            values["category"] = self.codec.names_of[error.category_id][0]
         if error.mention is not None:
             name, box = error.mention.name, error.mention.box
-            found |= {"name": name, "place": self._place(box), "said": self._spelt([(name, box)])}
+            values |= {"name": name, "place": self._place(box), "said": self._spelt([(name, box)])}
         if error.about is not None:
-            found["object"] = self._spelt(self.objects([self.example.instances[error.about]]))
-        return found
+            values["object"] = self._spelt(self.objects([self.example.instances[error.about]]))
+        return values
 
     def _spelt(self, listed: Objects) -> str:
         return " ; ".join(f"{name} {self._place(box)}" for name, box in listed) or "nothing"
@@ -182,31 +184,31 @@ class _Case:
 
 
 def _instead(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
-    said, left = case.before(error.cut)
+    listed, left = case.before(error.cut)
     if error.about is not None and (meant := case.example.instances[error.about]) in left:
-        return _followed(case, said, case.objects([meant]), ends=False)
-    return _followed(case, said, case.objects(left)[:1], ends=len(left) <= 1)
+        return _followed(case, listed, case.objects([meant]), ends=False)
+    return _followed(case, listed, case.objects(left)[:1], ends=len(left) <= 1)
 
 
 def _onwards(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
-    said, left = case.before(error.cut)
-    return _followed(case, said, case.objects(left), ends=True)
+    listed, left = case.before(error.cut)
+    return _followed(case, listed, case.objects(left), ends=True)
 
 
 def _of_category(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
-    said, left = case.before(error.cut)
-    own = [item for item in left if item.category_id == error.category_id]
-    return _followed(case, said, case.objects(own or left), ends=not own)
+    listed, left = case.before(error.cut)
+    of_category = [item for item in left if item.category_id == error.category_id]
+    return _followed(case, listed, case.objects(of_category or left), ends=not of_category)
 
 
 def _afresh(case: _Case, _: _Error) -> tuple[Tokens, Tokens]:
     return (), case.encode(case.objects(case.example.instances))
 
 
-def _followed(case: _Case, said: Objects, right: Objects, ends: bool) -> tuple[Tokens, Tokens]:
+def _followed(case: _Case, listed: Objects, right: Objects, ends: bool) -> tuple[Tokens, Tokens]:
     """What was said, and what is right from there on; `ends`: nothing comes after it."""
-    context = case.begun(said)
-    whole = case.encode(said + right) if ends else case.begun(said + right)
+    context = case.begun(listed)
+    whole = case.encode(listed + right) if ends else case.begun(listed + right)
     return context, whole[len(context) :]
 
 

@@ -40,9 +40,11 @@ class GrpoStage:
 
     @property
     def objective(self) -> Objective:
-        own = self.settings
-        loss = partial(grpo, low=own.low, high=own.high, kl_weight=own.kl, temperature=own.temperature)
-        return Objective(own.name, own.model_dump(mode="json"), loss, needs=frozenset({"sets"}))
+        settings = self.settings
+        loss = partial(
+            grpo, low=settings.low, high=settings.high, kl_weight=settings.kl, temperature=settings.temperature
+        )
+        return Objective(settings.name, settings.model_dump(mode="json"), loss, needs=frozenset({"sets"}))
 
     def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
         """Yields what the model draws in each step, split into its updates (harness.training.stage.Stage)."""
@@ -51,8 +53,8 @@ class GrpoStage:
         drawn = draws(len(work.examples), 1, images, self.plan.steps, work.seed, "collision")  # no image twice
         size = images // work.accelerator.num_processes
         for number, batch in enumerate(islice(drawn, state.step - start, None), first):
-            own = batch[work.accelerator.process_index * size :][:size]
-            examples = [work.examples[draw.image] for draw in own]
+            share = batch[work.accelerator.process_index * size :][:size]
+            examples = [work.examples[draw.image] for draw in share]
             yield self._step(work, engine, examples, longest, sampling_seed(work.seed, number))
 
     def _step(self, work: Work, engine: DataParallel, examples: Sequence[Example], longest: int, seed: int) -> Step:
@@ -85,10 +87,10 @@ class GrpoStage:
     ) -> Group:
         """The rows, with their log-probabilities under this model as it is now in the field of this name."""
         size = micro_batch_of(self.plan, len(rows))
-        found = log_probabilities(adapter, rows, size, work.accelerator, engine, self.settings.temperature)
+        of_rows = log_probabilities(adapter, rows, size, work.accelerator, engine, self.settings.temperature)
         if name == "before":
-            return [replace(row, before=log_probs) for row, log_probs in zip(rows, found, strict=True)]
-        return [replace(row, reference=log_probs) for row, log_probs in zip(rows, found, strict=True)]
+            return [replace(row, before=log_probs) for row, log_probs in zip(rows, of_rows, strict=True)]
+        return [replace(row, reference=log_probs) for row, log_probs in zip(rows, of_rows, strict=True)]
 
 
 def stage(settings: Grpo, plan: Train, work: Work) -> GrpoStage:
@@ -124,9 +126,9 @@ def _group(drawn: Rollout, index: int) -> Group:
     ]
 
 
-def _largest(own: int, work: Work) -> int:
+def _largest(value: int, work: Work) -> int:
     """Of all processes."""
-    counts = ranks.gathered(work.accelerator, own)
+    counts = ranks.gathered(work.accelerator, value)
     return ranks.same(work.accelerator, max(counts, default=0))
 
 
@@ -135,7 +137,7 @@ def _over_processes(drawn: Rollout, work: Work) -> dict[str, float]:
     if work.accelerator.num_processes == 1:
         return dict(drawn.figures)
     ranks.meet(work.accelerator)
-    tokens = float(sum(len(sample.tokens) for own in drawn.samples for sample in own))
+    tokens = float(sum(len(sample.tokens) for of_image in drawn.samples for sample in of_image))
     weights = {name: tokens if name == "entropy" else 1.0 for name in drawn.figures}
     sums = [[weight, weight * drawn.figures[name]] for name, weight in weights.items()]
     reduced = work.accelerator.reduce(torch.tensor(sums, device=work.accelerator.device), "sum").tolist()

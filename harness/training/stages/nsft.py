@@ -48,13 +48,13 @@ class NsftStage:
 
     @property
     def objective(self) -> Objective:
-        own = self.settings
+        settings = self.settings
         return Objective(
-            own.name,
-            own.model_dump(mode="json"),
-            partial(nsft, negative=own.negative, kl=own.kl),
+            settings.name,
+            settings.model_dump(mode="json"),
+            partial(nsft, negative=settings.negative, kl=settings.kl),
             self.reference,
-            frozenset({"reference_logits"} if own.kl else ()),
+            frozenset({"reference_logits"} if settings.kl else ()),
             loss_weights=self.plan.loss_weights,
         )
 
@@ -127,7 +127,7 @@ def _of_image(
     (errors,) = sample_errors([example], [parsed])
     rng = np.random.default_rng([seed, *example.key])
     worst = _worst(sequences, rewards, parsed, errors)[:rejected]
-    return list(dict.fromkeys(made for own in worst for made in corrector(example, *own, rng)))
+    return list(dict.fromkeys(made for sample in worst for made in corrector(example, *sample, rng)))
 
 
 def _worst(
@@ -143,8 +143,8 @@ def _worst(
 
 
 def _line(example: Example, correction: Correction) -> dict[str, Any]:
-    own = {name: getattr(correction, name) for name in Correction.__dataclass_fields__}
-    return {"image_id": example.image_id, "asked": example.asked, **own}
+    fields = {name: getattr(correction, name) for name in Correction.__dataclass_fields__}
+    return {"image_id": example.image_id, "asked": example.asked, **fields}
 
 
 # ---- corrections -> rows ---------------------------------------------------------------------------------------------
@@ -152,20 +152,20 @@ def _line(example: Example, correction: Correction) -> dict[str, Any]:
 
 def answers_of(table: pd.DataFrame) -> Answers:
     """From the table CORRECTIONS."""
-    found: dict[Key, dict[tuple[Tokens, Tokens], None]] = {}
+    by_key: dict[Key, dict[tuple[Tokens, Tokens], None]] = {}
     for key, *both in zip(keys(table), table["context"], table["answer"], strict=True):
         context, answer = (tuple(map(int, tokens)) for tokens in both)
-        found.setdefault(key, {})[context, answer] = None  # other questions may have the same one
-    return {key: list(own) for key, own in found.items()}
+        by_key.setdefault(key, {})[context, answer] = None  # other questions may have the same one
+    return {key: list(distinct) for key, distinct in by_key.items()}
 
 
 def _with(rows: Sequence[Row], corrections: Answers, count: int, seed: int, step: int) -> list[Row]:
     """The rows, and after those of each image up to `count` of its corrections, drawn from (seed, step, image)."""
     result: list[Row] = []
-    for key, own in groupby(rows, key=lambda row: row.example.key):
-        result += own
-        known = corrections.get(key, ())
-        drawn = np.random.default_rng([seed, step, *key]).permutation(len(known))[:count]
+    for key, group in groupby(rows, key=lambda row: row.example.key):
+        result += group
+        answers = corrections.get(key, ())
+        drawn = np.random.default_rng([seed, step, *key]).permutation(len(answers))[:count]
         example = result[-1].example
-        result += [Row(example, known[i][1], context=known[i][0], correction=True) for i in sorted(drawn)]
+        result += [Row(example, answers[i][1], context=answers[i][0], correction=True) for i in sorted(drawn)]
     return result

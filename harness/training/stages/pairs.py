@@ -62,24 +62,24 @@ class Pair:
 # ---- what a model says -> pairs --------------------------------------------------------------------------------------
 
 
-def pairs_of(said: Rollout, codec: Codec, settings: Preference, targets: str, seed: int) -> list[Pair]:
+def pairs_of(drawn: Rollout, codec: Codec, settings: Preference, targets: str, seed: int) -> list[Pair]:
     """What the stage learns from of these images; an image without two sequences that fit the roles has none.
 
     `dpo`, `spl`: members of the equivalence set, as `targets` says (see harness.sequence.targets), over the worst
     samples. `gepo`: different random members over the worst samples. `divpo`: the rarest good sample over the most
     common bad one.
     """
-    found = []
-    for example, samples, rated in zip(said.examples, said.samples, said.rewards.tolist(), strict=True):
-        own = _read(example, [sample.tokens for sample in samples], rated, codec)
+    pairs = []
+    for example, samples, rated in zip(drawn.examples, drawn.samples, drawn.rewards.tolist(), strict=True):
+        rated_samples = _read(example, [sample.tokens for sample in samples], rated, codec)
         if isinstance(settings, Divpo):
-            both = rare_over_common(own, settings.good, settings.bad)
+            both = rare_over_common(rated_samples, settings.good, settings.bad)
         else:
             chosen = _chosen(example, codec, settings, targets, seed)
             worth = [_reward(example, tokens, settings.reward, codec) for tokens in chosen]
-            both = chosen_over_worst(_read(example, chosen, worth, codec, own), own)
-        found += [Pair(example, *pair, len(samples)) for pair in both]
-    return found
+            both = chosen_over_worst(_read(example, chosen, worth, codec, rated_samples), rated_samples)
+        pairs += [Pair(example, *pair, len(samples)) for pair in both]
+    return pairs
 
 
 def _chosen(example: Example, codec: Codec, settings: Preference, targets: str, seed: int) -> list[tuple[int, ...]]:
@@ -91,25 +91,25 @@ def _chosen(example: Example, codec: Codec, settings: Preference, targets: str, 
 
 
 def chosen_over_worst(
-    chosen: Sequence[RatedAnswer], own: Sequence[RatedAnswer]
+    chosen: Sequence[RatedAnswer], samples: Sequence[RatedAnswer]
 ) -> list[tuple[RatedAnswer, RatedAnswer]]:
     """Each with one of the samples, different ones: the lowest reward first, of equal ones the first; as far as there
     are samples that are worth less than it."""
-    different = {said.tokens: said for said in own}
-    worst = sorted(different.values(), key=lambda said: said.reward)
+    different = {answer.tokens: answer for answer in samples}
+    worst = sorted(different.values(), key=lambda answer: answer.reward)
     return [(best, poor) for best, poor in zip(chosen, worst, strict=False) if poor.reward < best.reward]
 
 
-def rare_over_common(own: Sequence[RatedAnswer], good: float, bad: float) -> list[tuple[RatedAnswer, RatedAnswer]]:
+def rare_over_common(samples: Sequence[RatedAnswer], good: float, bad: float) -> list[tuple[RatedAnswer, RatedAnswer]]:
     """The rarest of the samples with a reward of at least `good` over the most common of those with at most `bad`, one
     pair; none where either is missing. Of equally rare ones the better, of equally common ones the worse, then the
     first."""
-    right = [said for said in own if said.reward >= good]
-    wrong = [said for said in own if said.reward <= bad]
+    right = [answer for answer in samples if answer.reward >= good]
+    wrong = [answer for answer in samples if answer.reward <= bad]
     if not right or not wrong:
         return []
-    rarest = min(right, key=lambda said: (said.samples, -said.reward))
-    return [(rarest, max(wrong, key=lambda said: (said.samples, -said.reward)))]
+    rarest = min(right, key=lambda answer: (answer.samples, -answer.reward))
+    return [(rarest, max(wrong, key=lambda answer: (answer.samples, -answer.reward)))]
 
 
 def _reward(example: Example, tokens: Sequence[int], name: str, codec: Codec) -> float:
@@ -126,7 +126,7 @@ def _read(
 ) -> list[RatedAnswer]:
     """among: the samples that are counted; the sequences themselves by default."""
     parsed = [codec.decode(tokens, example.width, example.height) for tokens in sequences]
-    times = Counter(map(_names, parsed if among is None else (said.parsed for said in among)))
+    times = Counter(map(_names, parsed if among is None else (answer.parsed for answer in among)))
     both = zip(sequences, parsed, worth, strict=True)
     return [RatedAnswer(tokens, read, reward, times[_names(read)]) for tokens, read, reward in both]
 
@@ -154,10 +154,10 @@ def frame(pairs: Sequence[Pair], codec: Codec) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _values(said: RatedAnswer, codec: Codec) -> tuple[object, ...]:
+def _values(answer: RatedAnswer, codec: Codec) -> tuple[object, ...]:
     """In the order of OF_BOTH."""
-    boxes = [side for mention in said.parsed.mentions for side in astuple(mention.box)]
-    return said.tokens, codec.text(said.tokens), _names(said.parsed), boxes, said.reward, said.samples
+    boxes = [side for mention in answer.parsed.mentions for side in astuple(mention.box)]
+    return answer.tokens, codec.text(answer.tokens), _names(answer.parsed), boxes, answer.reward, answer.samples
 
 
 def sequences(table: pd.DataFrame) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -60,8 +60,8 @@ class PreferenceStage:
 
     @property
     def objective(self) -> Objective:
-        own = self.settings
-        return Objective(own.name, own.model_dump(mode="json"), loss_of(own), needs=frozenset({"sets"}))
+        settings = self.settings
+        return Objective(settings.name, settings.model_dump(mode="json"), loss_of(settings), needs=frozenset({"sets"}))
 
     def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
         """Makes the pairs, then yields batches of them, or of their groups (harness.training.stage.Stage)."""
@@ -77,18 +77,18 @@ class PreferenceStage:
 
     def _table(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
         """The cell's own: with what the model as it is now thinks of both sequences. StageError without a pair."""
-        own = self._made(work, engine, start) if self.given is None else _share(self.given, work)
-        flat = [row for index, both in enumerate(rows_of(own, work)) for row in _numbered(both, index)]
+        pairs = self._made(work, engine, start) if self.given is None else _share(self.given, work)
+        flat = [row for index, both in enumerate(rows_of(pairs, work)) for row in _numbered(both, index)]
         size = micro_batch_of(self.plan, 2 * self.plan.batch_size)
         model = work.adapter.model
         with phase("forward"), engine.whole():
             model.eval()
-            found = log_probabilities(work.adapter, flat, size, work.accelerator, engine, temperature=1.0)
+            log_probs_of_rows = log_probabilities(work.adapter, flat, size, work.accelerator, engine, temperature=1.0)
             model.train()
-        known = own.reset_index(drop=True)
+        table = pairs.reset_index(drop=True)
         for side, name in enumerate(REFERENCES):
-            known[name] = pd.Series([log_probs.tolist() for log_probs in found[side::2]], dtype=object)
-        return of_all_processes(work, known)
+            table[name] = pd.Series([log_probs.tolist() for log_probs in log_probs_of_rows[side::2]], dtype=object)
+        return of_all_processes(work, table)
 
     def _made(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
         """Of this process's share of the images."""
@@ -138,12 +138,14 @@ def rows_of(table: pd.DataFrame, work: Work) -> list[Rows]:
     """Of each pair what is trained on: rated rows, the chosen one with an advantage of 1, the rejected one with -1."""
     by_key = {example.key: example for example in work.examples}
     columns = (table[name] if name in table else [None] * len(table) for name in REFERENCES)
-    found = []
+    rows = []
     for key, both, *references in zip(keys(table), sequences(table), *columns, strict=True):
-        known = (None if own is None else torch.tensor(own, device=work.accelerator.device) for own in references)
-        chosen, rejected = zip(both, (1.0, -1.0), known, strict=True)
-        found.append((_row(by_key[key], *chosen), _row(by_key[key], *rejected)))
-    return found
+        tensors = (
+            None if values is None else torch.tensor(values, device=work.accelerator.device) for values in references
+        )
+        chosen, rejected = zip(both, (1.0, -1.0), tensors, strict=True)
+        rows.append((_row(by_key[key], *chosen), _row(by_key[key], *rejected)))
+    return rows
 
 
 def groups_of(pairs: Sequence[Rows], settings: Preference) -> list[Group]:
@@ -153,7 +155,9 @@ def groups_of(pairs: Sequence[Rows], settings: Preference) -> list[Group]:
     of_image: dict[Key, list[Rows]] = {}
     for both in pairs:
         of_image.setdefault(both[0].example.key, []).append(both)
-    return [tuple(row for side in zip(*own, strict=True) for row in side) for own in of_image.values()]
+    return [
+        tuple(row for side in zip(*pairs_of_image, strict=True) for row in side) for pairs_of_image in of_image.values()
+    ]
 
 
 def _row(example: Example, tokens: tuple[int, ...], advantage: float, reference: torch.Tensor | None) -> Row:
@@ -172,14 +176,14 @@ def _share(table: pd.DataFrame, work: Work) -> pd.DataFrame:
 
 def _none_found(settings: Preference, worth: NDArray[np.float64]) -> str:
     """worth [I, K]: the rewards of the samples."""
-    found = (
+    figures = (
         f"of {settings.samples} samples of each of {len(worth)} images (rewards {worth.min():.3g} to {worth.max():.3g})"
     )
     if not isinstance(settings, Divpo):
-        return f"then: {settings.name}: expected samples worth less than the image's target, got none {found}"
+        return f"then: {settings.name}: expected samples worth less than the image's target, got none {figures}"
     good, bad = (worth >= settings.good).any(axis=1), (worth <= settings.bad).any(axis=1)
     expected = (
         f"expected images with a good sample ({settings.good:g} or more) and a bad one ({settings.bad:g} or less)"
     )
     got = f"good ones of {good.sum()} images, bad ones of {bad.sum()}, both of none"
-    return f"then: divpo: {expected}, got {got} {found}"
+    return f"then: divpo: {expected}, got {got} {figures}"

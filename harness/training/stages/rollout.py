@@ -59,18 +59,18 @@ def rollout(
     """Each image once, `samples` times at `temperature`. What an image gets depends on the seed and the image."""
     drawn = predictor.generate(examples, [temperature] * samples, seed, max_tokens)
     parsed = [
-        [predictor.codec.decode(sample.tokens, example.width, example.height) for sample in own]
-        for example, own in zip(examples, drawn, strict=True)
+        [predictor.codec.decode(sample.tokens, example.width, example.height) for sample in of_image]
+        for example, of_image in zip(examples, drawn, strict=True)
     ]
-    truth, answers, found = judged(examples, parsed)
-    worth = torch.from_numpy(REWARDS[reward](truth, answers, found))
+    truth, answers, verification = judged(examples, parsed)
+    worth = torch.from_numpy(REWARDS[reward](truth, answers, verification))
     sequences = answers.malformed.size
-    log_probs = [value for own in drawn for sample in own for value in sample.log_probs]
+    log_probs = [value for of_image in drawn for sample in of_image for value in sample.log_probs]
     figures = {
         "reward": float(worth.mean()),
         "filtered": 1.0 - float(has_spread(worth).double().mean()),
-        "objects": len(found.instance) / sequences,
-        "duplicates": float(found.duplicate.sum()) / sequences,
+        "objects": len(verification.instance) / sequences,
+        "duplicates": float(verification.duplicate.sum()) / sequences,
         "malformed": float(answers.malformed.mean()),
         "truncated": float(answers.truncated.mean()),
         "entropy": -float(np.mean(log_probs)),
@@ -122,8 +122,8 @@ def own_samples(work: Work, engine: DataParallel, settings: Sampling, start: int
     return drawn
 
 
-def of_all_processes(work: Work, own: pd.DataFrame) -> pd.DataFrame:
+def of_all_processes(work: Work, table: pd.DataFrame) -> pd.DataFrame:
     """On rank 0 the rows of all processes, by image_id, those of an image in their order; elsewhere its own rows."""
-    frames = ranks.gathered(work.accelerator, own) or [own]
+    frames = ranks.gathered(work.accelerator, table) or [table]
     filled = [frame for frame in frames if len(frame)] or frames[:1]  # an empty one has no types of its own
     return pd.concat(filled).sort_values("image_id", kind="stable", ignore_index=True)
