@@ -201,7 +201,8 @@ def show_plan(context: Context, folder: Path, only: str | None) -> None:
     console = screen()
     console.print(table)
     console.print(f"task:      {context.suite.task}", highlight=False)
-    console.print(f"train:     {context.suite.train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)
+    train = context.suite.train.in_steps(context.suite.epoch_images or 1)  # known where some length is in epochs
+    console.print(f"train:     {train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)
     console.print(f"sample:    {context.suite.sample.model_dump()}", soft_wrap=True, highlight=False)
     console.print(
         f"benchmark: {context.suite.benchmark.name} {context.suite.benchmark.settings}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +21,9 @@ def command(results: Results) -> str:
     seeds = ",".join(map(str, results.suite.seeds))
     commit = made.code.get("commit")
     checkout = f"git checkout {commit}" if commit else f"# {code_text(made.code)}"
-    return f"{checkout}\ndetmodes run {results.suite.suite} --seeds {seeds} --device {made.device.get('type', 'auto')}"
+    changes = "".join(f" --set {shlex.quote(change)}" for change in results.suite.overrides)
+    device = made.device.get("type", "auto")
+    return f"{checkout}\ndetmodes run {results.suite.suite} --seeds {seeds}{changes} --device {device}"
 
 
 def code_text(code: dict[str, object]) -> str:

@@ -22,8 +22,11 @@ from harness.suite.schema import (
 )
 from harness.suite.stage_base import StageSettings
 from harness.suite.stage_settings import STAGES
-from harness.suite.train_settings import Probe, Train
+from harness.suite.train_settings import AdamSettings, Group, MaxObjects, Probe, Train
 from harness.suite.tune import Tune
+
+HOMES: dict[str, type[BaseModel]] = {"train": Train, "sample": SampleSettings, "prompt": Prompt}
+"""Parts of a suite whose keys are easily written one level too far out."""
 
 
 def follows_from_another(item: Any) -> bool:
@@ -40,6 +43,9 @@ def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
         parts: dict[str, type[BaseModel]] = {
             "train": Train,
             "probe": Probe,
+            "optimizer": AdamSettings,
+            "groups": Group,
+            "max_objects": MaxObjects,
             "prompt": Prompt,
             "sample": SampleSettings,
             "resources": Resources,
@@ -50,6 +56,8 @@ def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
             "then": stage,
         }
         nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
+        if nearest is Suite and (home := next((name for name in HOMES if key in HOMES[name].model_fields), None)):
+            return f"key {where!r}: expected in {home}, as in {home}: {{{key}: {item['input']}}}"
         return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
     message = item["msg"].removeprefix("Value error, ")
     shown = "" if item["type"] == "missing" else f", got {item['input']!r}"
@@ -69,10 +77,22 @@ def content_problems(content: Mapping[str, Any]) -> list[str]:
     problems = []
     for kind, key, more_keys in (("benchmark", "benchmark", ()), ("model", "models", ("train",))):
         for name, settings in _named(content.get(key), *more_keys):
-            problems += registry.problems(kind, name, settings)  # type: ignore[arg-type]
+            found = registry.problems(kind, name, settings)  # type: ignore[arg-type]
+            problems += found if kind == "benchmark" else _say_where(name, settings, found)
     for name, settings in _named(content.get("objectives"), "train", "then"):
-        problems += objectives.problems(name, settings)
+        problems += _say_where(name, settings, objectives.problems(name, settings))
     return problems
+
+
+def _say_where(name: str, settings: Mapping[str, Any], problems: list[str]) -> list[str]:
+    """Says of settings of training, which neither a model nor an objective has, where they are to be written."""
+    misplaced = {
+        f"unknown setting {key!r}": f"{name}: {key} is a setting of training: write train: {{{key}: {value}}} beside "
+        "its name, or into the suite's train for all rows"
+        for key, value in settings.items()
+        if key in Train.model_fields
+    }
+    return [next((own for start, own in misplaced.items() if start in problem), problem) for problem in problems]
 
 
 def _named(value: object, *more_keys: str) -> list[tuple[str, dict[str, Any]]]:

@@ -234,6 +234,8 @@ class Suite(StrictModel):
     """Rows at other temperatures."""
     hypotheses: tuple[Hypothesis, ...] = ()
     """What is expected, and tested when the run has ended."""
+    overrides: tuple[str, ...] = ()
+    """Written by a run: what `--set` of the command line changed, each as PATH=VALUE."""
     epoch_images: Annotated[int, Field(ge=1)] | None = None
     """Written by a run where some length is in epochs: how many training images, or questions about them, there are."""
 

@@ -128,6 +128,19 @@ def test_a_dry_run_shows_cells_and_cost_and_writes_nothing(invoke: Invoke, mini:
     assert not Path("runs").exists()
 
 
+def test_a_run_uses_what_the_command_line_sets(invoke: Invoke, mini: Path) -> None:
+    changes = ("--set", "train.steps=2", "--set", "seeds=[4]", "--set", "train.batch_size=2")
+    done = invoke("run", mini, "--only", "*-ce-*", "--output", "out", "--device", "cpu", "--quiet", *changes)
+    assert (done.code, done.err) == (0, "")
+    (record,) = (Record.model_validate_json(path.read_text()) for path in Path("out/cells").glob("*/record.json"))
+    assert record.cell.train is not None
+    assert (record.cell.train["steps"], record.cell.train["batch_size"], record.cell.seed) == (2, 2, 4)
+    suite = json.loads(Path("out/suite.json").read_text())
+    assert (suite["train"]["steps"], suite["seeds"]) == (2, [4])
+    assert "--set train.steps=2 --set &#x27;seeds=[4]&#x27;" in invoke("report", "out", "--format", "html").out
+    assert_one_problem(invoke("run", mini, "--set", "train.stepp=2"), "'stepp', did you mean 'steps'")
+
+
 def test_a_dry_run_says_what_cannot_run(invoke: Invoke, mini: Path) -> None:
     change(
         mini, objectives=[{"name": "ce", "then": {"name": "nsft", "images": 4, "batch_size": 4, "corrector": "gpt"}}]

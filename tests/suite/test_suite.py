@@ -333,3 +333,19 @@ def test_seeds_from_the_command_line() -> None:
     for bad in ("", "a", "1,1", "-1", "1,"):
         with pytest.raises(ConfigError, match="--seeds: expected distinct integers from 0"):
             with_seeds(suite, bad)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"objectives": [{"name": "ce", "lr": 1e-4}]}, "ce: lr is a setting of training: write train: {lr: 0.0001} "),
+        ({"models": [{"name": "open_flamingo", "steps": 3}]}, "open_flamingo: steps is a setting of training: write "),
+        ({"lr": 1e-4}, "key 'lr': expected in train, as in train: {lr: 0.0001}"),
+        ({"temperature": 2}, "key 'temperature': expected in sample, as in sample: {temperature: 2}"),
+        ({"train": {"temperature": 2}}, "unknown key train.temperature: 'temperature'"),
+        ({"train": {"groups": [{"match": "*", "lrr": 2}]}}, "unknown key train.groups.0.lrr: 'lrr', did you mean 'lr'"),
+    ],
+)
+def test_a_setting_in_the_wrong_place_is_told_where_it_belongs(change: dict[str, Any], expected: str) -> None:
+    (found,) = problems(change)
+    assert found.startswith(expected)

@@ -20,6 +20,8 @@ from harness.commands.options import (
 )
 from harness.system.terminal import shows
 
+SET_HELP = "Another value than the suite's: train.steps=20, seeds=[0], objectives.LABEL.weight=3; again for more."
+
 
 def run(
     suite: SuiteArgument,
@@ -28,6 +30,7 @@ def run(
     device: DeviceOption = "auto",
     only: Annotated[Optional[str], typer.Option(help="Cells to run, e.g. '*-ce-*'.")] = None,  # noqa: UP045
     seeds: Annotated[Optional[str], typer.Option(help="Instead of the suite's, e.g. 0,1.")] = None,  # noqa: UP045
+    changes: Annotated[Optional[list[str]], typer.Option("--set", help=SET_HELP)] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their cost.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, in processes that share GPUs and cores.")] = 1,
     snapshot_every: Annotated[str, typer.Option(help="Time (10m) or steps (50) between states to go on from.")] = "10m",
@@ -57,7 +60,7 @@ def run(
         option_checks.require_one_process("--dry-run")
     if track is not None:
         trackers.require(track)
-    chosen = load.load(suite, Permissions.of(allow, trust_remote_code))
+    chosen = load.load(suite, Permissions.of(allow, trust_remote_code), changes or ())
     if seeds is not None:
         chosen = load.with_seeds(chosen, seeds)
     # What a user may have mistyped is told by now: what follows imports torch, which takes seconds.
