@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.errors import ObjectiveError
 from harness.objectives.calibration import log_probs
+from harness.objectives.places import Places
 from harness.objectives.sets import Sequences
-from harness.objectives.token import PerToken, ScoredPositions, entropy
+from harness.objectives.stats import Stat, stats_of
+from harness.objectives.token import PerToken, ScoredPositions
 from harness.types import IGNORED_LABEL, LossOutput, Projection, Term, TokenBatch
 
 CHUNK_ELEMENTS = 2**20
@@ -30,7 +33,6 @@ CHUNK_ELEMENTS = 2**20
 LARGEST_SHARE = 80
 """A long batch is cut into no more than this many chunks: 1/8 of its logits at ten tensors a chunk."""
 
-Stat = tuple[Tensor, Tensor]
 TokenFunction = Callable[[ScoredPositions], PerToken]
 SetFunction = Callable[[Sequences], Term]
 
@@ -43,9 +45,11 @@ def token_level(function: TokenFunction, batch: TokenBatch, logged: bool) -> Los
     weighted sum of the terms: backward raises for any other combination of them.
     """
     _check(batch)
+    places = None if batch.group is None else Places(batch.group, batch.labels != IGNORED_LABEL)
+    measure = partial(_measure, function, batch=batch, places=places, logged=logged)
     if isinstance(batch.logits, Projection):
-        return _chunked(function, batch.logits, batch, logged)
-    return _output(_measure(function, log_probs(batch.logits), batch, slice(None), logged))
+        return _chunked(measure, batch.logits, len(batch.labels))
+    return _output(measure(log_probs(batch.logits), rows=slice(None)))
 
 
 def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool) -> LossOutput:
@@ -68,7 +72,7 @@ def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool)
         cost=members.cost,
     )
     terms = {"ce": Term(_weighted(nll, of_targets, batch.weight).sum(), of_targets.sum()), name: function(of)}
-    stats = _stats(nll.detach(), None, of_targets, None) if logged else {}
+    stats = stats_of(nll.detach(), None, of_targets, None) if logged else {}
     return LossOutput(terms, stats)
 
 
@@ -140,12 +144,15 @@ class _Block:
     selected: Tensor | None
 
 
-def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: slice, logged: bool) -> _Block:
+def _measure(
+    function: TokenFunction, log_p: Tensor, *, batch: TokenBatch, places: Places | None, rows: slice, logged: bool
+) -> _Block:
     """Applies a function to one block of positions; log_p [n, V]: of these rows of the batch."""
     labels = batch.labels[rows]
     selected, weight = (None if column is None else column[rows] for column in (batch.selected, batch.weight))
     target = labels != IGNORED_LABEL
-    at = ScoredPositions(log_p, _indices(labels), selected, _reference(batch.reference, rows))
+    of_rows = None if places is None else partial(places.of, rows)
+    at = ScoredPositions(log_p, _indices(labels), selected, _reference(batch.reference, rows), of_rows)
     made = function(at)
     sums = [_weighted(values, target, weight).sum() for values in made.terms.values()]
     return _Block(
@@ -153,7 +160,7 @@ def _measure(function: TokenFunction, log_p: Tensor, batch: TokenBatch, rows: sl
         weights=tuple(made.weights.get(name, 1.0) for name in made.terms),
         sums=torch.stack(sums),
         count=target.sum(),
-        stats=_stats(at.nll.detach(), log_p.detach(), target, made.selected) if logged else {},
+        stats=stats_of(at.nll.detach(), log_p.detach(), target, made.selected) if logged else {},
         selected=made.selected,
     )
 
@@ -181,53 +188,19 @@ def _output(block: _Block) -> LossOutput:
     return LossOutput(terms, block.stats, block.selected)
 
 
-@torch.no_grad()
-def _stats(nll: Tensor, log_p: Tensor | None, target: Tensor, selected: Tensor | None) -> dict[str, Stat]:
-    """nll (nats), p_y and entropy (nats) over target positions; selected share, and p_y on either side of it."""
-    p_y = (-nll).exp()
-    stats = {"nll": _over(nll, target), "p_y": _over(p_y, target)}
-    if log_p is not None:
-        stats["entropy"] = _over(entropy(log_p), target)
-    if selected is not None:
-        stats["selected"] = _over(selected.to(p_y.dtype), target)
-        stats["p_y_selected"] = _over(p_y, target & selected)
-        stats["p_y_unselected"] = _over(p_y, target & ~selected)
-    return stats
-
-
-def _over(values: Tensor, where: Tensor) -> Stat:
-    """Sums values [N] over the positions `where` [N], and counts these."""
-    return torch.where(where, values, 0.0).sum(), where.sum()
-
-
-@torch.no_grad()
-def sums_by_kind(values: Tensor, kinds: Tensor, n_kinds: int) -> tuple[Tensor, Tensor]:
-    """Adds up and counts [n_kinds] the values [N] of each kind in 0..n_kinds-1; a negative kind is left out.
-
-    A kind that does not occur has sum and count 0: its mean is undefined.
-    """
-    counted = kinds >= 0
-    dtype = torch.promote_types(values.dtype, torch.float32)
-    sums = torch.zeros(n_kinds, dtype=dtype, device=values.device)
-    counts = torch.zeros(n_kinds, dtype=torch.int64, device=values.device)
-    sums.index_add_(0, kinds[counted], values[counted].to(dtype))
-    counts.index_add_(0, kinds[counted], torch.ones_like(kinds[counted], dtype=torch.int64))
-    return sums, counts
-
-
 # ---- chunk by chunk --------------------------------------------------------------------------------------------------
 
 
-def _chunked(function: TokenFunction, projection: Projection, batch: TokenBatch, logged: bool) -> LossOutput:
+def _chunked(measure: Callable[..., _Block], projection: Projection, positions: int) -> LossOutput:
     hidden, weight = _operands(projection)
     gradients = _Gradients(hidden, weight) if torch.is_grad_enabled() else None
-    total = _Total(len(batch.labels))
-    for rows in _chunks(len(batch.labels), len(weight)):
+    total = _Total(positions)
+    for rows in _chunks(positions, len(weight)):
         with torch.no_grad():
             log_p = log_probs(hidden[rows] @ weight.T)  # [n, V]
         with torch.set_grad_enabled(gradients is not None):
             log_p.requires_grad_(gradients is not None)
-            block = _measure(function, log_p, batch, rows, logged)
+            block = measure(log_p, rows=rows)
             if gradients is not None:
                 gradients.add(rows, block, log_p)
         total.add(rows, block)

@@ -41,6 +41,13 @@ def _sed_sft_needs(settings: Settings) -> frozenset[Need]:
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     "ce": ObjectiveSpec("token", "-log p_y", "cross-entropy, the maximum-likelihood baseline"),
+    "ce_kl": ObjectiveSpec(
+        "token",
+        "-log p_y + weight * KL(p || q), q: the model as training or the stage begins",
+        "continued SFT with a per-token divergence, Zhu et al., CVPR 2025 (table 7); arXiv 2411.14797",
+        {"weight": at_least(0, default=1.0)},
+        needs=lambda settings: frozenset({"reference_logits"} if settings["weight"] else ()),
+    ),
     "label_smoothing": ObjectiveSpec(
         "token",
         "-(1 - epsilon) * log p_y - epsilon * mean_v log p_v",
@@ -71,6 +78,15 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         {"beta": above(0, default=0.7), "h": one_of(("linear", "logsigmoid"), default="linear")},
     ),
     "dft": ObjectiveSpec("token", "-sg(p_y) * log p_y", "Wu et al., ICLR 2026; arXiv 2508.05629"),
+    "precision_recall": ObjectiveSpec(
+        "token",
+        "-sg(lam^(t/L) * [r <= lam^(1/L)] * r) * log p_y, r = p_y / (gamma + (1 - gamma) * p_y), the t-th token of L",
+        "Verine et al., ICML 2025; arXiv 2508.09654",
+        {
+            "lam": number("a number in (0, 1]", lambda share: 0 < share <= 1, default=0.1),
+            "gamma": number("a number in (0, 1]", lambda share: 0 < share <= 1, default=0.1),
+        },
+    ),
     "entropy_bonus": ObjectiveSpec(
         "token",
         "-log p_y - weight * H(p)",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.errors import ObjectiveError
 from harness.objectives.apply import token_level, token_nll
-from harness.objectives.token import tied_ce
+from harness.objectives.token import ce_kl
 from harness.types import LossOutput, Projection, Term, TokenBatch
 
 
@@ -99,7 +99,7 @@ def nsft(batch: TokenBatch, logged: bool = True, *, negative: float, kl: float) 
     if group is None or members is None or members.correction is None:
         raise ObjectiveError("nsft needs TokenBatch.group and members that say which of them are corrections")
     corrects = members.correction[group]
-    function = partial(tied_ce, weight=kl)
+    function = partial(ce_kl, weight=kl)
     chosen = token_level(function, _at(batch, ~corrects), logged)
     corrected = token_level(function, _at(batch, corrects), logged)
     terms = dict(chosen.terms)

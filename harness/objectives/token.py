@@ -10,7 +10,7 @@ Shape legend: N positions, V vocabulary. p = softmax(logits), p_y the probabilit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -35,12 +35,15 @@ class ScoredPositions:
     labels    [N]     int64 in [0, V)
     selected  [N]     bool or None: see TokenBatch
     reference [N, V]  log softmax of the reference's logits, or None
+    places            gives how many targets of its sequence stand before each position, and how many it has ([N]
+                      int64 each); None where no sequences are known
     """
 
     log_p: Tensor
     labels: Tensor
     selected: Tensor | None = None
     reference: Tensor | None = None
+    places: Callable[[], tuple[Tensor, Tensor]] | None = None
 
     @cached_property
     def nll(self) -> Tensor:
@@ -66,10 +69,12 @@ def ce(at: ScoredPositions) -> PerToken:
     return PerToken({"ce": at.nll})
 
 
-def tied_ce(at: ScoredPositions, *, weight: float) -> PerToken:
+def ce_kl(at: ScoredPositions, *, weight: float) -> PerToken:
     """-log p_y + weight * KL(p || q), q being the reference's: sum over v of p_v * (log p_v - log q_v).
 
-    Without a weight there is no such term, and no reference is needed. ObjectiveError where one is missing.
+    As a stage after fine-tuning (`then: {name: sft, objective: ce_kl}`) it is the continued SFT with a divergence of
+    Zhu et al., CVPR 2025, table 7 (arXiv 2411.14797): nSFT without its negative supervision, the model at the left as
+    there. Without a weight there is no such term, and no reference is needed. ObjectiveError where one is missing.
     """
     if not weight:
         return ce(at)
@@ -132,6 +137,38 @@ def gem(at: ScoredPositions, *, beta: float, h: Scaling) -> PerToken:
             factor *= torch.sigmoid(0.01 * (at.log_p + at.nll[:, None]))  # z_v - z_y = log p_v - log p_y
     expected = torch.bmm(factor[:, None], at.log_p[:, :, None])[:, 0, 0]  # sum of factor * log_p, without that product
     return PerToken({"gem": factor.sum(-1) * at.nll + expected})
+
+
+def precision_recall(at: ScoredPositions, *, lam: float, gamma: float) -> PerToken:
+    """-w * log p_y: precision against recall (the lambda-PR loss of Verine et al., ICML 2025; arXiv 2508.09654).
+
+        w = lam^(t/L) * [r <= lam^(1/L)] * r, r = p_y / (gamma + (1 - gamma) * p_y), without gradient
+
+    t targets of the position's sequence stand before it, of L. Where it comes from: for data P and a model Q of
+    sequences the sum over x of min(lam * P(x), Q(x)) is what both have in common; lam below 1 asks for recall (little
+    everywhere that data are), 1 for the total variation. With lam^(1/L) for each token,
+
+        sum over x of |lam * P(x) - Q(x)| <= sum over t of lam^(t/L) * E over prefixes under P of
+                                             sum over v of |lam^(1/L) * P(v) - Q(v)|
+
+    and the right side falls along w: a token counts as long as Q(y) <= lam^(1/L) * P(y). P is not known; gamma + (1 -
+    gamma) * Q(y) stands for it, as in TaiLr (Ji et al., ICLR 2023), which this is for lam = 1. For lam = gamma = 1 it
+    is `dft`. A small gamma is nearer to cross-entropy, but less is learnt: no token beyond
+
+        p_y = gamma * lam^(1/L) / (1 - (1 - gamma) * lam^(1/L))
+
+    For texts of hundreds of tokens lam in [0.1, 1] and gamma in [1e-7, 1e-5] are in use. With 30 tokens nothing above
+    p_y = 1e-4 would be learnt then, so the default gamma is larger here. `selected` says which positions count.
+    """
+    if at.places is None:
+        raise ObjectiveError("precision_recall needs TokenBatch.group, the sequence of each position, and got none")
+    with torch.no_grad():
+        p_y = (-at.nll).exp()
+        before, length = (count.to(p_y.dtype) for count in at.places())
+        ratio = (p_y / (gamma + (1 - gamma) * p_y)).clamp(max=1.0)  # rounding must not put it beyond lam = 1
+        selected = ratio <= lam ** (1 / length)
+        factor = torch.where(selected, lam ** (before / length) * ratio, 0.0)
+    return PerToken({"precision_recall": factor * at.nll}, selected=selected)
 
 
 def sed_sft(

@@ -43,7 +43,7 @@ class Objective:
         return self.settings.get("threshold")
 
 
-SUPPLIED: frozenset[objectives.Need] = frozenset({"reference", "calibration", "sets", "samples"})
+SUPPLIED: frozenset[objectives.Need] = frozenset({"reference", "reference_logits", "calibration", "sets", "samples"})
 
 
 def prepare(
@@ -63,14 +63,14 @@ def prepare(
     base.model.eval()
     if "calibration" in needs:
         ready = _calibrated(ready, base, heldout, plan.targets, seed)
-    frozen = "reference" in needs
+    selects = "reference" in needs
     return Objective(
         name,
         ready.settings,
         ready.loss,
-        reference=base if frozen else None,
+        reference=base if selects or "reference_logits" in needs else None,
         needs=needs,
-        selection=ready.selection if frozen else None,
+        selection=ready.selection if selects else None,
         loss_weights=plan.loss_weights,
     )
 

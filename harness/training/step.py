@@ -15,8 +15,8 @@ from torch import Tensor
 
 from harness.errors import ObjectiveError
 from harness.metrics.samples.matching import f_score
-from harness.objectives.apply import sums_by_kind
 from harness.objectives.policy import log_probability
+from harness.objectives.stats import sums_by_kind
 from harness.protocols import Adapter, HiddenStates
 from harness.sequence import KINDS
 from harness.system import ranks

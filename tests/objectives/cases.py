@@ -21,6 +21,7 @@ Case = tuple[str, dict[str, Any]]
 LIVE: dict[str, Any] = {"top_k": 2, "threshold": 0.7, "weight": 3.0}
 CASES: list[Case] = [
     ("ce", {}),
+    ("ce_kl", {"weight": 0.7}),
     ("label_smoothing", {"epsilon": 0.2}),
     ("sed_sft", LIVE),
     ("sed_sft", {"mask": "none", "weight": 3.0}),
@@ -33,6 +34,8 @@ CASES: list[Case] = [
     ("eaft", {"z": 3.0}),
     ("focal", {}),
     ("focal", {"gamma": 0.5}),
+    ("precision_recall", {"lam": 0.3, "gamma": 0.2}),
+    ("precision_recall", {"lam": 1.0, "gamma": 0.5}),
     ("eco", {"weight": 0.05}),
     ("eco", {"weight": 0.5, "log_prob": "mean"}),
     ("kl_uniform", {"weight": 0.3}),
@@ -40,6 +43,9 @@ CASES: list[Case] = [
 ]
 TOKEN_LEVEL = [case for case in CASES if OBJECTIVES[case[0]].level == "token"]
 SET_LEVEL = [case for case in CASES if case not in TOKEN_LEVEL]
+PLACED = ("precision_recall",)
+"""Objectives that ask where in its sequence a position stands."""
+ANYWHERE = [case for case in CASES if case[0] not in PLACED]
 
 
 def over(cases: list[Case]) -> pytest.MarkDecorator:
@@ -68,7 +74,8 @@ def random_batch(seed: int, n: int = 24, vocabulary: int = 9, ignored: float = 0
     labels[torch.rand(n, generator=rng) < ignored] = IGNORED_LABEL
     selected = torch.rand(n, generator=rng) < 0.5
     group = torch.randint(len(MEMBERS.set), (n,), generator=rng)
-    return TokenBatch(logits, labels, group, MEMBERS, selected)
+    reference = scale * torch.randn(n, vocabulary, generator=rng, dtype=torch.float64)
+    return TokenBatch(logits, labels, group, MEMBERS, selected, reference=reference)
 
 
 def factored_batch(seed: int, n: int = 24, vocabulary: int = 9, width: int = 5) -> TokenBatch:
@@ -99,14 +106,15 @@ def projected(batch: TokenBatch) -> TokenBatch:
 
 def rows(batch: TokenBatch, index: Tensor | slice) -> TokenBatch:
     """These positions of the batch; its sequences stay."""
-    parts = (batch.labels, batch.group, batch.selected)
-    labels, group, selected = (None if part is None else part[index] for part in parts)
+    assert not isinstance(batch.reference, Projection)
+    parts = (batch.labels, batch.group, batch.selected, batch.reference)
+    labels, group, selected, reference = (None if part is None else part[index] for part in parts)
     assert labels is not None
     if isinstance(batch.logits, Projection):
         logits: Tensor | Projection = Projection(batch.logits.hidden[index], batch.logits.weight)
     else:
         logits = batch.logits[index]
-    return TokenBatch(logits, labels, group, batch.members, selected)
+    return TokenBatch(logits, labels, group, batch.members, selected, reference=reference)
 
 
 def outcome(name: str, settings: dict[str, Any], batch: TokenBatch) -> tuple[LossOutput, list[Tensor]]:

@@ -38,7 +38,7 @@ def every_label(logits: list[list[float]], dtype: torch.dtype) -> TokenBatch:
     labels = torch.cat([labels, torch.full((len(row),), IGNORED_LABEL)])
     tiled = torch.cat([row.repeat_interleave(2 * v, 0), row])
     group = torch.arange(len(labels)) % len(MEMBERS.set)
-    return TokenBatch(tiled, labels, group, MEMBERS, torch.arange(len(labels)) % 2 == 0)
+    return TokenBatch(tiled, labels, group, MEMBERS, torch.arange(len(labels)) % 2 == 0, reference=tiled.flip(-1))
 
 
 def fitting(settings: dict[str, Any], name: str, vocabulary: int) -> dict[str, Any]:
@@ -81,6 +81,9 @@ def test_loss_and_gradient_are_finite(name: str, settings: dict[str, Any], path:
         ("gem", {"beta": 0.01}),
         ("gem", {"beta": 100.0, "h": "logsigmoid"}),
         ("label_smoothing", {"epsilon": 0.999}),
+        ("precision_recall", {"lam": 1e-6, "gamma": 1e-7}),
+        ("precision_recall", {"lam": 1.0, "gamma": 1e-7}),
+        ("precision_recall", {"lam": 1.0, "gamma": 1.0}),
     ],
 )
 @both_paths
@@ -144,6 +147,7 @@ def test_a_batch_without_targets(name: str, settings: dict[str, Any], path: str,
         torch.arange(n),
         alone if n else nothing,
         torch.ones(n, dtype=torch.bool),
+        reference=torch.randn(n, 4, generator=rng),
     )
     output, gradients = outcome(name, settings, batch if path == "logits" else projected(batch))
     assert output.mean().item() == 0

@@ -72,7 +72,26 @@ def frozen_eaft(batch: TokenBatch, *, alpha: float = 1.0, top_k: int = 20, z: fl
     return lambda logits: mean_over_targets(-factor * chosen(logits.log_softmax(-1), batch.labels), batch.labels)
 
 
-FROZEN: dict[str, Callable[..., Function]] = {"dft": frozen_dft, "gem": frozen_gem, "eaft": frozen_eaft}
+def frozen_precision_recall(batch: TokenBatch, *, lam: float, gamma: float) -> Function:
+    q = chosen(plain(batch).softmax(-1), batch.labels)
+    target = batch.labels != IGNORED_LABEL
+    factor = torch.zeros_like(q)
+    assert batch.group is not None
+    for sequence in sorted({*batch.group.tolist()}):
+        own = [n for n in range(len(q)) if target[n] and int(batch.group[n]) == sequence]
+        for place, n in enumerate(own):
+            share = lam ** (1 / len(own))
+            if q[n] <= share * (gamma + (1 - gamma) * q[n]):
+                factor[n] = lam ** (place / len(own)) * q[n] / (gamma + (1 - gamma) * q[n])
+    return lambda z: mean_over_targets(-factor * chosen(z.log_softmax(-1), batch.labels), batch.labels)
+
+
+FROZEN: dict[str, Callable[..., Function]] = {
+    "dft": frozen_dft,
+    "gem": frozen_gem,
+    "eaft": frozen_eaft,
+    "precision_recall": frozen_precision_recall,
+}
 
 
 def stand_in(name: str, settings: dict[str, Any], batch: TokenBatch) -> Function:

@@ -134,7 +134,8 @@ def test_types_of_values_and_gradients(name: str, settings: dict[str, Any], dtyp
     # Values in float32 at least; gradients in the type of the parameters.
     batch = factored_batch(14)
     lower = Projection(factors(batch).hidden.to(dtype), factors(batch).weight.to(dtype))
-    output, gradients = outcome(name, settings, replace(batch, logits=lower))
+    assert isinstance(batch.reference, Tensor)
+    output, gradients = outcome(name, settings, replace(batch, logits=lower, reference=batch.reference.to(dtype)))
     assert {term.sum.dtype for term in output.terms.values()} == {torch.float32}
     assert {gradient.dtype for gradient in gradients} == {dtype}
 

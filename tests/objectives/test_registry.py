@@ -128,6 +128,9 @@ def test_complete_settings_name_equal_objectives_alike() -> None:
         ("sed_sft", {**LIVE, "mask": "base"}, {"reference"}),
         ("sed_sft", CALIBRATED, {"calibration"}),
         ("sed_sft", {**CALIBRATED, "mask": "base"}, {"reference", "calibration"}),
+        ("ce_kl", {}, {"reference_logits"}),
+        ("ce_kl", {"weight": 0}, set()),
+        ("precision_recall", {}, set()),
         ("label_smoothing", {}, set()),
         ("gem", {}, set()),
         ("dft", {}, set()),
@@ -188,7 +191,10 @@ NOT_IN_THE_EQUATION = {
 
 OTHER_VALUES: dict[tuple[str, str], tuple[dict[str, Any], object]] = {
     # (objective, setting): settings, and another value of that setting which has to change the loss and its gradient.
+    ("ce_kl", "weight"): ({}, 0.2),
     ("label_smoothing", "epsilon"): ({}, 0.2),
+    ("precision_recall", "lam"): ({}, 0.4),
+    ("precision_recall", "gamma"): ({}, 0.4),
     ("sed_sft", "top_k"): (LIVE, 3),
     ("sed_sft", "threshold"): (LIVE, 0.9),
     ("sed_sft", "weight"): (LIVE, 3.0),

@@ -22,6 +22,7 @@ from tests.support import small
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "ce": {},
+    "ce_kl": {"weight": 0.6},
     "label_smoothing": {"epsilon": 0.3},
     "sed_sft": {"mask": "none", "weight": 5.0},
     "sed_sft live": {"mask": "live", "weight": 5.0, "top_k": 3, "threshold": 0.8},
@@ -33,6 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eaft": {"alpha": 0.5},
     "eaft z": {"alpha": 2.0, "top_k": 7, "z": 3.0},
     "focal": {"gamma": 1.5},
+    "precision_recall": {"lam": 0.3, "gamma": 0.2},
+    "precision_recall all": {"lam": 1.0, "gamma": 0.4},
     "eco": {"weight": 0.5},
     "eco mean": {"weight": 2.0, "log_prob": "mean"},
     "kl_uniform": {"weight": 0.8},
@@ -136,6 +139,20 @@ def _ce(one: Scored) -> Tensor:
     return F.cross_entropy(one.logits, one.labels, reduction="none")
 
 
+def _ce_kl(one: Scored, weight: float) -> Tensor:
+    q = one.reference.log_softmax(-1)
+    divergence: Tensor = F.kl_div(q, one.logits.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    return _ce(one) + weight * divergence
+
+
+def _precision_recall(one: Scored, lam: float, gamma: float) -> Tensor:
+    length = len(one.labels)
+    q, share = one.p_y.detach(), lam ** (1 / length)
+    delta = gamma * share / (1 - (1 - gamma) * share)
+    counted = torch.where(q <= delta, torch.tensor(lam) ** (torch.arange(length) / length), 0.0)
+    return -counted * q / (gamma + (1 - gamma) * q) * one.p_y.log()
+
+
 def _label_smoothing(one: Scored, epsilon: float) -> Tensor:
     return F.cross_entropy(one.logits, one.labels, reduction="none", label_smoothing=epsilon)
 
@@ -212,6 +229,8 @@ def _mrt(targets: list[Scored], every: list[Scored], weight: float, samples: int
 
 FORMULAS: dict[str, Formula] = {
     "ce": _per_token(_ce),
+    "ce_kl": _per_token(_ce_kl),
+    "precision_recall": _per_token(_precision_recall),
     "label_smoothing": _per_token(_label_smoothing),
     "sed_sft": _per_token(_sed_sft),
     "gem": _per_token(_gem),

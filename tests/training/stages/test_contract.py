@@ -34,6 +34,7 @@ STAGES_TRIED: dict[str, dict[str, Any]] = {
     "gepo": GEPO,
     "nsft": {**NSFT, "kl": 0.1},
     "sft": SFT,
+    "sft with a divergence": {**SFT, "objective": {"name": "ce_kl", "weight": 0.5}},
 }
 TABLES = {"dpo": "pairs", "divpo": "pairs", "spl": "pairs", "gepo": "pairs", "nsft": CORRECTIONS}
 """What a stage makes of the model as it begins, and keeps."""

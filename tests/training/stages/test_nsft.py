@@ -18,7 +18,7 @@ from harness.errors import ConfigError, ObjectiveError, StageError
 from harness.metrics.samples.reward import rewards
 from harness.objectives.apply import token_level
 from harness.objectives.policy import nsft
-from harness.objectives.token import tied_ce
+from harness.objectives.token import ce_kl
 from harness.protocols import Correction
 from harness.run import runner
 from harness.run.context import open_context
@@ -112,7 +112,7 @@ def test_what_is_missing_is_an_error() -> None:
     with pytest.raises(ObjectiveError, match="members that say which of them are corrections"):
         nsft(replace(batch(logits), members=None), negative=1.0, kl=0.0)
     with pytest.raises(ObjectiveError, match=r"TokenBatch\.reference must have \[5\] rows"):
-        token_level(partial(tied_ce, weight=0.1), batch(logits, torch.zeros(4, 4)), logged=False)
+        token_level(partial(ce_kl, weight=0.1), batch(logits, torch.zeros(4, 4)), logged=False)
 
 
 def test_without_corrections_it_is_fine_tuning() -> None:
