@@ -204,6 +204,33 @@ class TakesCoordinates(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class DrawSettings:
+    """How samples are drawn, whatever they are of: as `Predictor.generate` has it."""
+
+    seed: int
+    max_tokens: int
+    grammar: bool = False
+
+
+@runtime_checkable
+class Refills(Protocol):
+    """What an adapter may offer beside `generate`, so that no answer waits for the longest one of its batch: the rows
+    of the next image begin as soon as there is room for them."""
+
+    @property
+    def refills(self) -> bool:
+        """Whether the network reads rows that have come to different lengths."""
+        ...
+
+    def generate_queue(
+        self, examples: Sequence[Example], temperatures: Sequence[float], settings: DrawSettings, images: int
+    ) -> list[list[Sample]]:
+        """What `generate` returns of any number of examples; at most so many images are decoded at once. Asked for only
+        where `refills` says so. Rows of different lengths are rounded otherwise than rows of one."""
+        ...
+
+
 @runtime_checkable
 class EncodesImages(Protocol):
     """What an adapter may offer beside `logits`, so that scoring encodes an image once and reads what sequences have in

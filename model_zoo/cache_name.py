@@ -1,4 +1,5 @@
-"""transformers' key-value cache: the name under which a model takes and returns it, and one that autocast reaches.
+"""transformers' key-value cache: the name under which a model takes and returns it, and one that autocast reaches and
+whose rows may have come to different lengths.
 
 It was `past_key_values` up to 5.23; since 5.24 it is `cache`, and 5.40 removes the old name.
 """
@@ -24,7 +25,10 @@ def cache_of(output: Any) -> Any:
 
 class AutocastCache(DynamicCache):
     """A cache that holds keys and values as autocast computes with them. Rotations by place are computed in float32,
-    and what they leave would fill twice the memory and be rounded again for every token."""
+    and what they leave would fill twice the memory and be rounded again for every token.
+
+    Rows of several lengths end in the same column: the columns before a shorter row are not to be seen.
+    """
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         device = key_states.device.type
@@ -32,3 +36,27 @@ class AutocastCache(DynamicCache):
             kind = torch.get_autocast_dtype(device)
             key_states, value_states = key_states.to(kind), value_states.to(kind)
         return super().update(key_states, value_states, *args, **kwargs)
+
+    def keep_columns(self, count: int) -> None:
+        """Forgets all columns but the last ones."""
+        for layer in self._filled():
+            layer.keys, layer.values = layer.keys[:, :, -count:], layer.values[:, :, -count:]
+
+    def append_rows(self, other: AutocastCache) -> None:
+        """Takes the rows of another cache in, after its own."""
+        for layer, new in zip(self._filled(), other._filled(), strict=True):
+            layer.keys, layer.values = _joined(layer.keys, new.keys), _joined(layer.values, new.values)
+
+    def _filled(self) -> list[Any]:
+        """The layers, each with keys and values [R, H, L, D]."""
+        layers: Any = self.layers
+        return [layer for layer in layers if layer.keys is not None]
+
+
+def _joined(rows: Tensor, others: Tensor) -> Tensor:
+    """[R, H, L, D] and [R', H, L', D] as one; nothing stands before what is shorter."""
+    length = max(rows.shape[2], others.shape[2])
+    joined = rows.new_zeros(len(rows) + len(others), rows.shape[1], length, rows.shape[3])
+    joined[: len(rows), :, length - rows.shape[2] :] = rows
+    joined[len(rows) :, :, length - others.shape[2] :] = others
+    return joined

@@ -76,8 +76,8 @@ def sample_and_score(
     """
     cache = NoCache() if cache is None else cache
     by_temperature = {}
+    batches = split_into_batches(predictor, questions, settings.sample, cache.processes)
     for temperature in settings.temperatures:
-        batches = split_into_batches(questions, settings.sample)
         named = {f"said-{temperature}-{_name(batch)}": batch for batch in batches}
         makers = {name: partial(_make_batch, predictor, batch, temperature, settings) for name, batch in named.items()}
         sizes = {name: len(batch) for name, batch in named.items()}
@@ -86,8 +86,8 @@ def sample_and_score(
 
 
 def _name(batch: Sequence[Example]) -> str:
-    """Of no other batch: questions about one image have no category in common."""
-    return "-".join(map(str, batch[0].key[:2]))
+    """Of no other batch: questions about one image have no category in common, and the sizes of batches may change."""
+    return "-".join(map(str, (*batch[0].key[:2], "of", len(batch))))
 
 
 def _count(progress: Callable[[int], None], sizes: Mapping[str, int], name: str) -> None:

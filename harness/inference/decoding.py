@@ -7,6 +7,7 @@ that what an image gets depends neither on its neighbours in the batch nor on th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.inference.constraint import GrammarMasks
+from harness.protocols import DrawSettings
 from harness.sequence import Codec
 from harness.types import Example, Sample
 
@@ -21,14 +23,18 @@ Step = Callable[[Tensor], Tensor]
 """New tokens [rows, n] -> raw logits [rows, V] of the token that follows them."""
 Keep = Callable[[Tensor], None]
 """Goes on with these rows alone (indices into the current ones)."""
+Add = Callable[[Sequence[Example], Tensor], Tensor]
+"""Reads more images and their prompts [rows, n], as rows after those there are -> raw logits [rows, V]."""
 
 
 class Steps(NamedTuple):
-    """How a model goes through some rows. `close` is called when they have all ended, or something failed."""
+    """How a model goes through some rows. `close` is called when they have all ended, or something failed. `add`: where
+    rows that begin may stand beside rows that have come further."""
 
     step: Step
     keep: Keep | None = None
     close: Callable[[], None] = lambda: None
+    add: Add | None = None
 
 
 Begin = Callable[[Sequence[Example], int], Steps]
@@ -58,15 +64,27 @@ def sample_all(
     by_place: dict[int, list[Sample]] = {}
     for places in _by_length([codec.prompt(example) for example in examples]):
         of_length = [examples[place] for place in places]
-        heat = torch.tensor(list(temperatures) * len(of_length), device=device)
-        noise = uniforms(of_length, len(temperatures), max_tokens, seed).to(device)
-        steps = begin(of_length, len(temperatures))
-        try:
-            flat = sample(steps.step, codec, heat, noise, grammar, steps.keep, of_length)
-        finally:
-            steps.close()
-        for position, place in enumerate(places):
-            by_place[place] = flat[position * len(temperatures) :][: len(temperatures)]
+        rows = _Rows.of(codec, of_length, temperatures, DrawSettings(seed, max_tokens, grammar), device)
+        by_place |= dict(zip(places, _decode(begin, rows, len(of_length)), strict=True))
+    return [by_place[place] for place in range(len(examples))]
+
+
+@torch.inference_mode()
+def sample_queue(
+    begin: Begin,
+    codec: Codec,
+    examples: Sequence[Example],
+    temperatures: Sequence[float],
+    settings: DrawSettings,
+    images: int,
+    device: torch.device | str = "cpu",
+) -> list[list[Sample]]:
+    """What `sample_all` returns, of any number of examples: at most so many images are decoded at once, and the next
+    ones follow as soon as there is room for all their rows. Needs `Steps.add`.
+    """
+    places = sorted(range(len(examples)), key=lambda place: len(codec.prompt(examples[place])))
+    rows = _Rows.of(codec, [examples[place] for place in places], temperatures, settings, device)
+    by_place = dict(zip(places, _decode(begin, rows, images), strict=True))
     return [by_place[place] for place in range(len(examples))]
 
 
@@ -88,55 +106,170 @@ def uniforms(examples: Sequence[Example], samples: int, length: int, seed: int) 
     return torch.from_numpy(np.stack(rows))
 
 
-@torch.inference_mode()
 def sample(
     step: Step,
     codec: Codec,
+    examples: Sequence[Example],
     temperatures: Tensor,
     noise: Tensor,
     grammar: bool = False,
     keep: Keep | None = None,
-    examples: Sequence[Example] | None = None,
 ) -> list[Sample]:
     """Samples one sequence per row until its end token or `noise.shape[1]` tokens.
 
     temperatures [rows]: 0 is greedy. noise [rows, length]: a token is the inverse of the cumulative
     distribution at this number. Log-probabilities are of the raw model: temperature 1, no grammar. With
     `keep`, rows that have ended are taken out of the computation once they are many. examples: whose prompts the rows
-    begin with, equally many neighbouring rows each; all prompts have one length. None: the open prompt.
+    begin with, equally many neighbouring rows each; all prompts have one length.
     """
-    rows, length = noise.shape
-    device = temperatures.device
-    emitted = torch.full((rows, length), codec.tokens.pad, device=device)
-    scores = torch.zeros(rows, length, device=device)
-    masks = GrammarMasks(codec, rows) if grammar else None
-    active = torch.arange(rows, device=device)  # the rows that `step` still sees, finished ones among them
-    unfinished = torch.ones(rows, dtype=torch.bool, device=device)
-    prompts = [codec.tokens.prompt] if examples is None else [codec.prompt(example) for example in examples]
-    tokens = torch.tensor(prompts, device=device).repeat_interleave(rows // len(prompts), dim=0)
-    # Looking at what was chosen makes the host wait for the device: on a GPU that is done now and then.
-    look_every = 1 if device.type == "cpu" or grammar else LOOK_EVERY
-    drawn = bool((temperatures > 0).any())
-    for position in range(length):
-        raw = step(tokens).float()
-        logits = raw if masks is None else masks.apply(raw, active.tolist())
-        chosen = _choose(logits, temperatures[active], noise[active, position]) if drawn else logits.argmax(-1)
-        chosen = torch.where(unfinished, chosen, codec.tokens.pad)
-        emitted[active, position] = chosen
-        scores[active, position] = raw.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-        unfinished = unfinished & (chosen != codec.tokens.end)
-        if (position + 1) % look_every == 0:
-            left = int(unfinished.sum())
-            if not left:
-                break
-            if masks is not None:
-                masks.advance(active[unfinished].tolist(), chosen[unfinished].tolist())
-            if keep is not None and left < SHRINK_BELOW * len(active):
-                rest = unfinished.nonzero()[:, 0]
-                keep(rest)
-                active, chosen, unfinished = active[rest], chosen[rest], unfinished[rest]
-        tokens = chosen[:, None]
-    return _split(emitted.tolist(), scores.tolist(), codec.tokens.end)
+    rows = _Rows(codec, examples, temperatures, noise, grammar)
+    answers = _decode(lambda own, samples: Steps(step, keep), rows, len(examples))
+    return [sample for own in answers for sample in own]
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------------
+
+
+def _decode(begin: Begin, rows: _Rows, images: int) -> list[list[Sample]]:
+    """Samples all rows, those of at most so many images at a time; the first ones have prompts of one length."""
+    own, prompts = rows.enter(images)
+    steps = begin(own, rows.samples)
+    try:
+        raw = steps.step(prompts)
+        while True:
+            tokens = rows.choose(raw)
+            room = 0
+            if rows.is_look_due():
+                left = rows.look()
+                if not left and not rows.waiting:
+                    break
+                room = images - -(-left // rows.samples) if rows.waiting and left < SHRINK_BELOW * rows.width else 0
+                if steps.keep is not None and (left < SHRINK_BELOW * rows.width or rows.is_overdue()):
+                    steps.keep(rest := rows.drop())
+                    tokens = tokens[rest]
+            parts = [steps.step(tokens[:, None])] if len(tokens) else []
+            if room:
+                assert steps.add is not None
+                parts.append(steps.add(*rows.enter(room)))
+            raw = parts[0] if len(parts) == 1 else torch.cat(parts)
+    finally:
+        steps.close()
+    return rows.samples_by_image()
+
+
+class _Rows:
+    """Rows of some images, equally many neighbours each: what they have emitted, which the model sees now, and what
+    waits.
+
+    Shape legend: R rows   A rows that the model sees, ended ones among them   N tokens at most   V vocabulary
+    """
+
+    def __init__(
+        self, codec: Codec, examples: Sequence[Example], temperatures: Tensor, noise: Tensor, grammar: bool
+    ) -> None:
+        """temperatures [R], noise [R, N]: as `sample` has them."""
+        rows, self._length = noise.shape
+        device = temperatures.device
+        self._codec, self._examples, self._temperatures, self._noise = codec, examples, temperatures, noise
+        self.samples = rows // max(len(examples), 1)
+        # What a row emits when it has ended goes into one more column.
+        self._emitted = torch.full((rows, self._length + 1), codec.tokens.pad, device=device)
+        self._scores = torch.zeros(rows, self._length + 1, device=device)
+        self._masks = GrammarMasks(codec, rows) if grammar else None
+        self._drawn = bool((temperatures > 0).any())
+        self._entered = 0  # images
+        self._active = torch.zeros(0, dtype=torch.long, device=device)  # [A]
+        self._count = torch.zeros(0, dtype=torch.long, device=device)  # [A] tokens of each, as if none had ended
+        self._unfinished = torch.zeros(0, dtype=torch.bool, device=device)  # [A]
+        # Looking at what was chosen makes the host wait for the device: on a GPU that is done now and then.
+        self._every = 1 if device.type == "cpu" or grammar else LOOK_EVERY
+        self._since = 0  # tokens since the last look
+        self._oldest = 0  # tokens of the row that the model has seen for longest
+
+    @classmethod
+    def of(
+        cls,
+        codec: Codec,
+        examples: Sequence[Example],
+        temperatures: Sequence[float],
+        settings: DrawSettings,
+        device: torch.device | str,
+    ) -> _Rows:
+        """One row of each example for each temperature."""
+        heat = torch.tensor(list(temperatures) * len(examples), device=device)
+        noise = uniforms(examples, len(temperatures), settings.max_tokens, settings.seed).to(device)
+        return cls(codec, examples, heat, noise, settings.grammar)
+
+    @property
+    def waiting(self) -> int:
+        """Images of which no row has begun."""
+        return len(self._examples) - self._entered
+
+    @property
+    def width(self) -> int:
+        """A."""
+        return len(self._active)
+
+    def enter(self, images: int) -> tuple[Sequence[Example], Tensor]:
+        """Lets the rows of the next images begin, at most so many, whose prompts have one length: the images, and the
+        prompt of each row."""
+        coming = self._examples[self._entered : self._entered + images]
+        prompts = [self._codec.prompt(example) for example in coming]
+        own = list(takewhile(lambda prompt: len(prompt) == len(prompts[0]), prompts))
+        device, first, rows = self._active.device, self._entered * self.samples, len(own) * self.samples
+        self._active = torch.cat([self._active, torch.arange(first, first + rows, device=device)])
+        self._count = torch.cat([self._count, torch.zeros(rows, dtype=torch.long, device=device)])
+        self._unfinished = torch.cat([self._unfinished, torch.ones(rows, dtype=torch.bool, device=device)])
+        self._entered += len(own)
+        return coming[: len(own)], torch.tensor(own, device=device).repeat_interleave(self.samples, dim=0)
+
+    def choose(self, raw: Tensor) -> Tensor:
+        """The next token [A] of each row, from raw logits [A, V]; padding where it has ended."""
+        raw = raw.float()
+        logits = raw if self._masks is None else self._masks.apply(raw, self._active.tolist())
+        pad, active, unfinished = self._codec.tokens.pad, self._active, self._unfinished
+        if self._drawn:
+            numbers = self._noise[active, self._count.clamp(max=self._length - 1)]
+            chosen = _choose(logits, self._temperatures[active], numbers)
+        else:
+            chosen = logits.argmax(-1)
+        chosen = torch.where(unfinished, chosen, pad)
+        column = torch.where(unfinished, self._count, self._length)
+        self._emitted[active, column] = chosen
+        self._scores[active, column] = raw.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        self._count = self._count + 1
+        self._unfinished = unfinished & (chosen != self._codec.tokens.end) & (self._count < self._length)
+        if self._masks is not None:
+            left = self._unfinished
+            self._masks.advance(active[left].tolist(), chosen[left].tolist())
+        self._since, self._oldest = self._since + 1, self._oldest + 1
+        return chosen
+
+    def is_look_due(self) -> bool:
+        """Whether it is time to see which rows have ended: some certainly has when it has N tokens."""
+        return self._since >= self._every or self._oldest >= self._length
+
+    def look(self) -> int:
+        """How many rows have not ended; waits for the device."""
+        self._since = 0
+        return int(self._unfinished.sum())
+
+    def is_overdue(self) -> bool:
+        """Whether a row that has ended would go beyond what the model can read."""
+        return self._oldest >= self._length
+
+    def drop(self) -> Tensor:
+        """Leaves the rows alone that have not ended; their places among those before."""
+        rest = self._unfinished.nonzero()[:, 0]
+        self._active, self._count, self._unfinished = self._active[rest], self._count[rest], self._unfinished[rest]
+        self._oldest = int(self._count.max()) if len(rest) else 0
+        return rest
+
+    def samples_by_image(self) -> list[list[Sample]]:
+        """What each row has emitted."""
+        n = self._length
+        flat = _split(self._emitted[:, :n].tolist(), self._scores[:, :n].tolist(), self._codec.tokens.end)
+        return [flat[start : start + self.samples] for start in range(0, len(flat), self.samples)]
 
 
 def _choose(logits: Tensor, temperatures: Tensor, noise: Tensor) -> Tensor:

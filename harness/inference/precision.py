@@ -55,6 +55,11 @@ def numbers_in_use(device: torch.device) -> str:
     return Numbers(device, on).describe()
 
 
+def is_exact(device: torch.device) -> bool:
+    """Whether a forward pass at this very place would compute the same for a row in any batch, to the last bit."""
+    return device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
 # ---- frozen weights --------------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,10 @@ class Cache(Protocol):
 
 
 class SharedCache(Cache, Protocol):
-    """A cache whose processes share the making of many values."""
+    """A cache whose processes share the making of many values. processes: how many they are."""
+
+    @property
+    def processes(self) -> int: ...
 
     def get_or_make_each(
         self, makers: Mapping[str, Callable[[], Any]], ready: Callable[[str], None] = _ignore
@@ -40,6 +43,8 @@ class SharedCache(Cache, Protocol):
 
 class NoCache:
     """A SharedCache of one process that stores nothing: every value is made whenever it is requested."""
+
+    processes = 1
 
     def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
         """Makes the value."""

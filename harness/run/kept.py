@@ -218,6 +218,11 @@ class PartsCache:
         if folder.main:
             place.mkdir(exist_ok=True)
 
+    @property
+    def processes(self) -> int:
+        count: int = self._folder.accelerator.num_processes
+        return count
+
     def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
         """Returns the value; all processes make it, and get that of rank 0."""
         accelerator = self._folder.accelerator

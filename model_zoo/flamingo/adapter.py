@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as checkpoint_call
 
 from harness.errors import DataError
-from harness.inference.decoding import Steps, sample_all
+from harness.inference.decoding import Steps, sample_all, sample_queue
 from harness.inference.pixels import read_pixels
+from harness.protocols import DrawSettings
 from harness.sequence import Codec
 from harness.types import Example, Projection, Sample, TokenTrees
 from model_zoo import checkpoint
@@ -73,13 +74,27 @@ class FlamingoAdapter:
     ) -> list[list[Sample]]:
         return sample_all(self._begin, self.codec, examples, temperatures, seed, max_tokens, grammar, self.device)
 
-    def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
-        decoding = LatentDecoding(self.model, self._encoded(read_pixels(self, examples).to(self.device)), samples)
-        return Steps(decoding.step, decoding.keep, decoding.close)
+    @property
+    def refills(self) -> bool:
+        return self.model.reads_trees
 
-    def _encoded(self, pixels: Tensor) -> Tensor:
-        """Latents [B, 1, n, D] of images [B, 3, S, S]. On a CPU one image after the other: several at once are rounded
+    def generate_queue(
+        self, examples: Sequence[Example], temperatures: Sequence[float], settings: DrawSettings, images: int
+    ) -> list[list[Sample]]:
+        return sample_queue(self._begin, self.codec, examples, temperatures, settings, images, self.device)
+
+    def _begin(self, examples: Sequence[Example], samples: int) -> Steps:
+        decoding = LatentDecoding(self.model, self._encoded(examples), samples)
+
+        def add(more: Sequence[Example], prompts: Tensor) -> Tensor:
+            return decoding.add(self._encoded(more), prompts)
+
+        return Steps(decoding.step, decoding.keep, decoding.close, add)
+
+    def _encoded(self, examples: Sequence[Example]) -> Tensor:
+        """Latents [B, 1, n, D] of images. On a CPU one image after the other: several at once are rounded
         otherwise than one, and what is generated must not depend on the batch, to the last bit."""
+        pixels = read_pixels(self, examples).to(self.device)
         parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
         return torch.cat([self.encode(part) for part in parts])
 

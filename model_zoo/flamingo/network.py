@@ -47,15 +47,30 @@ class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has
 
     def hidden_of_trees(self, trees: TokenTrees) -> Tensor:
         """States [R, L, D] of trees of tokens, the values of their sequences one by one."""
-        sees = trees.sees[:, None]  # [R, 1, L, L]: the same for every head
-        alibi = [module for module in self.modules() if isinstance(module, AlibiAttention)]
-        if alibi:
-            with reading_trees(alibi, trees.places):
-                return self.hidden(trees.tokens, attention_mask=~sees)
+        with reading_trees(self._alibi(), trees.places):
+            return self.hidden(trees.tokens, **self._layout(trees.sees, trees.places))
+
+    def beside(self, tokens: Tensor, cache: AutocastCache, before: Tensor) -> Any:
+        """What `forward` returns of one more token [R, 1] of each row, where rows have come to different lengths.
+
+        before: [R, 1], how many tokens of each are in the cache; all of them end in its last column (AutocastCache).
+        """
+        columns = torch.arange(cache.get_seq_length(), -1, -1, device=tokens.device)  # how far back each is
+        layout: dict[str, Any] = {**self._layout((columns <= before)[:, None], before), CACHE: cache}
+        return self.forward(tokens, use_cache=True, **layout)
+
+    def _layout(self, sees: Tensor, places: Tensor) -> dict[str, Tensor]:
+        """Arguments that say which tokens [R, L] see which [R, L, columns], and where they stand [R, L]."""
+        sees = sees[:, None]  # the same for every head
+        if self._alibi():  # places are a bias of the attention (see there)
+            return {"attention_mask": ~sees}
         if self.config._attn_implementation != "sdpa":  # others add their mask to the scores
             least = torch.finfo(self.dtype).min
             sees = torch.zeros(sees.shape, dtype=self.dtype, device=sees.device).masked_fill(~sees, least)
-        return self.hidden(trees.tokens, attention_mask=sees, position_ids=trees.places)
+        return {"attention_mask": sees, "position_ids": places}
+
+    def _alibi(self) -> list[AlibiAttention]:
+        return [module for module in self.modules() if isinstance(module, AlibiAttention)]
 
     def _condition(self, input_ids: Tensor, prefill: bool) -> None:
         image = input_ids == self.media_token_id
@@ -128,32 +143,73 @@ class LatentDecoding:
         self._language: Any = model.lang_encoder
         self._layers: Any = model.lang_encoder._get_decoder_layers()
         self._projections = [block.attn.to_kv for block in model.readers()]
+        self._samples = samples
         # Code that comes with weights has caches of its own.
         self._cache: Any = AutocastCache() if model.reads_trees else None
-        for projection in self._projections:
-            projection.memo = projection(latents.flatten(1, 2)).repeat_interleave(samples, dim=0)
-        for layer in self._layers:
-            layer.condition_vis_x(latents.repeat_interleave(samples, dim=0))
+        self._before: Tensor | None = None  # [R, 1] tokens of each row in the cache, where they are not equally many
+        self._read(latents)
 
     def step(self, tokens: Tensor) -> Tensor:
-        output = self._language(input_ids=tokens, use_cache=True, **{CACHE: self._cache})
-        self._cache = cache_of(output)
+        if self._before is None:
+            output = self._language(input_ids=tokens, use_cache=True, **{CACHE: self._cache})
+            self._cache = cache_of(output)
+        else:
+            output = self._language.beside(tokens, self._cache, self._before)
+            self._before = self._before + 1
         logits: Tensor = output.logits
         return logits[:, -1]
+
+    def add(self, latents: Tensor, prompts: Tensor) -> Tensor:
+        """Lets rows of more images begin, with these prompts [rows, n]; logits [rows, V] of what follows them."""
+        images, locations = self._layers[0].vis_x, self._layers[0].media_locations
+        memos, others, before = [projection.memo for projection in self._projections], self._cache, self._before
+        self._cache, self._before = AutocastCache(), None
+        self._read(latents)
+        logits = self.step(prompts)
+        if not len(images):
+            return logits
+        if before is None:
+            before = torch.full((len(images), 1), others.get_seq_length(), device=prompts.device)
+        others.append_rows(self._cache)
+        self._cache = others
+        self._before = torch.cat([before, torch.full((len(prompts), 1), prompts.shape[1], device=prompts.device)])
+        for projection, memo in zip(self._projections, memos, strict=True):
+            projection.memo = torch.cat([memo, projection.memo])
+        self._see(torch.cat([images, self._layers[0].vis_x]))
+        # All that later tokens need of a prompt is that it has the image.
+        image = torch.cat([where.any(1, keepdim=True) for where in (locations, self._layers[0].media_locations)])
+        self._locate(image)
+        return logits
 
     def keep(self, rows: Tensor) -> None:
         self._cache.batch_select_indices(rows)
         for projection in self._projections:
             projection.memo = projection.memo[rows]
-        for layer in self._layers:
-            layer.condition_vis_x(layer.vis_x[rows])
-            layer.condition_media_locations(layer.media_locations[rows])
+        self._see(self._layers[0].vis_x[rows])
+        self._locate(self._layers[0].media_locations[rows])
+        if self._before is not None and len(rows):
+            self._before = self._before[rows]
+            self._cache.keep_columns(int(self._before.max()))
 
     def close(self) -> None:
         """Leaves no state of this decoding in the model."""
         for projection in self._projections:
             projection.memo = None
         self._language.clear_conditioned_layers()
+
+    def _read(self, latents: Tensor) -> None:
+        for projection in self._projections:
+            projection.memo = None
+            projection.memo = projection(latents.flatten(1, 2)).repeat_interleave(self._samples, dim=0)
+        self._see(latents.repeat_interleave(self._samples, dim=0))
+
+    def _see(self, latents: Tensor) -> None:
+        for layer in self._layers:
+            layer.condition_vis_x(latents)
+
+    def _locate(self, image: Tensor) -> None:
+        for layer in self._layers:
+            layer.condition_media_locations(image)
 
 
 class MemoLinear(nn.Linear):

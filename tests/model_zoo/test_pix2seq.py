@@ -24,7 +24,8 @@ from harness.sequence.targets import target
 from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from model_zoo import checkpoint
-from model_zoo.pix2seq import Layer, Pix2Seq
+from model_zoo.pix2seq import Pix2Seq
+from model_zoo.pix2seq_decoder import Layer
 from model_zoo.settings.pix2seq import DEFAULTS
 from tests.support import small
 

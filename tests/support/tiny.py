@@ -114,7 +114,7 @@ class TableAdapter:
 
         heat = torch.tensor(list(temperatures) * len(examples))
         noise = uniforms(examples, samples, max_tokens, seed)
-        flat = sample(step, self.codec, heat, noise, grammar, keep if self.shrink else None)
+        flat = sample(step, self.codec, examples, heat, noise, grammar, keep if self.shrink else None)
         return [flat[start : start + samples] for start in range(0, len(flat), samples)]
 
     def describe(self) -> dict[str, object]:
