@@ -13,7 +13,7 @@ predictor has its CARDS beside it (see harness.types.Card). `detmodes check-adap
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -249,6 +249,22 @@ class EncodesImages(Protocol):
     def read(self, encoded: Tensor, tokens: Tensor | TokenTrees) -> Projection:
         """Hidden states [R, L, D] of tokens [R, L], and the output embedding [V, D]. encoded [R, ...]: of each row's
         image. TokenTrees are given only where `reads_trees` says so."""
+        ...
+
+
+Follow = Callable[["Tensor", "Tensor"], "Tensor"]
+"""Images [R] (indices) and the tokens [R, L] that follow the prompt of each -> logits [R, L, V]."""
+
+
+@runtime_checkable
+class ReadsPrompts(Protocol):
+    """What an adapter may offer where its image is a part of the prompt, so that scoring reads both once for all
+    sequences about the image. The values must be those of `logits`.
+    """
+
+    def read_prompts(self, pixels: Tensor, prompts: Tensor) -> tuple[Tensor, Follow]:
+        """Reads images [B, 3, H, W] with prompts [B, n]: logits [B, V] of what follows each, and a function that reads
+        on."""
         ...
 
 

@@ -32,8 +32,8 @@ class Decoder(nn.Module):
 
     def look(self, memory: Tensor, samples: int) -> list[KeysValues]:
         """What each layer reads of the image [B, n, D], once per image, for `samples` rows each."""
-        own = [layer.cross.keys_values(memory) for layer in self._layers()]
-        return [(k.repeat_interleave(samples, dim=0), v.repeat_interleave(samples, dim=0)) for k, v in own]
+        keys_values = [layer.cross.keys_values(memory) for layer in self._layers()]
+        return [(k.repeat_interleave(samples, dim=0), v.repeat_interleave(samples, dim=0)) for k, v in keys_values]
 
     def forward(
         self,
@@ -58,8 +58,8 @@ class Decoder(nn.Module):
         mask = None if sees is None else sees[:, None]  # the same for every head
         passed = []
         for index, layer in enumerate(self._layers()):
-            x, own = layer(x, image[index], past[index] if past else None, mask)
-            passed.append(own)
+            x, present = layer(x, image[index], past[index] if past else None, mask)
+            passed.append(present)
         return self.norm(x), passed
 
     def _layers(self) -> list[Layer]:

@@ -20,7 +20,7 @@ OPTIONS_OF_THE_COMMAND_LINE = frozenset({"harness.commands.app"})
 
 EMPTY_NAMES = frozenset({"found", "kept", "known", "own", "said", "seen", "together"})
 """They fit every value and say nothing of any: a name says what the value is (`matches`, `rows`, `category_ids`)."""
-SAVED_NAMES = {"model_zoo.flamingo.new_embeddings": {"kept"}, "model_zoo.pix2seq": {"own"}}
+SAVED_NAMES = {"model_zoo.flamingo.new_embeddings": {"kept"}, "model_zoo.pix2seq_decoder": {"own"}}
 """Attributes that are part of the names of parameters in files of weights: those files stay readable."""
 
 SAME_NAME: dict[str, set[str]] = {}

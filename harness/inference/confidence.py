@@ -14,28 +14,16 @@ stands before a name is read once, and of the logits only what is asked for leav
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from harness.inference.pixels import read_pixels
-from harness.inference.token_tree import TokenTree, pack, unroll
-from harness.protocols import Adapter, EncodesImages
+from harness.inference.token_tree import TokenTree
+from harness.inference.tree_queries import TreeQueries, answer_queries
+from harness.protocols import Adapter
 from harness.sequence import Codec, Ids
-from harness.types import Example, Mention, Parsed, Projection, TokenTrees
-
-IMAGES = 32
-"""Images that are read and encoded at once."""
-POSITIONS = 8192
-"""Tokens of a forward pass, padding included: more of them are no faster, and take more memory."""
-PAIRS = 2**22
-"""Pairs of tokens of which one may see the other, in a forward pass over trees."""
-LOGITS = 2**26
-"""Numbers that are multiplied out at once (256 MiB)."""
+from harness.types import Example, Mention, Parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,34 +80,18 @@ def score(
         _SequenceQueries(adapter.codec, adapter.codec.prompt(example), tokens, answer.mentions, source, values)
         for example, tokens, answer, values in zip(examples, sequences, parsed, given, strict=True)
     ]
-    _answer(adapter, [(example, queries.queries) for example, queries in zip(examples, asked, strict=True)])
+    answer_queries(adapter, [(example, queries.queries) for example, queries in zip(examples, asked, strict=True)])
     return [queries.scores() for queries in asked]
 
 
 # ---- what is asked about a sequence ----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _TreeQueries:
-    """Log-probabilities in nats that are asked of a model: of single tokens after a node of a tree, and of whatever
-    may end a name there. The answers come in the order of the questions."""
-
-    tree: TokenTree
-    tokens: list[tuple[int, int]] = field(default_factory=list)  # (node, the token that follows it)
-    ends: list[int] = field(default_factory=list)  # nodes
-    token_answers: list[float] = field(default_factory=list)
-    end_answers: list[float] = field(default_factory=list)
-
-    def nodes(self) -> list[int]:
-        """Every node that something is asked about, once."""
-        return list(dict.fromkeys([*(node for node, _ in self.tokens), *self.ends]))
-
-
 @dataclass(frozen=True, slots=True)
 class _LogProbability:
     """A sum of what is known and of answers: those of tokens in a range, and that of one end."""
 
-    queries: _TreeQueries
+    queries: TreeQueries
     constant: float = 0.0
     tokens: range = range(0)
     end: int | None = None
@@ -143,7 +115,7 @@ class _SequenceQueries:
     ) -> None:
         self._codec, self._sequence, self._log_probs = codec, sequence, log_probs
         self._trunk = [len(prompt) - 1]  # the node after the first n tokens of the sequence, as far as it is needed
-        self.queries = _TreeQueries(TokenTree(prompt))
+        self.queries = TreeQueries(TokenTree(prompt))
         self._parts = [self._mention(mention, source) for mention in mentions]
 
     def scores(self) -> list[MentionScore]:
@@ -197,116 +169,3 @@ class _SequenceQueries:
     def _end(self, node: int) -> int:
         self.queries.ends.append(node)
         return len(self.queries.ends) - 1
-
-
-# ---- answering -------------------------------------------------------------------------------------------------------
-
-
-def _answer(adapter: Adapter, asked: Sequence[tuple[Example, _TreeQueries]]) -> None:
-    """Fills in the answers; sequences about which nothing is asked cost nothing."""
-    needed = [(example, queries) for example, queries in asked if queries.tokens or queries.ends]
-    of_images = [list(pairs) for _, pairs in groupby(needed, key=lambda pair: pair[0].key)]
-    for start in range(0, len(of_images), IMAGES):
-        images = of_images[start : start + IMAGES]
-        device = next(adapter.model.parameters()).device
-        pixels = read_pixels(adapter, [pairs[0][0] for pairs in images]).to(device)
-        if not isinstance(adapter, EncodesImages):
-            for image, of_image in enumerate(images):
-                _answer_by_logits(adapter, pixels[image : image + 1], [queries for _, queries in of_image])
-            continue
-        encoded = adapter.encode(pixels)
-        trees = [(queries, image) for image, pairs in enumerate(images) for _, queries in pairs]
-        # Trees of a size go together, so that little is padding.
-        for part in _parts(sorted(trees, key=lambda tree: len(tree[0].tree)), adapter.reads_trees):
-            queries = [of_tree for of_tree, _ in part]
-            tokens, places, rows = _laid_out(queries, adapter)
-            of_rows = torch.tensor([part[index][1] for index in rows], device=device)
-            states = adapter.read(encoded[of_rows], tokens.to(device))
-            _fill(adapter.codec, queries, places, states)
-
-
-def _answer_by_logits(adapter: Adapter, pixels: Tensor, asked: Sequence[_TreeQueries]) -> None:
-    """Asks an adapter that has no more than `logits`. pixels [1, 3, H, W]: the image that all of it is about."""
-    for part in _parts([(queries, 0) for queries in asked], packed=False):
-        queries = [of_tree for of_tree, _ in part]
-        tokens, places, _ = _laid_out(queries, adapter)
-        assert isinstance(tokens, Tensor)
-        _fill(adapter.codec, queries, places, adapter.logits(pixels, tokens.to(pixels.device)))
-
-
-def _parts(trees: Sequence[tuple[_TreeQueries, int]], packed: bool) -> Iterator[list[tuple[_TreeQueries, int]]]:
-    """Neighbours that make up one forward pass; a tree that is too large for any has its own."""
-    part: list[tuple[_TreeQueries, int]] = []
-    rows = length = 0
-    for tree in trees:
-        more, longest = (1, len(tree[0].tree)) if packed else tree[0].tree.unrolled_size()
-        both = max(length, longest)
-        pairs = (rows + more) * both**2 if packed else 0
-        if part and ((rows + more) * both > POSITIONS or pairs > PAIRS):
-            yield part
-            part, rows, both = [], 0, longest
-        part.append(tree)
-        rows, length = rows + more, both
-    if part:
-        yield part
-
-
-def _laid_out(
-    asked: Sequence[_TreeQueries], adapter: Adapter
-) -> tuple[Tensor | TokenTrees, list[tuple[int, int]], list[int]]:
-    """Trees as the adapter reads them; (row, column) of every node that is asked about, in order; the tree of each
-    row."""
-    pad, trees = adapter.codec.tokens.pad, [queries.tree for queries in asked]
-    if isinstance(adapter, EncodesImages) and adapter.reads_trees:
-        places = [(row, node) for row, queries in enumerate(asked) for node in queries.nodes()]
-        return pack(trees, pad), places, list(range(len(trees)))
-    rows, where, owners = unroll(trees, pad)
-    places = [where[index][node] for index, queries in enumerate(asked) for node in queries.nodes()]
-    return rows, places, owners
-
-
-def _fill(
-    codec: Codec, asked: Sequence[_TreeQueries], places: Sequence[tuple[int, int]], states: Tensor | Projection
-) -> None:
-    """Answers from logits [R, L, V] or what they are made of, at the (row, column) of every node that is asked about.
-    Logits are multiplied out there alone, and answers leave the device together."""
-    device = states.device if isinstance(states, Tensor) else states.hidden.device
-    rows, columns = torch.tensor(places, device=device).T
-    pairs, ends = _flat(asked)
-    nodes, tokens = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
-    last = torch.tensor(ends, dtype=torch.long)
-    terminators = torch.tensor(codec.form.terminators, device=device)
-    of_tokens, of_ends = torch.zeros(len(pairs), device=device), torch.zeros(len(ends), device=device)
-    vocabulary = states.shape[-1] if isinstance(states, Tensor) else len(states.weight)
-    size = max(1, LOGITS // vocabulary)
-    for start in range(0, len(places), size):
-        part = slice(start, start + size)
-        log_p = _logits(states, rows[part], columns[part]).float().log_softmax(-1)
-        here, ended = ((indices >= start) & (indices < start + size) for indices in (nodes, last))
-        of_tokens[here.to(device)] = log_p[(nodes[here] - start).to(device), tokens[here].to(device)]
-        of_ends[ended.to(device)] = log_p[(last[ended] - start).to(device)][:, terminators].logsumexp(-1)
-    answers = torch.cat([of_tokens, of_ends]).tolist()
-    token_answers, found_ends = iter(answers[: len(pairs)]), iter(answers[len(pairs) :])
-    for queries in asked:
-        queries.token_answers = [next(token_answers) for _ in queries.tokens]
-        queries.end_answers = [next(found_ends) for _ in queries.ends]
-
-
-def _flat(asked: Sequence[_TreeQueries]) -> tuple[list[tuple[int, int]], list[int]]:
-    """All questions one after the other, with the place of their node among all nodes that are asked about."""
-    pairs: list[tuple[int, int]] = []
-    ends: list[int] = []
-    count = 0
-    for queries in asked:
-        index = {node: count + place for place, node in enumerate(queries.nodes())}
-        pairs += [(index[node], token) for node, token in queries.tokens]
-        ends += [index[node] for node in queries.ends]
-        count += len(index)
-    return pairs, ends
-
-
-def _logits(states: Tensor | Projection, rows: Tensor, columns: Tensor) -> Tensor:
-    """[Q, V] at these places."""
-    if isinstance(states, Tensor):
-        return states[rows, columns]
-    return F.linear(states.hidden[rows, columns], states.weight)

@@ -123,8 +123,8 @@ def sample(
     begin with, equally many neighbouring rows each; all prompts have one length.
     """
     rows = _Rows(codec, examples, temperatures, noise, grammar)
-    answers = _decode(lambda own, samples: Steps(step, keep), rows, len(examples))
-    return [sample for own in answers for sample in own]
+    answers = _decode(lambda examples, samples: Steps(step, keep), rows, len(examples))
+    return [sample for of_image in answers for sample in of_image]
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------------
@@ -132,8 +132,8 @@ def sample(
 
 def _decode(begin: Begin, rows: _Rows, images: int) -> list[list[Sample]]:
     """Samples all rows, those of at most so many images at a time; the first ones have prompts of one length."""
-    own, prompts = rows.enter(images)
-    steps = begin(own, rows.samples)
+    entered, prompts = rows.enter(images)
+    steps = begin(entered, rows.samples)
     try:
         raw = steps.step(prompts)
         while True:
@@ -215,13 +215,13 @@ class _Rows:
         prompt of each row."""
         coming = self._examples[self._entered : self._entered + images]
         prompts = [self._codec.prompt(example) for example in coming]
-        own = list(takewhile(lambda prompt: len(prompt) == len(prompts[0]), prompts))
-        device, first, rows = self._active.device, self._entered * self.samples, len(own) * self.samples
+        alike = list(takewhile(lambda prompt: len(prompt) == len(prompts[0]), prompts))
+        device, first, rows = self._active.device, self._entered * self.samples, len(alike) * self.samples
         self._active = torch.cat([self._active, torch.arange(first, first + rows, device=device)])
         self._count = torch.cat([self._count, torch.zeros(rows, dtype=torch.long, device=device)])
         self._unfinished = torch.cat([self._unfinished, torch.ones(rows, dtype=torch.bool, device=device)])
-        self._entered += len(own)
-        return coming[: len(own)], torch.tensor(own, device=device).repeat_interleave(self.samples, dim=0)
+        self._entered += len(alike)
+        return coming[: len(alike)], torch.tensor(alike, device=device).repeat_interleave(self.samples, dim=0)
 
     def choose(self, raw: Tensor) -> Tensor:
         """The next token [A] of each row, from raw logits [A, V]; padding where it has ended."""

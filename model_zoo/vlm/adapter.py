@@ -12,6 +12,7 @@ Shape legend: B images   K samples   R rows   L tokens   S image side   V vocabu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from harness import images
 from harness.errors import ConfigError, DataError
 from harness.inference.decoding import Steps, sample_all
 from harness.inference.pixels import read_pixels
+from harness.protocols import Follow
 from harness.sequence import Codec, vocabulary_names
 from harness.types import Category, Example, Sample
 from model_zoo import checkpoint
@@ -147,6 +149,11 @@ class Vlm:
         logits: Tensor = self.model(**inputs, use_cache=False).logits
         return logits
 
+    def read_prompts(self, pixels: Tensor, prompts: Tensor) -> tuple[Tensor, Follow]:
+        """As logits, but image and prompt are read once for any number of rows that follow."""
+        reading = PromptReading(self, pixels, prompts)
+        return reading.logits, reading.follow
+
     def generate(
         self,
         examples: Sequence[Example],
@@ -214,6 +221,28 @@ def _before(saved: SavedModel) -> str:
     return weights
 
 
+class PromptReading:
+    """Prompts [B, n] with their images [B, 3, S, S], read once. logits [B, V]: of what follows each; what is in the
+    model's own key-value cache serves any number of rows."""
+
+    def __init__(self, adapter: Vlm, pixels: Tensor, prompts: Tensor) -> None:
+        self._adapter, model = adapter, adapter.model
+        output = model(**adapter.family.first(model, adapter.prompt, pixels, prompts), use_cache=True)
+        self.logits: Tensor = output.logits[:, -1]
+        self._cache, self._image_states = cache_of(output), adapter.family.image_states(model, output)
+
+    def follow(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [R, L, V] of tokens [R, L] that follow the prompts of these images [R]."""
+        adapter, model = self._adapter, self._adapter.model
+        cache = deepcopy(self._cache)
+        cache.batch_select_indices(images)
+        states = {name: tensor[images] for name, tensor in self._image_states.items()}
+        past = cache.get_seq_length()
+        inputs = adapter.family.next(model, adapter.prompt, states, adapter._quiet(tokens, 0), past)
+        logits: Tensor = model(**inputs, **{CACHE: cache}, use_cache=True).logits
+        return logits
+
+
 class PromptDecoding:
     """Token by token with the model's own key-value cache. The prompt and its image are read once for each image of
     pixels [B, 3, S, S], not once for each of `samples` rows."""
@@ -237,7 +266,7 @@ class PromptDecoding:
         output = model(**adapter.family.first(model, adapter.prompt, self._pixels, prompts), use_cache=True)
         self._cache = cache_of(output)
         self._cache.batch_repeat_interleave(self._samples)
-        states = adapter.family.image_states(output).items()
+        states = adapter.family.image_states(model, output).items()
         self._image_states = {name: tensor.repeat_interleave(self._samples, dim=0) for name, tensor in states}
         return output.logits[:, -1].repeat_interleave(self._samples, dim=0)  # type: ignore[no-any-return]
 

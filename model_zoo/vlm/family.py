@@ -54,8 +54,8 @@ def plain_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, token
     return {"input_ids": tokens}
 
 
-def no_image_states(output: Any) -> ImageStates:
-    del output
+def no_image_states(model: Any, output: Any) -> ImageStates:
+    del model, output
     return {}
 
 
@@ -84,8 +84,8 @@ class Family:
     locations     its location tokens, in order
     before        what stands before every name (see TokenizerTokens)
     answer        an encoder reads the prompt, and the decoder begins with this text; None where there is one decoder
-    first, next   arguments of a pass over whole rows, and of one over the token that follows `past` others
-    image_states  from the output of `first`
+    first, next   arguments of a pass over whole rows, and of one over tokens that follow `past` others
+    image_states  from the output of `first`, for later passes
     native        whether its pretrained models know the format: no token is new to them
     grow          makes room for so many vocabulary entries, where tokens were added to a pretrained model's
     toy           a configuration of a size for tests, for these tokens
@@ -113,7 +113,7 @@ class Family:
     step: Callable[[Any], int] = lambda config: 1
     first: Callable[[Any, ImagePrompt, Tensor, Tensor], Inputs] = plain_first
     next: Callable[[Any, ImagePrompt, ImageStates, Tensor, int], Inputs] = plain_next
-    image_states: Callable[[Any], ImageStates] = no_image_states
+    image_states: Callable[[Any, Any], ImageStates] = no_image_states
     native: bool = True
     grow: Callable[[Any, int], None] = grow_plainly
 

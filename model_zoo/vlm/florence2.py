@@ -126,5 +126,5 @@ FLORENCE2 = Family(
     step=lambda config: math.prod(config.vision_config.patch_stride),
     first=_florence_first,
     next=_florence_next,
-    image_states=lambda output: {"encoded": output.encoder_last_hidden_state},
+    image_states=lambda model, output: {"encoded": output.encoder_last_hidden_state},
 )

@@ -43,6 +43,15 @@ def _idefics_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, to
     return {name: image_states["image"], "input_ids": tokens, "image_attention_mask": _idefics_sees(tokens)}
 
 
+def _idefics_states(model: Any, output: Any) -> ImageStates:
+    """What the cross-attention reads, whose resampler need not run for every token."""
+    outputs = getattr(output, "image_outputs", None)
+    if outputs is None:  # transformers before 5.24
+        return {"image": output.image_hidden_states}
+    states = outputs.last_hidden_state
+    return {"image": model.model.perceiver_resampler(states) if model.config.use_resampler else states}
+
+
 def _idefics_toy(tokens: TokenizerTokens, id_of: Callable[[str], int]) -> PreTrainedConfig:
     del id_of
     vision = {"embed_dim": WIDTH, "image_size": TOY_SIDE, "patch_size": 16, "intermediate_size": 2 * WIDTH}
@@ -95,7 +104,7 @@ IDEFICS = Family(
     before=" ",
     first=_idefics_first,
     next=_idefics_next,
-    image_states=lambda output: {"image": output.image_hidden_states},
+    image_states=_idefics_states,
     native=False,
     grow=_idefics_grow,
 )

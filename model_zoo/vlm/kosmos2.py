@@ -91,5 +91,5 @@ KOSMOS2 = Family(
     locations=tuple(f"<patch_index_{patch:04d}>" for patch in range(32**2)),
     first=_kosmos_first,
     next=_kosmos_next,
-    image_states=lambda output: {"image_embeds": output.image_embeds},
+    image_states=lambda model, output: {"image_embeds": output.image_embeds},
 )

@@ -63,8 +63,9 @@ def _qwen_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor)
 
 def _qwen_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, tokens: Tensor, past: int) -> Inputs:
     del model, image_states
-    place = past - prompt.images + math.isqrt(prompt.images)
-    return {"input_ids": tokens, "position_ids": torch.full((3, *tokens.shape), place, device=tokens.device)}
+    first = past - prompt.images + math.isqrt(prompt.images)
+    places = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+    return {"input_ids": tokens, "position_ids": places.expand(3, *tokens.shape)}
 
 
 def _qwen_toy(

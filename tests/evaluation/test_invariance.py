@@ -20,7 +20,7 @@ from benchmarks.shapes import Shapes
 from harness.evaluation.evaluate import Measurement, measure
 from harness.evaluation.generation import generate
 from harness.evaluation.scored_samples import EvaluationSettings
-from harness.inference import confidence, teacher_forcing
+from harness.inference import teacher_forcing, tree_queries
 from harness.inference.teacher_forcing import heldout_nll
 from harness.suite.schema import SampleSettings
 from harness.training.rows import Row
@@ -87,7 +87,7 @@ def log_probs(answers: list[list[Sample]]) -> Tensor:
 @cache
 def measured(batch_images: int, chunk: int = teacher_forcing.CHUNK, positions: int = 8192) -> Measurement:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(confidence, "POSITIONS", positions)
+        patch.setattr(tree_queries, "POSITIONS", positions)
         patch.setattr(teacher_forcing, "CHUNK", chunk)
         nll = heldout_nll(shipped(), benchmark().split("calibration"))
         return measure(shipped(), benchmark(), EvaluationSettings(settings(batch_images)), step=5, heldout_nll=nll)

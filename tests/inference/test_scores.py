@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor
 from transformers import ByT5Tokenizer
 
 from harness import registry
-from harness.inference import confidence
+from harness.inference import tree_queries
 from harness.inference.confidence import MentionScore, score
-from harness.protocols import Adapter, EncodesImages
+from harness.protocols import Adapter, EncodesImages, ReadsPrompts
 from harness.sequence import Codec, CoordinateSpace, JsonFormat, TokenFormat, TokenizerTokens
+from harness.sequence.targets import members
 from harness.types import Box, Category, Example, Parsed, Projection, TokenTrees
+from model_zoo.vlm.families import FAMILIES
 from tests.support import plain_scores, small
 from tests.support.tiny import TableAdapter, codec_of, example_of, pieces_of, random_tables, table
 
@@ -260,7 +263,7 @@ def test_names_of_a_certain_model_sum_to_one() -> None:
 
 def test_images_and_lengths_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven images of five kinds with answers of different length, three images at a time, score as one by one."""
-    monkeypatch.setattr(confidence, "IMAGES", 3)
+    monkeypatch.setattr(tree_queries, "IMAGES", 3)
     adapter = adapter_of(random_tables(5, TOKENS.size, seed=9))
     examples = [example_of(image_id) for image_id in range(7)]
     names = ["couch", "lamp", "cup"]  # the first two need forward passes of their own
@@ -286,8 +289,12 @@ def test_scoring_puts_the_model_into_eval_mode() -> None:
 
 
 def emitted(adapter: Adapter, seed: int = 3) -> tuple[list[Example], list[tuple[int, ...]], list[tuple[float, ...]]]:
-    """Different answers to some images, with a decoding grammar: a random model has something to say then."""
+    """Different answers to some images, with a decoding grammar: a random model has something to say then. A format
+    without a grammar has targets instead, whose log-probabilities are not known."""
     examples = list(small.benchmark().split("val")[:5])
+    if isinstance(adapter.codec.form, JsonFormat):
+        targets = [tokens for example in examples for tokens in members(example, adapter.codec, "random", 0, 0, 2)]
+        return [example for example in examples for _ in range(2)], targets, []
     answers = adapter.generate(examples, [0.0, 1.0, 1.0], seed, 40, grammar=True)
     own = {(i, s.tokens): s.log_probs for i, samples in enumerate(answers) for s in samples}
     return [examples[i] for i, _ in own], [tokens for _, tokens in own], list(own.values())
@@ -308,8 +315,9 @@ MODELS: dict[str, Callable[[], Adapter]] = {
         for family in ("gpt_neox", "llama", "mpt", "opt")
     },
     "pix2seq": partial(_built, "pix2seq"),
-    "vlm": partial(_built, "vlm", family="kosmos2"),
+    **{f"vlm {family}": partial(_built, "vlm", family=family) for family in FAMILIES},
 }
+TREES = [name for name in MODELS if not name.startswith("vlm")]
 
 
 @pytest.mark.parametrize("positions", [64, 8192])
@@ -317,12 +325,12 @@ MODELS: dict[str, Callable[[], Adapter]] = {
 def test_scores_are_those_of_the_straightforward_way(
     name: str, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confidence, "POSITIONS", positions)
+    monkeypatch.setattr(tree_queries, "POSITIONS", positions)
     adapter = MODELS[name]()
     examples, sequences, log_probs = emitted(adapter)
     parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
     expected = plain_scores.score(adapter, examples, sequences, parsed)
-    for known_before in (None, log_probs):
+    for known_before in (None, log_probs or None):
         found = score(adapter, examples, sequences, parsed, log_probs=known_before)
         assert [len(own) for own in found] == [len(own.mentions) for own in parsed]
         for own, plain in zip(found, expected, strict=True):
@@ -334,7 +342,7 @@ def test_scores_are_those_of_the_straightforward_way(
     assert sum(len(own) for own in expected) > 1
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "vlm"])
+@pytest.mark.parametrize("name", TREES)
 def test_an_image_is_encoded_once_and_what_stands_before_names_is_read_once(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,3 +379,31 @@ def test_an_image_is_encoded_once_and_what_stands_before_names_is_read_once(
     )
     assert int(trees.sees.diagonal(dim1=1, dim2=2).sum()) == trees.tokens.numel()
     assert int((trees.tokens != adapter.codec.tokens.pad).sum()) <= most
+
+
+@pytest.mark.parametrize("family", ["paligemma", "florence2"])
+def test_an_image_and_its_prompt_are_read_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the number of sequences about it; every row that follows is as long as what is said, and no longer."""
+    adapter = MODELS[f"vlm {family}"]()
+    assert isinstance(adapter, ReadsPrompts)
+    read: list[int] = []
+    followed: list[tuple[int, int]] = []
+    read_prompts = adapter.read_prompts
+
+    def watched(pixels: Tensor, prompts: Tensor) -> tuple[Tensor, Any]:
+        read.append(len(pixels))
+        first, follow = read_prompts(pixels, prompts)
+
+        def counted(images: Tensor, tokens: Tensor) -> Tensor:
+            followed.append((len(tokens), tokens.shape[1]))
+            return follow(images, tokens)
+
+        return first, counted
+
+    monkeypatch.setattr(adapter, "read_prompts", watched)
+    examples, sequences, log_probs = emitted(adapter)
+    parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
+    score(adapter, examples, sequences, parsed, log_probs=log_probs)
+    assert read == [len({example.image_id for example in examples})]
+    longest = max(len(ids) for ids in adapter.codec.name_ids.values())
+    assert max(length for _, length in followed) <= max(map(len, sequences)) + longest
