@@ -1,8 +1,8 @@
 """COCO 2017, or any data set in its format, with the names that LVIS has for its categories.
 
 The default files are those of the usual layout, split "coco-val2017": annotations/instances_train2017.json and
-instances_val2017.json, pictures in train2017/ and val2017/. Crowd regions are no training targets; the evaluation
-knows them.
+instances_val2017.json, pictures in train2017/ and val2017/. Crowd regions are not trained on; the evaluation uses
+them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Coco(OnDisk):
 
 
 def synonyms() -> dict[str, list[str]]:
-    """COCO category name -> its other names, from data/coco_synonyms.json (which says how they were chosen)."""
+    """Reads the other names of each COCO category from data/coco_synonyms.json (which says how they were chosen)."""
     text = files("benchmarks").joinpath("data/coco_synonyms.json").read_text()
     table: dict[str, list[str]] = json.loads(text)["synonyms"]
     return table
 
 
 def with_synonyms(categories: Sequence[Category], table: Mapping[str, Sequence[str]]) -> tuple[Category, ...]:
-    """Categories with the names of the table after their own.
+    """Returns the categories with the names of the table appended.
 
-    A name means one category only: one that another category of the list has, or is given too, is dropped.
+    Each name belongs to one category: a name that another category has, or would get too, is dropped.
     """
     offered = {c.id: tuple(dict.fromkeys((*c.names, *table.get(c.name, ())))) for c in categories}
     claims: dict[str, int] = {}

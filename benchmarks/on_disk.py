@@ -1,4 +1,4 @@
-"""What the benchmarks over annotation files have in common: settings, splits, figures, identity.
+"""Provides what the benchmarks over annotation files have in common: settings, splits, figures, identity.
 
 This is what `lvis.LVIS` and `pycocotools.coco.COCO` are to the official APIs: the index of annotation files. Those
 classes are used where they are the authority, in the reference engines of `benchmarks.evaluators.evaluator`; files are
@@ -49,7 +49,8 @@ class DataSetSettings:
 
     @classmethod
     def read(cls, name: str, settings: Mapping[str, object], splits: Sequence[str]) -> DataSetSettings:
-        """Settings of a suite file, every mistake reported at once. `splits`: those allowed, the default first."""
+        """Reads settings of a suite file and reports all mistakes at once. `splits`: those allowed, the default
+        first."""
         problems = checks.problems(name, settings, _known(splits))
         if "split" in settings and any(key in settings for key in FILES):
             problems.append(f"{name}: expected either split or names of files (train, val, images), got both")
@@ -60,17 +61,17 @@ class DataSetSettings:
         return cls(**{"train": usual.train.path, "val": usual.val.path, "images": usual.images, **given})
 
     def layout(self) -> Layout:
-        """The layout of that split, with the files that have other names put in their place."""
+        """Returns the layout of that split, with the files that the settings name put in their place."""
         usual = LAYOUTS[self.split]
         train = usual.train if self.train == usual.train.path else File(self.train)
         val = usual.val if self.val == usual.val.path else File(self.val)
         published_ones = (train, val, self.images) == (usual.train, usual.val, usual.images)
-        pictures = usual.pictures if published_ones else {}  # whoever has files of their own has no use for COCO's
+        pictures = usual.pictures if published_ones else {}  # with other files, COCO's are not needed
         return replace(usual, train=train, val=val, images=self.images, pictures=pictures)
 
 
 def _known(splits: Sequence[str]) -> dict[str, Setting]:
-    """The settings of a data set on disk; null is no number of images."""
+    """Returns the settings of a data set on disk; a number of images that is null is left out."""
     inside = checks.text("a name relative to the data folder", _inside)
     return {
         "split": checks.named(splits),
@@ -83,7 +84,8 @@ def _known(splits: Sequence[str]) -> dict[str, Setting]:
 
 
 def _inside(name: str) -> bool:
-    """A suite may be anyone's: it names files of the data folder and no others."""
+    """Raises ConfigError for a name that leads out of the data folder: a suite of unknown origin may name no other
+    files."""
     return name != "" and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
@@ -121,15 +123,15 @@ class OnDisk:
         return []
 
     def split(self, name: str) -> tuple[Example, ...]:
-        """Examples of "train", "val" or "calibration", in the order of the file."""
+        """Returns the examples of "train", "val" or "calibration", in the order of the file."""
         return self._split(name).examples
 
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
-        """The official figures over the images of the split that are used, see `evaluator.evaluate`."""
+        """Computes the official figures over the used images of the split, see `evaluator.evaluate`."""
         return evaluator.evaluate(self._split(split), Detections.of(detections), self.protocol, engine)
 
     def match(self, split: str, detections: Sequence[Detection]) -> Matches:
-        """What the figures are sums of, see `evaluator.match_detections`."""
+        """Matches detections for figures that are summed later, see `evaluator.match_detections`."""
         return evaluator.match_detections(self._split(split), Detections.of(detections), self.protocol)
 
     def without(self, image_ids: Mapping[str, Collection[int]]) -> Self:
@@ -139,7 +141,8 @@ class OnDisk:
         return rest
 
     def describe(self) -> dict[str, object]:
-        """DataSetSettings, digests of both annotation files, and how many images and instances each split has."""
+        """Describes the data: DataSetSettings, digests of both annotation files, and the images and instances of each
+        split."""
         counts = {
             name: {"images": len(split.examples), "instances": sum(len(e.instances) for e in split.examples)}
             for name, split in self._splits.items()
@@ -157,11 +160,11 @@ class OnDisk:
         }
 
     def named(self, categories: Sequence[Category]) -> tuple[Category, ...]:
-        """The categories with the names they go by; as the file has them, unless a subclass knows more."""
+        """Returns the categories with all their names: those of the file, unless a subclass adds more."""
         return tuple(categories)
 
     def _captioned(self, name: str, split: Annotations, chosen: Layout) -> Annotations:
-        """The annotations with captions, whose file's digest is noted."""
+        """Adds captions to the annotations and stores the digest of their file."""
         path = published.captions_of(split.path)
         self._digests[f"{name}_captions"], captions = published.read_captions(path, chosen)
         return with_captions(split, captions, path)
@@ -186,16 +189,16 @@ class OnDisk:
 
 
 def hash_order(image_ids: Iterable[int]) -> list[int]:
-    """Image ids in the order of the SHA-256 of their decimal digits.
+    """Orders image ids by the SHA-256 of their decimal digits.
 
-    As good as random, and an image keeps its place whatever else is in the file: a subset of n is part of
-    the subset of n + 1.
+    The order is as good as random, and an image keeps its place whatever else is in the file, so a subset of n is
+    part of the subset of n + 1.
     """
     return sorted(image_ids, key=lambda image_id: hashlib.sha256(str(image_id).encode()).digest())
 
 
 def divide(name: str, settings: DataSetSettings, train: Annotations, val: Annotations) -> dict[str, Annotations]:
-    """ "train", "val" and "calibration" as the settings ask. ConfigError where there are too few images."""
+    """Makes the splits "train", "val" and "calibration" of the settings. ConfigError where there are too few images."""
     train_ids = hash_order(example.image_id for example in train.examples)
     val_ids = hash_order(example.image_id for example in val.examples)
     held_out, rest = train_ids[: settings.calibration_images], train_ids[settings.calibration_images :]

@@ -1,8 +1,8 @@
-"""The usual layouts of the published data sets: which files, where they are published, what they must hold.
+"""Describes the usual layouts of the published data sets: their files, where they are published, and their contents.
 
-A layout names its files relative to a data folder: the one given with --data, or the one in the environment
-variable DETMODES_DATA. LVIS has no pictures of its own: v0.5 uses COCO's split for split, v1 takes three quarters of
-its val images from train2017, so each image's record says (`coco_url`) in which of the two folders it lies.
+A layout names its files relative to a data folder: the one given with --data, or the one in the environment variable
+DETMODES_DATA. LVIS uses the pictures of COCO: v0.5 split for split; v1 takes three quarters of its val images from
+train2017, so each image's record says (`coco_url`) in which of the two folders it lies.
 """
 
 from __future__ import annotations
@@ -84,11 +84,12 @@ LAYOUTS: dict[str, Layout] = {
     "lvis-v0.5-val": Layout("lvis", _V05_TRAIN, _V05_VAL, page=LVIS_PAGE, pictures=_PICTURES),
     "coco-val2017": Layout("coco", _COCO_TRAIN, _COCO_VAL, page=COCO_PAGE, pictures=_PICTURES),
 }
-"""Split name -> layout. "lvis" is the plain one: a folder of anyone's own in LVIS format."""
+"""Split name -> layout. "lvis" is the plain one: any folder in LVIS format."""
 
 
 def folder(data: Path | None, expected: str) -> Path:
-    """The data folder: `data`, or what DETMODES_DATA names. ConfigError if neither; DataError if there is none."""
+    """Returns the data folder: `data`, or the one in DETMODES_DATA. ConfigError if neither is given; DataError if the
+    folder does not exist."""
     root = data or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     if root is None:
         raise ConfigError(f"no data; give --data DIR or set {VARIABLE}: {expected}")
@@ -98,7 +99,7 @@ def folder(data: Path | None, expected: str) -> Path:
 
 
 def describe(layout: Layout) -> str:
-    """What a folder of this layout holds, in words."""
+    """Describes the contents of a folder of this layout."""
     if not layout.pictures:
         return (
             f"a folder with {layout.train.path}, {layout.val.path} (LVIS v0.5 or v1 annotations) and {layout.images}/"
@@ -108,12 +109,12 @@ def describe(layout: Layout) -> str:
 
 
 def read_train(layout: Layout, data: Path) -> Annotations:
-    """The training annotations. Raises DataError; for a missing file it says where to get it."""
+    """Reads the training annotations. Raises DataError; for a missing file it says where to get it."""
     return _read(layout, data, layout.train)
 
 
 def read_val(layout: Layout, data: Path) -> Annotations:
-    """The validation annotations: `val`, or those images of `whole` whose ids stand in one of `val_ids`.
+    """Reads the validation annotations: `val`, or those images of `whole` whose ids are in one of `val_ids`.
 
     Their digest is that of the digest of `whole` and the ids.
     """
@@ -129,7 +130,8 @@ def read_val(layout: Layout, data: Path) -> Annotations:
 
 
 def read_ids(path: Path) -> frozenset[int]:
-    """Image ids of a JSON list, or of a text file with one id per line. DataError, with the place, at another value."""
+    """Reads image ids from a JSON list, or from a text file with one id per line. DataError, with the place, at
+    another value."""
     try:
         text = path.read_text()
         values = json.loads(text) if path.suffix == ".json" else text.split()
@@ -165,7 +167,8 @@ def _where_to_get(layout: Layout, file: File) -> str:
 
 
 def captions_of(annotations: Path) -> Path:
-    """The captions file that belongs to an annotation file: COCO's name for it, else `captions_` before its name."""
+    """Returns the captions file that belongs to an annotation file: COCO's name for it, else `captions_` before its
+    name."""
     name = annotations.name
     return annotations.with_name(
         name.replace("instances", "captions", 1) if "instances" in name else f"captions_{name}"
@@ -173,7 +176,7 @@ def captions_of(annotations: Path) -> Path:
 
 
 def read_captions(path: Path, layout: Layout) -> tuple[str, Captions]:
-    """See `captions.load`. Raises DataError; for a missing file it says where to get it."""
+    """Reads captions, see `captions.load`. Raises DataError; for a missing file it says where to get it."""
     if layout.train.url == _COCO_ZIP and not path.exists():
         raise DataError(f"{path}: no such file; download {_COCO_ZIP} and unpack it into {path.parent.name}/")
     return captions.load(path)

@@ -1,4 +1,4 @@
-"""The embedded benchmark: a deterministic, long-tailed, LVIS-format detection set that needs no download.
+"""Provides the embedded benchmark: a deterministic, long-tailed, LVIS-format detection set that needs no download.
 
 Categories are kind x colour, each with 2 to 4 equally valid names. Images are rendered with PIL into a cache
 folder and then read by the same loader as real LVIS, so nothing downstream knows that they are synthetic.
@@ -35,7 +35,7 @@ class Shapes:
 
     name = "shapes"
     renders_pictures = True
-    """Settings and digests of annotations say what the pictures are."""
+    """The pictures follow from the settings and the digests of annotations."""
 
     def __init__(self, settings: Mapping[str, object], data: Path | None = None) -> None:
         del data  # nothing to find: the set is rendered
@@ -76,11 +76,11 @@ class Shapes:
         digests = {name: split.digest for name, split in self._splits.items()}
         description = {"name": self.name, **asdict(self.settings), "format": FORMAT, "digests": digests}
         description |= left_out(self._splits)
-        return description | {"pictures_may_be_published": True}  # they are rendered, nobody else's
+        return description | {"pictures_may_be_published": True}  # they are rendered, so nobody else owns them
 
 
 def render_set(settings: ShapesSettings, root: Path | None = None) -> Path:
-    """Folder with `<split>.json` and `<split>/*.png`, rendered unless it is there and its digest still fits.
+    """Returns the folder with `<split>.json` and `<split>/*.png`, rendered unless it exists with the right digest.
 
     Written beside its place and renamed, so that two processes can render at once: the last rename that
     finds the place taken is discarded.
@@ -102,7 +102,7 @@ def render_set(settings: ShapesSettings, root: Path | None = None) -> Path:
 
 
 def _install(fresh: Path, folder: Path) -> None:
-    """Put the fresh folder in its place; an intact one that another process put there first stays."""
+    """Moves the new folder into its place; an intact folder that another process put there first stays."""
     for _ in range(10):
         try:
             fresh.rename(folder)
@@ -131,7 +131,7 @@ def _write_set(settings: ShapesSettings, folder: Path) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """sha256 over names and bytes of every annotation file and image."""
+    """Computes the sha256 over names and bytes of every annotation file and image."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.png")]):
         digest.update(f"{path.relative_to(folder)}\0".encode())
@@ -145,7 +145,7 @@ def _intact(folder: Path) -> bool:
 
 
 def _category_records(settings: ShapesSettings, train: Sequence[Sequence[Placed]]) -> list[dict[str, Any]]:
-    """LVIS category records; counts and frequency come from the training images, in every split's file."""
+    """Makes LVIS category records; counts and frequency come from the training images, in every split's file."""
     images = [sum(any(rank == k for rank, _ in objects) for objects in train) for k in range(settings.categories)]
     instances = [sum(rank == k for objects in train for rank, _ in objects) for k in range(settings.categories)]
     return [
@@ -166,7 +166,7 @@ def _category_records(settings: ShapesSettings, train: Sequence[Sequence[Placed]
 def _annotation_file(
     settings: ShapesSettings, split: str, rendered: Sequence[Sequence[Placed]], categories: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """LVIS v1 JSON. Everything is annotated here, so each absent category is a verified negative."""
+    """Makes LVIS v1 JSON. Everything is annotated, so each absent category is a verified negative."""
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     for image_id, objects in enumerate(rendered, start=1):

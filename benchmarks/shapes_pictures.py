@@ -1,4 +1,4 @@
-"""The pictures of the shapes benchmark: what there is to see, and how it is drawn."""
+"""Draws the pictures of the shapes benchmark."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ COLOURS: dict[str, tuple[tuple[str, ...], tuple[int, int, int]]] = {
     "purple": (("purple", "violet"), (135, 60, 165)),
 }
 TAIL_EXPONENT = 0.8
-"""Category of rank k is drawn with probability proportional to k ** -TAIL_EXPONENT."""
+"""A category of rank k is drawn with probability proportional to k ** -TAIL_EXPONENT."""
 RARE_SHARE, COMMON_SHARE = 0.05, 0.10
 """LVIS calls a category rare up to 10 and common up to 100 of 100,000 training images; here the thresholds
 are these shares of the training images, so that all three groups occur at any size."""
 SPLITS = ("train", "val", "calibration")
 FORMAT = 1
-"""Raise when the rendering changes: it is part of the cache folder's name."""
+"""Version of the rendering. Raise it when the rendering changes: it is part of the cache folder's name."""
 
 Domain = Literal["plain", "cluttered"]
 Pixels = NDArray[np.uint8]
@@ -45,7 +45,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class ShapesSettings:
-    """What determines every byte of the set."""
+    """Settings that determine every byte of the set."""
 
     domain: Domain = "cluttered"
     train_images: int = 256
@@ -59,7 +59,7 @@ class ShapesSettings:
 
     @classmethod
     def read(cls, settings: Mapping[str, object]) -> ShapesSettings:
-        """Settings of a suite file, every mistake reported at once."""
+        """Reads settings of a suite file and reports all mistakes at once."""
         problems = checks.problems("shapes", settings, SETTINGS)
         if not problems:
             made = cls(**cast(dict[str, Any], dict(settings)))
@@ -88,7 +88,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """What a category looks like and is called."""
+    """The look and the names of a category."""
 
     kind: str
     colour: str
@@ -96,7 +96,7 @@ class Appearance:
 
 
 def looks(count: int) -> tuple[Appearance, ...]:
-    """Categories by rank, most frequent first. Neighbouring ranks differ in kind and in colour.
+    """Returns the categories by rank, most frequent first. Neighbouring ranks differ in kind and in colour.
 
     The category of rank k has 2 + k % 3 names, so that every number of names occurs along the tail.
     """
@@ -108,7 +108,7 @@ def looks(count: int) -> tuple[Appearance, ...]:
 
 
 def _names(kind: str, colour: str, count: int) -> tuple[str, ...]:
-    """The first `count` compounds; those that differ from the first in both words come early."""
+    """Returns the first `count` compounds; those that differ from the first in both words come early."""
     compounds = list(product(range(len(COLOURS[colour][0])), range(len(KINDS[kind]))))
     compounds.sort(key=lambda pair: (pair[0] != pair[1], pair))
     return tuple(f"{COLOURS[colour][0][c]}_{KINDS[kind][k]}" for c, k in compounds[:count])
@@ -126,7 +126,7 @@ Placed = tuple[int, tuple[int, int, int, int]]
 
 
 def render(settings: ShapesSettings, rng: np.random.Generator) -> tuple[Pixels, list[Placed]]:
-    """One image [H, W, 3] and its objects, drawn back to front."""
+    """Renders one image [H, W, 3] and its objects, drawn back to front."""
     cluttered = settings.domain == "cluttered"
     objects = _place(settings, rng, cluttered)
     image = Image.fromarray(_background(settings.size, rng, cluttered))
@@ -139,7 +139,7 @@ def render(settings: ShapesSettings, rng: np.random.Generator) -> tuple[Pixels, 
 
 
 def silhouette(kind: str, w: int, h: int) -> Image.Image:
-    """Mask of a shape that touches all four sides of its box."""
+    """Returns the mask of a shape that touches all four sides of its box."""
     mask = Image.new("L", (w, h), 0)
     draw = ImageDraw.Draw(mask)
     x, y, third_w, third_h = w - 1, h - 1, w // 3, h // 3
@@ -161,7 +161,7 @@ def silhouette(kind: str, w: int, h: int) -> Image.Image:
 
 
 def _place(settings: ShapesSettings, rng: np.random.Generator, cluttered: bool) -> list[Placed]:
-    """Random boxes that hide at most a small part of one another (more of it in the cluttered domain)."""
+    """Draws random boxes that hide at most a small part of one another (a larger part in the cluttered domain)."""
     wanted = int(rng.integers(settings.min_objects, settings.max_objects + 1))
     low, high = (0.15, 0.5) if cluttered else (0.1875, 0.4375)
     overlap = 0.25 if cluttered else 0.05
@@ -178,7 +178,7 @@ def _place(settings: ShapesSettings, rng: np.random.Generator, cluttered: bool) 
 
 
 def _hidden_share(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Intersection over the smaller area."""
+    """Returns the intersection over the smaller area."""
     across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(across, 0) * max(down, 0) / min(a[2] * a[3], b[2] * b[3])
@@ -195,7 +195,7 @@ def _background(size: int, rng: np.random.Generator, cluttered: bool) -> Pixels:
 
 
 def _degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """A linear light across the image, then sensor noise."""
+    """Applies a linear light across the image, then sensor noise."""
     size = pixels.shape[0]
     angle, low = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.8)
     rows, columns = np.mgrid[0:size, 0:size] / size - 0.5
@@ -206,7 +206,8 @@ def _degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def image_rng(settings: ShapesSettings, split: str, index: int) -> np.random.Generator:
-    """Each image has its own stream, so that a larger set begins with the smaller one's images."""
+    """Returns the random stream of an image; each image has one, so a larger set begins with the images of a smaller
+    one."""
     domain = ("plain", "cluttered").index(settings.domain)
     return np.random.default_rng([settings.seed, domain, SPLITS.index(split), index])
 

@@ -1,7 +1,8 @@
-"""What is valid in annotations and detections, and still most likely a mistake: named with counts, never refused.
+"""Finds annotations and detections that are valid but most likely mistakes: they are reported with counts, never
+refused.
 
-The official packages take all of it without a word. `detmodes check-data` lists what is found in annotations, and
-`detmodes evaluate` warns before it prints figures.
+The official packages accept all of them silently. `detmodes check-data` lists those in annotations, and `detmodes
+evaluate` warns before it prints figures.
 
 Shape legend: G objects, D detections; boxes are `x, y, w, h` in pixels.
 """
@@ -24,15 +25,16 @@ Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
 
 FAR_LARGER = 1.5
-"""Times the side of its image."""
+"""Factor of the image's side from which on a box is far larger."""
 AREA_FACTOR, AREA_SLACK = 1.05, 2.0
-"""A mask lies inside its box: its area is at most the box's, but for rounding (square pixels)."""
+"""Tolerances for rounding (square pixels): a mask lies inside its box, so its area is at most that of the box."""
 TOLERANCE = 2.0
-"""Pixels by which a detection may stick out."""
+"""Pixels by which a detection may exceed its image."""
 MANY = 0.2
-"""Share of detections from which one suspects that all of them are meant otherwise."""
+"""Share of odd detections from which on all detections are suspected to have another meaning."""
 SAMPLE, RUN = 20_000, 500
-"""Detections that are looked at, in runs that are evenly spread over the file: neighbours may repeat each other."""
+"""Number of examined detections, and of those in a run; runs are evenly spread over the file, as neighbours may
+repeat each other."""
 
 
 NO_AREA, LARGE_AREA = "boxes have no area", "areas are larger than their box"
@@ -42,7 +44,7 @@ HARMLESS = frozenset({NO_AREA, LARGE_AREA, SHARED_FILE})
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """Say what was found how often, among how many, and name the first; `of` is 0 where there is no such number."""
+    """A finding with its count, the total `of` (0 where there is none), and the name of the first case."""
 
     what: str
     count: int
@@ -51,7 +53,7 @@ class Suspicion:
 
     @property
     def harmless(self) -> bool:
-        """Whether published files have it too: the evaluators and training do without such objects."""
+        """Tells whether published files have it too: evaluators and training leave such objects out."""
         return self.what in HARMLESS
 
     def __str__(self) -> str:
@@ -63,7 +65,7 @@ class Suspicion:
 
 
 def find_in_annotations(annotations: Annotations) -> list[Suspicion]:
-    """Look through the objects, federated fields and file names of an annotation file."""
+    """Examines the objects, federated fields and file names of an annotation file."""
     examples = annotations.examples
     objects = [(e, item) for e in examples for item in (*e.instances, *annotations.crowds.get(e.image_id, ()))]
     sizes = np.array([(e.width, e.height) for e, _ in objects], dtype=np.float64).reshape(-1, 2)
@@ -86,7 +88,7 @@ def find_in_annotations(annotations: Annotations) -> list[Suspicion]:
 
 
 def find_in_boxes(boxes: Floats, areas: Floats, sizes: Floats, describe: Callable[[int], str]) -> Iterator[Suspicion]:
-    """Yield what is odd about objects: boxes [G, 4], areas [G], and the width and height of their images [G, 2], 0
+    """Yields suspicions about objects: boxes [G, 4], areas [G], and the width and height of their images [G, 2], 0
     where they are not known. describe: names an object by its row."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     has_size = (sizes > 0).all(axis=1)
@@ -105,7 +107,7 @@ def find_in_boxes(boxes: Floats, areas: Floats, sizes: Floats, describe: Callabl
 def find_contradictions(
     annotated_and_absent: Sequence[tuple[int, int]], absent_and_undecided: Sequence[tuple[int, int]]
 ) -> Iterator[Suspicion]:
-    """Yield what federated fields say against each other; both are (image id, category id)."""
+    """Yields contradictions between federated fields; both arguments are (image id, category id)."""
     findings = {
         "categories are annotated in an image and verified to be absent from it": annotated_and_absent,
         "categories are verified to be absent from an image and not annotated exhaustively in it": absent_and_undecided,
@@ -119,7 +121,7 @@ def find_contradictions(
 
 
 def find_in_detections(detections: Detections, annotations: Annotations) -> list[Suspicion]:
-    """Look at a sample of valid detections of images of these annotations."""
+    """Examines a sample of valid detections of images of these annotations."""
     rows = sample_rows(len(detections))
     size_of = {example.image_id: (example.width, example.height) for example in annotations.examples}
     sampled = detections.take(rows)
@@ -131,13 +133,13 @@ def find_in_detections(detections: Detections, annotations: Annotations) -> list
 
 
 def repeats_itself(column: NDArray[Any]) -> bool:
-    """Tell whether the second half of a column [D] is the first half again."""
+    """Tells whether the second half of a column [D] repeats the first."""
     half = len(column) // 2
     return half > 0 and len(column) == 2 * half and np.array_equal(column[:half], column[half:])
 
 
 def sample_rows(count: int) -> NDArray[np.int64]:
-    """Choose at most SAMPLE rows of `count`, in runs."""
+    """Chooses at most SAMPLE rows of `count`, in runs."""
     if count <= SAMPLE:
         return np.arange(count)
     starts = np.linspace(0, count - RUN, SAMPLE // RUN).astype(np.int64)
@@ -145,9 +147,9 @@ def sample_rows(count: int) -> NDArray[np.int64]:
 
 
 def find_in_rows(table: Floats, sizes: Floats, doubled: int = 0) -> list[Suspicion]:
-    """Look at detections [D, 7] (image id, category id, x, y, w, h, score) of images of these sizes [D, 2].
+    """Examines detections [D, 7] (image id, category id, x, y, w, h, score) of images of these sizes [D, 2].
 
-    doubled: how many the file has, if its second half is known to be the first one again.
+    doubled: the number of detections of the file, if its second half repeats the first.
     """
     if not len(table):
         return []

@@ -1,5 +1,5 @@
-"""What a benchmark must give, checked once at the door: it may be anyone's, and what is wrong with its examples would
-show as figures of 0 or deep in training."""
+"""Checks once what a benchmark provides: it may be of unknown origin, and mistakes in its examples would show as
+figures of 0 or as errors deep in training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 100
 
 
 def require_valid(name: str, benchmark: Any) -> None:
-    """Raise ConfigError or DataError, one line, for the first mistake: with split, image, object and expectation."""
+    """Raises ConfigError or DataError, one line, for the first mistake: with split, image, object and expectation."""
     missing = [method for method in METHODS if not callable(getattr(benchmark, method, None))]
     if missing:
         raise ConfigError(

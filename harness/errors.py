@@ -11,11 +11,11 @@ class DetmodesError(Exception):
 
 
 class DataError(DetmodesError):
-    """A file on disk (image, annotations, weights, record) is not what it must be."""
+    """A file on disk (image, annotations, weights, record) is invalid."""
 
 
 class ConfigError(DetmodesError):
-    """A name or setting is wrong; `problems` lists every one that was found, not only the first."""
+    """A name or setting is wrong; `problems` lists all mistakes, not only the first."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
@@ -23,11 +23,11 @@ class ConfigError(DetmodesError):
 
 
 class ObjectiveError(DetmodesError):
-    """A code path cannot honour the objective that was asked for. Nothing falls back to CE silently."""
+    """A code path does not support the requested objective. Nothing falls back to CE silently."""
 
 
 class StageError(DetmodesError):
-    """A stage after fine-tuning finds nothing to train on. What was trained before it is kept."""
+    """A stage after fine-tuning has nothing to train on. The result of earlier stages is preserved."""
 
 
 class ElsewhereError(DetmodesError):
@@ -35,7 +35,7 @@ class ElsewhereError(DetmodesError):
 
 
 def unknown(kind: str, name: str, available: Iterable[str]) -> str:
-    """The one wording for a name that is not known: suggestion, then everything there is."""
+    """Returns the message for an unknown name, the same everywhere: a suggestion, then all available names."""
     options = sorted(available)
     close = difflib.get_close_matches(name, options, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ";"

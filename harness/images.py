@@ -1,4 +1,4 @@
-"""Reading image files: one way, for every adapter, and one rule for what is corrupt."""
+"""Reads image files in one way for every adapter, with one rule for corrupt files."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from harness.errors import DataError
 from harness.types import Example
 
 MOST_PIXELS = 120_000_000
-"""Of an image: what takes more is refused before it is decoded. A file of 20 KB may claim gigabytes."""
+"""Largest number of pixels of an image: larger ones are refused before decoding, as a file of 20 KB may claim
+gigabytes."""
 GREY_LEVELS = 1 << 16
-"""Of a grey value of more than 8 bits."""
+"""Number of grey levels of an image with more than 8 bits."""
 SAFE_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "La", "RGBa", "RGBX"})
-"""Pillow's modes of 8 bits a channel, which it converts rightly."""
+"""Modes of 8 bits a channel, which Pillow converts correctly."""
 
 
 def read(example: Example) -> Image.Image:
-    """Read the picture of an example as `read_rgb` gives it.
+    """Reads the picture of an example with `read_rgb`.
 
-    Raises DataError too if its size is not the one that the annotations say: their boxes would lie elsewhere. The size
-    is that of the header: what is not what the annotations say is never decoded.
+    Also raises DataError if its size differs from that in the annotations, as their boxes would then be wrong. The
+    size in the header is checked before the picture is decoded.
     """
     return _read(example.path, (example.width, example.height))
 
 
 def problem(example: Example) -> str:
-    """Why `read` refuses the picture, in one line; empty if it does not."""
+    """Returns in one line why `read` refuses the picture; empty if it does not."""
     try:
         read(example)
     except DataError as error:
@@ -37,8 +38,8 @@ def problem(example: Example) -> str:
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """Read an image as RGB, decoded completely; orientation tags are applied, transparency is put on white, and 16-bit
-    grey is scaled to 8 bits. Raises DataError for what cannot be read, or not rightly."""
+    """Reads an image as RGB, decoded completely; orientation tags are applied, transparency is put on white, and
+    16-bit grey is scaled to 8 bits. Raises DataError for a file that cannot be read correctly."""
     return _read(path, None)
 
 
@@ -64,7 +65,7 @@ def _read(path: Path, expected: tuple[int, int] | None) -> Image.Image:
 
 
 def _check_size(image: Image.Image, path: Path, expected: tuple[int, int] | None) -> None:
-    """By the header alone, which may mean the picture on its side: only decoding tells."""
+    """Checks the size in the header, which may be that of the rotated picture: only decoding tells."""
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise DataError(f"{path}: expected at most {MOST_PIXELS:,} pixels, got {width} x {height}")
@@ -77,8 +78,8 @@ def _wrong_size(path: Path, expected: tuple[int, int], image: Image.Image) -> Da
 
 
 def _reduce_grey(image: Image.Image, path: Path) -> Image.Image:
-    """Grey of 16 bits, in any of the ways that Pillow has for it, with 8 bits. Its own conversion clips at 255, so that
-    nearly all would be white."""
+    """Reduces 16-bit grey, in any of Pillow's modes for it, to 8 bits. Pillow's conversion clips at 255, so that
+    nearly everything would be white."""
     values = np.asarray(image)
     whole = values.dtype.kind in "iu" and values.ndim == 2
     if not whole or values.min(initial=0) < 0 or values.max(initial=0) >= GREY_LEVELS:

@@ -1,4 +1,4 @@
-"""The only place that knows where benchmarks, adapters and correctors live.
+"""Finds benchmarks, adapters and correctors by name; no other module knows where they are defined.
 
 Names come from the string dicts of `benchmarks`, `model_zoo` and `harness.training.stages.corrections`, and from the
 entry-point groups `detmodes.benchmarks`, `detmodes.adapters` and `detmodes.correctors` of other packages; a class is
@@ -35,14 +35,14 @@ _SOURCES = {
 
 
 def names(kind: Kind) -> dict[str, str]:
-    """Name -> "module:Class". What detmodes ships wins over a package that takes the same name."""
+    """Maps each name to "module:Class". Names of detmodes win over those of other packages."""
     package, attribute, group = _SOURCES[kind]
     built_in: dict[str, str] = getattr(importlib.import_module(package), attribute)
     return {**{point.name: point.value for point in entry_points(group=group)}, **built_in}
 
 
 def foreign(kind: Kind, name: str) -> EntryPoint | None:
-    """The entry point by which another package brings this name; None if it is one of detmodes' own, or no name."""
+    """Returns the entry point of another package for this name; None if the name belongs to detmodes, or is unknown."""
     package, attribute, group = _SOURCES[kind]
     if name in getattr(importlib.import_module(package), attribute):
         return None
@@ -50,7 +50,7 @@ def foreign(kind: Kind, name: str) -> EntryPoint | None:
 
 
 def find(kind: Kind, name: str) -> Any:
-    """The class behind a name."""
+    """Returns the class of a name."""
     available = names(kind)
     if name not in available:
         raise ConfigError(unknown(kind, name, available))
@@ -65,7 +65,7 @@ def find(kind: Kind, name: str) -> Any:
 
 
 def resolve(reference: str) -> Any:
-    """ "module:attribute" -> the object."""
+    """Imports "module:attribute" and returns the object."""
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -80,7 +80,7 @@ def _settings_of(kind: Kind, name: str) -> Any:
 
 
 def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]:
-    """Lists what is wrong with a name and its settings, without importing a model of ours.
+    """Lists the mistakes in a name and its settings; empty if there is none.
 
     What only the model's own libraries know (timm's list of backbones) is checked when the model is made.
     """
@@ -121,7 +121,7 @@ def remote_code(name: str, settings: Mapping[str, Any]) -> str | None:
 
 
 def benchmark(name: str, settings: Mapping[str, object], data: Path | None) -> Benchmark:
-    """Make a benchmark, and see that its examples are what training and evaluation rely on."""
+    """Makes a benchmark, and checks that its examples have what training and evaluation rely on."""
     made: Benchmark = find("benchmark", name)(settings, data)
     require_valid(name, made)
     return made
@@ -138,8 +138,8 @@ def corrector(name: str, codec: Codec, targets: Targets) -> Corrector:
 
 
 def cards(reference: str) -> list[Card]:
-    """CARDS of the module of "module:Class", from its source: nothing of it is imported but the packages it is in.
-    Empty if it has none; DataError if they are not literals, or not what harness.types.Card says."""
+    """Reads CARDS of the module of "module:Class" from its source, importing only the packages that contain it. Empty
+    if it has none; DataError if they are not literals, or do not fit harness.types.Card."""
     from harness.types import Card
 
     module, _, _ = reference.partition(":")
@@ -154,7 +154,7 @@ def cards(reference: str) -> list[Card]:
 
 
 def _literal(source: str, name: str) -> Any:
-    """What a module assigns to this name; None if it does not."""
+    """Returns the value that a module assigns to this name; None if it does not."""
     for statement in ast.parse(source).body:
         targets = [statement.target] if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [])
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
@@ -163,7 +163,8 @@ def _literal(source: str, name: str) -> Any:
 
 
 def lvis_categories() -> tuple[Category, ...]:
-    """Those of LVIS v1 with all their names, and after them what v0.5 calls otherwise: 1,937 awkward names."""
+    """Returns the categories of LVIS v1 with all their names, followed by the names that differ in v0.5: 1,937
+    awkward names."""
     from harness.types import Category
 
     text = files("benchmarks").joinpath("data/lvis_names.json").read_text()
@@ -172,6 +173,6 @@ def lvis_categories() -> tuple[Category, ...]:
 
 
 def shipped_suites() -> dict[str, Path]:
-    """Suite name -> file, of the suites that come with the package."""
+    """Maps the name of each shipped suite to its file."""
     folder = Path(str(files("benchmarks"))) / "suites"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

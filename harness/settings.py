@@ -1,6 +1,6 @@
 """Settings that a suite gives an objective, a model or a benchmark by name: their types and ranges, checked in one way.
 
-In: what was written, and a Setting for each key that is known. Out: problems, one line each: `pix2seq.bins: expected an
+In: the written values, and a Setting for each allowed key. Out: problems, one line each: `pix2seq.bins: expected an
 integer from 2 to 10000, got True`. (Keys that every suite has are checked by its schema, harness.suite.schema.)
 """
 
@@ -33,7 +33,7 @@ class Setting:
     names: tuple[str, ...] = ()
 
     def problem(self, place: str, value: object) -> str | None:
-        """Says what is wrong with a value that stands at this place (`pix2seq.bins`)."""
+        """Describes the mistake in a value at this place (`pix2seq.bins`); None if there is none."""
         if self.accepts(value):
             return None
         if self.names:
@@ -53,7 +53,7 @@ def problems(owner: str, given: Settings, allowed: Mapping[str, Setting]) -> lis
 
 
 def defaults(allowed: Mapping[str, Setting]) -> dict[str, Any]:
-    """Returns the settings that are there without being given."""
+    """Returns the settings that have a default."""
     return {key: setting.default for key, setting in allowed.items() if setting.default is not None}
 
 

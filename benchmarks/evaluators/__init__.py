@@ -1,1 +1,1 @@
-"""Official figures of detections: engines, the evaluator that chooses one, intervals and diagnostics."""
+"""Computes official figures of detections: engines, the evaluator that chooses one, intervals and diagnostics."""

@@ -1,9 +1,9 @@
-"""What AP does not show, and generative detectors suffer from: categories never named, a ranking by chance, repeats,
-scores that mean nothing; and which kind of error costs how much.
+"""Measures weaknesses of generative detectors that AP does not show: categories never named, a ranking by chance,
+repeats, meaningless scores; and how much each kind of error costs.
 
 "Detections that count" are those that the protocol evaluates (within the cap, with an area, of a category that was
-looked for in their image), less those that are neither right nor wrong at IoU 0.5: unmatched where their category is
-not annotated exhaustively, or on a crowd region. Every undefined figure is None.
+looked for in their image), without those that are neither right nor wrong at IoU 0.5: unmatched where their category
+is not annotated exhaustively, or on a crowd region. Every undefined figure is None.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from harness.metrics.samples.matching import VERIFIED_IOU
 from harness.types import Detections, Evaluation
 
 TIE_ORDERS, FEW_TIE_ORDERS = 20, 4
-"""Random rankings of a set, and of a set of more than MANY detections, whose AP hardly differs between rankings."""
+"""Number of random rankings of a set, and of a set of more than MANY detections, whose AP hardly differs between
+rankings."""
 MANY = 100_000
 
 Json = dict[str, Any]
@@ -69,7 +70,7 @@ def diagnose(
     predicted: Counter[int],
     say: Callable[[str], None] = lambda stage: None,
 ) -> Diagnosis:
-    """Compute all of it: about six evaluations' time for many detections, more of a shorter time for few."""
+    """Computes all diagnostics, in about the time of six evaluations if there are many detections."""
     examples, categories = annotations.examples, annotations.categories
     say("matching at IoU 0.5")
     matches = match(examples, detections, categories, protocol, annotations.areas, annotations.crowds)
@@ -95,12 +96,12 @@ def diagnose(
 
 
 def collect_objects(annotations: Annotations, protocol: Protocol) -> GroundTruth:
-    """What the protocol asks for, and crowd regions."""
+    """Collects the objects that the protocol asks for, and crowd regions."""
     return ground_truth(annotations.examples, protocol, annotations.areas, annotations.crowds)
 
 
 def count_annotated(annotations: Annotations, protocol: Protocol) -> tuple[Counter[int], Counter[int]]:
-    """Objects, and images with at least one, by category id; crowd regions are no objects."""
+    """Counts objects, and images with at least one, by category id; crowd regions are not counted."""
     truth = collect_objects(annotations, protocol)
     pairs = Counter(zip(truth.category_id[~truth.crowd].tolist(), truth.image_id[~truth.crowd].tolist(), strict=True))
     instances: Counter[int] = Counter()
@@ -110,7 +111,7 @@ def count_annotated(annotations: Annotations, protocol: Protocol) -> tuple[Count
 
 
 def count_predicted(annotations: Annotations, detections: Detections, protocol: Protocol) -> Counter[int]:
-    """Detections by category id, after the official rules of cap and area."""
+    """Counts detections by category id, after the official rules of cap and area."""
     rows = evaluator.select_rows(annotations, detections, protocol)
     ids, counts = np.unique(detections.category_id[rows], return_counts=True)
     return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
@@ -120,7 +121,8 @@ def count_predicted(annotations: Annotations, detections: Detections, protocol: 
 
 
 def count_never_predicted(evaluation: Evaluation, predicted: Counter[int]) -> Json:
-    """Share of the categories with ground truth that have no detection at all; None where none has ground truth."""
+    """Returns the share of the categories with ground truth that have no detection; None where no category has ground
+    truth."""
     present = [category_id for category_id, ap in evaluation.per_category.items() if ap is not None]
     never = sum(not predicted[category_id] for category_id in present)
     return {"share": never / len(present) if present else None, "count": never, "categories": len(present)}
@@ -129,7 +131,7 @@ def count_never_predicted(evaluation: Evaluation, predicted: Counter[int]) -> Js
 def evaluate_random_rankings(
     annotations: Annotations, detections: Detections, protocol: Protocol, orders: int = TIE_ORDERS, seed: int = 0
 ) -> Json:
-    """AP if all scores were equal: it then depends on the order that ties happen to be ranked in.
+    """Evaluates AP as if all scores were equal, when it depends on the order in which ties are ranked.
 
     Mean, standard deviation (ddof 1), minimum and maximum of AP over random rankings of all detections; `seed`
     draws the same ones every time. The cap takes the first of each image in that ranking. None where AP is.
@@ -145,7 +147,7 @@ def evaluate_random_rankings(
 
 
 def count_duplicates(detections: Detections, truth: GroundTruth, counted: Counted) -> Json:
-    """Share of the detections that count which find again what another one has found.
+    """Returns the share of the counting detections that find an object which another one has already found.
 
     Such a detection is unmatched at IoU 0.5 though its IoU with an object of its category is at least that:
     matching is greedy, so a better one has taken the object. (There are fewer errors of the kind "duplicate":
@@ -158,7 +160,7 @@ def count_duplicates(detections: Detections, truth: GroundTruth, counted: Counte
 
 
 def evaluate_after_nms(annotations: Annotations, detections: Detections, protocol: Protocol) -> Json:
-    """AP after class-wise non-maximum suppression of everything in the file, before the cap."""
+    """Computes AP after class-wise non-maximum suppression of everything in the file, before the cap."""
     rows = non_maximum_suppression(detections)
     left = detections.take(rows)
     (ap,) = evaluate_rankings(annotations, left, [left.scores], protocol)
@@ -166,7 +168,8 @@ def evaluate_after_nms(annotations: Annotations, detections: Detections, protoco
 
 
 def measure_calibration(detections: Detections, counted: Counted) -> tuple[Reliability | None, Json]:
-    """Does a score say how likely a detection is to be right at IoU 0.5? Over the detections that count.
+    """Measures whether a score is the probability that a detection is right at IoU 0.5, over the detections that
+    count.
 
     ECE and the largest gap of a bin (`harness.metrics.diagnosis.calibration`). None, with the reason, where scores are
     no probabilities or nothing counts.

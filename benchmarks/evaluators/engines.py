@@ -1,7 +1,8 @@
-"""The evaluators behind `benchmarks.evaluators.evaluator`: hotcoco (fast), and the official `lvis` and `pycocotools`.
+"""Runs the engines behind `benchmarks.evaluators.evaluator`: hotcoco (fast), and the official `lvis` and
+`pycocotools`.
 
-They get what the rules of the protocol have left (`harness.metrics.detection.evaluated_pairs.select_evaluated`), so
-none of them caps or drops.
+They get the detections that the rules of the protocol select
+(`harness.metrics.detection.evaluated_pairs.select_evaluated`), so none of them caps or drops any.
 
 Shape legend: D detections, T IoU thresholds, R recall thresholds, C categories.
     table      [D, 7]     float64, columns as below
@@ -36,7 +37,7 @@ METRICS: dict[Protocol, tuple[str, ...]] = {
     "lvis-fixed": (*AP_NAMES, *PARTS, "AR", "ARs", "ARm", "ARl"),
     "coco": (*AP_NAMES, "AR@1", "AR@10", "AR@100", "ARs@100", "ARm@100", "ARl@100"),
 }
-"""Names of the figures, in the order in which the evaluators give them. lvis-fixed has no cap to name."""
+"""Names of the figures, in the order of the evaluators. Those of lvis-fixed do not name a cap."""
 
 Array = NDArray[np.float64]
 Dataset = dict[str, list[dict[str, Any]]]
@@ -52,11 +53,11 @@ class Task:
     truth: GroundTruth
     detections: Detections
     rows: NDArray[np.int64]
-    """Those of the detections that count."""
+    """Rows of the detections that count."""
 
     def table(self) -> Array:
-        """The detections that count, [n, 7]. A large set is held by its reader and by the engine already, so an
-        engine should take this copy and let it go."""
+        """Returns the detections that count, [n, 7]. As a reader and an engine hold a large set already, an engine
+        should use this copy and release it."""
         table = np.empty((len(self.rows), 7))
         table[:, IMAGE] = self.detections.image_id[self.rows]
         table[:, CATEGORY] = self.detections.category_id[self.rows]
@@ -76,14 +77,15 @@ class Task:
         ]
 
     def dataset(self) -> Dataset:
-        """The annotation file without masks, as the official packages take it."""
+        """Returns the annotation file without masks, in the form of the official packages."""
         truth = self.truth
         columns = (truth.id, truth.image_id, truth.category_id, truth.boxes, truth.areas, truth.crowd.astype(int))
         annotations = _records(("id", "image_id", "category_id", "bbox", "area", "iscrowd"), columns)
         return {"images": self.images(), "annotations": annotations, "categories": category_records(self.categories)}
 
     def results(self) -> list[dict[str, Any]]:
-        """Rows as the official packages take them. They fail on an empty list; a box without area finds nothing."""
+        """Returns rows in the form of the official packages. They fail on an empty list, so it is replaced by a box
+        without area, which matches nothing."""
         rows = self.table()
         if not len(rows):
             rows = np.array([[self.examples[0].image_id, 0, 0, 0, 0, 0, self.categories[0].id]], dtype=np.float64)
@@ -97,7 +99,7 @@ class Task:
 
 
 def category_records(categories: Sequence[Category]) -> list[dict[str, Any]]:
-    """Give the categories as the packages take them."""
+    """Returns the categories in the form of the packages."""
     return [{"id": c.id, "name": c.name, "frequency": c.frequency} for c in categories]
 
 
@@ -117,13 +119,13 @@ def _records(keys: Sequence[str], columns: Sequence[NDArray[Any]]) -> list[dict[
 
 
 def evaluate_with_hotcoco(task: Task) -> Evaluation:
-    """Give the figures of any of the protocols."""
+    """Computes the figures of any of the protocols."""
     truth = load_truth(task.truth, task.images(), task.categories)
     return run_hotcoco(task.protocol, truth, load_results(task.protocol, truth, task.table()), len(task.rows))
 
 
 def load_truth(truth: GroundTruth, images: list[dict[str, Any]], categories: Sequence[Category]) -> hotcoco.COCO:
-    """Hand the objects that take part to hotcoco."""
+    """Passes the objects that take part to hotcoco."""
     return hotcoco.COCO.from_arrays(
         images,
         category_records(categories),
@@ -137,12 +139,12 @@ def load_truth(truth: GroundTruth, images: list[dict[str, Any]], categories: Seq
 
 
 def load_results(protocol: Protocol, truth: hotcoco.COCO, table: Array) -> Any:
-    """Hand the detections that count to hotcoco, which keeps a copy of its own."""
+    """Passes the detections that count to hotcoco, which makes a copy of them."""
     return truth.load_res(table) if protocol == "coco" else hotcoco.LVISResults(truth, table, max_dets=-1)
 
 
 def run_hotcoco(protocol: Protocol, truth: hotcoco.COCO, results: Any, rows: int) -> Evaluation:
-    """Give the figures of loaded objects and `rows` loaded detections."""
+    """Computes the figures of loaded objects and `rows` loaded detections."""
     if protocol == "coco":
         evaluation = hotcoco.COCOeval(truth, results, "bbox")
     else:
@@ -196,7 +198,8 @@ def official_coco(task: Task) -> Evaluation:
 
 @contextmanager
 def lvis_package() -> Iterator[Any]:
-    """The package `lvis`, working under today's NumPy and silent; its global changes are undone."""
+    """Imports the package `lvis` so that it works with today's NumPy and prints nothing; its global changes are
+    undone."""
     root, logger = logging.getLogger(), logging.getLogger("lvis")
     handlers, root_level, level = list(root.handlers), root.level, logger.level
     logger.setLevel(logging.ERROR)
@@ -222,13 +225,13 @@ ENGINES: dict[Protocol, dict[str, Callable[[Task], Evaluation]]] = {
     "lvis-fixed": {"fast": evaluate_with_hotcoco, "lvis": official_lvis},
     "coco": {"fast": evaluate_with_hotcoco, "pycocotools": official_coco},
 }
-"""The default first, then the reference."""
+"""The engines of each protocol: the default first, then the reference."""
 
 
 def _evaluation(
     protocol: Protocol, package: str, figures: Sequence[float], precision: Array, category_ids: Sequence[int]
 ) -> Evaluation:
-    """All packages mark what is undefined with -1; here it is None."""
+    """Makes an Evaluation. All packages mark undefined figures with -1; here they are None."""
     values = [precision[:, :, c] for c in range(len(category_ids))]
     defined = [ap[ap > -1] for ap in values]
     return Evaluation(

@@ -1,4 +1,5 @@
-"""Average precision of boxes under the protocols lvis, lvis-fixed and coco, by a fast engine or the reference.
+"""Computes average precision of boxes under the protocols lvis, lvis-fixed and coco, with a fast engine or the
+reference.
 
 All engines of a protocol give the same figures to the last digits: what they would treat differently (the cap,
 boxes without area, invalid input) is settled by `harness.metrics.detection.rules` before one of them sees the data.
@@ -36,30 +37,31 @@ __all__ = [
 
 
 def list_protocols() -> tuple[Protocol, ...]:
-    """Return the names of the protocols, the default first."""
+    """Returns the names of the protocols, the default first."""
     return tuple(ENGINES)
 
 
 def list_engines(protocol: Protocol) -> tuple[str, ...]:
-    """Names of the protocol's engines: "fast", then the reference implementation."""
+    """Returns the names of the protocol's engines: "fast", then the reference implementation."""
     if protocol not in ENGINES:
         raise ConfigError(unknown("protocol", protocol, list_protocols()))
     return tuple(ENGINES[protocol])
 
 
 def list_figures(protocol: Protocol) -> tuple[str, ...]:
-    """Names of the protocol's figures in their official order."""
+    """Returns the names of the protocol's figures in their official order."""
     return METRICS[protocol]
 
 
 def select_rows(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> NDArray[np.int64]:
-    """Rows that count after the protocol's cap and its rule on empty boxes, ascending (see `rules.select_rows`)."""
+    """Returns the rows that count after the protocol's cap and its rule on empty boxes, ascending (see
+    `rules.select_rows`)."""
     check(detections, annotations)
     return rules.select_rows(detections, protocol)
 
 
 def match_detections(annotations: Annotations, detections: Detections, protocol: Protocol = "lvis") -> ap.Matches:
-    """Which detections count and which of them are right, for objects of all sizes (see `ap.match`)."""
+    """Determines which detections count and which of them are right, for objects of all sizes (see `ap.match`)."""
     check(detections, annotations)
     from harness.metrics.detection import ap  # late: scipy, which the engines do without
 
@@ -70,7 +72,7 @@ def match_detections(annotations: Annotations, detections: Detections, protocol:
 def evaluate(
     annotations: Annotations, detections: Detections, protocol: Protocol = "lvis", engine: str = "fast"
 ) -> Evaluation:
-    """The official figures of the protocol, and AP by category id.
+    """Computes the official figures of the protocol, and AP by category id.
 
     lvis        federated; 300 detections an image. Thirteen figures
     lvis-fixed  AP-fixed (Dave et al., 2021): 10,000 detections a category over all images, else as lvis; its
@@ -94,7 +96,8 @@ def evaluate(
 
 
 def make_task(annotations: Annotations, detections: Detections, protocol: Protocol) -> Task:
-    """What an engine gets: the objects and the rows that count. DataError naming the row of an invalid detection."""
+    """Makes the input of an engine: the objects and the rows that count. DataError naming the row of an invalid
+    detection."""
     check(detections, annotations)
     truth = rules.ground_truth(annotations.examples, protocol, annotations.areas, annotations.crowds)
     pairs = Pairs.of(annotations.examples, annotations.categories)

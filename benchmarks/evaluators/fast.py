@@ -1,8 +1,9 @@
-"""From two files to the official figures without an object for each box: what `detmodes evaluate` does where it can.
+"""Computes the official figures from two files without an object for each box; `detmodes evaluate` uses it where
+possible.
 
 The figures are those of `benchmarks.evaluators.evaluator.evaluate` to the last digit: the same rules of the protocol
-select the detections, and the same engine matches and accumulates. Whatever is unusual raises NotPlainError; the
-careful way then says what is wrong, or takes its time.
+select the detections, and the same engine matches and accumulates. Anything unusual raises NotPlainError; the careful
+way then reports the mistake, or evaluates the files slowly.
 
 Shape legend: D detections, I images, C categories; a row of a table is image_id, x, y, w, h, score, category_id.
 """
@@ -35,7 +36,7 @@ from harness.types import Category, Evaluation
 
 @dataclass(frozen=True, slots=True)
 class FastEvaluation:
-    """Hold the figures, and for each of C categories its objects, images with one, and detections (after the cap)."""
+    """The figures, and for each of C categories its objects, images with one, and detections (after the cap)."""
 
     evaluation: Evaluation
     categories: tuple[Category, ...]
@@ -51,7 +52,7 @@ def evaluate_files(
     protocol: Protocol,
     say: Callable[[str], None] = lambda stage: None,
 ) -> FastEvaluation:
-    """Evaluate the detections that `read_table` gives, after the annotations are read. Raises NotPlainError."""
+    """Evaluates the detections of `read_table`, called after the annotations are read. Raises NotPlainError."""
     style: Style = "coco" if protocol == "coco" else "lvis"
     say("reading annotations")
     columns = read_truth(annotations, style, protocol)
@@ -62,13 +63,14 @@ def evaluate_files(
     suspicions = (*_suspect_annotations(columns), *_suspect_detections(table, columns))
     rows, detections = select_rows(table, columns, protocol)
     results = load_results(protocol, truth, table.rows[:rows])
-    del table  # the engine has a copy: millions of rows should not be there twice
+    del table  # the engine has a copy: millions of rows should not be held twice
     evaluation = run_hotcoco(protocol, truth, results, rows)
     return FastEvaluation(evaluation, columns.categories, columns.instances, columns.images, detections, suspicions)
 
 
 def select_rows(table: RowTable, columns: TruthColumns, protocol: Protocol) -> tuple[int, NDArray[np.int64]]:
-    """Move the rows that count to the front of the table; return how many they are, and detections by category [C].
+    """Moves the rows that count to the front of the table; returns their number, and the number of detections by
+    category [C].
 
     The rules are those of `evaluated_pairs.select_evaluated`. Raises NotPlainError for rows that are not valid.
     """
@@ -89,7 +91,7 @@ def select_rows(table: RowTable, columns: TruthColumns, protocol: Protocol) -> t
 def _check_rows(
     table: RowTable, columns: TruthColumns, federated: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the position of each row's image and category, and whether it has an area (if that matters), each [D]."""
+    """Returns the position of each row's image and category, and whether it has an area (if that matters), each [D]."""
     image, category = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
     sound = np.ones(len(table), np.bool_)
     start = 0
@@ -137,7 +139,7 @@ def _suspect_detections(table: RowTable, columns: TruthColumns) -> list[Suspicio
 
 
 def _compact(table: RowTable, counts: NDArray[np.bool_]) -> int:
-    """Move the rows that are flagged [D] to the front; return their number."""
+    """Moves the rows that are flagged [D] to the front; returns their number."""
     read = filled = 0
     for part in table.parts():
         chosen = part[counts[read : read + len(part)]]

@@ -1,4 +1,5 @@
-"""95% intervals of the official figures over the choice of images: match once, accumulate under image weights.
+"""Computes 95% intervals of the official figures over the choice of images: match once, accumulate under image
+weights.
 
 Shape legend: I images, C categories, R bootstrap replicates.
 """
@@ -29,7 +30,7 @@ def bootstrap(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Every precision figure of the protocol with its interval over the choice of images.
+    """Computes every precision figure of the protocol with its interval over the choice of images.
 
     AP, AP50, AP75, APs, APm, APl and, under LVIS, APr, APc and APf. Each replicate draws I images with
     replacement and re-accumulates what was matched once; the interval is that of `stats.interval` for one seed:
@@ -48,7 +49,8 @@ def compare(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """The paired difference a - b of every figure of `bootstrap`; a replicate draws the same images for both."""
+    """Computes the paired difference a - b of every figure of `bootstrap`; a replicate draws the same images for
+    both."""
     points_a, drawn_a = _estimates(annotations, a, protocol, replicates, seed)
     points_b, drawn_b = _estimates(annotations, b, protocol, replicates, seed)
     return {name: interval(points_a[name] - points_b[name], drawn_a[name] - drawn_b[name]) for name in points_a}
@@ -57,7 +59,7 @@ def compare(
 def _estimates(
     annotations: Annotations, detections: Detections, protocol: Protocol, replicates: int, seed: int
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Every figure as it is [1], and in each replicate [1, R]."""
+    """Computes every figure as it is [1], and in each replicate [1, R]."""
     check(detections, annotations)
     examples, categories = annotations.examples, annotations.categories
     matches = match_sizes(examples, detections, categories, protocol, annotations.areas, annotations.crowds)
@@ -69,7 +71,7 @@ def _estimates(
 def _figures(
     matches: Mapping[Size, Matches], annotations: Annotations, protocol: Protocol, weights: NDArray[np.float32]
 ) -> dict[str, Floats]:
-    """Every precision figure of the protocol under image weights [R, I], each [R]."""
+    """Computes every precision figure of the protocol under image weights [R, I], each [R]."""
     frequency = [category.frequency for category in annotations.categories]
     values: dict[str, Floats] = {}
     for size, of_size in matches.items():

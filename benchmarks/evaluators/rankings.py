@@ -1,4 +1,4 @@
-"""AP of one set of detections under many rankings: what does not depend on scores is done once, and only AP computed.
+"""Computes AP of one set of detections under many rankings: all work that does not depend on scores is done once.
 
 Shape legend: D detections.
 """
@@ -36,7 +36,7 @@ def evaluate_rankings(
     rankings: Iterable[NDArray[np.float64]],
     protocol: Protocol = "lvis",
 ) -> Iterator[float | None]:
-    """Yield AP, as `evaluator.evaluate` gives it, with the scores [D] of each of the rankings instead of the file's.
+    """Yields AP, as `evaluator.evaluate` gives it, with the scores [D] of each of the rankings instead of the file's.
 
     None where AP is undefined. Raises DataError naming the row of an invalid detection.
     """
@@ -60,7 +60,7 @@ def evaluate_rankings(
 
 
 def _average_precision(protocol: Protocol, truth: hotcoco.COCO, results: hotcoco.COCO, rows: int) -> float | None:
-    """AP over objects of all sizes; a quarter of the work of all figures."""
+    """Computes AP over objects of all sizes, which is a quarter of the work of all figures."""
     make = hotcoco.COCOeval if protocol == "coco" else hotcoco.LVISeval
     evaluation = make(truth, results, "bbox")
     evaluation.params.area_rng, evaluation.params.area_rng_lbl = evaluation.params.area_rng[:1], ["all"]

@@ -1,1 +1,1 @@
-"""Readers of files on disk; whatever is not as it should be is told with its file and place."""
+"""Reads files on disk; every error names its file and place."""

@@ -1,4 +1,5 @@
-"""The records of an annotation file as they are decoded, what is said of a wrong value, and what holds of each list."""
+"""Defines the records of an annotation file as they are decoded, the texts about wrong values, and the rules for each
+list."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ class ImageRecord(msgspec.Struct):
 
 
 class EvaluatedImage(msgspec.Struct):
-    """An image as an evaluation needs it: its size and its file may be anything."""
+    """An image as an evaluation needs it, with any size and file name."""
 
     id: Id
     width: Any = None
@@ -43,7 +44,7 @@ class EvaluatedImage(msgspec.Struct):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels; 0, 0 where the file does not say."""
+        """Returns width and height in pixels; 0, 0 where the file does not have them."""
         sides = (self.width, self.height)
         valid = all(type(side) is int and 1 <= side <= typed_json.LARGEST_ID for side in sides)
         return (self.width, self.height) if valid else (0, 0)
@@ -96,11 +97,11 @@ EXPECTED = {
     "categories[].synonyms": "a list of non-empty strings",
     "categories[].frequency": "r, c or f",
 }
-"""What to say of a value of a wrong type, see `typed_json.decode`."""
+"""Texts for values of a wrong type, see `typed_json.decode`."""
 
 
 def require_keys_once(content: bytes, file: AnnotationFile | EvaluationFile) -> None:
-    """Raise DataError for a key that is twice in one record: a second, empty "annotations" would win."""
+    """Raises DataError for a key that occurs twice in one record: a second, empty "annotations" would win."""
     images, annotations, categories = len(file.images), len(file.annotations), len(file.categories)
     licences = bytes(file.licenses)
     most = {
@@ -115,7 +116,7 @@ def require_keys_once(content: bytes, file: AnnotationFile | EvaluationFile) -> 
 
 
 def read_categories(records: list[CategoryRecord]) -> tuple[Category, ...]:
-    """Read categories whose names must tell them apart: models emit names."""
+    """Reads categories whose names must be different, as models emit names."""
     categories = read_evaluated_categories(records)
     owner: dict[str, Category] = {}
     for category in categories:
@@ -128,7 +129,7 @@ def read_categories(records: list[CategoryRecord]) -> tuple[Category, ...]:
 
 
 def read_evaluated_categories(records: list[CategoryRecord]) -> tuple[Category, ...]:
-    """Read categories that ids tell apart: two may have one name."""
+    """Reads categories whose ids must be different; two may have the same name."""
     categories = tuple(_category(record, f"categories[{k}]") for k, record in enumerate(records))
     require_unique("category", (category.id for category in categories))
     return categories
@@ -143,10 +144,10 @@ def _category(record: CategoryRecord, where: str) -> Category:
 
 
 def number_annotations(records: Sequence[AnnotationRecord]) -> list[int]:
-    """Give each annotation an id of at least 1: the file's, or their numbers from 1 if those would not do.
+    """Gives each annotation an id of at least 1: that of the file, or numbers from 1 if those are not usable.
 
-    Nobody refers to these ids. Files that count from 0, repeat an id in another image or have none are common, and the
-    official packages take an object of id 0 for one that nothing matches.
+    Nothing else refers to these ids. Files that count from 0, repeat an id in another image or have none are common,
+    and the official packages treat an object of id 0 as never matched.
     """
     ids = [record.id for record in records]
     valid = all(value is not None and 1 <= value <= typed_json.LARGEST_ID for value in ids)
@@ -156,12 +157,12 @@ def number_annotations(records: Sequence[AnnotationRecord]) -> list[int]:
 
 
 def mismatch(where: str, expected: str, got: object) -> DataError:
-    """Make the error for a value that is not as expected."""
+    """Makes the error for an unexpected value."""
     return DataError(f"{where}: expected {expected}, got {typed_json.printable(repr(got))}")
 
 
 def require_unique(kind: str, ids: Iterable[int]) -> None:
-    """Raise DataError for an id that is there twice."""
+    """Raises DataError for an id that occurs twice."""
     known_ids: set[int] = set()
     for value in ids:
         if value in known_ids:

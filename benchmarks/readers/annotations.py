@@ -1,7 +1,7 @@
 """Reads and validates an annotation file in LVIS format (v0.5 or v1) or COCO format.
 
-Everything that the official API would accept and then get wrong (NaN, ids it does not know) is refused here, at the
-door, with one line that names the file, the record and what was expected.
+Everything that the official API would accept and then get wrong (NaN, unknown ids) is refused here with one line that
+names the file, the record and the expectation.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Annotations:
 
     areas   annotation id -> area in square pixels, as the file gives it (of the mask, which decides between
             small, medium and large), or `w * h` where it gives none
-    crowds  image id -> its crowd regions (COCO's `iscrowd: 1`, many objects under one box); they are no instances
+    crowds  image id -> its crowd regions (COCO's `iscrowd: 1`, many objects under one box); they are not instances
     digest  SHA-256 of the whole file, hexadecimal
-    left_out  ids of images that would be here, but cannot be read (see `without`)
+    left_out  ids of images that were removed because they cannot be read (see `without`)
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Annotations:
     left_out: tuple[int, ...] = ()
 
     def subset(self, image_ids: Collection[int]) -> Annotations:
-        """The same file with these images only, in the order of the file."""
+        """Returns the same file with these images only, in the order of the file."""
         wanted = frozenset(image_ids)
         return replace(
             self,
@@ -67,7 +67,7 @@ class Annotations:
 
 
 def load(path: Path, images: Path, style: Style = "lvis") -> Annotations:
-    """Annotations of the file `path` whose pictures are in the folder `images`.
+    """Reads the annotation file `path` whose pictures are in the folder `images`.
 
     Categories, images and the instances of an image keep the order of the file; nothing is dropped. COCO annotates
     every object of its categories, so there each image's federated fields follow: `negative` are the categories
@@ -87,8 +87,8 @@ def load(path: Path, images: Path, style: Style = "lvis") -> Annotations:
 
 
 def load_for_evaluation(path: Path, style: Style = "lvis") -> Annotations:
-    """Read what an evaluation needs, and overlook mistakes in all else: sizes and files of images, equal names, numbers
-    that JSON does not have in fields that are not used. Raises DataError, one line, at the first mistake."""
+    """Reads what an evaluation needs, and ignores mistakes in everything else: sizes and files of images, equal
+    names, invalid JSON numbers in unused fields. Raises DataError, one line, at the first mistake."""
     try:
         content = typed_json.read(path, "an annotation file")
         file = typed_json.decode(content, EvaluationFile, EXPECTED, lenient=True)
@@ -103,7 +103,7 @@ def load_for_evaluation(path: Path, style: Style = "lvis") -> Annotations:
 
 
 def without(splits: Mapping[str, Annotations], image_ids: Mapping[str, Collection[int]]) -> dict[str, Annotations]:
-    """The splits less these images of each. DataError if nothing is left of one that had images."""
+    """Removes these images from each split. DataError if nothing is left of a split that had images."""
     rest = {}
     for name, split in splits.items():
         unreadable = set(image_ids.get(name, ()))
@@ -115,8 +115,8 @@ def without(splits: Mapping[str, Annotations], image_ids: Mapping[str, Collectio
 
 
 def left_out(splits: Mapping[str, Annotations]) -> dict[str, object]:
-    """What `describe` says of `without`: {"left_out": split -> ids}; empty where every image is there, so that a
-    benchmark of which nothing had to be left out is the same one."""
+    """Returns the part of `describe` about `without`: {"left_out": split -> ids}; empty where no image was removed,
+    so that the identity of such a benchmark does not change."""
     ids = {name: list(split.left_out) for name, split in splits.items() if split.left_out}
     return {"left_out": ids} if ids else {}
 
@@ -132,11 +132,11 @@ def check_images(annotations: Annotations) -> None:
 # ---- the file ----------------------------------------------------------------------------------------------------
 
 Objects = dict[int, tuple[Instance, ...]]
-"""By image id."""
+"""Objects by image id."""
 
 
 def _read(path: Path) -> tuple[str, AnnotationFile]:
-    """The digest and the content."""
+    """Returns the digest and the content."""
     content = typed_json.read(path, "an annotation file")
     file = typed_json.decode(content, AnnotationFile, EXPECTED)
     require_keys_once(content, file)
@@ -147,7 +147,7 @@ def _read(path: Path) -> tuple[str, AnnotationFile]:
 
 
 def _objects(file: AnnotationFile | EvaluationFile, style: Style) -> tuple[Objects, Objects, dict[int, float]]:
-    """Instances, crowd regions, and the areas of both by annotation id."""
+    """Returns instances, crowd regions, and the areas of both by annotation id."""
     images, categories = {image.id for image in file.images}, {category.id for category in file.categories}
     instances: dict[int, list[Instance]] = defaultdict(list)
     crowds: dict[int, list[Instance]] = defaultdict(list)
@@ -169,7 +169,8 @@ def _frozen(objects: Mapping[int, list[Instance]]) -> Objects:
 
 
 def _is_crowd(record: AnnotationRecord, where: str, style: Style) -> bool:
-    """Of `ignore` and `iscrowd` each official API knows one, and does not look at the other."""
+    """Tells whether an annotation is a crowd region. Each official API knows one of `ignore` and `iscrowd`, and
+    ignores the other."""
     if style == "lvis":
         if record.ignore:
             raise mismatch(f"{where}.ignore", "0 or no such field (LVIS ignores no object)", record.ignore)
@@ -210,7 +211,7 @@ def _evaluated_examples(file: EvaluationFile, style: Style, instances: Objects, 
 def _all_federated(
     file: AnnotationFile | EvaluationFile, style: Style, instances: Objects, crowds: Objects
 ) -> Iterator[tuple[frozenset[int], frozenset[int]]]:
-    """The negative and not exhaustively annotated categories of each image."""
+    """Returns the negative and the not exhaustively annotated categories of each image."""
     category_ids = frozenset(category.id for category in file.categories)
     absent: dict[frozenset[int], frozenset[int]] = {}  # images with the same categories share one set
     images: Sequence[ImageRecord | EvaluatedImage] = file.images
@@ -226,7 +227,7 @@ def _all_federated(
 def _federated(
     record: ImageRecord | EvaluatedImage, where: str, category_ids: frozenset[int]
 ) -> tuple[frozenset[int], frozenset[int]]:
-    """LVIS's negative and not exhaustively annotated categories of an image."""
+    """Returns LVIS's negative and not exhaustively annotated categories of an image."""
     if record.neg_category_ids is UNSET:
         looks = "this looks like a COCO file, not LVIS (--protocol coco)"
         raise DataError(f'{where}: has no "neg_category_ids": {looks}')
@@ -240,7 +241,7 @@ def _federated(
 
 
 def _crowded(record: ImageRecord | EvaluatedImage, where: str, crowds: Objects) -> frozenset[int]:
-    """The categories of COCO's crowd regions in an image."""
+    """Returns the categories of COCO's crowd regions in an image."""
     if record.neg_category_ids is not UNSET:
         looks = "this looks like an LVIS file, not COCO (--protocol lvis)"
         raise DataError(f'{where}: has "neg_category_ids": {looks}')

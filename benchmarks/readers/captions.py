@@ -1,4 +1,4 @@
-"""Reads a captions file in COCO format: what people wrote about the images of an annotation file."""
+"""Reads a captions file in COCO format: texts that people wrote about the images of an annotation file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.readers.annotations import Annotations
 from harness.errors import DataError
 
 Captions = Mapping[int, tuple[str, ...]]
-"""By image id, in the order of the file."""
+"""Captions by image id, in the order of the file."""
 
 
 class _Caption(msgspec.Struct, gc=False):
@@ -37,7 +37,7 @@ EXPECTED = {
 
 
 def load(path: Path) -> tuple[str, Captions]:
-    """SHA-256 of the file, hexadecimal, and its captions, each on one line. Raises DataError, one line."""
+    """Returns the SHA-256 of the file, hexadecimal, and its captions, each on one line. Raises DataError, one line."""
     try:
         content = typed_json.read(path, "a captions file")
         file = typed_json.decode(content, _CaptionFile, EXPECTED)
@@ -53,8 +53,8 @@ def load(path: Path) -> tuple[str, Captions]:
 
 
 def with_captions(annotations: Annotations, captions: Captions, path: Path) -> Annotations:
-    """The annotations with the captions of their images; `path` is their file's. An image may have none, and a caption
-    may be of another image, but DataError if no image has one."""
+    """Adds the captions of their images to the annotations; `path` is the captions file. An image may have none, and
+    a caption may belong to another image; DataError if no image has one."""
     examples = tuple(replace(e, captions=captions.get(e.image_id, ())) for e in annotations.examples)
     if not any(example.captions for example in examples):
         raise DataError(f"{path}: expected captions of images of {annotations.path.name}, got none")

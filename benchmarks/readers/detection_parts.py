@@ -1,15 +1,15 @@
 """Decodes a large JSON results file into one table of numbers, in parts, by one process or by two.
 
 The text is cut between records into parts of about a quarter of a megabyte, which fit the processor's cache; a record
-never becomes an object for longer than its part takes. Where it is safe, a forked process decodes beside this one into
-a table that both share, so that the time this one spends on imports and annotations is not lost.
+never becomes an object for longer than its part takes. Where it is safe, a forked process decodes in parallel into a
+shared table, while this process imports modules and reads annotations.
 
-Everything here is a short cut: whatever is unusual in a file raises NotPlainError, and the caller reads the file again
-the careful way (`benchmarks.readers.detections.load`), which says what is wrong. NumPy is imported late, because its
-threads would forbid the fork.
+This is a short cut: anything unusual in a file raises NotPlainError, and the caller reads the file again the careful
+way (`benchmarks.readers.detections.load`), which reports the mistake. NumPy is imported late, because its threads
+would make the fork unsafe.
 
-Shape legend: n records of a part, D records of the file; a row of a table is as hotcoco takes it:
-image_id, x, y, w, h, score, category_id.
+Shape legend: n records of a part, D records of the file; a row of a table is in hotcoco's order: image_id, x, y, w,
+h, score, category_id.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
     Table = NDArray[np.float64]
 
 LARGEST_ID = 2**53 - 1
-"""Ids travel through float64 arrays on their way to the evaluator."""
+"""Largest id: ids travel through float64 arrays on their way to the evaluator."""
 PART = 2**18
 """Bytes of text that are decoded at a time."""
 MOST_PARTS = 2**14
-"""Their numbers (4 bytes each) fit the buffer of a pipe."""
+"""Largest number of parts: their numbers (4 bytes each) fit the buffer of a pipe."""
 WINDOW, LARGEST_WINDOW = 2**12, 2**20
-"""Bytes that are looked at for a place to cut: so many at first, and at most."""
+"""Bytes that are searched for a place to cut: at first, and at most."""
 SHORTEST = len('{"image_id":0,"category_id":0,"bbox":[0,0,0,0],"score":0}')
 COLUMNS = 7
 QUOTES = 8
-"""Of a record with its four keys and nothing else."""
+"""Quotes of a record with its four keys and nothing else."""
 KEYS = (b'"image_id"', b'"category_id"', b'"bbox"', b'"score"')
 BETWEEN_RECORDS = re.compile(rb"\}\s*,(?=\s*\{)")
 
@@ -72,7 +72,7 @@ class DetectionRecord(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class RowTable:
-    """Hold the rows of a file, which lie in stretches of a larger table; the rows between them mean nothing.
+    """The rows of a file, which lie in stretches of a larger table; the rows between them are unused.
 
     rows [*, 7]; stretches: first row and the one after the last, ascending.
     """
@@ -84,7 +84,7 @@ class RowTable:
         return sum(stop - start for start, stop in self.stretches)
 
     def parts(self) -> Iterator[Table]:
-        """Yield the rows of each stretch, each [n, 7], as views."""
+        """Yields the rows of each stretch, each [n, 7], as views."""
         for start, stop in self.stretches:
             yield self.rows[start:stop]
 
@@ -92,7 +92,7 @@ class RowTable:
 class SharedDecoder:
     """Decodes the parts of one file, with a helper process if there is one.
 
-    Use as a context: `start`, do other work, `finish`. The helper ends with the context in any case.
+    Use as a context: `start`, do other work, `finish`. The helper always ends with the context.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,7 +112,7 @@ class SharedDecoder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the helper, if it still runs, and close the files. Tables that were handed out stay valid."""
+        """Ends the helper, if it still runs, and closes the files. Returned tables stay valid."""
         if self._helper is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._helper, signal.SIGKILL)
@@ -121,7 +121,7 @@ class SharedDecoder:
         os.close(self._descriptor)
 
     def start(self) -> None:
-        """Fork the helper where that is safe: on Linux, in a process of one thread, with more than one part to do."""
+        """Forks the helper where that is safe: on Linux, in a process of one thread, with more than one part to do."""
         if len(self._edges) < 2 or not can_fork():
             return
         child = os.fork()
@@ -129,7 +129,7 @@ class SharedDecoder:
             self._helper = child
             return
         status = 1
-        try:  # the child: no handler, no clean-up and no output of the parent's may run here
+        try:  # the child: no handler, clean-up or output of the parent may run here
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             self._decode_parts()
             status = 0
@@ -137,7 +137,7 @@ class SharedDecoder:
             os._exit(status)
 
     def finish(self) -> RowTable:
-        """Decode what is left, and return all rows in the order of the file. Raises NotPlainError."""
+        """Decodes the rest, and returns all rows in the order of the file. Raises NotPlainError."""
         import numpy as np  # late: see above
 
         self._decode_parts()
@@ -145,7 +145,7 @@ class SharedDecoder:
             raise NotPlainError("the helper found something unusual")
         table = np.frombuffer(self._table, np.float64)[: self._first[-1] * COLUMNS].reshape(-1, COLUMNS)
         counts = struct.unpack(f"<{len(self._edges)}q", self._counts)
-        del self._table  # whoever has the rows keeps the memory
+        del self._table  # the memory lives as long as the rows
         return RowTable(table, [(first, first + count) for first, count in zip(self._first, counts, strict=False)])
 
     def _wait(self) -> int:
@@ -155,7 +155,7 @@ class SharedDecoder:
         return status
 
     def _decode_parts(self) -> None:
-        """Take parts from the queue until it is empty."""
+        """Takes parts from the queue until it is empty."""
         import numpy as np  # late: see above
 
         table = np.frombuffer(self._table, np.float64)
@@ -176,7 +176,7 @@ class SharedDecoder:
                 _fill(table[first : first + len(records) * COLUMNS].reshape(-1, COLUMNS), records)
 
     def _text(self, part: int, buffer: bytearray) -> memoryview:
-        """Read a part between brackets of its own; the file has the first and the last one."""
+        """Reads a part and puts brackets around it; the file has the first and the last bracket."""
         start, stop = self._edges[part]
         size = stop - start
         read = os.preadv(self._descriptor, [memoryview(buffer)[1 : size + 1]], start)
@@ -187,7 +187,7 @@ class SharedDecoder:
 
 
 def can_fork() -> bool:
-    """Tell whether a copy of this process would be sound: a copied lock of another thread is never released."""
+    """Tells whether this process can be forked safely: a copied lock of another thread would never be released."""
     if sys.platform != "linux" or threading.active_count() > 1:
         return False
     try:
@@ -198,7 +198,7 @@ def can_fork() -> bool:
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Keep the garbage collector from looking through millions of numbers again and again."""
+    """Keeps the garbage collector from scanning millions of numbers again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -209,10 +209,11 @@ def paused_collector() -> Iterator[None]:
 
 
 def _cut(descriptor: int, size: int, part: int) -> list[tuple[int, int]]:
-    """Find where each part begins and ends.
+    """Finds the beginning and end of each part.
 
-    A cut is between "}" and ", {". Inside of a record (a list of objects among its other fields) such a cut leaves a
-    text with an open bracket, which is refused: if every part can be decoded, the parts are the records of the whole.
+    A cut is between "}" and ", {". Inside a record (a list of objects among its other fields) such a cut leaves a
+    text with an open bracket, which is refused. So if every part can be decoded, the parts contain exactly the
+    records of the file.
     """
     cuts = [(0, 0)]
     while cuts[-1][1] + part < size and (place := _next_cut(descriptor, size, cuts[-1][1] + part)):
@@ -222,8 +223,8 @@ def _cut(descriptor: int, size: int, part: int) -> list[tuple[int, int]]:
 
 
 def _next_cut(descriptor: int, size: int, position: int) -> tuple[int, int] | None:
-    """Return the end of a record and the start of the next one, the first of them after `position`; None if that is
-    nowhere near."""
+    """Returns the end of the first record after `position` and the start of the next one; None if there is none
+    nearby."""
     window = WINDOW
     while window <= LARGEST_WINDOW:
         match = BETWEEN_RECORDS.search(os.pread(descriptor, window, position))
@@ -236,7 +237,7 @@ def _next_cut(descriptor: int, size: int, position: int) -> tuple[int, int] | No
 
 
 def _require_keys_once(text: memoryview, records: int) -> None:
-    """Raise NotPlainError if a record may have one of its keys twice: of two values JSON readers take the last."""
+    """Raises NotPlainError if a record may have one of its keys twice: JSON readers take the last of two values."""
     import numpy as np  # late: see above
 
     if np.count_nonzero(np.frombuffer(text, np.uint8) == ord('"')) == QUOTES * records:
@@ -247,7 +248,7 @@ def _require_keys_once(text: memoryview, records: int) -> None:
 
 
 def _fill(rows: Table, records: list[DetectionRecord]) -> None:
-    """Write the records into the rows [n, 7] of a table."""
+    """Writes the records into the rows [n, 7] of a table."""
     import numpy as np  # late: see above
 
     n = len(records)

@@ -1,8 +1,8 @@
-"""Reads and validates detections: a results file as columns.
+"""Reads and validates detections from a results file into columns.
 
-By suffix: `.json`, a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}` as the official APIs take
-it, or the columns image_id, category_id, x, y, w, h, score in `.parquet` or `.npz`. Other fields and columns (masks,
-ids) are ignored. Ids are integers in every format: 3.0 is refused.
+The suffix decides: `.json` is a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}` as in the
+official APIs; the columns image_id, category_id, x, y, w, h, score in `.parquet` or `.npz`. Other fields and columns
+(masks, ids) are ignored. Ids are integers in every format: 3.0 is refused.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ COLUMNS = ("image_id", "category_id", "x", "y", "w", "h", "score")
 IMAGE, X, Y, W, H, SCORE, CATEGORY = range(7)
 """Columns of a table of rows."""
 BLOCK = 100_000
-"""Rows of a table that are looked at together."""
+"""Rows of a table that are checked at a time."""
 
 
 def load(path: Path) -> Detections:
-    """The detections of a file, in its order; an empty list is valid. `check` says whether they fit annotations.
+    """Reads the detections of a file, in its order; an empty list is valid. `check` tells whether they fit
+    annotations.
 
     Raises DataError, one line, naming the file, the first bad record (from 0) or column and what was expected.
     """
@@ -44,7 +45,7 @@ def load(path: Path) -> Detections:
 
 
 def load_table(path: Path) -> RowTable:
-    """Return the detections of a file as rows. Raises NotPlainError or DataError where `load` or `check` may refuse."""
+    """Returns the detections of a file as rows. Raises NotPlainError or DataError where `load` or `check` might."""
     if path.suffix.lower() == ".json":
         with SharedDecoder(path) as decoder:
             return decoder.finish()
@@ -111,7 +112,7 @@ def _json(path: Path) -> Detections:
 
 
 def _whole(content: bytes) -> list[DetectionRecord]:
-    """All records at once: for what is wrong, with its row in the file, and for what is cut badly into parts."""
+    """Reads all records at once: for errors with their row in the file, and for files that cannot be cut into parts."""
     try:
         records = typed_json.decode(content, list[DetectionRecord], EXPECTED)
         typed_json.require_keys_once(content, dict.fromkeys(DetectionRecord.__struct_fields__, len(records)))
@@ -134,14 +135,14 @@ def _as_columns(records: list[DetectionRecord]) -> Detections:
 
 
 class _Wrapped(msgspec.Struct):
-    """An object where a list is expected."""
+    """An object in the place of a list."""
 
     annotations: msgspec.Raw
     images: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def _hint(content: bytes) -> str:
-    """What a file that is not a list of detections might be."""
+    """Guesses what a file is that is not a list of detections."""
     try:
         wrapped = msgspec.json.decode(content, type=_Wrapped)
     except (msgspec.DecodeError, RecursionError):

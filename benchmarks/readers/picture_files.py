@@ -8,18 +8,19 @@ from pathlib import Path, PurePosixPath
 from harness.errors import DataError
 
 PUBLISHED = frozenset({"train2014", "val2014", "test2015", "train2017", "val2017", "test2017"})
-"""Folders of COCO's layout: where they lie is the choice of whoever has the data, who may have put a link there."""
+"""Folders of COCO's layout, which the owner of the data may have replaced by links."""
 
 
 class PictureFolder:
-    """The folder of a data set's pictures. An annotation file may be anyone's: it names files of this folder only."""
+    """The folder of a data set's pictures. Annotation files of unknown origin may name files of this folder only."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._roots: dict[Path, bool] = {}
 
     def find(self, file_name: str | None, url: str | None, where: str) -> Path:
-        """Return the first of these that exists, else the first: file_name, 0.jpg, train2017/0.jpg (ends of the url).
+        """Returns the first of these that exists, else the first: file_name, 0.jpg, train2017/0.jpg (ends of the
+        url).
 
         v1 files have `coco_url` alone; v0.5 files also have a `file_name` under which COCO no longer publishes. A
         backslash is a separator: files are annotated on Windows too. Raises DataError for no name at all, and for one
@@ -40,8 +41,8 @@ class PictureFolder:
         return path
 
     def _elsewhere(self, name: str) -> Iterator[Path]:
-        """Where tools that annotate put a picture besides: the name begins with that of the folder, or the pictures lie
-        in a folder of the usual layout below it."""
+        """Yields further places where annotation tools put a picture: the name begins with that of the folder, or the
+        pictures lie in a folder of the usual layout below it."""
         first, _, rest = name.partition("/")
         if rest and first == self._folder.name:
             yield self._folder / rest
@@ -49,7 +50,8 @@ class PictureFolder:
             yield from (self._folder / usual / name for usual in ("images", "train2017", "val2017"))
 
     def _is_inside(self, path: Path) -> bool:
-        """Links resolved. Folders are resolved once, not for each of their pictures."""
+        """Tells whether a path lies inside the folder with links resolved. Folders are resolved once, not for each
+        picture."""
         parent = path.parent
         if parent not in self._roots:
             self._roots[parent] = self._is_below_root(parent)
@@ -63,7 +65,7 @@ class PictureFolder:
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a file is there; a name that is too long or cannot be encoded is no file's."""
+    """Tells whether a file exists; a name that is too long or cannot be encoded does not."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -71,7 +73,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_link(path: Path) -> bool:
-    """Tell whether the last part of a path is a link."""
+    """Tells whether the last part of a path is a link."""
     try:
         return path.is_symlink()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What every kind of samples file comes down to: columns, not yet checked against annotations.
+"""Defines the columns that every kind of samples file is read into, before they are checked against annotations.
 
 Shape legend: s samples (all images and temperatures), M mentions.
 """
@@ -15,7 +15,7 @@ from harness.metrics.samples.mentions import Flags, Floats, Integers
 
 NATURAL = "an integer of at least 0"
 NONE, UNKNOWN = -1, -2
-"""In place of a category id: not given (the name decides), or known to be none (the name is unknown)."""
+"""Values in place of a category id: not given (the name decides), or explicitly none (the name is unknown)."""
 
 PROBABILITY = "a number from 0 to 1"
 ROUNDING = 1e-6
@@ -24,7 +24,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What a samples file says.
+    """The content of a samples file.
 
     digests      file name -> SHA-256, hexadecimal
     step         the training step that was read; None where files have no steps
@@ -32,9 +32,9 @@ class Columns:
     owner        [M]     index of the mention's sample
     name         [M]     index into `names`, or NONE (category_id stands for the name)
     category_id  [M]     an id, NONE or UNKNOWN
-    boxes        [M, 4]  `x, y, w, h` in pixels; not checked: an entry that is no box is for the caller to count
+    boxes        [M, 4]  `x, y, w, h` in pixels; not checked: the caller counts invalid boxes
     score        [M]     in [0, 1]; nan where it is not given
-    sample_place, mention_place  where in which file a row stands, for messages
+    sample_place, mention_place  the file and place of a row, for messages
     """
 
     digests: Mapping[str, str]

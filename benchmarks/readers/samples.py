@@ -1,7 +1,7 @@
-"""Anyone's samples of the images of an annotation file, as the columns that diversity is measured on.
+"""Reads samples of any model for the images of an annotation file, into the columns that diversity is measured on.
 
-Names are compared as the annotations spell them; a space is as good as an underscore. A name that no category has is
-an unknown name, and a mention that is no name with a box is malformed: both are counted, neither is dropped.
+Names are compared in the spelling of the annotations, where a space equals an underscore. A name that no category has
+is unknown, and a mention without a name or valid box is malformed: both are counted, neither is dropped.
 
 Shape legend: s samples (all images and temperatures), M mentions, I images, K samples per image, V vocabulary names.
 """
@@ -24,9 +24,9 @@ from harness.metrics.samples.mentions import Answers, Flags, Integers, Mentions
 from harness.types import Category
 
 GREEDY = 0.0
-"""The temperature of the greedy answer, which is no sample."""
+"""Temperature of the greedy answer, which does not count as a sample."""
 LARGEST_SIDE = 1e100
-"""Pixels. Areas and sums of anything larger would not be finite."""
+"""Largest side in pixels: areas and sums of larger boxes would not be finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ def load(
     step: int | None = None,
     temperature: float | None = None,
 ) -> Samples:
-    """The samples of `path` (a JSON Lines file, or the folder of a cell) of exactly the images of `annotations`.
+    """Reads the samples of `path` (a JSON Lines file, or the folder of a cell) of exactly the images of
+    `annotations`.
 
     categories: those of the annotations, with all their names. temperature: measure this one only (None: all).
     Raises DataError, one line, that names the file, the line or row, and what was expected.
@@ -88,7 +89,7 @@ def _read(path: Path, step: int | None) -> Columns:
 
 @dataclass(frozen=True, slots=True)
 class _ResolvedColumns:
-    """A file's columns, and what they mean: image [s], category [M], name [M] (codes), malformed [M]."""
+    """A file's columns, resolved to indices: image [s], category [M], name [M] (codes), malformed [M]."""
 
     columns: Columns
     image: Integers
@@ -101,7 +102,7 @@ class _ResolvedColumns:
 
 
 def _images(path: Path, columns: Columns, annotations: Annotations) -> Integers:
-    """Index of each sample's image, [s]."""
+    """Returns the index of each sample's image, [s]."""
     ids = np.array([example.image_id for example in annotations.examples], dtype=np.int64)
     index, is_image = _positions(columns.image_id, ids)
     if not is_image.any():
@@ -114,7 +115,8 @@ def _images(path: Path, columns: Columns, annotations: Annotations) -> Integers:
 
 
 def _positions(values: Integers, ids: Integers) -> tuple[Integers, Flags]:
-    """Where in `ids` (unique, any order) each value stands, and whether it does; 0 where it does not."""
+    """Returns the position of each value in `ids` (unique, any order), and whether it occurs; the position is 0 where
+    it does not."""
     if not len(ids):
         return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
     order = np.argsort(ids)
@@ -124,7 +126,7 @@ def _positions(values: Integers, ids: Integers) -> tuple[Integers, Flags]:
 
 
 def _check_samples(columns: Columns) -> None:
-    """Temperatures are numbers of at least 0, and no sample is there twice."""
+    """Raises DataError unless temperatures are numbers of at least 0, and no sample occurs twice."""
     good = np.isfinite(columns.temperature) & (columns.temperature >= 0)
     if not good.all():
         row = int(np.argmin(good))
@@ -140,7 +142,7 @@ def _check_samples(columns: Columns) -> None:
 
 
 def _temperatures(path: Path, columns: Columns, chosen: float | None) -> list[float]:
-    """Those that are read, ascending; GREEDY among them if the file has it."""
+    """Returns the temperatures to read, ascending; GREEDY among them if the file has it."""
     temperatures = [float(t) for t in np.unique(columns.temperature)]
     sampled = [t for t in temperatures if t != GREEDY]
     if not sampled:
@@ -154,7 +156,8 @@ def _temperatures(path: Path, columns: Columns, chosen: float | None) -> list[fl
 
 
 def _expected(path: Path, counts: Mapping[float, Integers], ids: Integers) -> int:
-    """K: what most images have (of equal ones the larger). Every image must have it at every temperature."""
+    """Returns K: the number of samples that most images have (of equally frequent ones the larger). Every image must
+    have K at every temperature."""
     frequency = Counter(np.concatenate([of_images[of_images > 0] for of_images in counts.values()]).tolist())
     expected = max(frequency, key=lambda count: (frequency[count], count))
     for temperature, of_images in counts.items():
@@ -177,13 +180,14 @@ def _check_counts(path: Path, temperature: float, counts: Integers, expected: in
 
 
 def _unreadable(columns: Columns) -> Flags:
-    """Mentions that are no name with a box, [M]: four finite numbers, width and height above 0."""
+    """Flags the mentions without a name or valid box, [M]; a valid box has four finite numbers, width and height
+    above 0."""
     box = (np.abs(columns.boxes) <= LARGEST_SIDE).all(axis=1) & (columns.boxes[:, 2:] > 0).all(axis=1)
     return np.asarray(~box | ((columns.name == NONE) & (columns.category_id < 0)))
 
 
 def _names(columns: Columns, annotations: Annotations, categories: Sequence[Category]) -> tuple[Integers, Integers]:
-    """Index of the category (-1: unknown name) and code of the name of each mention, both [M].
+    """Returns the index of the category (-1: unknown name) and the code of the name of each mention, both [M].
 
     A name's code is its place among the V names of the vocabulary, or after them. Where category and name are both
     given they must agree: else these are samples of other annotations.
@@ -207,12 +211,13 @@ def _names(columns: Columns, annotations: Annotations, categories: Sequence[Cate
         one = "of no category" if category[row] < 0 else f"of category {ids[category[row]]}"
         expected = f"the category of its name, {name!r} ({one} in {annotations.path})"
         raise DataError(f"{columns.mention_place(row)}: category_id: expected {expected}, got {ids[given[row]]}")
-    # A cell says itself which names its model's vocabulary did not have.
+    # A cell lists the names that its model's vocabulary did not have.
     return np.where(columns.category_id == UNKNOWN, -1, category), code
 
 
 def vocabulary(categories: Sequence[Category]) -> tuple[dict[str, int], Integers, Integers]:
-    """Every accepted spelling -> code of the name; category of each name [V]; code of each category's first name [C].
+    """Maps every accepted spelling to the code of its name; also returns the category of each name [V] and the code
+    of each category's first name [C].
 
     A space is accepted for an underscore wherever the result is not, or could not be, another name.
     """
@@ -225,7 +230,7 @@ def vocabulary(categories: Sequence[Category]) -> tuple[dict[str, int], Integers
 
 
 def _codes(names: Sequence[str], code_of: Mapping[str, int], size: int) -> Iterator[int]:
-    """The code of each name; those that the vocabulary does not have are numbered after its `size` names."""
+    """Returns the code of each name; names outside of the vocabulary are numbered after its `size` names."""
     for position, name in enumerate(names):
         yield code_of.get(name, size + position)
 
@@ -234,7 +239,7 @@ def _codes(names: Sequence[str], code_of: Mapping[str, int], size: int) -> Itera
 
 
 def _answers(file: _ResolvedColumns, temperature: float, count: int, images: int) -> Answers:
-    """The samples of one temperature: `count` of each image, numbered 0 .. count - 1 by ascending `sample`."""
+    """Makes the samples of one temperature: `count` of each image, numbered 0 .. count - 1 by ascending `sample`."""
     columns = file.columns
     rows = np.flatnonzero(columns.temperature == temperature)
     rows = rows[np.lexsort((columns.sample[rows], file.image[rows]))]  # [I * count]

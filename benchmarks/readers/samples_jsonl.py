@@ -48,7 +48,7 @@ class _Sample(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class _LooseMention(_Mention, gc=False):
-    """Whatever a model's text was made into: the box may be anything, or nothing."""
+    """A mention parsed from a model's text by other code: the box may have any value, or be missing."""
 
     bbox: Any = None
 
@@ -70,14 +70,14 @@ EXPECTED = {
     "[].temperature": "a number of at least 0",
     "[].truncated": "true or false",
 }
-"""What to say of a value of a wrong type, see `typed_json.decode`."""
+"""Texts for values of a wrong type, see `typed_json.decode`."""
 
 CHUNK = 4096
 """Samples that are held as objects at a time: they take five times the memory of their columns."""
 
 
 def read(path: Path) -> Columns:
-    """The columns of a JSON Lines file. Raises DataError, one line, naming the file, the line, the field."""
+    """Reads the columns of a JSON Lines file. Raises DataError, one line, naming the file, the line, the field."""
     digest, names = hashlib.sha256(), dict[str, int]()
     try:
         with path.open("rb") as stream:
@@ -125,7 +125,7 @@ def _joined(parts: tuple[NDArray[Any], ...]) -> NDArray[Any]:
 def _chunks(
     path: Path, stream: BinaryIO, hash_line: Callable[[bytes], None]
 ) -> Iterator[tuple[list[int], list[_Sample]]]:
-    """The samples of a file with their line numbers (from 1), CHUNK at a time. Empty lines are skipped."""
+    """Yields the samples of a file with their line numbers (from 1), CHUNK at a time. Empty lines are skipped."""
     decode = msgspec.json.Decoder(_Sample).decode
     numbers: list[int] = []
     samples: list[_Sample] = []
@@ -147,10 +147,10 @@ def _chunks(
 
 
 def _loose(line: bytes, where: str) -> _Sample:
-    """A line that is not as it should be: a mention without a box is kept (NO_BOX), all else is an error.
+    """Reads an invalid line: a mention without a box is accepted (NO_BOX), anything else is an error.
 
-    JSON has no NaN, but Python writes it, and a box that a model got wrong may hold one. Further fields mean nothing,
-    but for one that looks like a field of a sample: its value would be overlooked.
+    JSON has no NaN, but Python writes it, and a box that a model got wrong may hold one. Further fields are ignored,
+    except for one that looks like a field of a sample, whose value would be overlooked.
     """
     try:
         try:
@@ -186,7 +186,8 @@ def _quad(value: Any) -> Quad:
 
 
 def _problem(line: bytes) -> str:
-    """What is wrong with a line that cannot be read. In a list of one its own fields are quoted too."""
+    """Describes the error of a line that cannot be read. It is decoded as a list of one, so that its fields are
+    quoted too."""
     try:
         typed_json.decode(line, _LooseSample, EXPECTED)
     except DataError as error:
@@ -201,7 +202,7 @@ def _problem(line: bytes) -> str:
 
 
 def _columns(numbers: list[int], samples: list[_Sample], names: dict[str, int]) -> tuple[NDArray[Any], ...]:
-    """In the order in which `read` takes them. `names` gets the code of every new name."""
+    """Returns the columns in the order of `read`. `names` gets the code of every new name."""
     mentions = [mention for sample in samples for mention in sample.mentions]
     count = len(mentions)
     boxes = np.fromiter(chain.from_iterable(m.bbox for m in mentions), np.float64, 4 * count)

@@ -1,4 +1,4 @@
-"""Reads samples as a finished cell holds them: a folder with samples.parquet and mentions.parquet.
+"""Reads samples of a finished cell: a folder with samples.parquet and mentions.parquet.
 
 samples.parquet has one row per sample, empty ones too: image_id, sample, temperature; if there are such columns also
 step, malformed, truncated, lenient. mentions.parquet has one row per mention: image_id, sample, name, x, y, w, h; if
@@ -29,7 +29,7 @@ SIDES = ("x", "y", "w", "h")
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A Parquet file, or those of its rows that are read. `rows`: their places in the file, from 0."""
+    """A Parquet file, or some of its rows. `rows`: their places in the file, from 0."""
 
     path: Path
     table: Any
@@ -45,7 +45,7 @@ class _Table:
         return f"{self.path}: row {self.rows[row]}"
 
     def column(self, name: str, dtype: type[np.generic], missing: float | None = None) -> NDArray[Any]:
-        """`missing` stands in for null; None: there must be no null. NaN is a value, not null."""
+        """Returns a column with `missing` in place of null; None: there must be no null. NaN is a value, not null."""
         column, null = self.table.column(name).combine_chunks(), self.null(name)
         if null.any() and missing is None:
             raise DataError(f"{self.place(int(np.argmax(null)))}: {name}: expected a value, got null")
@@ -61,7 +61,7 @@ class _Table:
         return np.asarray(self.table.column(name).combine_chunks().is_null())
 
     def natural(self, name: str, missing: float | None = None) -> Integers:
-        """A column of integers of at least 0."""
+        """Returns a column of integers of at least 0."""
         values = self.column(name, np.int64, missing)
         wrong = (values < 0) & (values != missing)
         if wrong.any():
@@ -70,7 +70,7 @@ class _Table:
         return values
 
     def codes(self, name: str) -> tuple[Integers, tuple[str, ...]]:
-        """A column of strings as indices into its different values, NONE for null."""
+        """Returns a column of strings as indices into its different values, NONE for null."""
         import pyarrow as pa
 
         column = self.table.column(name).combine_chunks()
@@ -83,7 +83,8 @@ class _Table:
 
 
 def read(folder: Path, step: int | None) -> Columns:
-    """The columns of a cell's folder at `step` (None: the last). DataError, one line, naming the file, row, field."""
+    """Reads the columns of a cell's folder at `step` (None: the last). DataError, one line, naming the file, row,
+    field."""
     paths = [folder / name for name in (SAMPLES, MENTIONS)]
     for path in paths:
         if not path.is_file():
@@ -149,7 +150,7 @@ def _digest(path: Path) -> str:
 
 
 def _at_step(samples: _Table, mentions: _Table, step: int | None) -> tuple[_Table, _Table, int | None]:
-    """The rows of the step (None: the last), and which it is; all rows and None if the files have no steps."""
+    """Returns the rows of the step (None: the last) and the step; all rows and None if the files have no steps."""
     if "step" not in samples:
         if step is not None:
             raise DataError(f'{samples.path}: expected a column "step" for --step {step}, got none')
@@ -165,7 +166,7 @@ def _at_step(samples: _Table, mentions: _Table, step: int | None) -> tuple[_Tabl
 
 
 def _owners(samples: _Table, mentions: _Table) -> Integers:
-    """The sample of each mention, [M]."""
+    """Returns the sample of each mention, [M]."""
     by: dict[str, type[np.generic]] = {"image_id": np.int64, "sample": np.int64}
     if "temperature" in mentions:
         by["temperature"] = np.float64
@@ -192,7 +193,7 @@ def _tell(columns: list[NDArray[Any]], row: int) -> str:
 
 
 def _keys(left: list[NDArray[Any]], right: list[NDArray[Any]]) -> tuple[Integers, Integers]:
-    """One integer for each row of several columns, on both sides: equal rows have equal keys."""
+    """Returns one integer for each row of several columns, for both tables: equal rows have equal keys."""
     keys = np.zeros(len(left[0]), np.int64), np.zeros(len(right[0]), np.int64)
     for a, b in zip(left, right, strict=True):
         values, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
@@ -201,7 +202,7 @@ def _keys(left: list[NDArray[Any]], right: list[NDArray[Any]]) -> tuple[Integers
 
 
 def _scores(mentions: _Table) -> Floats:
-    """The probability of the category where it is given, else of the name; nan where neither is."""
+    """Returns the probability of the category where it is given, else of the name; nan where neither is."""
     score = np.full(len(mentions.rows), math.nan)
     for name in ("name_score", "category_score"):
         if name in mentions:

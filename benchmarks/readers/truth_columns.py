@@ -1,7 +1,7 @@
-"""Reads what an evaluation needs of an annotation file as columns: no object for each box, no look at pictures.
+"""Reads the parts of an annotation file that an evaluation needs into columns, without an object for each box.
 
-The short cut beside `benchmarks.readers.annotations.load`: what is unusual raises NotPlainError, and the careful reader
-says what is wrong with it, if anything is.
+This is a short cut beside `benchmarks.readers.annotations.load`: anything unusual raises NotPlainError, and the
+careful reader then reports the mistake, if it is one.
 
 Shape legend: I images, C categories, G objects.
 """
@@ -39,16 +39,16 @@ from harness.types import Category
 Integers = NDArray[np.int64]
 
 LARGEST_SPAN = 1 << 24
-"""Range of ids up to which a table of all of them is made."""
+"""Largest range of ids for which a table of all of them is made."""
 MOST_PAIRS = 1 << 28
-"""Pairs of image and category up to which there is a flag for each."""
+"""Largest number of pairs of image and category for which there is a flag each."""
 
 
 class Positions:
-    """Finds where in a list of different ids each of many ids stands."""
+    """Finds the positions of many ids in a list of different ids."""
 
     def __init__(self, ids: Integers) -> None:
-        """Raise NotPlainError for ids that are not different, none at all, or spread too far for a table."""
+        """Raises NotPlainError for ids that are not different, missing, or spread too far for a table."""
         if not len(ids) or ids.max() - ids.min() >= LARGEST_SPAN:
             raise NotPlainError("ids that are far apart")
         self._low = int(ids.min())
@@ -58,7 +58,7 @@ class Positions:
             raise NotPlainError("an id is there twice")
 
     def find(self, values: Integers) -> NDArray[np.int32]:
-        """Return the position of each value; NotPlainError for one that is not there."""
+        """Returns the position of each value; NotPlainError for one that does not occur."""
         shifted = values - self._low
         if len(values) and (shifted.min() < 0 or shifted.max() >= len(self._table)):
             raise NotPlainError("an unknown id")
@@ -70,9 +70,9 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class TruthColumns:
-    """Hold what is known of I images and C categories, under the rules of a protocol.
+    """I images and C categories as columns, under the rules of a protocol.
 
-    image_records  one dict an image, as hotcoco takes it
+    image_records  one dict an image, in hotcoco's form
     truth          the objects that take part
     instances, images  [C] objects of each category, and images with at least one; crowd regions are no objects
     sizes          [I, 2] width and height of each image in pixels, 0 where the file does not say
@@ -95,7 +95,7 @@ class TruthColumns:
 
 
 def read_truth(path: Path, style: Style, protocol: Protocol) -> TruthColumns:
-    """Read an annotation file. Raises NotPlainError wherever `annotations.load` may have something to say."""
+    """Reads an annotation file. Raises NotPlainError wherever `annotations.load` might raise an error."""
     try:
         content = typed_json.read(path, "an annotation file").removeprefix(codecs.BOM_UTF8)
         with paused_collector():
@@ -135,7 +135,7 @@ def read_truth(path: Path, style: Style, protocol: Protocol) -> TruthColumns:
 
 
 def _read_objects(records: list[AnnotationRecord], style: Style) -> GroundTruth:
-    """Collect all objects as the file orders them."""
+    """Collects all objects in the order of the file."""
     n = len(records)
     ids = np.array(number_annotations(records), dtype=np.int64)
     boxes = np.fromiter(chain.from_iterable(map(attrgetter("bbox"), records)), np.float64, 4 * n).reshape(n, 4)
@@ -166,7 +166,7 @@ def _take(objects: GroundTruth, rows: NDArray[np.bool_]) -> GroundTruth:
 
 
 def _flag_annotated(image: NDArray[np.int32], category: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Flag the pairs [I * C] where a category is annotated."""
+    """Flags the pairs [I * C] where a category is annotated."""
     if shape[0] * shape[1] > MOST_PAIRS:
         raise NotPlainError("too many pairs")
     flags = np.zeros(shape[0] * shape[1], np.bool_)
@@ -177,7 +177,7 @@ def _flag_annotated(image: NDArray[np.int32], category: NDArray[np.int32], shape
 def _flag_absent(
     flags: NDArray[np.bool_], images: list[EvaluatedImage], category_positions: Positions, n_categories: int
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Flag the pairs too where a category is verified to be absent; return the contradictory and undecided ones."""
+    """Flags the pairs where a category is verified to be absent too; returns the contradictory and undecided ones."""
     contradictory, undecided = [], []
     for position, record in enumerate(images):
         if record.neg_category_ids is UNSET or record.not_exhaustive_category_ids is UNSET:

@@ -1,7 +1,7 @@
-"""JSON files decoded straight into the fields that are used; a mistake is told by its place and value.
+"""Decodes JSON files directly into the used fields, and reports a mistake with its place and value.
 
-What a record holds besides (polygons, captions) is skipped and never built, and the first value of a wrong type ends
-the decoding: nonsense of any length fails at its first element.
+Other fields of a record (polygons, captions) are skipped, and the first value of a wrong type ends the decoding, so
+invalid content of any length fails at its first element.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from harness.errors import DataError
 T = TypeVar("T")
 
 LARGEST_ID = 2**53 - 1
-"""Ids travel through float64 arrays on their way to the evaluator."""
+"""Largest id: ids travel through float64 arrays on their way to the evaluator."""
 
 UNUSED = "not valid JSON: expected finite numbers"
-"""Begins what is said of a number that JSON does not have in a field that is not used."""
+"""Beginning of the message about an invalid JSON number in an unused field."""
 NO_NUMBER = re.compile(rb"(?<=[\[:,\s])-?(?:NaN|Infinity)(?=[\]},\s])")
 TOKENS = re.compile(rb'[{}\[\]]|"[^"\\]*(?:\\.[^"\\]*)*"(?:\s*:)?')
-"""Brackets, and strings, with the colon behind them if they are keys."""
+"""Pattern of brackets and of strings, with the colon behind them if they are keys."""
 JSON_TYPES = {
     "array": "a list",
     "object": "an object",
@@ -37,11 +37,11 @@ JSON_TYPES = {
     "bool": "a boolean",
 }
 SHOWN = 60
-"""So many characters of a wrong value are quoted."""
+"""Number of characters of a wrong value that are quoted."""
 
 
 def read(path: Path, expected: str) -> bytes:
-    """All of a file. Raises DataError if there is none or it is empty (without the path: the caller names it)."""
+    """Reads a whole file. Raises DataError if it does not exist or is empty (without the path: the caller adds it)."""
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
@@ -52,13 +52,13 @@ def read(path: Path, expected: str) -> bytes:
 
 
 def decode(content: bytes, kind: type[T], expected: Mapping[str, str], lenient: bool = False) -> T:
-    """`content` as `kind`: a list of records (msgspec Structs), or a record of lists of records.
+    """Decodes `content` as `kind`: a list of records (msgspec Structs), or a record of lists of records.
 
-    expected: what to say of a value of a wrong type, by its place without indices: "" is the top level,
-    "images" a list, "images[]" a record of it, "images[].width" a field; for a list of records "[]" and "[].width".
-    Raises DataError, one line, with the place ("images[3].width"), what was expected and what came. The text of a
-    file that is no JSON is refused as a whole, NaN and Infinity in its unused fields too: JSON has no such numbers.
-    lenient: they are no numbers (null) instead. A mark of the byte order in front is skipped: Windows writes it.
+    expected: the texts for values of a wrong type, by their place without indices: "" is the top level, "images" a
+    list, "images[]" a record of it, "images[].width" a field; for a list of records "[]" and "[].width". Raises
+    DataError, one line, with the place ("images[3].width"), what was expected and what came. A file that is not JSON
+    is refused as a whole; so are NaN and Infinity in unused fields, as JSON has no such numbers. lenient: these are
+    read as null instead. A mark of the byte order in front is skipped: Windows writes it.
     """
     content = content.removeprefix(codecs.BOM_UTF8)
     try:
@@ -73,9 +73,9 @@ def decode(content: bytes, kind: type[T], expected: Mapping[str, str], lenient: 
 
 
 def require_keys_once(content: bytes, most: Mapping[str, int]) -> None:
-    """Raise DataError naming the first key that an object of the text has twice: JSON readers take the last value.
+    """Raises DataError naming the first key that an object of the text has twice: JSON readers take the last value.
 
-    most: how often each key can be there; only where one may be there more often is the text looked through, slowly.
+    most: how often each key may occur; only if one occurs more often is the text searched, which is slow.
     """
     if all(count <= most[key] for key, count in _count_strings(content, most).items()):
         return
@@ -97,7 +97,8 @@ def require_keys_once(content: bytes, most: Mapping[str, int]) -> None:
 
 
 def _count_strings(content: bytes, strings: Iterable[str]) -> dict[str, int]:
-    """Count how often each string is in the text at most: of those without escapes by length and three characters."""
+    """Counts how often each string occurs in the text at most, judging strings without escapes by length and three
+    characters."""
     if b"\\" in content:
         return {string: content.count(b'"%s"' % string.encode()) for string in strings}
     characters = np.frombuffer(content, np.uint8)
@@ -117,7 +118,7 @@ def _code(length: Any, first: Any, second: Any, last: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """One line, at most SHOWN characters, nothing that a terminal cannot show."""
+    """Returns one printable line of at most SHOWN characters."""
     line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 3]}..."
 
@@ -132,13 +133,13 @@ class _Place:
 
     @classmethod
     def of(cls, message: str) -> _Place | None:
-        """Where msgspec found a mistake; None if nowhere in particular (it is the top level)."""
+        """Parses the place where msgspec found a mistake; None for the top level."""
         match = re.search(r" - at `\$\.?(\w*)(?:\[(\d+)\])?(?:\.(\w+))?.*`$", message)
         return match and cls(match[1], None if match[2] is None else int(match[2]), match[3] or "")
 
     @property
     def key(self) -> str:
-        """As in `expected`."""
+        """Returns the place in the form of the keys of `expected`."""
         return self.name + ("" if self.index is None else "[]") + (self.field and f".{self.field}")
 
     def __str__(self) -> str:
@@ -155,7 +156,7 @@ def _misfit(content: bytes, message: str, expected: Mapping[str, str]) -> DataEr
 
 
 def _got(content: bytes, message: str, place: _Place | None) -> str:
-    """The value of a field as the file has it; of anything larger only the type."""
+    """Returns the value of a field as in the file; for anything larger only its type."""
     value = _text(content, place) if place is not None and place.field else None
     if value is not None:
         return printable(value.decode(errors="replace"))
@@ -170,7 +171,7 @@ class _Found(Exception):  # noqa: N818  # no error
 
 
 def _text(content: bytes, place: _Place) -> bytes | None:
-    """The text of a field's value: decodes up to its record again, skipping all else. None if the record is broken."""
+    """Returns the text of a field's value by decoding up to its record again. None if the record is broken."""
     count = -1
 
     def capture(record: Any) -> None:
@@ -196,7 +197,8 @@ def _text(content: bytes, place: _Place) -> bytes | None:
 
 
 def _malformed(content: bytes, kind: Any, message: str, expected: Mapping[str, str]) -> DataError:
-    """NaN and Infinity are told by their place; all else is a file that is no JSON, or not all of it."""
+    """Makes the error for invalid JSON: NaN and Infinity are reported with their place; anything else is a file that
+    is not JSON or incomplete."""
     at = re.search(r"\(byte (\d+)\)", message)
     start = int(at[1]) if at else 0
     start -= content[start - 1 : start] == b"-"
@@ -211,7 +213,7 @@ def _malformed(content: bytes, kind: Any, message: str, expected: Mapping[str, s
 
 
 def _number(before: bytes, kind: Any) -> _Place | None:
-    """The place of the number that is to follow: a string instead of it is a mistake which msgspec places."""
+    """Returns the place of the number that should follow: a string replaces it, a mistake that msgspec locates."""
     try:
         msgspec.json.decode(before + b'""', type=kind)
     except msgspec.ValidationError as error:
