@@ -105,8 +105,6 @@ class OnDisk:
         if self.settings.captions:
             train, val = (self._captioned(name, split, chosen) for name, split in (("train", train), ("val", val)))
         self._splits = divide(self.name, self.settings, train, val)
-        for split in self._splits.values():
-            published.check_pictures(chosen, split)
         self.categories: tuple[Category, ...] = train.categories
 
     @staticmethod
@@ -121,6 +119,11 @@ class OnDisk:
         except ConfigError as error:
             return list(error.problems)
         return []
+
+    def require_pictures(self) -> None:
+        """See harness.protocols.NeedsPictures: the first that is missing is named, with where they are published."""
+        for split in self._splits.values():
+            published.check_pictures(self.settings.layout(), split)
 
     def split(self, name: str) -> tuple[Example, ...]:
         """Returns the examples of "train", "val" or "calibration", in the order of the file."""

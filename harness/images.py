@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps
 
 from harness.errors import DataError
 from harness.types import Example
 
+READER = f"Pillow {PIL.__version__}"
+"""What decides besides this module whether a picture can be read."""
 MOST_PIXELS = 120_000_000
 """Largest number of pixels of an image: larger ones are refused before decoding, as a file of 20 KB may claim
 gigabytes."""

@@ -71,6 +71,15 @@ class LeavesOut(Benchmark, Protocol):
         ...
 
 
+@runtime_checkable
+class NeedsPictures(Benchmark, Protocol):
+    """A benchmark whose pictures are files that somebody puts there, and that may be missing."""
+
+    def require_pictures(self) -> None:
+        """Raises DataError, one line, where the picture of an image is not there."""
+        ...
+
+
 class Predictor(Protocol):
     """Emits sequences for images. The oracles are no more than this."""
 

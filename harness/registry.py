@@ -120,10 +120,15 @@ def remote_code(name: str, settings: Mapping[str, Any]) -> str | None:
     return code
 
 
-def benchmark(name: str, settings: Mapping[str, object], data: Path | None) -> Benchmark:
-    """Makes a benchmark, and checks that its examples have what training and evaluation rely on."""
+def benchmark(name: str, settings: Mapping[str, object], data: Path | None, every_picture: bool = True) -> Benchmark:
+    """Makes a benchmark, and checks that its examples have what training and evaluation rely on. every_picture: whether
+    the picture of every image must be there."""
+    from harness.protocols import NeedsPictures  # late: listing names needs no contracts
+
     made: Benchmark = find("benchmark", name)(settings, data)
     require_valid(name, made)
+    if every_picture and isinstance(made, NeedsPictures):
+        made.require_pictures()
     return made
 
 

@@ -118,14 +118,16 @@ def _left_out(results: Results) -> list[str]:
     skipped: set[str] = set()
     for record in results.records.values():
         by_split: Any = record.data.get("left_out", {})
-        skipped |= {f"{len(ids)} of {split}" for split, ids in by_split.items()}
+        for split, ids in by_split.items():
+            missing = (record.left_out_pictures or {}).get(split, {}).get("missing", 0)
+            skipped.add(f"{len(ids)} of {split}{f' ({missing} missing)' if missing else ''}")
     return [f"Pictures that cannot be read and were left out: {', '.join(sorted(skipped))}."] if skipped else []
 
 
 def _read_leniently(results: Results) -> list[str]:
     """How many mentions were read leniently, of the cell with most of them; nothing where there is none."""
-    rates = [r.evaluations[-1].diversity.get("lenient_rate") or 0.0 for r in results.records.values()]
-    most = max(rates, default=0.0)
+    last = [evaluation for record in results.records.values() for evaluation in record.evaluations[-1:]]
+    most = max((evaluation.diversity.get("lenient_rate") or 0.0 for evaluation in last), default=0.0)
     return [f"Read leniently (JSON that is not quite as it was trained): up to {most:.1%} of the mentions."] * (
         most > 0
     )

@@ -316,6 +316,7 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
             )
             for category in context.benchmark.categories
         ),
+        left_out_pictures=context.left_out if context.suite.images == "skip" else None,
         data=context.benchmark.describe(),
         model=item.info.model,
         code=code_version(),

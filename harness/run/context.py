@@ -47,6 +47,8 @@ class Context:
     """Whether to write where the time of a cell goes (see harness.system.profiler)."""
     coordinates: Space | None = None
     """Those of the suite's first model, once it has been built: the oracles answer in them."""
+    left_out: task.LeftOut = field(default_factory=dict)
+    """Images without a picture that can be read, which `images: skip` does without."""
     track: Name | None = None
     """Whom else to tell what is logged (see harness.run.trackers)."""
 
@@ -100,23 +102,25 @@ class Context:
 def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:
     watch = watch or Silence()
     accelerator = accelerator_on(device)  # first: from here on what fails in one process is known to all
-    benchmark = ranks.make_on_all(accelerator, partial(_benchmark, suite, data, watch))
-    context = Context(suite, benchmark, accelerator, watch)
+    benchmark, left_out = ranks.make_on_all(accelerator, partial(_benchmark, suite, data, watch))
+    context = Context(suite, benchmark, accelerator, watch, left_out=left_out)
     if suite.counts_epochs:
         images = len(context.questions("train", suite.seeds[0]))
         context.suite = suite.model_copy(update={"epoch_images": images})
     return context
 
 
-def _benchmark(suite: Suite, data: Path | None, watch: Watch) -> Benchmark:
-    benchmark = registry.benchmark(suite.benchmark.name, suite.benchmark.settings, data)
-    if suite.images == "skip":
-        benchmark = task.without_unreadable(benchmark, partial(watch.work, "check images"))
+def _benchmark(suite: Suite, data: Path | None, watch: Watch) -> tuple[Benchmark, task.LeftOut]:
+    skip = suite.images == "skip"
+    benchmark = registry.benchmark(suite.benchmark.name, suite.benchmark.settings, data, every_picture=not skip)
+    left_out: task.LeftOut = {}
+    if skip:
+        benchmark, left_out = task.without_unreadable(benchmark, partial(watch.work, "check images"))
     if suite.val_ids is not None:
         inside = suite.val_ids if data is None else data / suite.val_ids
         path = inside if inside.is_file() else suite.val_ids
         benchmark = task.Chosen(benchmark, task.read_ids(path, benchmark))
-    return task.of_benchmark(benchmark, suite.task)
+    return task.of_benchmark(benchmark, suite.task), left_out
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,29 +4,33 @@ images of early evaluations.
 `caption` knows no boxes: an instance's box is the whole image, and so is that of a mention. What matches, counts and
 compares boxes then compares categories alone, each at most as often as it is there.
 
-`images: skip`: pictures that cannot be read are left out. (`images: fail`, the default, costs nothing: a cell fails,
-naming the file, when it comes to it.)
+`images: skip`: pictures that are missing or cannot be read are left out. (`images: fail`, the default, costs nothing: a
+picture that is missing is named before anything starts, and one that cannot be read when a cell comes to it.)
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from harness import images
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 from harness.metrics.detection.accumulate import Matches
 from harness.protocols import Adapter, Benchmark, LeavesOut, Predictor
 from harness.sequence import CaptionCodec, Task, for_task
 from harness.sequence.targets import in_reading_order
 from harness.suite.train_settings import early_places
+from harness.system.provenance.pictures import judge_pictures
 from harness.types import Box, Detection, Evaluation, Example, Instance
 
 SPLITS = ("train", "val", "calibration")
+LeftOut = dict[str, dict[str, int]]
+"""By split, how many images were left out, by why."""
 
 
 def of_benchmark(benchmark: Benchmark, task: Task) -> Benchmark:
@@ -167,18 +171,36 @@ def early(benchmark: Benchmark, number: int) -> Benchmark:
 
 def without_unreadable(
     benchmark: Benchmark, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Benchmark:
-    """The benchmark without the images that `images.problem` finds something wrong with; itself where there are none.
+) -> tuple[Benchmark, LeftOut]:
+    """Leaves out the images that `images.problem` finds something wrong with; nothing changes where there are none.
 
-    Decodes every picture of every split once; `progress(done, total)` after each. Raises ConfigError if the benchmark
-    cannot leave images out, DataError if nothing would be left of a split.
+    Decodes every picture of every split once, in threads, and keeps what it found by the digest of the picture; so a
+    second time takes as long as asking for sizes and times of files. `progress(done, total)` after each.
+
+    Returns:
+        The benchmark, and by split how many images were "missing" and how many "unreadable".
+
+    Raises:
+        ConfigError: where the benchmark cannot leave images out.
+        DataError: where nothing would be left of a split.
     """
     if not isinstance(benchmark, LeavesOut):
         raise ConfigError(f"images: skip: the benchmark {benchmark.name} cannot leave images out; use images: fail")
     examples = [(split, example) for split in SPLITS for example in benchmark.split(split)]
+    files = [(e.path, f"{e.width} x {e.height}, {images.READER}") for _, e in examples]
+    problems = judge_pictures(files, lambda place: images.problem(examples[place][1]), progress)
     unreadable: dict[str, list[int]] = {}
-    for done, (split, example) in enumerate(examples, 1):
-        if images.problem(example):
+    left_out: dict[str, Counter[str]] = {}
+    for (split, example), problem in zip(examples, problems, strict=True):
+        if problem:
             unreadable.setdefault(split, []).append(example.image_id)
-        progress(done, len(examples))
-    return benchmark.without(unreadable) if unreadable else benchmark
+            why = "unreadable" if example.path.exists() else "missing"
+            left_out.setdefault(split, Counter())[why] += 1
+    if not unreadable:
+        return benchmark, {}
+    try:
+        rest = benchmark.without(unreadable)
+    except DataError as error:
+        first = next(filter(None, problems))
+        raise DataError(f"{error}; the first that was left out: {first}") from None
+    return rest, {split: dict(counts) for split, counts in left_out.items()}

@@ -145,9 +145,9 @@ def test_without_data_it_says_what_to_give(tmp_path: Path, monkeypatch: pytest.M
 def test_a_missing_picture_is_named_unless_it_is_not_used(data: Path) -> None:
     last = hash_order(range(101, 107))[-1]
     (data / "images" / f"{last}.jpg").unlink()
-    Lvis({"val_images": 5}, data)
+    Lvis({"val_images": 5}, data).require_pictures()
     with pytest.raises(DataError, match=rf"image not found: .*{last}\.jpg"):
-        Lvis({}, data)
+        Lvis({}, data).require_pictures()
 
 
 def test_train_and_val_must_have_the_same_categories(data: Path) -> None:
@@ -264,7 +264,7 @@ def test_missing_pictures_come_with_where_to_get_them(published: Path) -> None:
     with pytest.raises(
         DataError, match=r"image not found: .*7\.jpg \(1 of 4 missing\).*zips/train2017\.zip.*val2017\.zip"
     ):
-        Lvis({"split": "lvis-v1-val"}, published)
+        Lvis({"split": "lvis-v1-val"}, published).require_pictures()
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ SCRAPS = (
     *('[{"bbox_2d": [1', '{"bbox_2d": [1, 2, 3, 4], "label": "x", "a": 1, ', '"a": [[[[', "[]", "{}", "```[", "] ```"),
 )
 """What, said over and over, makes a careless reader look at the same text again and again."""
-SHORT, LONG, MOST = 20_000, 160_000, 3.0
+SHORT, LONG, MOST = 10_000, 80_000, 3.0
 
 
 def slowest(read: Callable[[int], object]) -> float:
