@@ -129,6 +129,9 @@ class Record(StrictModel):
     left_out_objects: dict[str, int] | None = None
     """Where a target lists at most `max_objects` objects: the number of training images that have more, and of
     objects that their targets leave out in an epoch. None without such a limit."""
+    unwritable_objects: dict[str, int] | None = None
+    """Number of training objects whose box has no area in the model's coordinates, which are no targets, and of their
+    images. None where there is none, and in records of older code, which trained on them."""
     left_out_pictures: dict[str, dict[str, int]] | None = None
     """Where the suite says `images: skip`: by split, how many images it did without because their picture was "missing"
     or "unreadable". None in other suites and in records of older code; `data` has their ids."""

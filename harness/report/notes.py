@@ -66,6 +66,7 @@ def caption(results: Results) -> list[str]:
     )
     lines += _tuning(results)
     lines += _left_out(results)
+    lines += _unwritable(results)
     lines += _read_leniently(results)
     lines += [
         f"Warning: the samples of {key} have collapsed: {entropy:.3g} nats per token at step {step}, {first:.3g} when "
@@ -122,6 +123,16 @@ def _left_out(results: Results) -> list[str]:
             missing = (record.left_out_pictures or {}).get(split, {}).get("missing", 0)
             skipped.add(f"{len(ids)} of {split}{f' ({missing} missing)' if missing else ''}")
     return [f"Pictures that cannot be read and were left out: {', '.join(sorted(skipped))}."] if skipped else []
+
+
+def _unwritable(results: Results) -> list[str]:
+    """Counts the training objects that a model cannot write, for each model that has some."""
+    counts = {r.model_label: r.unwritable_objects for r in results.records.values() if r.unwritable_objects}
+    return [
+        f"No targets of {model}: {lost['objects']:,} objects of {lost['images']:,} training images, whose boxes have "
+        "no area in its coordinates."
+        for model, lost in counts.items()
+    ]
 
 
 def _read_leniently(results: Results) -> list[str]:

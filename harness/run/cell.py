@@ -36,13 +36,14 @@ from harness.run.lengths import readable
 from harness.run.output.watch import Watch
 from harness.run.resume import CellCheckpointer
 from harness.run.trackers import tracking
+from harness.sequence.targets import writable
 from harness.suite.cells import Cell
 from harness.suite.schema import NamedObjective
 from harness.system import files, interrupts, profiler, ranks
 from harness.system.profiler import PhaseRecorder, phase, recording
 from harness.system.provenance.memory import PeakMemory
 from harness.system.provenance.versions import code_version, describe_device, package_versions
-from harness.training.finetuning import FineTuning, batches, left_out_objects
+from harness.training.finetuning import FineTuning, batches, left_out_objects, unwritable_objects
 from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
 from harness.training.schedule import collision_rate
@@ -162,9 +163,8 @@ class _Run:
             started = time.perf_counter()
             work = self._work(adapter)
             later = self._later_stages(objective, work)
-            with choose_numbers(
-                work.accelerator.device, self.plan.precision
-            ).autocast():  # as the reference in training
+            # As the reference in training.
+            with choose_numbers(work.accelerator.device, self.plan.precision).autocast():
                 ready = prepare(objective.name, objective.settings, work.fresh(), self.heldout, self.plan, work.seed)
             collisions = collision_rate(batches(len(work.examples), self.plan, work.seed))
             prepared = time.perf_counter() - started
@@ -179,12 +179,13 @@ class _Run:
             "collision_rate": collisions,
             "epochs": self.plan.epochs_after(len(work.examples)),
             "left_out_objects": left_out_objects(work.examples, self.plan.max_objects),
+            "unwritable_objects": unwritable_objects(self.context.questions("train", self.cell.seed), adapter.codec),
         }
 
     def _work(self, adapter: Adapter) -> Work:
         return Work(
             adapter,
-            examples=self.context.questions("train", self.cell.seed),
+            examples=tuple(writable(e, adapter.codec) for e in self.context.questions("train", self.cell.seed)),
             seed=self.cell.seed,
             accelerator=self.context.accelerator,
             heldout=self.heldout,

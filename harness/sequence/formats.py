@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Protocol
 
@@ -83,6 +83,9 @@ class TokenFormat:
         Florence-2   sofa<loc_3><loc_10><loc_20><loc_31>...            no separator
         Kosmos-2     <phrase>sofa</phrase><object><patch_index_0044><patch_index_0863></object>...
                      opening "<phrase>", middle "</phrase><object>", separator "</object><phrase>", closing "</object>"
+
+    again: what stands between two boxes of one name, where a family writes several after it; () where nothing does,
+    every `numbers` locations being a box. Each box is an entry with that name. Targets have one box after each name.
     """
 
     def __init__(
@@ -94,13 +97,16 @@ class TokenFormat:
         opening: Ids = (),
         middle: Ids = (),
         closing: Ids = (),
+        again: Ids | None = None,
+        numbers: int = 4,
     ) -> None:
         self.separator = (tokens.separator,) if separator is None else separator
         self.name_first, self.opening, self.middle, self.closing = name_first, opening, middle, closing
+        self.again, self.numbers = again, numbers
         self.end = tokens.end
         self._tokens = tokens
         self._bins = {token: bin for bin, token in enumerate(tokens.locations)}
-        self._literals = [literal for literal in (self.separator, opening, middle, closing) if literal]
+        self._literals = [literal for literal in (self.separator, opening, middle, closing, again) if literal]
         self._marks = {literal[0] for literal in self._literals}
 
     @property
@@ -119,7 +125,7 @@ class TokenFormat:
             return []
         start = len(self.opening)
         stop = self._stop(body, truncated)
-        entries = [self._entry(body, left, right) for left, right in self._cuts(body, start, stop)]
+        entries = [e for left, right in self._cuts(body, start, stop) for e in self._group(body, left, right)]
         if body[:start] != self.opening:
             entries[0] = None
         if not truncated and body[stop:] != self.closing:
@@ -193,6 +199,31 @@ class TokenFormat:
         else:
             breaks = [(i, i) for i in range(start + 1, stop) if self.begins(body[i - 1], body[i])]
         bounds = [start, *chain.from_iterable(breaks), stop]
+        return list(zip(bounds[::2], bounds[1::2], strict=True))
+
+    def _group(self, body: Ids, left: int, right: int) -> list[Entry | None]:
+        """The entries between two positions: several boxes after one name are one each."""
+        boxes = self._boxes(body, left, right)
+        first = self._entry(body, left, boxes[0][1])
+        entries: list[Entry | None] = [first]
+        for start, stop in boxes[1:]:
+            numbers = [self._bins.get(token) for token in body[start:stop]]
+            read = tuple(number for number in numbers if number is not None)
+            whole = first is not None and len(read) == len(numbers)
+            entries.append(replace(first, numbers=read, box_start=start, box_end=stop) if first and whole else None)
+        return entries
+
+    def _boxes(self, body: Ids, left: int, right: int) -> list[tuple[int, int]]:
+        """Where the boxes of an entry stand; the first from wherever its name begins."""
+        if self.again is None:
+            return [(left, right)]
+        if self.again:
+            size = len(self.again)
+            breaks = [(i, i + size) for i in range(left, right - size + 1) if body[i : i + size] == self.again]
+        else:
+            start = next((i for i in range(left, right) if body[i] in self._bins), right)
+            breaks = [(i, i) for i in range(start + self.numbers, right, self.numbers)]
+        bounds = [left, *chain.from_iterable(breaks), right]
         return list(zip(bounds[::2], bounds[1::2], strict=True))
 
     def _entry(self, body: Ids, left: int, right: int) -> Entry | None:

@@ -24,7 +24,8 @@ class State(NamedTuple):
 
 
 class Grammar:
-    """The sequences that `Codec.decode` reads without malformed entries, as a state machine over tokens.
+    """The sequences that `Codec.decode` reads without malformed entries, one box after each name, as a state machine
+    over tokens.
 
     The empty answer (the end token alone) is valid. Boxes must have area. Only formats of location tokens have
     a grammar: ConfigError for text.

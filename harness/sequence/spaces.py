@@ -103,8 +103,8 @@ class PatchSpace:
     """Two patches of a grid of `side` x `side` (Kosmos-2: 32): the one of the upper left corner and the one of
     the lower right corner, counted row by row.
 
-    An edge is read as the middle of its patch, so it is within half a patch of what was written, unless both
-    edges of an axis share a patch: then they are read as the whole patch.
+    An edge is read as the middle of its patch, so it is within half a patch of what was written, unless the two
+    patches share a row or a column: then both axes are read as whole patches, as the official decoder does.
     """
 
     side: int = 32
@@ -133,8 +133,9 @@ class PatchSpace:
         (y0, x0), (y1, x1) = (divmod(number, self.side) for number in numbers)
         if y1 < y0 or x1 < x0:
             return None
-        x, w = self._extent(x0, x1, width)
-        y, h = self._extent(y0, y1, height)
+        whole = x0 == x1 or y0 == y1
+        x, w = self._extent(x0, x1, width, whole)
+        y, h = self._extent(y0, y1, height, whole)
         return Box(x, y, w, h)
 
     def steps(self, width: int, height: int) -> tuple[float, float]:
@@ -150,9 +151,9 @@ class PatchSpace:
     def _patch(self, index: int) -> int:
         return min(max(index, 0), self.side - 1)
 
-    def _extent(self, near: int, far: int, length: int) -> tuple[float, float]:
+    def _extent(self, near: int, far: int, length: int, whole: bool) -> tuple[float, float]:
         """Returns start and length in pixels of the range between two patches of an axis."""
-        inset, patches = (0.5, far - near) if far > near else (0.0, 1)
+        inset, patches = (0.0, far - near + 1) if whole else (0.5, far - near)
         return (near + inset) * length / self.side, patches * length / self.side
 
 

@@ -61,9 +61,10 @@ def _at_most(example: Example, codec: Codec) -> int:
     smaller if two instances have the same category and box. Where captions are given it is their number."""
     if given := _given(example, codec):
         return len(set(given))
-    names = math.prod(len(codec.names_of[instance.category_id]) for instance in example.instances)
+    instances = writable(example, codec).instances
+    names = math.prod(len(codec.names_of[instance.category_id]) for instance in instances)
     sentences = codec.writing.templates if isinstance(codec, CaptionCodec) else 1
-    return math.factorial(len(example.instances)) * names * sentences
+    return math.factorial(len(instances)) * names * sentences
 
 
 def _given(example: Example, codec: Codec) -> tuple[str, ...]:
@@ -98,7 +99,7 @@ def _mentioned(example: Example, codec: CaptionCodec, caption: str) -> list[tupl
     one category in reading order."""
     names = {codec.category_of[name]: name for name in reversed(codec.names_in(caption))}  # the first of each
     in_order = dict.fromkeys(codec.category_of[name] for name in codec.names_in(caption))
-    instances = in_reading_order(example.instances)
+    instances = in_reading_order(writable(example, codec).instances)
     return [(names[c], item.box) for c in in_order for item in instances if item.category_id == c]
 
 
@@ -116,6 +117,21 @@ def fewer_objects(example: Example, number: int, drop: Literal["random", "smalle
     return replace(example, instances=tuple(example.instances[index] for index in sorted(indices)))
 
 
+def writable(example: Example, codec: Codec) -> Example:
+    """Leaves out the objects whose box has no area as the codec writes it, for they would be read back as malformed:
+    those without width or height, and those narrower than a bin whose edges fall on one. None is such without boxes."""
+    if not codec.boxed:
+        return example
+    kept = tuple(
+        instance
+        for instance in example.instances
+        if codec.space.restore(
+            codec.space.quantise(instance.box, example.width, example.height), example.width, example.height
+        )
+    )
+    return example if len(kept) == len(example.instances) else replace(example, instances=kept)
+
+
 def in_reading_order(instances: Iterable[Instance]) -> list[Instance]:
     """Sorts instances by the upper edge, then the left edge."""
     return sorted(instances, key=lambda instance: (instance.box.y, instance.box.x, instance.id))
@@ -127,13 +143,14 @@ def objects(
     targets: Literal["canonical", "random"],
     rng: np.random.Generator | None = None,
 ) -> list[tuple[str, Box]]:
-    """Chooses the names and boxes of one member of the equivalence set.
+    """Chooses the names and boxes of one member of the equivalence set, of the objects that are `writable`.
 
     canonical: reading order (upper edge, then left edge) and every category's first name; always the same. Where the
     task has no boxes, the instances are in that order already (see harness.run.task).
     random: an order and, for each object, a name drawn uniformly from `rng`.
     """
-    instances = in_reading_order(example.instances) if codec.boxed else list(example.instances)
+    listed = writable(example, codec).instances
+    instances = in_reading_order(listed) if codec.boxed else list(listed)
     if targets == "canonical":
         return [(codec.names_of[instance.category_id][0], instance.box) for instance in instances]
     assert rng is not None, "random targets need a generator"

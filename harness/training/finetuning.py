@@ -13,8 +13,9 @@ from torch import Tensor
 
 from harness.errors import ConfigError
 from harness.protocols import Adapter
+from harness.sequence import Codec
 from harness.sequence.noise_objects import with_noise
-from harness.sequence.targets import fewer_objects, members
+from harness.sequence.targets import fewer_objects, members, writable
 from harness.suite.train_settings import MaxObjects, Train
 from harness.system.profiler import phase
 from harness.training.checkpoints import TrainingState
@@ -104,6 +105,13 @@ def left_out_objects(examples: Sequence[Example], limit: MaxObjects | None) -> d
         return None
     beyond = [len(example.instances) - limit.number for example in examples]
     return {"images": sum(more > 0 for more in beyond), "objects": sum(more for more in beyond if more > 0)}
+
+
+def unwritable_objects(examples: Sequence[Example], codec: Codec) -> dict[str, int] | None:
+    """Counts the objects without area as the model writes boxes, which are no targets, and their images; None without
+    any."""
+    lost = [len(example.instances) - len(writable(example, codec).instances) for example in examples]
+    return {"images": sum(map(bool, lost)), "objects": sum(lost)} if any(lost) else None
 
 
 def require_shares(plan: Train, processes: int) -> None:

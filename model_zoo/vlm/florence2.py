@@ -1,5 +1,5 @@
 """Florence-2 (Xiao et al., CVPR 2024; arXiv 2311.06242): `sofa<loc_3><loc_10><loc_20><loc_31>...`, x y x y. An encoder
-reads image and prompt, a decoder answers. A name that is followed by several boxes is not read."""
+reads image and prompt, a decoder answers. A name that several boxes follow is read as an object for each of them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ FLORENCE2 = Family(
     vision=("model.vision_tower.",),
     toy=_florence_toy,
     space=lambda side: CentreSpace(1000),
-    form=lambda tokens: TokenFormat(tokens, separator=()),
+    form=lambda tokens: TokenFormat(tokens, separator=(), again=()),
     locations=tuple(f"<loc_{bin}>" for bin in range(1000)),
     answer="</s><s>",
     side=768,

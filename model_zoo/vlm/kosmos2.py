@@ -1,5 +1,6 @@
 """Kosmos-2 (Peng et al., 2023; arXiv 2306.14824):
-`<phrase>sofa</phrase><object><patch_index_0044><patch_index_0863></object>...`, two patches of a grid a box."""
+`<phrase>sofa</phrase><object><patch_index_0044><patch_index_0863></object>...`, two patches of a grid
+a box. A phrase that several boxes follow is read as an object for each of them."""
 
 from __future__ import annotations
 
@@ -25,6 +26,9 @@ from model_zoo.vlm.family import (
     Inputs,
     plain_first,
 )
+
+BETWEEN_BOXES = "</delimiter_of_multi_objects/>"
+"""Stands between two boxes of one phrase."""
 
 
 def _kosmos_places(model: Any, tokens: Tensor, past: int) -> Tensor:
@@ -68,7 +72,12 @@ def _phrases(tokens: TokenizerTokens) -> Format:
     write = tokens.encode_text
     middle, separator = write("</phrase><object>"), write("</object><phrase>")
     return TokenFormat(
-        tokens, opening=write("<phrase>"), middle=middle, separator=separator, closing=write("</object>")
+        tokens,
+        opening=write("<phrase>"),
+        middle=middle,
+        separator=separator,
+        closing=write("</object>"),
+        again=write(BETWEEN_BOXES),
     )
 
 
@@ -79,7 +88,7 @@ KOSMOS2 = Family(
     asking="<grounding>{names}:",
     # Its own processor writes other ids there; whatever stands there is replaced by the image.
     image="<image>",
-    tokens=("<s>", "</image>", "<grounding>", "<phrase>", "</phrase>", "<object>", "</object>"),
+    tokens=("<s>", "</image>", "<grounding>", "<phrase>", "</phrase>", "<object>", "</object>", BETWEEN_BOXES),
     end="</s>",
     mean=CLIP_MEAN,
     std=CLIP_STD,

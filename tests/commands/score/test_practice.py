@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.readers.annotations import load_for_evaluation
+from benchmarks.suspicions import find_in_annotations
 from harness.commands.app import main
 from harness.images import read_rgb
+from harness.report.renderers import text
+from harness.report.results import load
+from harness.run import runner
+from harness.run.context import open_context
+from tests.support import small
 
 Shared = Callable[[str], Path]
 
@@ -36,3 +44,56 @@ def test_grey_of_16_bits_is_the_same_gradient_however_it_is_stored(shared: Share
     pixels = np.asarray(read_rgb(shared(f"cases/grey-16-bit/{name}")))
     assert pixels.mean() == pytest.approx(127.5, abs=0.01)
     assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def own_set(case: Path, shared: Shared, folder: Path) -> Path:
+    """A data folder with a case's annotations for both splits, and the pictures that they are about."""
+    folder.mkdir()
+    for split in ("train", "val"):
+        shutil.copyfile(case / "train.json", folder / f"{split}.json")
+    (folder / "images").mkdir()
+    for picture in json.loads((case / "train.json").read_text())["images"]:
+        name = picture["file_name"].replace("\\", "/").rpartition("/")[2]
+        shutil.copyfile(shared("data/coco128-lvis/images") / name, folder / "images" / name)
+    return folder
+
+
+def test_an_own_set_with_pictures_where_the_tool_put_them_is_run(
+    tmp_path: Path, shared: Shared, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And where one is missing, nobody is sent to COCO for it."""
+    case = shared("cases/own-coco-set")
+    data = own_set(case, shared, tmp_path / "data")
+    arguments = ["run", str(case / "suite.yaml"), "--data", str(data), "--dry-run", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["detmodes", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    (data / "images" / "000000000025.jpg").unlink()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert "000000000025.jpg (1 of 6 missing)" in told.replace("\n", "")
+    assert "cocodataset" not in told
+
+
+def test_a_box_without_area_is_no_target_and_is_counted_in_the_record(tmp_path: Path, shared: Shared) -> None:
+    data = own_set(shared("cases/zero-area-box"), shared, tmp_path / "data")
+    files = {"name": "coco", "train": "train.json", "val": "val.json", "images": "images"}
+    suite = small.mini_suite(
+        benchmark=files,
+        objectives=["ce"],
+        train={"steps": 1, "batch_size": 2, "warm_up": 0},
+        sample={"samples": 2, "max_tokens": 4},
+    )
+    records = {record.label: record for record in runner.run(open_context(suite, data, "cpu"), tmp_path / "out")}
+    assert {record.status for record in records.values()} == {"finished"}
+    assert records["ce"].unwritable_objects is not None
+    assert records["ce"].unwritable_objects["objects"] >= 1
+    for oracle in ("oracle-uniform", "oracle-collapsed"):
+        assert records[oracle].evaluations[-1].diversity["malformed_rate"] == 0
+    assert "objects of" in " ".join(line for line in text.caption(load(tmp_path / "out")) if "No targets of" in line)
+    found = load_for_evaluation(data / "train.json", "coco")
+    assert any("1 of 25 boxes have no area" in str(suspicion) for suspicion in find_in_annotations(found))
