@@ -122,14 +122,14 @@ def writable(example: Example, codec: Codec) -> Example:
     those without width or height, and those narrower than a bin whose edges fall on one. None is such without boxes."""
     if not codec.boxed:
         return example
-    kept = tuple(
+    remaining = tuple(
         instance
         for instance in example.instances
         if codec.space.restore(
             codec.space.quantise(instance.box, example.width, example.height), example.width, example.height
         )
     )
-    return example if len(kept) == len(example.instances) else replace(example, instances=kept)
+    return example if len(remaining) == len(example.instances) else replace(example, instances=remaining)
 
 
 def in_reading_order(instances: Iterable[Instance]) -> list[Instance]:

@@ -67,7 +67,9 @@ def judge_pictures(
     done = 0
     for folder, places in folders.items():
         with _Memory(folder) as memory, ThreadPoolExecutor() as pool:
-            answers = pool.map(lambda place: memory.judge(files[place][0], files[place][1], partial(judge, place)), places)
+            answers = pool.map(
+                lambda place: memory.judge(files[place][0], files[place][1], partial(judge, place)), places
+            )
             try:
                 for place, verdict in zip(places, answers, strict=True):
                     verdicts[place] = verdict
