@@ -1,1 +1,1 @@
-"""From a model to the tables and figures of one evaluation."""
+"""Turns a model's answers into the tables and figures of one evaluation."""

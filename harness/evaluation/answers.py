@@ -1,4 +1,4 @@
-"""What a model emitted, read into mentions and matched with what is there."""
+"""Reads emitted sequences into mentions and matches them with the ground truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class ReadSample(NamedTuple):
-    """One sequence: as it was emitted, as it is read_sample, and as a person reads it."""
+    """One sequence: as emitted, as parsed, and as text for a person."""
 
     sample: Sample
     parsed: Parsed
@@ -26,9 +26,9 @@ class ReadSample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MatchedSamples:
-    """The samples of every image at one temperature, read and matched: K of them, or the one greedy answer.
+    """The samples of every image at one temperature, parsed and matched: K of them, or the one greedy answer.
 
-    said: by image and sample. scores: of every mention of `answers`, where they were computed.
+    samples: by image and sample. scores: of every mention of `answers`, if they were computed.
     """
 
     temperature: float
@@ -39,7 +39,7 @@ class MatchedSamples:
 
     @property
     def mentions(self) -> list[Mention]:
-        """In the order of `answers`."""
+        """Returns all mentions in the order of `answers`."""
         return [mention for of_image in self.samples for answer in of_image for mention in answer.parsed.mentions]
 
 
@@ -51,8 +51,8 @@ def read_and_match(
     emitted: Sequence[Sequence[Sample]],
     temperature: float,
 ) -> MatchedSamples:
-    """Reads and matches what was emitted for each question. What sample k says to all questions about an image is one
-    answer; a mention of a category that its question did not ask about is a mention like others."""
+    """Parses and matches the sequences emitted for each question. Sample k of all questions about an image forms one
+    answer; a mention of a category that its question did not name counts like any other."""
     answers_to_questions = [
         [read_sample(predictor.codec, question, sample) for sample in of_question]
         for question, of_question in zip(questions, emitted, strict=True)
@@ -66,15 +66,15 @@ def read_and_match(
 
 
 def read_sample(codec: Codec, question: Example, sample: Sample) -> ReadSample:
-    """The answer to a single question."""
+    """Parses the answer to a single question."""
     return ReadSample(sample, codec.decode(sample.tokens, question.width, question.height), codec.text(sample.tokens))
 
 
 def group_by_image(
     truth: Truth, questions: Sequence[Example], to_questions: Sequence[Sequence[T]]
 ) -> list[list[tuple[T, ...]]]:
-    """By image of the truth and by sample: what was said to each question about the image, in their order. Nothing
-    where there was no question."""
+    """Groups answers by image of the truth and by sample: those to each question about the image, in their order. An
+    image without questions has none."""
     by_image: dict[int, list[Sequence[T]]] = {image_id: [] for image_id in truth.image_ids.tolist()}
     for question, of_question in zip(questions, to_questions, strict=True):
         by_image[question.image_id].append(of_question)
@@ -83,8 +83,8 @@ def group_by_image(
 
 
 def join_answers(parts: Sequence[ReadSample]) -> ReadSample:
-    """The answers to several questions as one: tokens, mentions and texts one after another, malformed entries and
-    lenient mentions summed, truncated if one of them is."""
+    """Joins the answers to several questions into one: tokens, mentions and texts one after another, malformed
+    entries and lenient mentions summed, truncated if one of them is."""
     if len(parts) == 1:
         return parts[0]
     samples, parsed, texts = [part.sample for part in parts], [part.parsed for part in parts], [p.text for p in parts]

@@ -1,4 +1,4 @@
-"""Sequences -> mentions -> AP and diversity: everything that one evaluation of one model measures.
+"""Measures everything of one evaluation of one model: from sequences to mentions to AP and diversity.
 
 AP comes from the greedy answer, diversity from K samples, and at the last step AP of their consensus as well.
 """
@@ -36,7 +36,7 @@ from harness.types import Box, Category, Detection, Evaluation, Example
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Figures, and the tables they are made of (see harness.records.record)."""
+    """Figures, and the tables from which they are made (see harness.records.record)."""
 
     info: EvaluationInfo
     tables: dict[str, pd.DataFrame]
@@ -58,14 +58,11 @@ def measure(
     """Evaluates a predictor on the validation split.
 
     Args:
-        predictor: One without logits has no probabilities: its score source is "constant".
-        benchmark: Has the images and the official figures.
-        settings: How it is evaluated.
-        step: Of training, as the tables say it.
-        heldout_nll: As the record says it, in nats per token.
-        questions: What is asked of the images; the images themselves by default.
-        progress: Told of so many images more.
-        cache: Keeps what the model says, batch by batch.
+        predictor: A predictor; one without logits has no probabilities, and its score source is "constant".
+        benchmark: The images and the official figures. settings: Settings of the evaluation. step: Training step, for
+        the tables. heldout_nll: Held-out loss for the record, in nats per token. questions: Questions about the
+        images; the images themselves by default. progress: Called with the number of finished images. cache: Stores
+        the model's answers, batch by batch.
     """
     examples, categories = benchmark.split("val"), benchmark.categories
     truth = truth_of(examples, categories)
@@ -104,7 +101,7 @@ def measure(
 def figure_tables(
     truth: Truth, matched: MatchedSamples, categories: Sequence[Category], text: bool = True
 ) -> tuple[CategoryTable, ImageTable]:
-    """What every diversity figure is made of; `text`: with those of harness.metrics.samples.text."""
+    """Computes the tables of every diversity figure; `text`: with the figures of harness.metrics.samples.text."""
     return (
         category_table(truth, matched.answers, matched.verification, name_counts(categories)),
         image_table(truth, matched.answers, matched.verification, text),
@@ -112,7 +109,7 @@ def figure_tables(
 
 
 def _without_boxes(table: CategoryTable) -> CategoryTable:
-    """The same, what is said of boxes being undefined."""
+    """Sets the figures about boxes to undefined."""
     return replace(table, box_spread=np.full_like(table.box_spread, np.nan))
 
 
@@ -124,7 +121,7 @@ def _match_answers(
     by_temperature: Mapping[float, ScoredSamples],
     settings: EvaluationSettings,
 ) -> tuple[MatchedSamples, list[MatchedSamples]]:
-    """The greedy answer, and the samples at each temperature, matched with what is there and with their scores."""
+    """Matches the greedy answer and the samples at each temperature with the ground truth, and adds their scores."""
     greedy, *sampled = [
         replace(
             read_and_match(
@@ -143,7 +140,7 @@ def _match_answers(
 def _flat_scores(
     truth: Truth, questions: Sequence[Example], scores: Sequence[Sequence[list[MentionScore] | None]]
 ) -> list[MentionScore] | None:
-    """Of every mention, in the order of matched samples; None where a sequence was not scored."""
+    """Returns the score of every mention, in the order of matched samples; None where a sequence was not scored."""
     flat: list[MentionScore] = []
     for samples in group_by_image(truth, questions, scores):
         for answers in samples:
@@ -155,7 +152,7 @@ def _flat_scores(
 
 
 def _detections(truth: Truth, matched: MatchedSamples, source: str) -> list[Detection]:
-    """One per greedy mention of a known name."""
+    """Makes one detection per greedy mention of a known name."""
     assert matched.scores is not None
     rows = zip(matched.answers.mentions.image, matched.mentions, matched.scores, strict=True)
     return [
@@ -166,7 +163,8 @@ def _detections(truth: Truth, matched: MatchedSamples, source: str) -> list[Dete
 
 
 def _consensus(truth: Truth, categories: Sequence[Category], matched: MatchedSamples, source: str) -> list[Detection]:
-    """One per cluster of the samples' mentions; their probability is that of the record's score source."""
+    """Makes one detection per cluster of the samples' mentions, whose probability is that of the record's score
+    source."""
     assert matched.scores is not None
     values = np.array([mention_score.of(source) for mention_score in matched.scores], dtype=np.float64)
     clusters = consensus(replace(matched.answers.mentions, score=values), matched.answers.samples)
@@ -179,6 +177,6 @@ def _consensus(truth: Truth, categories: Sequence[Category], matched: MatchedSam
 
 
 def _means(table: CategoryTable, per_image: ImageTable, categories: Sequence[Category]) -> Figures:
-    """Point estimates over all categories, and over those of each frequency."""
+    """Computes point estimates over all categories, and over those of each frequency."""
     means = aggregate.mean_figures(table, per_image, [category.frequency for category in categories])
     return {name: nan_to_none(values[0]) for name, values in means.items()}

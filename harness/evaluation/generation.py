@@ -16,7 +16,7 @@ QUEUE = 8
 def generate(
     predictor: Predictor, examples: Sequence[Example], temperature: float, settings: SampleSettings, seed: int
 ) -> list[list[Sample]]:
-    """For each example 1 + K samples, the greedy answer first, then K at `temperature`."""
+    """Generates 1 + K samples for each example: the greedy answer first, then K at `temperature`."""
     batches = [
         generate_batch(predictor, batch, temperature, settings, seed)
         for batch in split_into_batches(predictor, examples, settings)
@@ -37,7 +37,7 @@ def split_into_batches(
 def generate_batch(
     predictor: Predictor, batch: Sequence[Example], temperature: float, settings: SampleSettings, seed: int
 ) -> list[list[Sample]]:
-    """`generate` for one batch. Every image is encoded once."""
+    """Runs `generate` for one batch. Every image is encoded once."""
     if isinstance(predictor, Adapter):
         predictor.model.eval()
     temperatures = [0.0, *[temperature] * settings.samples]

@@ -1,4 +1,4 @@
-"""Collapse as it happens: a few held-out images, looked at again and again in training."""
+"""Observes collapse as it happens: evaluates a few held-out images repeatedly during training."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def probe(
     seed: int,
     asked: Sequence[Example] | None = None,
 ) -> dict[str, Any]:
-    """What the model makes of the probe images now; None where a figure is undefined. asked: questions about these
-    images, and perhaps about others; None: everything is asked.
+    """Measures the model on the probe images; None where a figure is undefined. asked: questions about these images,
+    and perhaps about others; None: open prompts.
 
     entropy, p_y            mean over the target positions of the canonical sequences, teacher-forced: entropy of the
                             next token in nats, and probability of the label

@@ -1,4 +1,4 @@
-"""The tables of one evaluation (see harness.records.record), one row per detection, sample and mention."""
+"""Makes the tables of one evaluation (see harness.records.record), one row per detection, sample and mention."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def sample_frame(step: int, truth: Truth, matched: MatchedSamples) -> pd.DataFra
 
 
 def _sample_numbers(matched: MatchedSamples) -> NDArray[np.int64]:
-    """0 is the greedy answer, the others count from 1."""
+    """Numbers samples: 0 is the greedy answer, the others count from 1."""
     return np.arange(matched.answers.samples) + (matched.temperature != GREEDY)
 
 
 def mention_frame(step: int, truth: Truth, matched: MatchedSamples) -> pd.DataFrame:
-    """`name_score` and `location_score` of every mention; `category_score` of those that were scored: the greedy
-    ones, and all of the last step."""
+    """Makes the table of mentions: `name_score` and `location_score` of every mention; `category_score` of those that
+    were scored: the greedy ones, and all of the last step."""
     columns, verification, rows = matched.answers.mentions, matched.verification, matched.mentions
     log_probs = [answer.sample.log_probs for samples in matched.samples for answer in samples]
     sequence = columns.image * matched.answers.samples + columns.sample

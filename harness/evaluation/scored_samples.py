@@ -1,7 +1,7 @@
-"""What a model says when it is evaluated: the greedy answer and K samples for every image, and their scores.
+"""Generates what an evaluation needs: the greedy answer and K samples for every image, and their scores.
 
-In: a predictor, questions, and how it is evaluated. Out: emitted sequences and scores of their mentions by temperature.
-Each batch is kept as a JSON value in a cache, so that an evaluation that was interrupted goes on from there.
+In: a predictor, questions, and settings. Out: emitted sequences and scores of their mentions by temperature. Each
+batch is stored as a JSON value in a cache, so that an interrupted evaluation resumes from there.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from harness.types import Example, Sample
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
-    """How a model is evaluated.
+    """Settings of an evaluation.
 
-    sample  how many samples, at which temperatures, in which batches
-    score   what the scores of detections are: "category", "name", "sequence" or "constant"
+    sample  number of samples, temperatures, size of batches
+    score   source of the scores of detections: "category", "name", "sequence" or "constant"
     seed    of the samples
-    last    with all that is measured of the last step alone: scores of samples, their consensus, every temperature
+    last    whether to measure what only the last step has: scores of samples, their consensus, every temperature
     """
 
     sample: SampleSettings
@@ -37,12 +37,12 @@ class EvaluationSettings:
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """At which K samples are drawn."""
+        """Returns the temperatures at which K samples are drawn."""
         return self.sample.curve if self.last else (self.sample.temperature,)
 
     def scored(self, temperature: float) -> slice:
-        """Which of the greedy answer and the K samples at a temperature are scored. The greedy answer is the same at
-        every temperature."""
+        """Tells which of the greedy answer and the K samples at a temperature are scored. The greedy answer is the
+        same at every temperature."""
         if temperature != self.sample.temperature:
             return SAMPLED
         return ALL if self.last else GREEDY_ANSWER
@@ -50,7 +50,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, slots=True)
 class ScoredSamples:
-    """What a model says at one temperature to every question (to every image, with the open prompt).
+    """A model's samples at one temperature for every question (for every image, with the open prompt).
 
     emitted  by question, the greedy answer and then K samples
     scores   of their mentions; None where a sequence's scores are not needed
@@ -70,7 +70,7 @@ def sample_and_score(
     progress: Callable[[int], None] = lambda images: None,
     cache: SharedCache | None = None,
 ) -> dict[float, ScoredSamples]:
-    """Asks a model everything that an evaluation needs, by temperature; batches that the cache has are not asked again.
+    """Generates all samples of an evaluation by temperature; batches in the cache are not generated again.
 
     Where several processes share the batches, each of them calls this, and the one that goes on has the answers.
     """

@@ -1,1 +1,1 @@
-"""What is asked of a model besides training it: logits of given tokens, samples, confidences."""
+"""Uses a model without training it: logits of given tokens, samples, confidences."""

@@ -1,14 +1,14 @@
-"""Scores of mentions. All probabilities are raw: temperature 1, no decoding grammar.
+"""Computes scores of mentions. All probabilities are raw: temperature 1, no decoding grammar.
 
 In: images, emitted sequences and the mentions in them. Out: for each mention the probability of its name, of its
 category over all names, and of its box; only what the score source needs is computed.
 
-A name is identified as soon as no other name continues its tokens; only where one does (`sofa` and
-`sofa_bed`, by tokens) is the terminator, the probability that what ends a name follows, part of its probability: a
-location or, in a format that has names last, a separator or the end. Name and box are given what stands before them.
+A name is identified as soon as no other name continues its tokens. Only where one does (`sofa` and `sofa_bed`, by
+tokens) its probability includes that of the terminator: a location or, in a format with names last, a separator or
+the end. Probabilities of name and box are conditioned on the preceding tokens.
 
-An image's other names branch off its sequence as a tree (harness.inference.token_tree): the image is encoded once, what
-stands before a name is read once, and of the logits only what is asked for leaves the device.
+The other names of an image branch off its sequence as a tree (harness.inference.token_tree): the image is encoded
+once, the tokens before a name are read once, and only the requested logits leave the device.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from harness.types import Example, Mention, Parsed
 
 @dataclass(frozen=True, slots=True)
 class MentionScore:
-    """Probabilities in [0, 1], given what stands before: of the emitted name, of its category over all names (None
-    for an unknown name, and where the source needs no category), of the tokens of the box. The source "constant" needs
-    none of them."""
+    """Probabilities in [0, 1] conditioned on the preceding tokens: of the emitted name, of its category over all
+    names (None for an unknown name, and where the source needs no category), of the tokens of the box. The source
+    "constant" needs none of them."""
 
     name: float | None
     category: float | None
     locations: float | None
 
     def of(self, source: str) -> float:
-        """The score that a detection gets from this source, which must be one that these were computed for."""
+        """Returns the score of a detection under this source, which must be one that the probabilities were computed
+        for."""
         if source == "constant":
             return 1.0
         assert self.name is not None
@@ -62,12 +63,10 @@ def score(
     """Scores every mention of one sequence per example.
 
     Args:
-        examples: The image (and question) of each sequence; neighbours of one image share its encoding.
-        sequences: Emitted tokens, without the prompt.
-        parsed: What each sequence says.
-        source: What the scores are for: with "name" and "sequence" no other name of the category is looked at, with
-            "constant" the model is not asked at all.
-        log_probs: Those of each token as generation found them, in nats; asked again where there are none.
+        examples: The image (and question) of each sequence; neighbours of one image share its encoding. sequences:
+        Emitted tokens, without the prompt. parsed: What each sequence says. source: Source of the scores: with "name"
+        and "sequence" the other names of the category are not scored, with "constant" the model is not run at all.
+        log_probs: Log-probabilities of each token from generation, in nats; computed again where they are missing.
 
     Returns:
         For each sequence the scores of its mentions, in their order.
@@ -89,7 +88,7 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class _LogProbability:
-    """A sum of what is known and of answers: those of tokens in a range, and that of one end."""
+    """A sum of a constant and of answers: those of tokens in a range, and that of one end."""
 
     queries: TreeQueries
     constant: float = 0.0
@@ -102,7 +101,7 @@ class _LogProbability:
 
 
 class _SequenceQueries:
-    """What the scores of one sequence's mentions are made of."""
+    """The queries from which the scores of one sequence's mentions are computed."""
 
     def __init__(
         self,
@@ -114,12 +113,12 @@ class _SequenceQueries:
         log_probs: Sequence[float] | None,
     ) -> None:
         self._codec, self._sequence, self._log_probs = codec, sequence, log_probs
-        self._trunk = [len(prompt) - 1]  # the node after the first n tokens of the sequence, as far as it is needed
+        self._trunk = [len(prompt) - 1]  # the node after the first n tokens of the sequence, as far as needed
         self.queries = TreeQueries(TokenTree(prompt))
         self._parts = [self._mention(mention, source) for mention in mentions]
 
     def scores(self) -> list[MentionScore]:
-        """Of every mention, once the queries are answered."""
+        """Returns the scores of every mention, once the queries are answered."""
         scores = []
         for name, others, box in self._parts:
             probability = math.exp(name.value())
@@ -130,7 +129,7 @@ class _SequenceQueries:
     def _mention(
         self, mention: Mention, source: str
     ) -> tuple[_LogProbability, list[_LogProbability] | None, _LogProbability]:
-        """Of its name, of each other name of its category, of its box."""
+        """Adds the queries of a mention: its name, each other name of its category, and its box."""
         box = self._emitted(mention.box_start, mention.box_end)
         name = self._emitted(mention.name_start, mention.name_end, mention.name in self._codec.prefix_names)
         if source != "category" or mention.category_id is None:
@@ -140,7 +139,7 @@ class _SequenceQueries:
         return name, [self._other(start, other) for other in others], box
 
     def _emitted(self, start: int, stop: int, ended: bool = False) -> _LogProbability:
-        """Of tokens of the sequence and, if `ended`, of what ends a name after them."""
+        """Queries tokens of the sequence and, if `ended`, the terminator after them."""
         end = self._end(self._after(stop)) if ended else None
         if self._log_probs is not None:
             return _LogProbability(self.queries, constant=sum(self._log_probs[start:stop]), end=end)
@@ -149,7 +148,7 @@ class _SequenceQueries:
         return _LogProbability(self.queries, tokens=range(first, len(self.queries.tokens)), end=end)
 
     def _other(self, node: int, name: str) -> _LogProbability:
-        """Of a name that would have followed the node."""
+        """Queries another name that could have followed the node."""
         ids, ended = self._codec.name_ids[name], name in self._codec.prefix_names
         first = len(self.queries.tokens)
         for index, token in enumerate(ids):
@@ -161,7 +160,7 @@ class _SequenceQueries:
         )
 
     def _after(self, count: int) -> int:
-        """The node after so many tokens of the sequence."""
+        """Returns the node after so many tokens of the sequence."""
         while len(self._trunk) <= count:
             self._trunk.append(self.queries.tree.child(self._trunk[-1], self._sequence[len(self._trunk) - 1]))
         return self._trunk[count]

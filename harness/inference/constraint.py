@@ -1,7 +1,7 @@
-"""The grammar of a format, applied to many rows at once: which tokens may follow what each of them has emitted.
+"""Applies the grammar of a format to many rows at once: it masks the tokens that may not follow in each row.
 
-The mask of a state is made once and kept as a row of a table on the device; states from which the same may follow share
-it. What is left for every row and token is to say in which state it is.
+The mask of a state is made once and stored as a row of a table on the device; states with the same continuations
+share it. For every row and token only the state must be found.
 
 Shape legend: R rows   V vocabulary   M masks that are known
 """
@@ -17,7 +17,7 @@ from harness.sequence import Codec, Grammar, State
 
 
 class GrammarMasks:
-    """What the grammar of a codec allows rows that all begin at the start, as far as anybody has asked."""
+    """Masks of a codec's grammar for rows that all begin at the start; they are made when they are first needed."""
 
     def __init__(self, codec: Codec, rows: int) -> None:
         self._grammar = Grammar(codec)
@@ -27,7 +27,7 @@ class GrammarMasks:
         self._table: Tensor | None = None  # [M, V]
 
     def apply(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        """Logits [R, V] of these rows without what may not follow."""
+        """Masks the logits [R, V] of the tokens that may not follow in these rows."""
         for row in rows:
             if self._keys[row] not in self._table_rows:
                 self._add(self._keys[row], self._grammar.allowed(self._states[row]), logits)
@@ -36,13 +36,13 @@ class GrammarMasks:
         return logits.masked_fill(~self._table[chosen], -torch.inf)
 
     def advance(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        """Lets each of these rows go on with an allowed token."""
+        """Advances each of these rows by an allowed token."""
         for row, token in zip(rows, tokens, strict=True):
             state: State = self._grammar.advance(self._states[row], token)
             self._states[row], self._keys[row] = self._grammar.simplify(state)
 
     def _add(self, key: Hashable, allowed: frozenset[int], like: Tensor) -> None:
-        """Another row of the table; it is made larger by half where it is full."""
+        """Adds a row to the table, which grows by half when it is full."""
         count = len(self._table_rows)
         if self._table is None or count == len(self._table):
             larger = torch.zeros(max(16, count + count // 2), like.shape[1], dtype=torch.bool, device=like.device)

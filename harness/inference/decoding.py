@@ -1,7 +1,7 @@
-"""Autoregressive sampling for any adapter that can say what comes next. Owns the random numbers.
+"""Samples autoregressively from any adapter that returns the next token's logits, with reproducible random numbers.
 
-Each sample has its own stream, made from the seed, the image (and what is asked about it) and the sample's index, so
-that what an image gets depends neither on its neighbours in the batch nor on the batch size.
+Each sample has a separate random stream, made from the seed, the image (with the categories in its prompt) and the
+sample's index, so that samples of an image depend neither on its neighbours in the batch nor on the batch size.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from harness.sequence import Codec
 from harness.types import Example, Sample
 
 Step = Callable[[Tensor], Tensor]
-"""New tokens [rows, n] -> raw logits [rows, V] of the token that follows them."""
+"""Takes new tokens [rows, n] and returns raw logits [rows, V] of the token that follows them."""
 Keep = Callable[[Tensor], None]
-"""Goes on with these rows alone (indices into the current ones)."""
+"""Continues with these rows only (indices into the current ones)."""
 Add = Callable[[Sequence[Example], Tensor], Tensor]
 """Reads more images and their prompts [rows, n], as rows after those there are -> raw logits [rows, V]."""
 
 
 class Steps(NamedTuple):
-    """How a model goes through some rows. `close` is called when they have all ended, or something failed. `add`: where
-    rows that begin may stand beside rows that have come further."""
+    """The functions by which a model generates some rows. `close` is called when all have ended, or on an error.
+    `add`: where rows that begin may stand beside rows that have come further."""
 
     step: Step
     keep: Keep | None = None
@@ -38,11 +38,11 @@ class Steps(NamedTuple):
 
 
 Begin = Callable[[Sequence[Example], int], Steps]
-"""Reads these images, each of which has so many neighbouring rows."""
+"""Starts the generation for these images, each with so many neighbouring rows."""
 SHRINK_BELOW = 0.8
-"""Finished rows are dropped when fewer than this share is unfinished: each drop copies the caches."""
+"""Share of unfinished rows below which finished rows are dropped; each drop copies the caches."""
 LOOK_EVERY = 8
-"""Tokens between two looks at which rows have ended, where looking makes the host wait for the device."""
+"""Tokens between two checks for ended rows, where a check makes the host wait for the device."""
 
 
 @torch.inference_mode()
@@ -56,10 +56,11 @@ def sample_all(
     grammar: bool = False,
     device: torch.device | str = "cpu",
 ) -> list[list[Sample]]:
-    """For each example one sample per temperature: all that an adapter's `generate` has to do, but for `begin`.
+    """Generates one sample per temperature for each example: all that an adapter's `generate` has to do, except for
+    `begin`.
 
-    Examples whose prompts have equally many tokens go together, so that no prompt is padded: each gets what it gets
-    alone.
+    Examples whose prompts have equally many tokens share a batch, so that no prompt is padded and each example gets
+    the same samples as alone.
     """
     by_place: dict[int, list[Sample]] = {}
     for places in _by_length([codec.prompt(example) for example in examples]):
@@ -89,7 +90,7 @@ def sample_queue(
 
 
 def _by_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The places of prompts of one length, for each length."""
+    """Groups the positions of prompts by their length."""
     groups: dict[int, list[int]] = {}
     for place, prompt in enumerate(prompts):
         groups.setdefault(len(prompt), []).append(place)
@@ -97,7 +98,8 @@ def _by_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def uniforms(examples: Sequence[Example], samples: int, length: int, seed: int) -> Tensor:
-    """Uniform numbers in [0, 1) [I * K, length], float64; a row depends on (seed, image, question, sample) alone."""
+    """Returns uniform numbers in [0, 1) [I * K, length], float64; a row depends on (seed, image, question, sample)
+    only."""
     rows = [
         np.random.default_rng([seed, example.image_id, sample, *(example.asked or ())]).random(length)
         for example in examples
@@ -117,10 +119,10 @@ def sample(
 ) -> list[Sample]:
     """Samples one sequence per row until its end token or `noise.shape[1]` tokens.
 
-    temperatures [rows]: 0 is greedy. noise [rows, length]: a token is the inverse of the cumulative
-    distribution at this number. Log-probabilities are of the raw model: temperature 1, no grammar. With
-    `keep`, rows that have ended are taken out of the computation once they are many. examples: whose prompts the rows
-    begin with, equally many neighbouring rows each; all prompts have one length.
+    temperatures [rows]: 0 is greedy. noise [rows, length]: a token is the inverse of the cumulative distribution at
+    this number. Log-probabilities are of the raw model: temperature 1, no grammar. With `keep`, rows that have ended
+    are removed from the computation once they are many. examples: those whose prompts the rows begin with, equally
+    many neighbouring rows each; all prompts have one length.
     """
     rows = _Rows(codec, examples, temperatures, noise, grammar)
     answers = _decode(lambda examples, samples: Steps(step, keep), rows, len(examples))
@@ -181,7 +183,7 @@ class _Rows:
         self._active = torch.zeros(0, dtype=torch.long, device=device)  # [A]
         self._count = torch.zeros(0, dtype=torch.long, device=device)  # [A] tokens of each, as if none had ended
         self._unfinished = torch.zeros(0, dtype=torch.bool, device=device)  # [A]
-        # Looking at what was chosen makes the host wait for the device: on a GPU that is done now and then.
+        # Reading the chosen tokens makes the host wait for the device, so a GPU does it only now and then.
         self._every = 1 if device.type == "cpu" or grammar else LOOK_EVERY
         self._since = 0  # tokens since the last look
         self._oldest = 0  # tokens of the row that the model has seen for longest
@@ -273,10 +275,10 @@ class _Rows:
 
 
 def _choose(logits: Tensor, temperatures: Tensor, noise: Tensor) -> Tensor:
-    """Inverse-transform sampling per row; the arg max where the temperature is 0. The sums are taken in float64, so
-    that a token is another one only where its number lies on a border."""
+    """Samples each row by inverse transform; takes the arg max where the temperature is 0. The sums are in float64,
+    so that rounding changes a token only where its number lies on a border."""
     hot = temperatures > 0
-    # In place and not divided by their sum: these are the largest tensors of a step.
+    # In place and not normalised: these are the largest tensors of a step.
     weights = logits.double().div_(torch.where(hot, temperatures, 1.0)[:, None])
     weights.sub_(weights.amax(-1, keepdim=True)).exp_()
     cumulative = torch.cumsum(weights, -1, out=weights)
@@ -287,6 +289,6 @@ def _choose(logits: Tensor, temperatures: Tensor, noise: Tensor) -> Tensor:
 
 
 def _split(tokens: list[list[int]], scores: list[list[float]], end: int) -> list[Sample]:
-    """Cut every row after its first end token."""
+    """Cuts every row after its first end token."""
     lengths = [row.index(end) + 1 if end in row else len(row) for row in tokens]
     return [Sample(tuple(row[:n]), tuple(score[:n])) for row, score, n in zip(tokens, scores, lengths, strict=True)]

@@ -1,4 +1,4 @@
-"""Where to compute, and a base that is the same model for every cell."""
+"""Chooses the device, and makes a base that is the same model for every cell."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BASE_SEED = 0
 the same for every cell: the base is one model."""
 
 SPLIT = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-"""Kinds of training in which a model's tensors are taken apart: nobody else can use them."""
+"""Kinds of training that split a model's tensors, so that no other model can share them."""
 Device = Literal["auto", "cpu", "cuda"]
 
 
 def accelerator_on(device: Device) -> Accelerator:
-    """bf16 autocast on a GPU, float32 on a CPU."""
+    """Makes an accelerator with bf16 autocast on a GPU, and float32 on a CPU."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: no CUDA device here; use --device cpu")
     on_gpu = device != "cpu" and torch.cuda.is_available()

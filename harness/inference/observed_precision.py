@@ -1,4 +1,4 @@
-"""In which numbers a model really computes: seen in its forward passes, not concluded from device or settings."""
+"""Observes the number formats of a model's forward passes, instead of concluding them from device or settings."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Use = Literal["training", "generation"]
 
 
 class PrecisionObserver:
-    """Notes what the forward passes of a model compute in, while it trains and otherwise.
+    """Records the number formats of a model's forward passes, in training and otherwise.
 
-    It looks at one linear map: of those that train (of all if none does) the first that is called, for some, as those
-    inside torch's attention, never are. Under autocast all of them compute alike. found: for each use that was seen,
-    "float32" or "bf16 autocast", with the type of weights that are not held in float32; several, with "; " between
-    them, where passes differed.
+    It observes one linear layer: of the trained ones (of all if none is trained) the first that is called, as some,
+    such as those inside torch's attention, never are. Under autocast all of them compute alike. observed: for each
+    use, "float32" or "bf16 autocast", with the type of weights that are not float32; several, separated by "; ",
+    where passes differed.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """path: of a file that keeps what was seen, for a process that goes on with the same cell."""
+        """path: a file that stores the observations, for a process that resumes the same cell."""
         self._path = path
         self.observed: dict[str, str] = {}
         if path is not None:
@@ -35,7 +35,7 @@ class PrecisionObserver:
                 self.observed = read_json(path)
 
     def watch(self, model: nn.Module, device: torch.device) -> None:
-        """Looks at the passes of this model from now on."""
+        """Observes the passes of this model from now on."""
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
         chosen = [module for module in linear if module.weight.requires_grad] or linear
         hooks: dict[nn.Module, RemovableHandle] = {}
@@ -52,7 +52,7 @@ class PrecisionObserver:
             hooks[module] = module.register_forward_pre_hook(look)
 
     def add(self, use: Use, numbers: str) -> None:
-        """Notes what a pass computed in."""
+        """Records the number format of a pass."""
         kinds = {*self.observed.get(use, numbers).split("; "), numbers}
         text = "; ".join(sorted(kinds))
         if self.observed.get(use) == text:

@@ -1,4 +1,4 @@
-"""Token sequences -> padded tensors. Shared by training and scoring."""
+"""Pads token sequences to tensors, for training and scoring."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TargetBatch:
 def target_batch(
     sequences: Sequence[Sequence[int]], codec: Codec, prompts: Sequence[Sequence[int]] | None = None
 ) -> TargetBatch:
-    """Padded on the right: with causal attention padding cannot reach a target. prompts: what stands before each
-    sequence and is read without loss; the codec's by default."""
+    """Makes a batch padded on the right, where causal attention keeps padding from affecting a target. prompts:
+    tokens before each sequence that are read without loss; the codec's prompt by default."""
     prompts = [codec.tokens.prompt] * len(sequences) if prompts is None else prompts
     length = max(len(prompt) + len(tokens) - 1 for prompt, tokens in zip(prompts, sequences, strict=True))
     inputs = torch.full((len(sequences), length), codec.tokens.pad)

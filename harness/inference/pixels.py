@@ -1,6 +1,6 @@
-"""Pictures as a model wants them, kept for a while: an evaluation reads the same ones to generate and to score.
+"""Caches pictures in a model's form: an evaluation reads the same ones to generate and to score.
 
-In: an adapter and examples. Out: what the adapter's `pixels` makes of them, computed once as long as there is room.
+In: an adapter and examples. Out: the result of the adapter's `pixels`, computed once as long as the cache has room.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from harness.types import Example
 
 ROOM = 256 * 2**20
-"""Bytes of pixels that are kept for an adapter; the pictures that were asked for longest ago go first."""
+"""Bytes of pixels that are cached for an adapter; the least recently used pictures are dropped first."""
 
 
 class ReadsPictures(Protocol):
-    """An adapter, as far as it is needed here."""
+    """The part of an adapter that is needed here."""
 
     def pixels(self, examples: Sequence[Example]) -> Tensor: ...
 
@@ -52,8 +52,8 @@ _caches: WeakKeyDictionary[ReadsPictures, _PictureCache] = WeakKeyDictionary()
 
 
 def read_pixels(adapter: ReadsPictures, examples: Sequence[Example]) -> Tensor:
-    """Returns `adapter.pixels(examples)`, [B, 3, H, W] on the CPU: do not change it. A picture that is still known is
-    not read again."""
+    """Returns `adapter.pixels(examples)`, [B, 3, H, W] on the CPU: do not change it. A cached picture is not read
+    again."""
     cache = _caches.setdefault(adapter, _PictureCache())
     keys = [(example.image_id, example.path, example.width, example.height) for example in examples]
     with cache.lock:
@@ -62,5 +62,5 @@ def read_pixels(adapter: ReadsPictures, examples: Sequence[Example]) -> Tensor:
         if missing:
             for key, pixels in zip(missing, adapter.pixels(list(missing.values())), strict=True):
                 cached[key] = pixels
-                cache.add(key, pixels.clone())  # not a view, which would keep its whole batch
+                cache.add(key, pixels.clone())  # no view, which would keep its whole batch in memory
     return torch.stack([pixels for pixels in map(cached.get, keys) if pixels is not None])

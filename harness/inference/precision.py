@@ -1,7 +1,7 @@
-"""In which numbers a model computes where it does not train, and in which its frozen weights are held.
+"""Chooses the number formats of a model that is not being trained, and of its frozen weights.
 
-bf16 is autocast: weights that train, logits that are summed and everything written stay float32. Frozen matrices may be
-held in bf16 themselves: autocast would round them to the same numbers each time.
+bf16 means autocast: trained weights, summed logits and everything written stay float32. Frozen matrices may be stored
+in bf16, as autocast would round them to the same numbers each time.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What a model computes in on a device. bf16: autocast; else float32."""
+    """The number format of a model on a device. bf16: autocast; else float32."""
 
     device: torch.device
     bf16: bool
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Around forward passes; also of nested ones that ask for float32."""
+        """Returns the context for forward passes, also for nested ones that ask for float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def describe(self) -> str:
-        """As a record says it."""
+        """Returns the text for a record."""
         return "bf16 autocast" if self.bf16 else "float32"
 
 
 def choose_numbers(device: torch.device, *precisions: Precision) -> Numbers:
-    """Returns what the first precision says that is not "auto"; if all are, bf16 on a GPU and float32 elsewhere.
+    """Returns the format of the first precision that is not "auto"; if all are, bf16 on a GPU and float32 elsewhere.
 
-    `choose_numbers(device, sample.precision, train.precision)` is what an evaluation computes in.
+    `choose_numbers(device, sample.precision, train.precision)` is the format of an evaluation.
     """
     chosen = next((precision for precision in precisions if precision != "auto"), None)
     return Numbers(device, bf16=device.type == "cuda" if chosen is None else chosen == "bf16")
 
 
 def describe_precision(training: Numbers | None, evaluation: Numbers) -> str:
-    """What a cell computed in, as its record says it. training: None where nothing was trained."""
+    """Describes the number formats of a cell for its record. training: None where nothing was trained."""
     if training is None or training.bf16 == evaluation.bf16:
         return evaluation.describe()
     return f"{training.describe()}, evaluated in {evaluation.describe()}"
 
 
 def numbers_in_use(device: torch.device) -> str:
-    """What a forward pass at this very place would compute in, as a record says it."""
+    """Describes the number format that a forward pass would use here, for a record."""
     on = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.bfloat16
     return Numbers(device, on).describe()
 
@@ -64,8 +64,8 @@ def is_exact(device: torch.device) -> bool:
 
 
 class HeldLinear(nn.Linear):
-    """A linear map whose frozen weights are held in fewer bits than its input has: they are made wider where no
-    autocast does the opposite."""
+    """A linear layer whose frozen weights have fewer bits than its input: they are widened unless autocast narrows
+    the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
@@ -75,10 +75,10 @@ class HeldLinear(nn.Linear):
 
 
 def hold_frozen_in_bf16(model: nn.Module) -> int:
-    """Holds the weights of linear maps that do not train in bf16; returns the bytes that this saves.
+    """Stores the frozen weights of linear layers in bf16; returns the bytes that this saves.
 
-    Embeddings, normalisations and convolutions stay as they are: autocast does not round all of what these compute.
-    Weights that several modules share stay too.
+    Embeddings, normalisations and convolutions are unchanged, as autocast does not round all of their computations.
+    So are weights that several modules share.
     """
     owners: dict[int, int] = {}
     for module in model.modules():
@@ -95,8 +95,8 @@ def hold_frozen_in_bf16(model: nn.Module) -> int:
 
 
 def share_frozen(copy: nn.Module, original: nn.Module) -> int:
-    """Lets a copy of a model use the original's tensors wherever the original does not train; returns the bytes that
-    this saves. Both must have been made alike: a copy whose names or shapes differ is a ValueError."""
+    """Lets a copy of a model share the original's frozen tensors; returns the bytes that this saves. Raises
+    ValueError for a copy whose names or shapes differ."""
     theirs = dict(original.named_parameters())
     mine = dict(copy.named_parameters())
     shapes = [{name: tuple(parameter.shape) for name, parameter in tensors.items()} for tensors in (theirs, mine)]

@@ -1,4 +1,4 @@
-"""What a model says of given sequences, without a gradient: held-out loss, and the masses that calibrate SED-SFT."""
+"""Evaluates given sequences under a model without gradients: held-out loss, and the masses that calibrate SED-SFT."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ class Forced(NamedTuple):
 def teacher_forced(
     adapter: Adapter, examples: Sequence[Example], sequences: Sequence[tuple[int, ...]], with_prompts: bool = False
 ) -> Iterator[Forced]:
-    """Yields what the model says of the sequences, chunk by chunk of the examples.
+    """Yields the model's logits for the sequences, chunk by chunk of the examples.
 
     Args:
-        with_prompts: at the positions before a token of the prompt too, whose label and kind are those of no target.
+        with_prompts: also at the positions before a token of the prompt, with the label and kind of a position that
+        is no target.
     """
     device = next(adapter.model.parameters()).device
     for start in range(0, len(examples), CHUNK):
@@ -55,7 +56,7 @@ def top_k_masses(
     """Returns the top-k mass [N] wherever the base model predicts a token of one target of each held-out example.
 
     Args:
-        prompts: also where it predicts a token of the prompt.
+        prompts: also include positions that predict a token of the prompt.
     """
     sequences = [members(example, base.codec, targets, seed, epoch=0, count=1)[0] for example in heldout]
     parts = [top_k_mass(logits, top_k) for logits, *_ in teacher_forced(base, heldout, sequences, prompts)]
@@ -63,7 +64,7 @@ def top_k_masses(
 
 
 def heldout_nll(adapter: Adapter, heldout: Sequence[Example]) -> float | None:
-    """Cross-entropy in nats per target token of the canonical targets; None without held-out examples."""
+    """Computes cross-entropy in nats per target token of the canonical targets; None without held-out examples."""
     if not heldout:
         return None
     adapter.model.eval()

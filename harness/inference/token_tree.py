@@ -1,7 +1,7 @@
-"""Sequences that begin alike, as one tree of tokens: what they have in common is read by a model once.
+"""Represents sequences with common beginnings as one tree of tokens, so that a model reads the common part once.
 
-In: a prompt and, one after the other, tokens that follow tokens that are there. Out: the tree as tensors, for a model
-that reads trees (harness.protocols.EncodesImages), or unrolled into rows for one that reads rows alone.
+In: a prompt and, one after the other, tokens that follow existing ones. Out: the tree as tensors, for a model that
+reads trees (harness.protocols.EncodesImages), or unrolled into rows for other models.
 
 Shape legend: R trees or rows   L nodes of the largest tree, or tokens of the longest row
 """
@@ -17,7 +17,8 @@ from harness.types import TokenTrees
 
 
 class TokenTree:
-    """Tokens, each below the one that it follows. The prompt comes first, and a parent always before its children.
+    """A tree of tokens, each a child of the token that it follows. The prompt comes first, and a parent always before
+    its children.
 
     root: the prompt's last node, which the first token of an answer follows.
     """
@@ -34,7 +35,7 @@ class TokenTree:
         return len(self.tokens)
 
     def child(self, node: int, token: int) -> int:
-        """The node of `token` after `node`, made if it is not there."""
+        """Returns the node of `token` after `node`, which is made if it does not exist."""
         key = node, token
         if key not in self._children:
             self._children[key] = len(self.tokens)
@@ -44,11 +45,11 @@ class TokenTree:
         return self._children[key]
 
     def unrolled_size(self) -> tuple[int, int]:
-        """Leaves, and tokens from the first one to the deepest of them."""
+        """Returns the number of leaves, and of tokens on the longest path."""
         return len(self) - len(set(self.parents)) + 1, max(self.depths) + 1
 
     def paths(self) -> list[list[int]]:
-        """The nodes from the first one to each leaf."""
+        """Returns the nodes on the path to each leaf."""
         inner = set(self.parents)
         return [self._path(node) for node in range(len(self)) if node not in inner]
 
@@ -61,7 +62,7 @@ class TokenTree:
 
 
 def pack(trees: Sequence[TokenTree], pad: int) -> TokenTrees:
-    """A row for each tree, padded on the right: nothing sees padding but itself."""
+    """Packs each tree into a row, padded on the right: padding is attended by itself only."""
     length = max(map(len, trees))
     tokens, places = torch.full((len(trees), length), pad), torch.zeros(len(trees), length, dtype=torch.long)
     parents = torch.arange(length).repeat(len(trees), 1)  # padding and a first token: their own
@@ -73,21 +74,23 @@ def pack(trees: Sequence[TokenTree], pad: int) -> TokenTrees:
 
 
 def _ancestors(parents: Tensor, depth: int) -> Tensor:
-    """[R, L, L] bool: whether j is i or stands above it. parents [R, L]: the node above each, itself where there is
-    none; depth: of the deepest node."""
+    """Returns [R, L, L] bool: whether j is i or an ancestor of it. parents [R, L]: the parent of each node, itself
+    where there is none; depth: of the deepest node."""
     rows, length = parents.shape
     above = torch.eye(length, dtype=torch.bool).repeat(rows, 1, 1)
     jump = parents  # the node `reach` steps above each
     reach = 1
-    while reach <= depth:  # what is above within 2 n steps is so within n, of the node or of that n steps above it
+    while (
+        reach <= depth
+    ):  # ancestors within 2 n steps are those within n steps of the node or of its ancestor n steps above
         above |= above.gather(1, jump[:, :, None].expand(-1, -1, length))
         jump, reach = jump.gather(1, jump), 2 * reach
     return above
 
 
 def unroll(trees: Sequence[TokenTree], pad: int) -> tuple[Tensor, list[dict[int, tuple[int, int]]], list[int]]:
-    """Trees as rows [R, L], one for each leaf, padded on the right; for each tree the (row, column) of its nodes; and
-    the tree that each row is of."""
+    """Unrolls trees into rows [R, L], one for each leaf, padded on the right; also returns for each tree the (row,
+    column) of its nodes, and the tree of each row."""
     paths = [(index, path) for index, tree in enumerate(trees) for path in tree.paths()]
     rows = torch.full((len(paths), max(len(path) for _, path in paths)), pad)
     where: list[dict[int, tuple[int, int]]] = [{} for _ in trees]

@@ -77,8 +77,8 @@ def content_problems(content: Mapping[str, Any]) -> list[str]:
     problems = []
     for kind, key, more_keys in (("benchmark", "benchmark", ()), ("model", "models", ("train",))):
         for name, settings in _named(content.get(key), *more_keys):
-            found = registry.problems(kind, name, settings)  # type: ignore[arg-type]
-            problems += found if kind == "benchmark" else _say_where(name, settings, found)
+            lines = registry.problems(kind, name, settings)  # type: ignore[arg-type]
+            problems += lines if kind == "benchmark" else _say_where(name, settings, lines)
     for name, settings in _named(content.get("objectives"), "train", "then"):
         problems += _say_where(name, settings, objectives.problems(name, settings))
     return problems
@@ -92,7 +92,9 @@ def _say_where(name: str, settings: Mapping[str, Any], problems: list[str]) -> l
         for key, value in settings.items()
         if key in Train.model_fields
     }
-    return [next((own for start, own in misplaced.items() if start in problem), problem) for problem in problems]
+    return [
+        next((message for start, message in misplaced.items() if start in problem), problem) for problem in problems
+    ]
 
 
 def _named(value: object, *more_keys: str) -> list[tuple[str, dict[str, Any]]]:
