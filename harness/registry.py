@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.benchmark_checks import require_valid
 from harness.errors import ConfigError, DataError, unknown
+from harness.extension_checks import blaming, origin, require_class, require_lines, require_methods
 from harness.system.extras import install_command
 
 if TYPE_CHECKING:  # both import torch, which listing names does not need
@@ -54,14 +55,19 @@ def find(kind: Kind, name: str) -> Any:
     available = names(kind)
     if name not in available:
         raise ConfigError(unknown(kind, name, available))
+    point = foreign(kind, name)
     try:
-        return resolve(available[name])
+        with blaming(kind, name, point, "importing it"):
+            made_by = resolve(available[name])
     except ModuleNotFoundError as error:
         command = install_command(error.name or "")
         how = "" if command is None else f"; install it with: {command}"
-        raise ConfigError(f"{kind} {name}: it needs {error.name}, which is not installed here{how}") from error
+        who = f"{kind} {name}" if point is None else origin(kind, name, point)
+        raise ConfigError(f"{who}: it needs {error.name}, which is not installed here{how}") from error
     except AttributeError as error:
         raise ConfigError(f"{kind} {name}: expected the class {available[name]}, got: {error}") from error
+    require_class(kind, name, point, made_by)
+    return made_by
 
 
 def resolve(reference: str) -> Any:
@@ -84,18 +90,22 @@ def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]
 
     What only the model's own libraries know (timm's list of backbones) is checked when the model is made.
     """
+    point = foreign(kind, name)
     try:
-        reported = _settings_of(kind, name).problems(settings)
+        checks = _settings_of(kind, name)
+        with blaming(kind, name, point, "problems(settings)"):
+            reported = checks.problems(settings)
+        return require_lines(kind, name, point, reported)
     except ConfigError as error:
         return list(error.problems)
-    return list(reported)
 
 
 def places(kind: Kind, name: str, settings: Mapping[str, Any]) -> list[str]:
     """Lists what settings name to be read: files, folders, repositories. See harness.protocols.NamesPlaces: of a class
     that does not say, every text among its settings could be one."""
     tell = getattr(_settings_of(kind, name), "places", None)
-    return list(_texts(settings) if tell is None else tell(settings))
+    with blaming(kind, name, foreign(kind, name), "places(settings)"):
+        return list(_texts(settings) if tell is None else tell(settings))
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -125,20 +135,27 @@ def benchmark(name: str, settings: Mapping[str, object], data: Path | None, ever
     the picture of every image must be there."""
     from harness.protocols import NeedsPictures  # late: listing names needs no contracts
 
-    made: Benchmark = find("benchmark", name)(settings, data)
-    require_valid(name, made)
+    made_by = find("benchmark", name)
+    with blaming("benchmark", name, foreign("benchmark", name), "making it"):
+        made: Benchmark = made_by(settings, data)
+        require_valid(name, made)
     if every_picture and isinstance(made, NeedsPictures):
         made.require_pictures()
     return made
 
 
 def model(name: str, categories: Sequence[Category], settings: Mapping[str, object]) -> Predictor:
-    made: Predictor = find("model", name)(categories, settings)
+    made_by, point = find("model", name), foreign("model", name)
+    with blaming("model", name, point, "making it"):
+        made: Predictor = made_by(categories, settings)
+        require_methods(name, point, made)
     return made
 
 
 def corrector(name: str, codec: Codec, targets: Targets) -> Corrector:
-    made: Corrector = find("corrector", name)(codec, targets)
+    made_by = find("corrector", name)
+    with blaming("corrector", name, foreign("corrector", name), "making it"):
+        made: Corrector = made_by(codec, targets)
     return made
 
 

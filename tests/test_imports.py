@@ -26,7 +26,9 @@ ORDER: tuple[frozenset[str], ...] = (
     frozenset({"harness.types", "harness.errors"}),
     frozenset({"harness.settings"}),
     frozenset({"harness.system", "harness.sequence", "harness.metrics", "harness.objectives", "harness.images"}),
-    frozenset({"harness.records", "harness.protocols", "harness.benchmark_checks", "benchmarks"}),
+    frozenset(
+        {"harness.records", "harness.protocols", "harness.benchmark_checks", "harness.extension_checks", "benchmarks"}
+    ),
     frozenset({"harness.registry", "harness.inference"}),
     frozenset({"harness.suite", "model_zoo"}),
     frozenset({"harness.evaluation", "harness.training", "harness.report"}),

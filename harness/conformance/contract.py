@@ -6,11 +6,10 @@ import json
 
 from harness import registry
 from harness.conformance.subject import ContractError, NotApplicableError, Subject, require
+from harness.extension_checks import TRAINABLE
 from harness.protocols import Adapter
 from harness.sequence import Codec
 
-TRAINABLE = ("model", "pixels", "logits", "save", "load")
-"""The members that an Adapter has beside those of a Predictor."""
 UNKNOWN = "no_such_setting"
 
 

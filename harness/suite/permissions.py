@@ -128,6 +128,8 @@ def _behind(name: str, place: str, permissions: Permissions, before: tuple[Path,
 
     before: the cells on the way here. ConfigError where one begins with itself: reading it would never end.
     """
+    if "\0" in place:
+        raise ConfigError(f"{place!r}: expected the name of a place, which has no null character")
     here = Path(place).resolve()
     if here in before or len(before) > MOST_CELLS:
         raise ConfigError(f"{place}: a cell that begins with itself, or with a row of more than {MOST_CELLS} others")

@@ -149,8 +149,9 @@ STAGES: dict[str, type[StageSettings]] = {
 def _named(value: Any) -> Any:
     """Writes a bare name out and checks it. ValueError for an unknown name."""
     value = _by_name(value)
-    if isinstance(value, Mapping) and value.get("name") not in STAGES:
-        raise ValueError(unknown("stage", str(value.get("name")), STAGES))
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping) and not (isinstance(name, str) and name in STAGES):
+        raise ValueError(unknown("stage", str(name), STAGES))
     return value
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands.run.launch import with_options
 from harness.run.executors import processes
 from harness.run.executors.processes import Ended, environment, exit_code, messages
 from harness.system.interrupts import Interrupted
@@ -93,6 +94,19 @@ def test_a_signal_reaches_every_worker_once(
     assert caught.value.exit_code == 128 + number
     assert [path.read_text() for path in tmp_path.glob("signals.*")] == [f"{number.name[3:]}\n"] * 3
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("run s --jobs 2", "run s --jobs 2 --jobs 1"),
+        ("run --jobs 2 -- s", "run --jobs 2 --jobs 1 -- s"),
+        ("run s --jobs 2 --", "run s --jobs 2 --jobs 1 --"),
+    ],
+)
+def test_a_workers_options_stand_before_what_ends_the_options(given: str, expected: str) -> None:
+    """Behind `--` they were taken for suites."""
+    assert with_options(given.split(), ["--jobs", "1"]) == expected.split()
 
 
 def test_a_worker_stops_when_its_parent_is_gone() -> None:

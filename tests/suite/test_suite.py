@@ -194,6 +194,11 @@ def test_references_between_parts_are_checked() -> None:
         ({"seeds": [0, 0]}, "seeds: expected distinct seeds, got [0, 0]"),
         ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, got -1"),
         ({"models": [3]}, "models.0: "),
+        (
+            {"objectives": [{"name": "ce", "then": {"name": ["x"]}}]},
+            "objectives.0.then: unknown stage \"['x']\"; avail",
+        ),
+        ({"objectives": [{"name": "ce", "then": {"name": {}}}]}, "objectives.0.then: unknown stage '{}'; available: "),
         ({"benchmark": {"name": "shapes", True: 3}}, "benchmark.1: Keys should be strings, got True"),
         ({True: 3}, "1: Keys should be strings, got True"),
         ({"models": []}, "models: "),

@@ -77,7 +77,8 @@ def workers(options: RunOptions, count: int) -> int:
     folder, mirror = options.folder, options.mirror
     require_one_process("--jobs")
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = [*sys.argv[1:], "--jobs", "1", "--worker", str(files.clock(folder)), "--output", str(folder)]
+    own = ["--jobs", "1", "--worker", str(files.clock(folder)), "--output", str(folder)]
+    arguments = with_options(sys.argv[1:], own)
     with console.overview(options.quiet) as show:
 
         def look() -> None:
@@ -90,6 +91,12 @@ def workers(options: RunOptions, count: int) -> int:
     for line in processes.messages(ended):
         print(line, file=sys.stderr)
     return processes.exit_code(ended)
+
+
+def with_options(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Returns a command line with further options, which win over those that it has: behind `--` there are none."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return [*arguments[:end], *options, *arguments[end:]]
 
 
 def on_cluster(options: RunOptions) -> int:

@@ -1,0 +1,93 @@
+"""What a model, benchmark or corrector of another package must have, asked at the door.
+
+A mistake in it is one line with the package, the entry point and what was expected, not a fault of detmodes. (What a
+benchmark's examples must be is in harness.benchmark_checks; `detmodes check-adapter` asks much more of a model.)
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, DetmodesError
+
+CONTRACTS = {
+    "model": "a class as harness.protocols describes an Adapter",
+    "benchmark": "a class as harness.protocols describes a Benchmark",
+    "corrector": "a function as harness.protocols describes a Corrector",
+}
+PREDICTOR = ("codec", "generate", "describe")
+TRAINABLE = ("model", "pixels", "logits", "save", "load")
+"""What an adapter has beside PREDICTOR: all of it, or nothing of it where it cannot be trained."""
+SHOWN = 300
+"""Characters of another package's error."""
+
+
+@contextmanager
+def blaming(kind: str, name: str, point: EntryPoint | None, doing: str) -> Iterator[None]:
+    """Turns what another package's code raises into a ConfigError that names it.
+
+    Errors of detmodes pass, and so does lack of memory and what belongs to files, for which there are better words.
+    point: by which the other package brings the name; None for detmodes' own, of which nothing is caught.
+    """
+    try:
+        yield
+    except (DetmodesError, MemoryError, OSError, ModuleNotFoundError):
+        raise
+    except (Exception, SystemExit) as error:
+        if point is None or "out of memory" in str(error):
+            raise
+        told = f"{type(error).__name__}: {error}".removesuffix(": ")
+        told = " ".join(told.split())[:SHOWN]
+        raise ConfigError(f"{origin(kind, name, point)}: {doing} failed: {told}{_line(error)}") from error
+
+
+def require_class(kind: str, name: str, point: EntryPoint | None, made_by: Any) -> None:
+    """ConfigError where what an entry point names is not what its group is for."""
+    if point is None:
+        return
+    if not callable(made_by):
+        raise ConfigError(_expectation(kind, name, point, f"got {type(made_by).__name__}"))
+    if kind != "corrector" and not callable(getattr(made_by, "problems", None)):
+        raise ConfigError(_expectation(kind, name, point, "it has no static method problems(settings)"))
+
+
+def require_lines(kind: str, name: str, point: EntryPoint | None, problems: Any) -> list[str]:
+    """What `problems` of a class gave, which must be texts. ConfigError where they are not."""
+    texts = isinstance(problems, list | tuple) and all(isinstance(problem, str) for problem in problems)
+    if point is not None and not texts:
+        raise ConfigError(_expectation(kind, name, point, f"problems() gave {problems!r:.60}, not a list of texts"))
+    return list(problems)
+
+
+def require_methods(name: str, point: EntryPoint | None, made: Any) -> None:
+    """ConfigError where a model lacks methods: it has all of an Adapter, or nothing of what trains one."""
+    if point is None:
+        return
+    missing = [method for method in PREDICTOR if not hasattr(made, method)]
+    absent = [method for method in TRAINABLE if not hasattr(made, method)]
+    missing += absent if len(absent) < len(TRAINABLE) else []
+    if missing:
+        raise ConfigError(_expectation("model", name, point, f"it has no {', '.join(missing)}"))
+
+
+def origin(kind: str, name: str, point: EntryPoint) -> str:
+    """model mine (theirs 0.1, entry point mine = theirs.model:Mine)"""
+    package = "" if point.dist is None else f"{point.dist.name} {point.dist.version}, "
+    return f"{kind} {name} ({package}entry point {point.name} = {point.value})"
+
+
+def _expectation(kind: str, name: str, point: EntryPoint, got: str) -> str:
+    return f"{origin(kind, name, point)}: expected {CONTRACTS[kind]}; {got}"
+
+
+def _line(error: BaseException) -> str:
+    """Where in the package it was raised, for who writes it."""
+    if isinstance(error, SyntaxError):
+        return ""  # says it itself
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({Path(last.filename).name}, line {last.lineno})"
