@@ -77,8 +77,8 @@ def workers(options: RunOptions, count: int) -> int:
     folder, mirror = options.folder, options.mirror
     require_one_process("--jobs")
     folder.mkdir(parents=True, exist_ok=True)
-    own = ["--jobs", "1", "--worker", str(files.clock(folder)), "--output", str(folder)]
-    arguments = with_options(sys.argv[1:], own)
+    options_of_worker = ["--jobs", "1", "--worker", str(files.clock(folder)), "--output", str(folder)]
+    arguments = with_options(sys.argv[1:], options_of_worker)
     with console.overview(options.quiet) as show:
 
         def look() -> None:
