@@ -289,7 +289,8 @@ def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[GridCe
     sign = ">" if stated.direction == "greater" else "<"
     at = " at equal AP" if stated.at == "equal_AP" else ""
     difference = f"{stated.metric}: {stated.a} - {stated.b}{at} {sign} {stated.margin:g}"
-    words = (GridCell(_named(stated.id, finding.model, several)), GridCell(stated.claim), GridCell(difference))
+    title = stated.id if finding.model is None else _named(stated.id, finding.model, several)
+    words = (GridCell(title), GridCell(stated.claim), GridCell(difference))
     gap = [GridCell("" if finding.gap is None else format_interval(finding.gap, signed=True))] if matched else []
     if verdict is None:
         missing = f"not tested (missing: {', '.join(finding.missing)})"

@@ -61,9 +61,12 @@ def with_hypotheses(results: Results, planned: Suite) -> Results:
     """Returns the same cells with the hypotheses of another suite. Raises ConfigError where these name rows that the
     cells do not make up."""
     rows = sorted({source.label for source in sources(results)})
-    named = {label for hypothesis in planned.hypotheses for label in (hypothesis.a, hypothesis.b)}
-    if absent := sorted(named - set(rows)):
-        raise ConfigError(*(unknown("row of the run", label, rows) for label in absent))
+    models = [model.label for model in results.suite.models]
+    named = [pair for hypothesis in planned.hypotheses for pair in hypothesis.model_rows]
+    absent = [unknown("row of the run", row, rows) for _, row in named if row not in rows]
+    absent += [unknown("model of the run", model, models) for model, _ in named if model and model not in models]
+    if absent:
+        raise ConfigError(*dict.fromkeys(absent))
     return replace(results, suite=results.suite.model_copy(update={"hypotheses": planned.hypotheses}), made={})
 
 
@@ -170,7 +173,8 @@ def _outlook_grid(prospect: Prospect, results: Results) -> Grid:
         for seeds in SEEDS
     )
     stated = prospect.stated.hypothesis
-    title = f"{stated.id} ({prospect.stated.model}): {stated.metric} of {stated.a} - {stated.b}, half-width and chance"
+    about = stated.id if prospect.stated.model is None else f"{stated.id} ({prospect.stated.model})"
+    title = f"{about}: {stated.metric} of {stated.a} - {stated.b}, half-width and chance"
     return Grid(title, ("seeds", *(f"{many} images" for many in images)), rows, words=1)
 
 

@@ -207,10 +207,15 @@ def at_last_step(results: Results, model: str, label: str) -> Source:
     return Source(model, label, tuple(results.keys(model, label)), steps[-1] if steps else None, since=since)
 
 
-def at_ap_of(results: Results, model: str, control: str, label: str) -> Source:
-    """Returns the source of the row `control` where its path has the AP of the row `label`, seed by seed."""
-    row = next((row_of for row_of in resampled_rows(results, model) if row_of.label == label), None)
-    target = row or at_last_step(results, label if label in ORACLES else model, label)
+def at_ap_of(results: Results, model: str, control: str, label: str, target_model: str | None = None) -> Source:
+    """Returns the source of the row `control` where its path has the AP of the row `label`, seed by seed.
+
+    Args:
+        target_model: of the row `label`, where it is not that of the control.
+    """
+    model_of = model if target_model is None else target_model
+    row = next((row_of for row_of in resampled_rows(results, model_of) if row_of.label == label), None)
+    target = row or at_last_step(results, label if label in ORACLES else model_of, label)
     control_path = replace(path_source(results, model, control), at_ap_of=target)
     return over_images(control_path, control_path.early_images)
 

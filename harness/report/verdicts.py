@@ -22,7 +22,8 @@ class Finding:
     """A hypothesis for one model and its verdict, which is None where cells are missing."""
 
     hypothesis: Hypothesis
-    model: str
+    model: str | None
+    """None where it compares models."""
     verdict: Verdict | None
     missing: tuple[str, ...] = ()
     gap: Interval | None = None
@@ -41,7 +42,8 @@ class StatedTest:
     """A hypothesis for one model, the paired difference that it states, and the missing cells, in words."""
 
     hypothesis: Hypothesis
-    model: str
+    model: str | None
+    """None where it compares models."""
     test: PairedTest
     missing: tuple[str, ...]
     gap: Interval | None
@@ -65,10 +67,12 @@ def stated_tests(results: Results) -> list[StatedTest]:
     by_name = {(source.model, source.label): source for source in sources(results)}
     stated = []
     for hypothesis in results.suite.hypotheses:
-        for model in (model_of.label for model_of in results.suite.models):
-            a, b = (by_name.get((model, label)) or by_name[label, label] for label in (hypothesis.a, hypothesis.b))
+        (model_a, row_a), (model_b, row_b) = hypothesis.model_rows
+        each = [(model.label, model.label, model.label) for model in results.suite.models]
+        for model, of_a, of_b in [(None, model_a, model_b)] if model_a and model_b else each:
+            a, b = (by_name.get(name) or by_name[name[1], name[1]] for name in ((of_a, row_a), (of_b, row_b)))
             if hypothesis.at == "equal_AP":
-                b = at_ap_of(results, model, hypothesis.b, hypothesis.a)
+                b = at_ap_of(results, of_b, row_b, row_a, target_model=of_a)
             a, b = on_same_images(a, b)
             missing = tuple(dict.fromkeys([*_absent(results, a), *_absent(results, b)]))
             test = _paired_test(results, hypothesis, a, b, complete=not missing)

@@ -135,23 +135,31 @@ def reference_problems(suite: Suite) -> list[str]:
             expected = f"one of sample.temperatures {list(suite.sample.curve)}"
             problems.append(f"resampled.{row.label}.temperature: expected {expected}, got {row.temperature:g}")
     for hypothesis in suite.hypotheses:
-        for label in (hypothesis.a, hypothesis.b):
-            if label not in labels:
-                problems.append(f"hypothesis {hypothesis.id}: {unknown('row', label, labels)}")
-        if hypothesis.at is not None and hypothesis.b in labels and hypothesis.b not in trained:
-            expected = unknown("objective label", hypothesis.b, trained)
-            problems.append(f"hypothesis {hypothesis.id}: at: {hypothesis.at}: b has a path along training: {expected}")
-        chained = {objective.label for objective in chains(suite)}
-        metrics = figure_names(suite.sample.samples)
-        if {hypothesis.a, hypothesis.b} <= chained:
-            metrics += gain_names(suite.sample.samples)
-        elif hypothesis.metric in gain_names(suite.sample.samples):
-            both = f"{hypothesis.a}, {hypothesis.b}"
-            problems.append(f"hypothesis {hypothesis.id}: {hypothesis.metric}: expected two rows with then, got {both}")
-            continue
-        if hypothesis.metric not in metrics:
-            problems.append(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, metrics)}")
+        problems += [f"hypothesis {hypothesis.id}: {problem}" for problem in _hypothesis_problems(suite, hypothesis)]
     return problems + _caption_problems(suite) + _tune_problems(suite)
+
+
+def _hypothesis_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
+    """Says which rows or models a hypothesis names that are not there, and what it cannot be about."""
+    labels, models = rows(suite), [model.label for model in suite.models]
+    trained = [objective.label for objective in suite.objectives]
+    chained = {objective.label for objective in chains(suite)}
+    (model_a, row_a), (model_b, row_b) = hypothesis.model_rows
+    problems = [unknown("row", row, labels) for row in (row_a, row_b) if row not in labels]
+    problems += [unknown("model label", name, models) for name in (model_a, model_b) if name and name not in models]
+    if (model_a is None) != (model_b is None):
+        both = f"{hypothesis.a}, {hypothesis.b}"
+        problems.append(f"expected MODEL/ROW for both of a and b, or a row for both, got {both}")
+    if hypothesis.at is not None and row_b in labels and row_b not in trained:
+        expected = unknown("objective label", row_b, trained)
+        problems.append(f"at: {hypothesis.at}: b has a path along training: {expected}")
+    metrics, gained = figure_names(suite.sample.samples), gain_names(suite.sample.samples)
+    if hypothesis.metric in gained and not {row_a, row_b} <= chained:
+        both = f"{hypothesis.a}, {hypothesis.b}"
+        return [*problems, f"{hypothesis.metric}: expected two rows with then, got {both}"]
+    if hypothesis.metric not in [*metrics, *gained]:
+        problems.append(unknown("metric", hypothesis.metric, metrics))
+    return problems
 
 
 def _tune_problems(suite: Suite) -> list[str]:

@@ -179,9 +179,9 @@ class Hypothesis(StrictModel):
     metric: str
     """A figure (`detmodes list measures`), or one with `_gain` for two rows with `then`."""
     a: str
-    """Label of a row."""
+    """Label of a row, for each model; or MODEL/ROW, to compare two models."""
     b: str
-    """Label of the row that it is compared with."""
+    """The row that it is compared with, named in the same way."""
     at: Literal["equal_AP"] | None = None
     """equal_AP: b is read off its path along training where it has the AP of a (see harness.report.paths); both are
     trained with `schedule: constant` then."""
@@ -189,6 +189,12 @@ class Hypothesis(StrictModel):
     """On which side of the margin the difference is expected."""
     margin: float = 0.0
     """In the unit of the metric."""
+
+    @property
+    def model_rows(self) -> tuple[tuple[str | None, str], tuple[str | None, str]]:
+        """a and b, each as a model's label, None where it is about each model, and a row's."""
+        (model_a, _, row_a), (model_b, _, row_b) = self.a.rpartition("/"), self.b.rpartition("/")
+        return (model_a or None, row_a), (model_b or None, row_b)
 
 
 class Suite(StrictModel):

@@ -71,16 +71,16 @@ def _path_problems(suite: Suite) -> list[str]:
     """Says where a row is compared at equal AP whose learning rate falls: a step on its path is then no fair place to
     stop, as training that ends there would have had a smaller rate."""
     compared = [
-        (f"hypothesis {hypothesis.id}: at: equal_AP", (hypothesis.a, hypothesis.b))
-        for hypothesis in suite.hypotheses
-        if hypothesis.at
+        (f"hypothesis {stated.id}: at: equal_AP", stated.model_rows) for stated in suite.hypotheses if stated.at
     ]
-    compared += [(f"early_stops.{row.label}", (row.objective, row.at_ap_of)) for row in suite.early_stops]
+    compared += [
+        (f"early_stops.{row.label}", ((None, row.objective), (None, row.at_ap_of))) for row in suite.early_stops
+    ]
     by_label = {objective.label: objective for objective in suite.objectives}
     lines = []
-    for where, labels in compared:
-        for objective in (by_label[label] for label in labels if label in by_label):
-            for model in suite.models:
+    for where, named in compared:
+        for name, objective in ((name, by_label[label]) for name, label in named if label in by_label):
+            for model in (model for model in suite.models if name in (None, model.label)):
                 try:
                     schedule = suite.train_of(model, objective).schedule
                 except ValidationError:  # told already
