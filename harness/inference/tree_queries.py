@@ -24,17 +24,17 @@ from harness.types import Example, Projection, TokenTrees
 IMAGES = 32
 """Images that are read and encoded at once."""
 POSITIONS = 8192
-"""Tokens of a forward pass, padding included: more of them are no faster, and take more memory."""
+"""Tokens of a forward pass, padding included: with more it is no faster, and takes more memory."""
 PAIRS = 2**22
-"""Pairs of tokens of which one may see the other, in a forward pass over trees."""
+"""Pairs of tokens of which one may attend to the other, in a forward pass over trees."""
 LOGITS = 2**26
-"""Numbers that are multiplied out at once (256 MiB)."""
+"""Logits that are computed at once (256 MiB)."""
 
 
 @dataclass(slots=True)
 class TreeQueries:
-    """Log-probabilities in nats that are asked of a model: of single tokens after a node of a tree, and of whatever
-    may end a name there. The answers come in the order of the questions."""
+    """Log-probabilities in nats that are requested from a model: of single tokens after a node of a tree, and of any
+    terminator of a name there. The answers are in the order of the queries."""
 
     tree: TokenTree
     tokens: list[tuple[int, int]] = field(default_factory=list)  # (node, the token that follows it)
@@ -43,12 +43,12 @@ class TreeQueries:
     end_answers: list[float] = field(default_factory=list)
 
     def nodes(self) -> list[int]:
-        """Every node that something is asked about, once."""
+        """Returns every node with a query, once."""
         return list(dict.fromkeys([*(node for node, _ in self.tokens), *self.ends]))
 
 
 def answer_queries(adapter: Adapter, asked: Sequence[tuple[Example, TreeQueries]]) -> None:
-    """Fills in the answers; sequences about which nothing is asked cost nothing."""
+    """Fills in the answers; sequences without queries cost nothing."""
     needed = [(example, queries) for example, queries in asked if queries.tokens or queries.ends]
     of_images = [list(pairs) for _, pairs in groupby(needed, key=lambda pair: pair[0].key)]
     for start in range(0, len(of_images), IMAGES):
@@ -64,7 +64,7 @@ def answer_queries(adapter: Adapter, asked: Sequence[tuple[Example, TreeQueries]
             continue
         encoded = adapter.encode(pixels)
         trees = [(queries, image) for image, pairs in enumerate(images) for _, queries in pairs]
-        # Trees of a size go together, so that little is padding.
+        # Trees of similar size share a batch, so that there is little padding.
         for part in _parts(sorted(trees, key=lambda tree: len(tree[0].tree)), adapter.reads_trees):
             queries = [of_tree for of_tree, _ in part]
             tokens, places, rows = _laid_out(queries, adapter)
@@ -112,7 +112,7 @@ class _Followed:
 
 
 def _answer_by_logits(adapter: Adapter, pixels: Tensor, asked: Sequence[TreeQueries]) -> None:
-    """Asks an adapter that has no more than `logits`. pixels [1, 3, H, W]: the image that all of it is about."""
+    """Answers the queries of one image with an adapter that has only `logits`. pixels [1, 3, H, W]: the image."""
     for part in _parts([(queries, 0) for queries in asked], packed=False):
         queries = [of_tree for of_tree, _ in part]
         tokens, places, _ = _laid_out(queries, adapter)
@@ -121,7 +121,7 @@ def _answer_by_logits(adapter: Adapter, pixels: Tensor, asked: Sequence[TreeQuer
 
 
 def _parts(trees: Sequence[tuple[TreeQueries, int]], packed: bool) -> Iterator[list[tuple[TreeQueries, int]]]:
-    """Neighbours that make up one forward pass; a tree that is too large for any has its own."""
+    """Yields neighbours that form one forward pass; a tree that is too large gets one to itself."""
     part: list[tuple[TreeQueries, int]] = []
     rows = length = 0
     for tree in trees:
@@ -140,7 +140,7 @@ def _parts(trees: Sequence[tuple[TreeQueries, int]], packed: bool) -> Iterator[l
 def _laid_out(
     asked: Sequence[TreeQueries], adapter: Adapter
 ) -> tuple[Tensor | TokenTrees, list[tuple[int, int]], list[int]]:
-    """Trees as the adapter reads them; (row, column) of every node that is asked about, in order; the tree of each
+    """Returns the trees in the adapter's form, (row, column) of every queried node in order, and the tree of each
     row."""
     pad, trees = adapter.codec.tokens.pad, [queries.tree for queries in asked]
     if isinstance(adapter, EncodesImages) and adapter.reads_trees:
@@ -157,8 +157,8 @@ def _fill(
     places: Sequence[tuple[int, int]],
     states: Tensor | Projection | _Followed,
 ) -> None:
-    """Answers from logits [R, L, V] or what they are made of, at the (row, column) of every node that is asked about.
-    Logits are multiplied out there alone, and answers leave the device together."""
+    """Fills in answers from logits [R, L, V] or hidden states, at the (row, column) of every queried node. Logits are
+    computed only there, and the answers leave the device in one transfer."""
     sample = (
         states.hidden if isinstance(states, Projection) else states.first if isinstance(states, _Followed) else states
     )
@@ -185,7 +185,7 @@ def _fill(
 
 
 def _flat(asked: Sequence[TreeQueries]) -> tuple[list[tuple[int, int]], list[int]]:
-    """All questions one after the other, with the place of their node among all nodes that are asked about."""
+    """Concatenates all queries, each with the position of its node among all queried nodes."""
     pairs: list[tuple[int, int]] = []
     ends: list[int] = []
     count = 0
@@ -198,7 +198,7 @@ def _flat(asked: Sequence[TreeQueries]) -> tuple[list[tuple[int, int]], list[int
 
 
 def _logits(states: Tensor | Projection | _Followed, rows: Tensor, columns: Tensor) -> Tensor:
-    """[Q, V] at these places."""
+    """Computes logits [Q, V] at these places."""
     if isinstance(states, _Followed):
         return states.take(rows, columns)
     if isinstance(states, Tensor):

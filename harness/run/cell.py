@@ -1,4 +1,4 @@
-"""One cell, from its base to its record."""
+"""Computes one cell, from its base to its record."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ from harness.training.stages import kinds
 from harness.types import Example
 
 METRICS = "metrics.jsonl"
-"""What training logs, as it comes (see harness.records.log)."""
+"""The file with the log of training, written as rows come (see harness.records.log)."""
 
 
 def compute(context: Context, item: Planned, folder: Path, check: Callable[[], None] = lambda: None) -> Record | None:
-    """Computes a cell in `folder`, going on from what an earlier process left there, and returns its record.
+    """Computes a cell in `folder`, resuming from what an earlier process left there, and returns its record.
 
-    check: called before anything in the folder is written or removed, and raises where it must not: another process has
-    taken the cell over.
+    check: called before anything in the folder is written or removed; raises where another process has taken the cell
+    over.
 
-    Several processes may compute it together: rank 0 alone writes, and has the record. Raises Interrupted where SIGTERM
-    or SIGINT came, once what was computed is saved.
+    Several processes may compute one cell: only rank 0 writes and returns the record. Raises Interrupted where
+    SIGTERM or SIGINT came, once the computed results are saved.
     """
     main = context.accelerator.is_main_process
     if main:
         check()
-        _remove_files(folder)  # made again at the end, from what is kept in the folder RESUME
+        _remove_files(folder)  # made again at the end, from the files in the folder RESUME
     peak = PeakMemory(context.accelerator.device)
     settings = f"{item.digest} keep: {context.suite.keep}"
     recorder = PhaseRecorder(_settle(context)) if context.profile else None
@@ -132,13 +132,13 @@ def _tracking(context: Context, item: Planned) -> AbstractContextManager[Tell]:
 
 
 def _settle(context: Context) -> Callable[[], object]:
-    """Waits until the device has done what it was asked to."""
+    """Waits until the device has finished its work."""
     device = context.accelerator.device
     return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
 class _Run:
-    """A cell in the making: prepare, train with looks at the model on the way, write the tables."""
+    """A cell being computed: prepare, train with evaluations and probes on the way, write the tables."""
 
     def __init__(self, context: Context, cell: Cell, checkpointer: CellCheckpointer) -> None:
         self.context, self.suite, self.cell, self.checkpointer = context, context.suite, cell, checkpointer
@@ -157,7 +157,7 @@ class _Run:
         self.questions = context.questions("val", cell.seed)
 
     def train(self, objective: NamedObjective, folder: Path) -> dict[str, Any]:
-        """Trains, with evaluations and probes on the way; returns what the record says of it."""
+        """Trains, with evaluations and probes on the way; returns the fields of the record about training."""
         adapter = self._adapter()
         with phase("preparation"):
             started = time.perf_counter()
@@ -196,7 +196,7 @@ class _Run:
         )
 
     def _later_stages(self, objective: NamedObjective, work: Work) -> list[Stage]:
-        """The stages after fine-tuning; ConfigError if one cannot run."""
+        """Makes the stages after fine-tuning; ConfigError if one cannot run."""
         settings = objective.then
         if settings is None:
             return []
@@ -204,7 +204,7 @@ class _Run:
         return [kinds.stage(settings, self.suite.plans_of(self.cell.model, objective)[1], work)]
 
     def _fresh(self) -> Adapter:
-        """The base once more; what is frozen is in memory once."""
+        """Makes another model like the base, which shares its frozen tensors."""
         base = build(self.context, self.cell.model, self.plan, like=self._adapter())
         assert isinstance(base, Adapter)
         return base
@@ -220,11 +220,11 @@ class _Run:
         self.context.watch.work("train", step, self.steps, f"loss {loss:.3f}")
 
     def evaluate(self, step: int) -> None:
-        """Evaluates the model as it is now, or takes the evaluation that was kept."""
+        """Evaluates the model as it is now, or reads the stored evaluation."""
         adapter = self.predictor if isinstance(self.predictor, Adapter) else None
         kept_weights = self.suite.keep == "all" and self.cell.role == "trained"
         save = adapter.save if adapter and kept_weights else None
-        with phase("tables"):  # all that is in no phase of its own
+        with phase("tables"):  # everything outside of another phase
             done = self.checkpointer.evaluations.get_or_make(step, partial(self._measure, step), save)
         if done is None:  # rank 0 has it
             return
@@ -232,7 +232,7 @@ class _Run:
         self.checkpointer.timings["evaluate"] += done.seconds
 
     def _measure(self, step: int, cache: SharedCache) -> Measurement | None:
-        """On rank 0; the others make their share of what it is made of, and have nothing."""
+        """Returns the measurement on rank 0; the others compute their share of its parts and return None."""
         predictor, suite, seed, last = self.predictor, self.suite, self.cell.seed, step == self.steps
         benchmark, questions = self._asked(step)
         asked = len(questions) * (len(suite.sample.curve) if last else 1)
@@ -257,7 +257,8 @@ class _Run:
         return replace(measured, info=measured.info.model_copy(update={"images": some}))
 
     def _asked(self, step: int) -> tuple[Benchmark, Sequence[Example]]:
-        """What is asked at a step: everything when a stage ends, before that of the images of early evaluations."""
+        """Returns the questions at a step: all when a stage ends, before that only those about the images of early
+        evaluations."""
         if step in self.ends:
             return self.context.benchmark, self.questions
         early = self.context.early
@@ -265,14 +266,15 @@ class _Run:
         return early, [question for question in self.questions if question.image_id in ids]
 
     def _heldout_loss(self, cache: SharedCache) -> float | None:
-        """Nats per target token of the held-out examples; None without any, and for what cannot be trained."""
+        """Computes the held-out loss in nats per target token; None without held-out examples, and for models that
+        cannot be trained."""
         if not isinstance(self.predictor, Adapter):
             return None
         with phase("held-out loss"):
             return cache.get_or_make("heldout-nll", partial(heldout_nll, self.predictor, self.heldout))
 
     def probe(self, step: int) -> None:
-        """Looks at the probe images."""
+        """Measures the model on the probe images."""
         started = time.perf_counter()
         assert self.plan.probe is not None
         benchmark, sample = self.context.benchmark, self.suite.sample
@@ -283,8 +285,8 @@ class _Run:
         self.checkpointer.timings["probe"] += time.perf_counter() - started
 
     def write_tables(self, folder: Path) -> None:
-        """The tables of all evaluations and of the stages, the gallery, and the weights that were kept with an
-        evaluation."""
+        """Writes the tables of all evaluations and of the stages, the gallery, and the weights that were stored with
+        an evaluation."""
         evaluations = self.checkpointer.evaluations.finished
         for name in records.TABLES:
             frame = pd.concat([evaluation.table(name) for evaluation in evaluations], ignore_index=True)
@@ -300,7 +302,7 @@ class _Run:
 
 
 def record_of(context: Context, item: Planned, **fields: Any) -> Record:
-    """The part that every record has, finished or failed."""
+    """Makes the part that every record has, finished or failed."""
     return Record(
         suite=context.suite.suite,
         label=item.cell.label,
@@ -332,7 +334,7 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links."""
+    """Gives a file another name; copies it where the file system has no links."""
     try:
         target.hardlink_to(source)
     except OSError:
@@ -340,7 +342,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 class _Counter:
-    """Adds up finished images for the watch."""
+    """Counts finished images for the watch."""
 
     def __init__(self, watch: Watch, kind: str, total: int) -> None:
         self._watch, self._kind, self._total, self._done = watch, kind, total, 0

@@ -1,4 +1,4 @@
-"""What all cells of a run share: suite, benchmark, device, and whom to tell."""
+"""Holds what all cells of a run share: suite, benchmark, device, and the receivers of progress."""
 
 from __future__ import annotations
 
@@ -33,43 +33,45 @@ SNAPSHOT_EVERY = "10m"
 
 @dataclass
 class Context:
-    """What all cells of a run share."""
+    """The values that all cells of a run share."""
 
     suite: Suite
     benchmark: Benchmark
     accelerator: Accelerator
     watch: Watch = field(default_factory=Silence)
     snapshot_every: str | int = SNAPSHOT_EVERY
-    """How often there is a checkpoint: steps, or a time like 10m (see harness.run.interval)."""
+    """Interval between checkpoints: steps, or a time like 10m (see harness.run.interval)."""
     workers: int = WORKERS
-    """Threads that read the images training comes to next (see harness.training.prefetch)."""
+    """Threads that read the next images of training (see harness.training.prefetch)."""
     profile: bool = False
     """Whether to write where the time of a cell goes (see harness.system.profiler)."""
     coordinates: Space | None = None
-    """Those of the suite's first model, once it has been built: the oracles answer in them."""
+    """Coordinates of the suite's first model, once it has been built: the oracles answer in them."""
     left_out: task.LeftOut = field(default_factory=dict)
     """Images without a picture that can be read, which `images: skip` does without."""
     track: Name | None = None
-    """Whom else to tell what is logged (see harness.run.trackers)."""
+    """The experiment tracker that receives the log (see harness.run.trackers)."""
 
     @cached_property
     def early(self) -> Benchmark:
-        """The benchmark as evaluations before the last step see it; itself unless the suite says `eval_images`."""
+        """Returns the benchmark for evaluations before the last step; the same one unless the suite has
+        `eval_images`."""
         number = self.suite.train.eval_images
         return self.benchmark if number is None else task.early(self.benchmark, number)
 
     @cached_property
     def train_images(self) -> Counter[int]:
-        """How many training images have each category, by its id."""
+        """Counts the training images that have each category, by its id."""
         return Counter(
             c for example in self.benchmark.split("train") for c in {i.category_id for i in example.instances}
         )
 
     def questions(self, split: str, seed: int) -> tuple[Example, ...]:
-        """What a split's images are asked: the images themselves, or several questions each, next to each other.
+        """Returns the questions about a split's images: the images themselves, or several questions each, next to
+        each other.
 
-        What the others are asked depends on the seed; the validation images are always asked the same. ConfigError
-        where there is nothing to ask about any image.
+        Questions about the validation images are always the same; those about other splits depend on the seed.
+        ConfigError where no image has a question.
         """
         examples, prompt = self.benchmark.split(split), self.suite.prompt
         if prompt.chunk is None:
@@ -95,13 +97,13 @@ class Context:
 
     @cached_property
     def pictures(self) -> list[Example]:
-        """The validation images that the gallery shows."""
+        """Returns the validation images that the gallery shows."""
         return gallery.choose_pictures(self.benchmark.split("val"), self.benchmark.categories)
 
 
 def open_context(suite: Suite, data: Path | None, device: Device, watch: Watch | None = None) -> Context:
     watch = watch or Silence()
-    accelerator = accelerator_on(device)  # first: from here on what fails in one process is known to all
+    accelerator = accelerator_on(device)  # first: from here on all processes learn of a failure in one of them
     benchmark, left_out = ranks.make_on_all(accelerator, partial(_benchmark, suite, data, watch))
     context = Context(suite, benchmark, accelerator, watch, left_out=left_out)
     if suite.counts_epochs:
@@ -125,7 +127,7 @@ def _benchmark(suite: Suite, data: Path | None, watch: Watch) -> tuple[Benchmark
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A cell with everything that determines its result, and where that result goes."""
+    """A cell with everything that determines its result, and the folder of that result."""
 
     cell: Cell
     info: CellInfo
@@ -134,8 +136,8 @@ class Planned:
 
 
 def build(context: Context, model: NamedModel, plan: Train | None = None, like: Adapter | None = None) -> Predictor:
-    """A fresh base of a model, on the device. plan: how it is trained, by default as the suite says of the model. like:
-    another base of the same model, whose frozen tensors it uses too."""
+    """Makes a new base of a model, on the device. plan: settings of its training, by default those of the suite for
+    the model. like: another base of the same model, whose frozen tensors it shares."""
     plan, device = plan or context.suite.train_of(model), context.accelerator.device
     numbers = choose_numbers(device, plan.precision), evaluation_numbers(context, plan)
     make = partial(registry.model, model.name, context.benchmark.categories, model.settings)
@@ -148,14 +150,14 @@ def build(context: Context, model: NamedModel, plan: Train | None = None, like: 
         made.take_coordinates(_coordinates(context))
     task.of_model(made, context.benchmark, context.suite.task)
     if context.suite.sample.grammar:
-        Grammar(made.codec)  # a format that has none is refused now, not after training
+        Grammar(made.codec)  # a format without a grammar is refused now, not after training
     if context.suite.prompt.kind == "categories":
         made.codec.prompt(_asked_about(context.benchmark.categories[:1]))  # likewise
     return made
 
 
 def _coordinates(context: Context) -> Space:
-    """Those of the first model, which is built if it was not yet."""
+    """Returns the coordinates of the first model, which is built if necessary."""
     if context.coordinates is None:
         build(context, context.suite.models[0])
     assert context.coordinates is not None
@@ -163,12 +165,13 @@ def _coordinates(context: Context) -> Space:
 
 
 def evaluation_numbers(context: Context, plan: Train) -> Numbers:
-    """What is computed in where a model is not trained: as in training, if the suite's `sample` does not say."""
+    """Returns the number format for models that are not being trained: that of training, unless the suite's `sample`
+    names one."""
     return choose_numbers(context.accelerator.device, context.suite.sample.precision, plan.precision)
 
 
 def precision_asked_for(context: Context, cell: Cell) -> str:
-    """What the settings ask the cell to compute in; what it was seen to compute in is the record's `precision`."""
+    """Returns the number formats that the settings ask for; the observed ones are the record's `precision`."""
     if cell.objective is None:
         return describe_precision(None, evaluation_numbers(context, context.suite.train_of(cell.model)))
     plan = context.suite.train_of(cell.model, cell.objective)
@@ -177,5 +180,5 @@ def precision_asked_for(context: Context, cell: Cell) -> str:
 
 
 def _asked_about(categories: Sequence[Category]) -> Example:
-    """A question about these categories, of no picture."""
+    """Makes a question about these categories, without a picture."""
     return Example(0, Path(), 1, 1, (), asked=tuple(category.id for category in categories))

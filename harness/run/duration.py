@@ -1,4 +1,4 @@
-"""What a run will cost on this machine."""
+"""Estimates the cost of a run on this machine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from harness.training.stage import Work
 def estimate(
     context: Context, planned: Sequence[Planned], clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Seconds that each planned cell will take: the speed of two training steps and one generated batch of
-    its model on this machine, times the amount of work. 0 for a finished one."""
+    """Estimates the seconds of each planned cell: the speed of two training steps and one generated batch of its
+    model on this machine, times the amount of work. 0 for a finished cell."""
     speeds: dict[str, tuple[float, float]] = {}
     costs = []
     for item in planned:
@@ -31,7 +31,7 @@ def estimate(
         objective, suite = item.cell.objective, context.suite
         plans = () if objective is None else suite.plans_of(item.cell.model, objective)
         every = len(context.questions("val", item.cell.seed))
-        whole = len(suite.sample.curve) - 1 + max(len(plans), 1)  # at the end of each stage everything is asked
+        whole = len(suite.sample.curve) - 1 + max(len(plans), 1)  # at the end of each stage all questions are asked
         early = sum(len(plan.evaluations) - 1 for plan in plans)
         asked = whole * every + early * (suite.train.eval_images or every)
         steps = plans[0].steps if plans else 0
@@ -44,7 +44,7 @@ def estimate(
 
 
 def _speeds(context: Context, model: NamedModel, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds per training step and per generated image (or question), each after one untimed warm-up."""
+    """Measures seconds per training step and per generated image (or question), each after one untimed warm-up."""
     predictor = build(context, model)
     suite = context.suite
     batch = context.questions("val", 0)[: suite.sample.batch_images]

@@ -1,5 +1,5 @@
-"""What else identifies a cell than its settings: the pictures it is computed from, and parts of other packages; and the
-seeds that its record names."""
+"""Computes what identifies a cell beside its settings: the pictures it is computed from, and parts of other packages;
+and the seeds that its record names."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SPLITS = ("train", "val", "calibration")
 
 
 class ChangedWarning(UserWarning):
-    """A cell was finished before, with pictures or parts that are not the same any more."""
+    """A cell was finished before with pictures or parts that have changed since."""
 
 
 def digest_splits(
     benchmark: Benchmark, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, str]:
-    """One digest for the pictures of each split. Empty for a benchmark that `renders_pictures`: its settings and the
-    digests of its annotations say everything."""
+    """Computes one digest for the pictures of each split. Empty for a benchmark that `renders_pictures`, as its
+    settings and the digests of its annotations determine them."""
     if getattr(benchmark, "renders_pictures", False):
         return {}
     total = sum(len(benchmark.split(split)) for split in SPLITS)
@@ -49,7 +49,7 @@ def _shifted(progress: Callable[[int, int], None], before: int, total: int, done
 
 
 def foreign_parts(suite: Suite, cell: Cell) -> dict[str, PartInfo]:
-    """The parts of a cell that other packages bring, by what they are: "benchmark mine", "model theirs"."""
+    """Describes the parts of a cell from other packages, by kind and name: "benchmark mine", "model theirs"."""
     used: list[tuple[registry.Kind, str]] = [("benchmark", suite.benchmark.name), ("model", cell.model.name)]
     then = None if cell.objective is None else cell.objective.then
     corrector = getattr(then, "corrector", None)
@@ -60,14 +60,14 @@ def foreign_parts(suite: Suite, cell: Cell) -> dict[str, PartInfo]:
 
 
 def seeds_of(cell: Cell) -> dict[str, int]:
-    """The seeds that a record names: of the base, of training where there is some, and of samples."""
+    """Returns the seeds that a record names: of the base, of training if there is any, and of samples."""
     trained = {} if cell.objective is None else {"training": cell.seed}
     return {"base": BASE_SEED, **trained, "samples": cell.seed}
 
 
 def warn_of_changes(cell: Cell, info: CellInfo, cells: Path) -> None:
-    """Says, before a cell is computed, that it had been finished with other pictures or parts, and with which. cells:
-    the folder that the run's cells are in."""
+    """Warns, before a cell is computed, that it had been finished with other pictures or parts, naming them. cells:
+    the folder of the run's cells."""
     for folder in sorted(cells.glob(f"{cell.id}-*")):
         try:
             before = records.read_record(folder).cell
@@ -81,7 +81,7 @@ def warn_of_changes(cell: Cell, info: CellInfo, cells: Path) -> None:
 
 
 def _changed(before: CellInfo, now: CellInfo) -> list[str]:
-    """What differs of pictures and parts, where nothing else does."""
+    """Lists the pictures and parts that differ, if nothing else does."""
     if before.model_copy(update={"pictures": now.pictures, "parts": now.parts}) != now:
         return []
     splits = [split for split in now.pictures if before.pictures.get(split) != now.pictures[split]]

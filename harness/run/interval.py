@@ -1,4 +1,4 @@
-"""How often something happens: after so many steps, or after so much time."""
+"""Defines intervals between checkpoints: a number of steps, or a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInterval:
-    """steps: None where it is a time; seconds: None where it is a number of steps."""
+    """An interval. steps: None where it is a time; seconds: None where it is a number of steps."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -27,7 +27,7 @@ class CheckpointInterval:
         return cls(steps=int(number)) if unit is None else cls(seconds=float(number) * SECONDS[unit])
 
     def is_over(self, step: int, seconds: float) -> bool:
-        """Whether it ends after this step; seconds: since the last end."""
+        """Tells whether the interval ends after this step; seconds: since the last end."""
         if self.seconds is not None:
             return seconds >= self.seconds
         assert self.steps is not None

@@ -1,12 +1,13 @@
-"""What a cell keeps beside the checkpoints of training, so that a killed one need not make it again.
+"""Stores what a cell has computed beside the checkpoints of training, so that a killed cell need not compute it
+again.
 
-In:  the cell's folder `resume`, and what its result depends on: what was kept under other settings is of no use.
-Out: evaluations, their finished parts, and the tables that stages begin with, each as it was kept or made now.
+In:  the cell's folder `resume`, and what its result depends on: files stored under other settings are not used.
+Out: evaluations, their finished parts, and the tables that stages begin with, each read from disk or made now.
 
-An evaluation, or a table, belongs to the weights that it is of (the first digits of their digest): where training
-repeats itself to the last bit it is found again, and where it does not it is made again. Of several processes that
-compute the cell together (harness.system.ranks), all of which come here in the same order, rank 0 reads and writes; it
-shares what it reads, and gathers what the others make.
+An evaluation or a table is stored under its weights (the first digits of their digest): if training repeats itself to
+the last bit it is read again, otherwise it is made again. If several processes compute the cell
+(harness.system.ranks), all call these methods in the same order; rank 0 reads and writes, shares what it reads, and
+gathers what the others make.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ UNTRAINED = "base"
 
 
 class ResumeWarning(UserWarning):
-    """Something that was kept is of no use: what it held is computed again."""
+    """A stored file cannot be used: its content is computed again."""
 
 
 @dataclass
 class KeptFolder:
-    """The folder `resume` of a cell. settings: what the cell's result depends on. weights: digest of the present ones.
-    interrupts: a signal ends the cell once what was made is kept. check: called before anything is written, and raises
-    where another process has taken the cell over."""
+    """The folder `resume` of a cell. settings: what the cell's result depends on. weights: digest of the present
+    ones. interrupts: a signal ends the cell once new results are stored. check: called before anything is written;
+    raises where another process has taken the cell over."""
 
     path: Path
     settings: str
@@ -55,21 +56,21 @@ class KeptFolder:
 
     @property
     def main(self) -> bool:
-        """Whether this process reads and writes."""
+        """Tells whether this process reads and writes."""
         main: bool = self.accelerator.is_main_process
         return main
 
     def place(self, name: str) -> Path:
-        """Where something is kept that belongs to the present weights."""
+        """Returns the path of something that is stored for the present weights."""
         return self.path / f"{name}-{self.weights[:16]}"
 
     def content_of(self, files_of: Path, **content: Any) -> dict[str, Any]:
-        """What is written of a folder beside its files: the settings, `content`, and the files' digests."""
+        """Returns the description of a folder: the settings, `content`, and the digests of its files."""
         digests = {path.name: files.sha256(path) for path in sorted(files_of.iterdir())}
         return {"settings": self.settings, **content, "files": digests}
 
     def read_content(self, path: Path) -> dict[str, Any]:
-        """Reads it. Raises DataError if it is not there, of other settings, or if a file is not what was written."""
+        """Reads the description. Raises DataError if it is absent or of other settings, or if a file has changed."""
         content: dict[str, Any] = files.read_json(path)
         if content["settings"] != self.settings:
             raise DataError(f"{path}: settings: expected {self.settings}, got {content['settings']}")
@@ -79,7 +80,8 @@ class KeptFolder:
         return content
 
     def usable(self, what: str, place: Path, read: Callable[[Path], T]) -> T | None:
-        """What is kept there, on rank 0; None, with a warning, where it is of no use, and None where there is none."""
+        """Returns what is stored there, on rank 0; None where nothing is stored, and None, with a warning, where it
+        cannot be used."""
         if not self.main:
             return None
         try:
@@ -91,7 +93,7 @@ class KeptFolder:
 
 
 def warn(message: str) -> None:
-    """Says that something that was kept is of no use."""
+    """Warns that a stored file cannot be used."""
     warnings.warn(message, ResumeWarning, stacklevel=3)
 
 
@@ -99,15 +101,15 @@ def warn(message: str) -> None:
 
 
 class StageTables:
-    """A Cache of tables (harness.records.cache): resume/table-<name>-<weights>/. paths: the file of each that there is,
-    by name, on rank 0."""
+    """A Cache of tables (harness.records.cache): resume/table-<name>-<weights>/. paths: the file of each existing
+    table, by name, on rank 0."""
 
     def __init__(self, folder: KeptFolder) -> None:
         self._folder = folder
         self.paths: dict[str, Path] = {}
 
     def get_or_make(self, name: str, make: Callable[[], T], /) -> T:
-        """Returns the table, a DataFrame. Raises Interrupted, when it is kept, if a signal came."""
+        """Returns the table, a DataFrame. Raises Interrupted, once it is stored, if a signal came."""
         folder, place = self._folder, self._folder.place(f"table-{name}")
         path = self.paths.get(name) or folder.usable(f"table {name}", place, self.read)
         if not ranks.same(folder.accelerator, path is not None):
@@ -122,7 +124,7 @@ class StageTables:
         return table  # type: ignore[no-any-return]
 
     def read(self, place: Path) -> Path:
-        """The table's file in its folder; DataError if it is not there or not what was written."""
+        """Returns the table's file in its folder; DataError if it is absent or has changed."""
         names: dict[str, str] = self._folder.read_content(place / TABLE)["files"]
         return place / next(iter(names))
 
@@ -138,7 +140,7 @@ class StageTables:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """An evaluation on disk. `evaluator`: engine and version; `seconds`: what it took to make."""
+    """An evaluation on disk. `evaluator`: engine and version; `seconds`: the time that it took."""
 
     folder: Path
     info: EvaluationInfo
@@ -152,7 +154,7 @@ class Evaluated:
 
 
 class Evaluations:
-    """The evaluations of a cell: resume/evaluation-<step>-<weights>/; `finished`: those that there are, on rank 0."""
+    """The evaluations of a cell: resume/evaluation-<step>-<weights>/; `finished`: the existing ones, on rank 0."""
 
     def __init__(self, folder: KeptFolder) -> None:
         self._folder = folder
@@ -161,10 +163,10 @@ class Evaluations:
     def get_or_make(
         self, step: int, measure: Callable[[SharedCache], Measurement | None], save: Callable[[Path], None] | None
     ) -> Evaluated | None:
-        """The evaluation of the present weights: as it was kept, or made by `measure`, which may keep parts of it.
-        None on ranks other than 0, where `measure` returns None too.
+        """Returns the evaluation of the present weights: the stored one, or one made by `measure`, which may store
+        parts of it. None on ranks other than 0, where `measure` returns None too.
 
-        save: writes the weights, where they are to be kept with it. Raises Interrupted after a part if a signal came.
+        save: writes the weights, if they are to be stored with it. Raises Interrupted after a part if a signal came.
         """
         folder, place = self._folder, self._folder.place(f"evaluation-{step:08}")
         evaluation = folder.usable(f"evaluation at step {step}", place, self.read)
@@ -176,7 +178,7 @@ class Evaluations:
         return evaluation
 
     def read(self, place: Path) -> Evaluated:
-        """Raises DataError if it is not there, of other settings, or not what was written."""
+        """Reads an evaluation. Raises DataError if it is absent, of other settings, or has changed."""
         content = self._folder.read_content(place / EVALUATION)
         info = EvaluationInfo.model_validate(content["info"])
         return Evaluated(place, info, content["evaluator"], content["score_source"], content["seconds"])
@@ -239,7 +241,7 @@ class PartsCache:
     def get_or_make_each(
         self, makers: Mapping[str, Callable[[], Any]], ready: Callable[[str], None] = lambda name: None
     ) -> list[Any]:
-        """Returns all values, on rank 0: what is missing is made in waves, one value on each rank."""
+        """Returns all values, on rank 0; missing ones are made in waves, one value on each rank."""
         accelerator = self._folder.accelerator
         values = self._read(makers)
         for name in values:
@@ -249,7 +251,7 @@ class PartsCache:
         for start in range(0, len(missing), processes):
             wave = missing[start : start + processes]
             made = ranks.gathered(accelerator, makers[wave[rank]]() if rank < len(wave) else None)
-            for name, value in zip(wave, made, strict=False):  # nothing was left for the others to make
+            for name, value in zip(wave, made, strict=False):  # in the last wave some ranks have nothing to make
                 self._write(name, value)
                 values[name] = value
                 ready(name)
@@ -257,7 +259,7 @@ class PartsCache:
         return [values[name] for name in makers] if self._folder.main else []
 
     def remove(self) -> None:
-        """Removes the parts, which the whole evaluation has taken the place of."""
+        """Removes the parts, once the whole evaluation replaces them."""
         self._folder.check()
         shutil.rmtree(self._place)
 
@@ -266,7 +268,7 @@ class PartsCache:
         files.write_json(self._place / f"{name}.json", value)
 
     def _read(self, names: Mapping[str, Any] | list[str]) -> dict[str, Any]:
-        """Those that were kept, by name; nothing on ranks other than 0."""
+        """Reads the stored values by name; nothing on ranks other than 0."""
         values = {}
         for path in (self._place / f"{name}.json" for name in names if self._folder.main):
             try:

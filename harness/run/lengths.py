@@ -1,4 +1,4 @@
-"""Whether prompts, targets and answers stay within what a model can read, told before anything is computed.
+"""Checks, before anything is computed, whether prompts, targets and answers fit into the context of a model.
 
 In: the questions of a suite's splits and a model with a context length. Out: problems, one line each, with the share of
 the images concerned. Otherwise a target beyond the context would end in an index error deep within a network, or in
@@ -19,12 +19,14 @@ from harness.suite.train_settings import Train
 from harness.types import Box, Example
 
 SLACK = 4
-"""Tokens by which an object may be longer than the one that a bound is made of: coordinates written as text differ."""
+"""Tokens by which an object may be longer than the one used for a bound: coordinates written as text differ in
+length."""
 
 
 @dataclass
 class Lengths:
-    """How many tokens a model reads of an image: the prompt, and the longest target that it may be trained on.
+    """The number of tokens that a model reads for an image: the prompt, and the longest target that it may be trained
+    on.
 
     The last token of a target or an answer is only predicted, so it takes no place.
     """
@@ -34,7 +36,7 @@ class Lengths:
     _object: dict[int, int] = field(default_factory=dict)
 
     def trained(self, example: Example, plan: Train) -> int:
-        """Places of prompt and target, the longest that `targets` and `max_objects` allow."""
+        """Returns the positions of prompt and target, the longest that `targets` and `max_objects` allow."""
         limit, canonical = plan.max_objects, plan.targets == "canonical"
         if limit is not None and limit.drop == "smallest":
             example = fewer_objects(example, limit.number, limit.drop, 0, 0)
@@ -52,33 +54,33 @@ class Lengths:
         return prompt + len(self.codec.encode(objects, example.width, example.height)) - 1
 
     def bound(self, example: Example) -> int:
-        """No fewer places than `trained`, without making any target."""
+        """Returns an upper bound of `trained`, without making any target."""
         each = [self.object(instance.category_id) + SLACK for instance in example.instances]
         return len(self.codec.prompt(example)) + sum(each) + SLACK
 
     def name(self, category: int) -> str:
-        """The name of a category that takes the most tokens."""
+        """Returns the name of a category with the most tokens."""
         if category not in self._longest:
             names = self.codec.names_of[category]
             self._longest[category] = max(names, key=lambda name: len(self.codec.tokens.encode_name(name)))
         return self._longest[category]
 
     def object(self, category: int) -> int:
-        """Tokens of a target that lists one object of this category."""
+        """Counts the tokens of a target that lists one object of this category."""
         if category not in self._object:
             alone = [(self.name(category), Box(50.0, 50.0, 50.0, 50.0))]
             self._object[category] = len(self.codec.encode(alone, 100, 100))
         return self._object[category]
 
     def beyond(self, examples: Sequence[Example], plan: Train, most: int) -> list[int]:
-        """Places of every image that may take more than `most`."""
+        """Returns the positions of every image that may exceed `most`."""
         captions = isinstance(self.codec, CaptionCodec)
         long = (example for example in examples if captions or self.bound(example) > most)
         return [places for example in long if (places := self.trained(example, plan)) > most]
 
 
 def problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
-    """Says where the suite may ask a model to read more than it can: nothing of one that has no context length."""
+    """Lists where the suite may exceed a model's context length; nothing for a model without one."""
     most = made.context_length if isinstance(made, ContextLength) else None
     if most is None:
         return []
@@ -120,7 +122,7 @@ def _share(some: int, everything: int) -> str:
 
 
 def readable(made: Predictor, examples: Sequence[Example]) -> tuple[Example, ...]:
-    """The examples whose whole target a model can read: held-out loss and calibration are about these."""
+    """Returns the examples whose whole target fits into the context: held-out loss and calibration use these."""
     most = made.context_length if isinstance(made, ContextLength) else None
     if most is None:
         return tuple(examples)

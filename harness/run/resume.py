@@ -1,9 +1,9 @@
-"""All that a cell keeps while it is computed, so that a killed one goes on where it was (see harness.run.cell).
+"""Stores everything that lets a killed cell resume where it was (see harness.run.cell).
 
     resume/step-00000050/                    a checkpoint of training, see harness.training.checkpoints
-    resume/evaluation-00000050-<weights>/    a finished evaluation: its tables, its figures, and the weights if kept
+    resume/evaluation-00000050-<weights>/    a finished evaluation: its tables, its figures, and perhaps the weights
     resume/evaluation-00000050-<weights>.parts/<name>.json   finished parts of the one in progress
-    resume/table-<name>-<weights>/           what a stage made when it began, of the model as it was then
+    resume/table-<name>-<weights>/           a table that a stage made when it began, from the model at that time
 
 The last three are in harness.run.kept.
 """
@@ -34,19 +34,16 @@ PRECISION = "precision.json"
 
 
 class CellCheckpointer:
-    """The Checkpointer (harness.training.loop) of a cell, with what belongs to a checkpoint: the log, the evaluations
-    and the tables of stages that there were by then, and the timings (seconds, those of earlier processes included).
-    Beside it: what was computed in (`precision`), and whether an earlier process has left something (`goes_on`).
+    """The Checkpointer (harness.training.loop) of a cell, with everything that belongs to a checkpoint: the log, the
+    evaluations and the tables of stages up to then, and the timings (seconds, those of earlier processes included).
+    Also holds the observed number formats (`precision`), and whether an earlier process has left files (`goes_on`).
 
     Args:
-        folder: `resume` of the cell.
-        log: of training.
-        settings: what the result depends on: what was kept under other ones is of no use.
-        every: how often there is a checkpoint; one is also made before each evaluation, and when a signal came. It is
-            written in a thread while training goes on; only what needs it waits for it.
-        interrupts: the signals that came.
-        accelerator: the processes that compute the cell together; rank 0 reads and writes.
-        check: called before anything is written or removed; raises where another process has taken the cell over.
+        folder: `resume` of the cell. log: log of training. settings: what the result depends on: files stored under
+        other settings are not used. every: interval between checkpoints; one is also made before each evaluation, and
+        when a signal came. It is written in a thread while training goes on. interrupts: receives signals.
+        accelerator: the processes that compute the cell; rank 0 reads and writes. check: called before anything is
+        written or removed; raises where another process has taken the cell over.
     """
 
     def __init__(
@@ -79,14 +76,14 @@ class CellCheckpointer:
             shutil.rmtree(leftover)
 
     def reached(self, resumes: bool) -> int:
-        """The step of the newest usable checkpoint, 0 if there is none. resumes: see TrainingState."""
+        """Returns the step of the newest usable checkpoint, 0 if there is none. resumes: see TrainingState."""
         if not resumes:
             self._forget()
         self._checkpoint = ranks.same(self._accelerator, self._newest())
         return 0 if self._checkpoint is None else int(self._checkpoint.content["step"])
 
     def restore(self, state: TrainingState) -> None:
-        """Puts the state of that checkpoint in place, with what belongs to it; does nothing if there is none."""
+        """Restores the state of that checkpoint, with what belongs to it; does nothing if there is none."""
         checkpoint = self._checkpoint
         if checkpoint is None:
             return
@@ -105,7 +102,7 @@ class CellCheckpointer:
             checkpoints.take_part(state)
         elif due:
             self._save(state)
-        if evaluated or signal:  # an evaluation is named by the weights; and after a signal nothing goes on
+        if evaluated or signal:  # an evaluation is stored under the weights; and nothing may follow a signal
             self._finish_writing()
         stop(signal)
 
@@ -113,20 +110,20 @@ class CellCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Waits for what is being written. Its error is raised unless there is another one."""
+        """Waits for the checkpoint being written. Its error is raised unless there is another one."""
         with suppress(Exception) if kind is not None else nullcontext():
             self._finish_writing()
         self._writer.shutdown()
 
     def _is_due(self, step: int) -> bool:
-        """Whether the interval is over: by the clock of rank 0, where it is a time."""
+        """Tells whether the interval is over; if it is a time, by the clock of rank 0."""
         over = self._every.is_over(step, self._clock() - self._saved_at)
         if self._every.seconds is None:
             return over
         return bool(ranks.meet(self._accelerator, int(over and self._folder.main)))
 
     def _save(self, state: TrainingState) -> None:
-        """Copies the state, and begins to write it."""
+        """Copies the state, and starts to write it."""
         self._finish_writing()
         self._saved_at = self._clock()
         extra = {
@@ -139,18 +136,19 @@ class CellCheckpointer:
         self._writing = self._writer.submit(checkpoints.write_copy, self._folder.path, copy, self._folder.check)
 
     def _finish_writing(self) -> None:
-        """Waits until the newest checkpoint is written. Raises what its writing raised."""
+        """Waits until the newest checkpoint is written. Raises the error of writing it."""
         writing, self._writing = self._writing, None
         if writing is not None:
             self._folder.weights = writing.result().weights
 
     def _warn(self, message: str) -> None:
-        """Before something that is of no use is removed: to a process that was taken over all may look so."""
+        """Checks the lock before a useless file is removed, as everything may look useless to a process that lost the
+        cell; then warns."""
         self._folder.check()
         warn(message)
 
     def _forget(self) -> None:
-        """Training begins anew whatever there is, and what was kept is of other weights."""
+        """Makes training begin anew; stored results belong to other weights."""
         place = self._folder.path
         if self._folder.main and any(place.iterdir()):
             self._warn(
@@ -165,8 +163,8 @@ class CellCheckpointer:
         return checkpoints.newest(self._folder.path, self._folder.settings, self._read_named_by, self._warn)
 
     def _read_named_by(self, checkpoint: Checkpoint) -> tuple[list[Evaluated], dict[str, Path]]:
-        """Evaluations and tables that had been made when it was written; DataError if one is damaged: its model is
-        gone."""
+        """Reads the evaluations and tables that existed when the checkpoint was written; DataError if one is damaged,
+        as its model is gone."""
         extra, place = checkpoint.content["extra"], self._folder.path
         tables = extra.get("tables", {})  # not in what earlier code wrote
         return (

@@ -1,8 +1,8 @@
-"""Cells of a suite: order, cache, one record each.
+"""Runs the cells of a suite: order, cache, one record each.
 
-A cell is computed in a hidden folder and renamed into place when its record is complete: whatever is visible
-under `cells/` has finished or has failed cleanly. A finished cell is never run again. The hidden folder outlives its
-process, and the next one that runs the cell goes on from what it finds there.
+A cell is computed in a hidden folder and renamed into place when its record is complete: whatever is visible under
+`cells/` has finished or has failed cleanly. A finished cell is never run again. The hidden folder outlives its
+process, and the next process that runs the cell resumes from its content.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from harness.training.finetuning import require_shares
 from harness.training.stages import kinds
 
 POLL = 1.0
-"""Seconds between two looks at the cells of other processes."""
+"""Seconds between two checks of the cells of other processes."""
 WAITING = "wait for others"
 
 
 def plan(context: Context, output: Path, only: str | None = None) -> list[Planned]:
-    """Every cell of the suite (that matches `only`), in order. ConfigError where a model cannot read what it is to be
-    trained on or asked for, or has no parameters of some of `train.groups`."""
+    """Plans every cell of the suite (that matches `only`), in order. ConfigError where targets or answers exceed a
+    model's context, or it has no parameters for some of `train.groups`."""
     described: dict[str, dict[str, Any]] = {}
     planned, wrong = [], []
     for cell in cells(context.suite):
@@ -60,7 +60,7 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
 
 
 def _group_problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
-    """Says which of the groups of parameters that the suite sets apart a model does not have."""
+    """Lists the groups of parameters in the suite that a model does not have."""
     if not isinstance(made, Adapter):
         return []
     lines = []
@@ -78,7 +78,7 @@ def matching(planned: list[Planned], only: str | None) -> list[Planned]:
 
 
 def require_possible(context: Context) -> None:
-    """ConfigError where a stage of some cell cannot run: told before the first stage of the first cell."""
+    """Raises ConfigError where a stage of some cell cannot run, before the first stage of the first cell."""
     asked = context.questions("train", context.suite.seeds[0]) if chains(context.suite) else ()
     for objective in context.suite.objectives:
         if objective.then is not None:
@@ -90,16 +90,17 @@ def require_possible(context: Context) -> None:
 
 
 def run(context: Context, output: Path, only: str | None = None, since: float | None = None) -> list[Record]:
-    """Runs what is not finished yet; returns a record for every planned cell, failed ones included.
+    """Runs the unfinished cells; returns a record for every planned cell, failed ones included.
 
-    Several processes may run one suite on one folder: each takes what is free, waits at the end for the cells of the
-    others, and takes over what a dead one leaves. since: when the run began that this process is a part of, by the
-    folder's clock; a failure recorded later is one of this run and not tried again.
+    Several processes may run one suite on one folder: each takes free cells, waits at the end for the cells of the
+    others, and takes over those of dead processes. since: the start of the run that this process belongs to, by the
+    folder's clock; a failure recorded later belongs to this run and is not tried again.
 
-    Of two suites on one folder each makes its own cells; suite.json, cells.json and so the tables are the later one's.
+    Two suites on one folder each make their cells; suite.json, cells.json and so the tables are those of the later
+    suite.
 
-    Of several processes that compute each cell together (harness.system.ranks) rank 0 does all this. The others compute
-    along, write nothing, and get no records.
+    If several processes compute each cell (harness.system.ranks), rank 0 does all this. The others take part in
+    computing, write nothing, and get no records.
     """
     require_possible(context)
     if not context.accelerator.is_main_process:
@@ -111,7 +112,7 @@ def run(context: Context, output: Path, only: str | None = None, since: float | 
 
 
 def _compute_along(context: Context) -> None:
-    """Every cell that rank 0 takes, until there is none. How it ended is told by rank 0."""
+    """Takes part in every cell that rank 0 takes, until there is none. Rank 0 reports how it ended."""
     nothing: Planned | None = None
     while (item := ranks.same(context.accelerator, nothing)) is not None:
         with suppress(Exception):
@@ -124,7 +125,7 @@ def _run_all(context: Context, output: Path, only: str | None, since: float | No
     announce(context, output, everything)
     since = files.clock(output) if since is None else since
     recorder = ProgressWriter(context.watch, output)
-    told = copy.copy(context)  # with what it has found out already
+    told = copy.copy(context)  # with the problems found so far
     told.watch = recorder
     done: dict[Path, Record] = {}
     while left := [item for item in chosen if item.folder not in done]:
@@ -140,7 +141,7 @@ def _run_all(context: Context, output: Path, only: str | None, since: float | No
 
 
 def announce(context: Context, output: Path, everything: list[Planned]) -> None:
-    """What the folder holds, for whoever reads it."""
+    """Writes what the folder holds, for its readers."""
     (output / layout.CELLS).mkdir(parents=True, exist_ok=True)
     write_text(output / layout.SUITE, context.suite.model_dump_json(indent=1) + "\n")
     gallery.write_gallery(output, context.pictures, context.benchmark.categories)
@@ -150,9 +151,9 @@ def announce(context: Context, output: Path, everything: list[Planned]) -> None:
 def _take(
     context: Context, recorder: ProgressWriter, item: Planned, output: Path, since: float, place: tuple[int, int]
 ) -> Record | None:
-    """The record of a cell that is done or that this process can do now; None if another one has it.
+    """Returns the record of a cell that is done or that this process computes now; None if another process has it.
 
-    place: which one it is of how many, for the watch.
+    place: its number and the number of all cells, for the watch.
     """
     done = _settled(item, since)
     if done is None:
@@ -180,7 +181,7 @@ def _run(
             record = _run_cell(context, item, lock)
     except locks.LostError:
         return None
-    except Exception:  # what the new owner has moved away is missing here, which is no fault of the cell
+    except Exception:  # files that the new owner has moved are missing here, which is no fault of the cell
         with suppress(locks.LostError):
             lock.check()
             raise
@@ -190,7 +191,7 @@ def _run(
 
 
 def _settled(item: Planned, since: float) -> tuple[Record, str] | None:
-    """The record of a cell that need not be run, and whether another process of this run made it."""
+    """Returns the record of a cell that need not be run, and whether another process of this run made it."""
     record = finished(item)
     written = records.record_time(item.folder)
     if record is not None:
@@ -204,12 +205,12 @@ def _settled(item: Planned, since: float) -> tuple[Record, str] | None:
 
 
 def finished(item: Planned) -> Record | None:
-    """The record of a cell that is done: finished, of these settings, with its tables intact."""
+    """Returns the record of a cell that is done: finished, with these settings and intact tables."""
     return _finished_in(item.folder, item, [f"{name}.parquet" for name in records.TABLES])
 
 
 def _finished_in(folder: Path, item: Planned, names: Sequence[str] | None = None) -> Record | None:
-    """The same of any folder. names: the files that must be intact, None for all."""
+    """Returns the same for any folder. names: the files that must be intact, None for all."""
     try:
         record = records.read_record(folder)
         if record.status != "finished" or record.digest != item.digest:
@@ -221,7 +222,8 @@ def _finished_in(folder: Path, item: Planned, names: Sequence[str] | None = None
 
 
 def _run_cell(context: Context, item: Planned, lock: locks.Lock) -> Record:
-    """The record of a cell, whatever happens in it. An interrupt still ends the run, and leaves the work folder."""
+    """Computes a cell and returns its record, also if it fails. An interrupt still ends the run, and leaves the work
+    folder."""
     work = layout.work(item.folder)
     record = _finished_in(work, item)  # killed after its record was written
     if record is None:
@@ -242,8 +244,8 @@ def _run_cell(context: Context, item: Planned, lock: locks.Lock) -> Record:
 
 
 def _prepare(work: Path, failed: Path) -> None:
-    """The folder as `compute` goes on from it: without what a killed process did not finish writing, and with what an
-    attempt left that failed in a later stage."""
+    """Prepares the folder for `compute`: removes unfinished files of a killed process, and restores the files of an
+    attempt that failed in a later stage."""
     work.mkdir(parents=True, exist_ok=True)
     if (failed / layout.RESUME).is_dir() and not (work / layout.RESUME).exists():
         (failed / layout.RESUME).rename(work / layout.RESUME)
@@ -260,18 +262,18 @@ def _computed(context: Context, item: Planned, work: Path, lock: locks.Lock) -> 
     except locks.LostError:
         raise
     except Exception as error:
-        lock.check()  # a process that was taken over finds files missing: it must not clean up after the new owner
-        if failures.is_storage(error):  # no fault of the cell: it goes on when there is room
+        lock.check()  # a process that lost the cell finds files missing: it must not remove those of the new owner
+        if failures.is_storage(error):  # no fault of the cell: it resumes when there is room
             raise DataError(failures.explain(error, work)) from error
-        if not isinstance(error, StageError):  # else what was trained before that stage is worth keeping
+        if not isinstance(error, StageError):  # otherwise the training before that stage is worth keeping
             files.remove(work / layout.RESUME)
         (work / layout.ERROR).write_text(traceback.format_exc())
         return record_of(context, item, status="failed", error=failures.explain(error, work))
 
 
 def _keep_only(record: Record, work: Path) -> None:
-    """Removes what only going on needs, and what other attempts left: a finished cell has the files that it names, and
-    a failed one what another attempt may go on from."""
+    """Removes files that only resuming needs, and those of other attempts: a finished cell has the files that its
+    record names, and a failed one those from which another attempt may resume."""
     for path in work.iterdir():
         if record.status == "failed" and path.name == layout.RESUME:
             continue

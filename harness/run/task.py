@@ -1,8 +1,8 @@
-"""What a suite makes of a benchmark and of a model before anything starts: its task, `images: skip`, `val_ids`, and the
-images of early evaluations.
+"""Adapts benchmark and model to a suite before anything starts: its task, `images: skip`, `val_ids`, and the images
+of early evaluations.
 
-`caption` knows no boxes: an instance's box is the whole image, and so is that of a mention. What matches, counts and
-compares boxes then compares categories alone, each at most as often as it is there.
+`caption` has no boxes: the box of an instance and of a mention is the whole image. Code that matches, counts and
+compares boxes then compares categories only, each at most as often as it occurs.
 
 `images: skip`: pictures that are missing or cannot be read are left out. (`images: fail`, the default, costs nothing: a
 picture that is missing is named before anything starts, and one that cannot be read when a cell comes to it.)
@@ -34,13 +34,13 @@ LeftOut = dict[str, dict[str, int]]
 
 
 def of_benchmark(benchmark: Benchmark, task: Task) -> Benchmark:
-    """The benchmark as the task sees it; itself for `boxes`."""
+    """Returns the benchmark under the task; the same one for `boxes`."""
     return benchmark if task == "boxes" else Captioned(benchmark, task)
 
 
 def of_model(made: Predictor, benchmark: Benchmark, task: Task) -> None:
-    """Makes a model do the task. ConfigError where it cannot: its vocabulary has no captions, or none in the words of
-    the benchmark's."""
+    """Prepares a model for the task. ConfigError where it cannot do it: its vocabulary cannot write captions, or not
+    the benchmark's captions."""
     made.codec = for_task(made.codec, task)
     if not isinstance(made.codec, CaptionCodec) or made.codec.writes_text or not isinstance(made, Adapter):
         return
@@ -89,14 +89,14 @@ class Captioned:
 
 
 def without_boxes(example: Example) -> Example:
-    """The example with instances that fill the image, in reading order."""
+    """Returns the example with instances that fill the image, in reading order."""
     whole = Box(0, 0, example.width, example.height)
     instances = (Instance(item.id, item.category_id, whole) for item in in_reading_order(example.instances))
     return replace(example, instances=tuple(instances))
 
 
 class Chosen:
-    """A Benchmark whose validation split is only those images that a suite names."""
+    """A Benchmark whose validation split consists of the images that a suite names."""
 
     def __init__(self, whole: Benchmark, image_ids: Collection[int]) -> None:
         self.name, self.categories = whole.name, whole.categories
@@ -113,7 +113,7 @@ class Chosen:
         return self._chosen.match(split, detections)
 
     def describe(self) -> dict[str, object]:
-        """The digest of the ids stands for them: LVIS has thousands, and every record would repeat them."""
+        """Describes the benchmark with a digest of the ids: LVIS has thousands, and every record would repeat them."""
         return self._described
 
     def without(self, image_ids: Mapping[str, Collection[int]]) -> Benchmark:
@@ -123,12 +123,12 @@ class Chosen:
 
 
 def digest_of_ids(image_ids: Iterable[int]) -> str:
-    """Names a set of image ids: the SHA-256 of them in ascending order, one a line."""
+    """Computes the SHA-256 of image ids in ascending order, one a line."""
     return hashlib.sha256("\n".join(map(str, sorted(image_ids))).encode()).hexdigest()
 
 
 def only(benchmark: Benchmark, image_ids: Collection[int]) -> Benchmark:
-    """Leaves out every other image of the validation split. ConfigError where the benchmark cannot."""
+    """Leaves out all other images of the validation split. ConfigError where the benchmark cannot."""
     others = [example.image_id for example in benchmark.split("val") if example.image_id not in image_ids]
     return _leaving_out(benchmark, {"val": others}) if others else benchmark
 
@@ -161,8 +161,8 @@ def read_ids(path: Path, benchmark: Benchmark) -> frozenset[int]:
 
 
 def early(benchmark: Benchmark, number: int) -> Benchmark:
-    """The benchmark with `number` validation images, those of early evaluations: the first of a fixed permutation, so
-    that fewer are always some of more. ConfigError where there are not so many."""
+    """Returns the benchmark with `number` validation images, for early evaluations: the first of a fixed permutation,
+    so that a smaller set is part of a larger one. ConfigError where there are not so many."""
     ids = [example.image_id for example in benchmark.split("val")]
     if number > len(ids):
         raise ConfigError(f"train.eval_images: expected at most the {len(ids)} validation images, got {number}")

@@ -1,8 +1,8 @@
-"""`--track`: what a cell logs also goes to an experiment tracker, through accelerate's classes. Never required.
+"""Sends what a cell logs to an experiment tracker (`--track`), through accelerate's classes. Never required.
 
-Each cell is a run of its own, in a project named like the suite. tensorboard writes to DIR/trackers/<cell>/, always
-what metrics.jsonl holds. wandb and trackio keep their own store, where a cell that goes on after it was stopped is the
-same run again: rows that are computed again, after the last checkpoint, are there twice, with the same values.
+Each cell is one run, in a project named like the suite. tensorboard writes to DIR/trackers/<cell>/, always the
+content of metrics.jsonl. wandb and trackio have separate stores, where a resumed cell continues the same run: rows
+that are computed again, after the last checkpoint, occur twice with the same values.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from harness.system import files
 
 Name = Literal["tensorboard", "wandb", "trackio"]
 RUN = "run.txt"
-"""What wandb and trackio call the run, in the cell's folder: the same cell in another output folder is another run."""
+"""File in the cell's folder with the name of the run for wandb and trackio: the same cell in another output folder is
+another run."""
 
 
 class TrackerWarning(UserWarning):
-    """The tracker fails: the cell goes on without it."""
+    """The tracker fails; the cell goes on without it."""
 
 
 def require(name: Name) -> None:
-    """ConfigError if its package is not installed: asked before the first cell."""
+    """Raises ConfigError if its package is not installed; called before the first cell."""
     if find_spec(name) is None:
         raise ConfigError(
             f"--track {name}: expected the package {name}, it is not installed; pip install detmodes[{name}]"
@@ -39,7 +40,7 @@ def require(name: Name) -> None:
 
 @contextmanager
 def tracking(name: Name | None, suite: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[Tell]:
-    """Where to tell the rows of a cell while the block runs; None: nobody is told.
+    """Yields a function that receives the rows of a cell while the block runs; None without a tracker.
 
     folder: of the cell, among those of the trackers; settings: of the cell, JSON values.
     """
@@ -55,7 +56,7 @@ def tracking(name: Name | None, suite: str, folder: Path, settings: Mapping[str,
 
 
 def flat(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}. Lists become JSON; what is undefined (None) is left out."""
+    """Flattens {"a": {"b": 1}} to {"a.b": 1}. Lists become JSON; undefined values (None) are left out."""
     flattened: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -66,7 +67,7 @@ def flat(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> d
 
 
 class _Tracker:
-    """One run. After its first failure it does nothing any more."""
+    """One run. After its first failure it does nothing."""
 
     def __init__(self, name: Name) -> None:
         self._name = name
@@ -107,7 +108,7 @@ class _Tracker:
 
     def _log(self, row: Mapping[str, Any]) -> None:
         values = flat({key: value for key, value in row.items() if key not in ("kind", "step")}, "/", f"{row['kind']}/")
-        if self._name == "wandb":  # its own steps only go up, and a row of a step that it has is thrown away
+        if self._name == "wandb":  # its steps only go up, and a second row of a step is discarded
             self._run.log({**values, "step": row["step"]})
         else:
             self._run.log(values, step=row["step"])
@@ -117,7 +118,7 @@ class _Tracker:
 
 
 def _run(folder: Path) -> str:
-    """The name of the cell's run: the cell's, and 8 digits of its own."""
+    """Returns the name of the cell's run: that of the cell, and 8 random digits."""
     path = folder / RUN
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""`tune:` of a suite: every objective gets the learning rate that suits it, by the same small budget.
+"""Runs `tune:` of a suite: every objective gets a suitable learning rate, found with the same small budget.
 
 Each row is trained with each candidate and one seed that no table uses, and evaluated on the calibration split, which
-no table shows. These trials are the cells of a suite of their own, in the folder `tuning` of the run, so that they are
-resumed, shared among processes and kept like any other cell. What was chosen becomes the `train.lr` of the row, and
-with it part of its cells' digests; DIR/tuning.json says how it was chosen.
+no table shows. These trials are the cells of a separate suite, in the folder `tuning` of the run, so that they are
+resumed, shared among processes and stored like any other cell. The chosen rate becomes the `train.lr` of the row, and
+so part of its cells' digests; DIR/tuning.json records the choice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from harness.system import files, ranks
 from harness.types import Detection, Evaluation, Example
 
 FEWEST = 2
-"""Samples of an image in a trial: the criterion is about greedy answers or given ones."""
+"""Samples of an image in a trial: few, as the criterion uses greedy answers or given sequences."""
 
 
 class OnCalibration:
@@ -82,7 +82,8 @@ def tuned(context: Context, output: Path, since: float | None = None) -> Context
 
 
 def trials_of(suite: Suite, tune: Tune) -> Suite:
-    """The suite whose cells are the trials: for each row and candidate one, without the stages after fine-tuning."""
+    """Returns the suite whose cells are the trials: one for each row and candidate, without the stages after
+    fine-tuning."""
     steps = {} if tune.steps is None else {"steps": tune.steps, "epochs": None}
     once = {"eval_at": (), "probe": None, "eval_images": None, **steps}
     return suite.model_copy(
@@ -121,7 +122,7 @@ def trial_label(objective: NamedObjective, lr: float) -> str:
 
 
 def choose(suite: Suite, tune: Tune, made: Sequence[Record]) -> TuningRecord:
-    """Says of every row which candidate is best by the criterion: of equals the one that the suite names first."""
+    """Chooses the best candidate of every row by the criterion: of equals the one that the suite names first."""
     by_row = {(record.model_label, record.label): record for record in made}
     rows = []
     for model in suite.models:
@@ -158,7 +159,7 @@ def _best(values: Sequence[float | None], criterion: str) -> int:
 
 
 def with_choices(suite: Suite, record: TuningRecord) -> Suite:
-    """The suite to run: each row with its learning rate, and nothing left to tune."""
+    """Returns the suite to run: each row with its learning rate, and nothing to tune."""
     lr = {row.label: row.chosen for row in record.rows}
     objectives = tuple(
         objective.model_copy(update={"train": {**objective.train, "lr": lr[objective.label]}})

@@ -1,1 +1,1 @@
-"""Cells in several processes of one machine, or on a Ray cluster."""
+"""Computes cells in several processes of one machine, or on a Ray cluster."""

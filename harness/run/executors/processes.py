@@ -1,4 +1,4 @@
-"""`detmodes run --jobs N`: N worker processes on one machine, each an ordinary run on the same folder (see
+"""Runs `detmodes run --jobs N`: N worker processes on one machine, each an ordinary run on the same folder (see
 harness.system.locks)."""
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from harness.system.interrupts import SIGNALS, Interrupted
 from harness.system.timing import THREAD_VARIABLES
 
 POLL = 0.5
-"""Seconds between two looks at the workers."""
+"""Seconds between two checks of the workers."""
 SETTLED = (0, 1)
-"""Exit codes of a worker that has seen every cell done: all finished, or some failed."""
+"""Exit codes of a worker after all cells are done: all finished, or some failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """code: as subprocess has it, minus the signal's number for a process that was killed; log: what it printed."""
+    """The end of a worker. code: as in subprocess, minus the signal's number for a killed process; log: its output."""
 
     number: int
     code: int
@@ -44,13 +44,13 @@ class Ended:
 def run(arguments: Sequence[str], jobs: int, gpus: Sequence[str], look: Callable[[], None]) -> list[Ended]:
     """Starts `detmodes ARGUMENTS` `jobs` times and waits until all have ended; calls `look` again and again meanwhile.
 
-    gpus: what CUDA_VISIBLE_DEVICES calls them; each worker gets one, in turn. A signal reaches every worker once, and
-    when they have ended Interrupted is raised. Workers notice when this process dies, and stop.
+    gpus: their names in CUDA_VISIBLE_DEVICES; each worker gets one, in turn. A signal is passed to every worker once,
+    and Interrupted is raised when they have ended. Workers notice when this process dies, and stop.
     """
     with ExitStack() as stack:
         logs = [stack.enter_context(TemporaryFile()) for _ in range(jobs)]
         workers = [_start(arguments, number, gpus, logs) for number in range(jobs)]
-        for worker in workers:  # whatever happens here: tell all to stop, and wait for them
+        for worker in workers:  # on any error: stop all workers, and wait for them
             stack.enter_context(worker.process)
         for worker in workers:
             assert worker.process.stdin is not None
@@ -68,8 +68,8 @@ def run(arguments: Sequence[str], jobs: int, gpus: Sequence[str], look: Callable
 def environment(
     number: int, jobs: int, gpus: Sequence[str], cores: int, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """What a worker has otherwise: its share of the cores, at least one, where the user has not said how many threads;
-    and one GPU."""
+    """Returns the environment of a worker: its share of the cores, at least one, unless the user has set the number
+    of threads; and one GPU."""
     threads = str(max(1, cores // jobs))
     variables = {name: threads for name in THREAD_VARIABLES if name not in inherited}
     if gpus:
@@ -78,7 +78,7 @@ def environment(
 
 
 def visible_gpus(device: str) -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them; empty where nothing is computed on a GPU."""
+    """Lists the GPUs as in CUDA_VISIBLE_DEVICES; empty where no GPU is used."""
     if device == "cpu":
         return []
     import torch  # takes seconds, and is not needed on a CPU
@@ -89,14 +89,15 @@ def visible_gpus(device: str) -> list[str]:
 
 
 def exit_code(ended: Sequence[Ended]) -> int:
-    """0 or 1 as a worker that has seen every cell done says. Without one: 2 for bad input, 1 if all have crashed."""
+    """Returns 0 or 1 as a worker that has seen every cell done; without such a worker 2 for bad input, 1 if all have
+    crashed."""
     codes = [worker.code for worker in ended]
     settled = [code for code in codes if code in SETTLED]
     return max(settled) if settled else 2 if 2 in codes else 1
 
 
 def messages(ended: Sequence[Ended]) -> list[str]:
-    """What the workers printed, each line once, and which of them died of what."""
+    """Returns the lines that the workers printed, each once, and the causes of those that died."""
     lines = dict.fromkeys(line for worker in ended for line in worker.log.splitlines() if line.strip())
     died = [
         f"detmodes: worker {worker.number} was ended by {signal.Signals(-worker.code).name}; its cell is taken over by "
@@ -108,7 +109,7 @@ def messages(ended: Sequence[Ended]) -> list[str]:
 
 
 def stop_with_parent() -> None:
-    """In a worker: SIGTERM to itself when the process that started it is gone, which ends its standard input."""
+    """Makes a worker send SIGTERM to itself when its parent is gone, which ends its standard input."""
 
     def wait() -> None:
         while os.read(0, 4096):
@@ -119,7 +120,8 @@ def stop_with_parent() -> None:
 
 
 def _start(arguments: Sequence[str], number: int, gpus: Sequence[str], logs: Sequence[IO[bytes]]) -> Worker:
-    """In a process group of its own: a terminal's Ctrl-C reaches it through this process only, so once."""
+    """Starts a worker in a separate process group: a terminal's Ctrl-C reaches it only through this process, so only
+    once."""
     cores = usable_cores()
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "detmodes", *arguments],
@@ -134,7 +136,8 @@ def _start(arguments: Sequence[str], number: int, gpus: Sequence[str], logs: Seq
 
 @contextmanager
 def _forwarded(workers: Sequence[Worker]) -> Iterator[list[int]]:
-    """Signals that came, each passed on to the workers. One that is ignored (nohup, a background job) stays ignored."""
+    """Passes signals on to the workers and yields the list of them. An ignored signal (nohup, a background job) stays
+    ignored."""
     received: list[int] = []
 
     def forward(number: int, _: object) -> None:

@@ -1,10 +1,10 @@
-"""`detmodes run --executor ray`: each cell is a task on a Ray cluster, an ordinary run of that one cell.
+"""Runs `detmodes run --executor ray`: each cell is a task on a Ray cluster, an ordinary run of that one cell.
 
 Every worker has the same output folder (a shared one), or a URL (harness.run.output.mirror), and this package. A task
-whose worker dies is given to another one, which takes over the lock of the dead (at once on the same machine, else
-after two minutes, see harness.system.locks) and goes on from its checkpoints.
+whose worker dies is given to another one, which takes over the lock of the dead worker (at once on the same machine,
+else after two minutes, see harness.system.locks) and resumes from its checkpoints.
 
-Suites are sent as JSON. What else Ray exchanges between its own processes stays in the cluster.
+Suites are sent as JSON. Everything else that Ray exchanges between its processes stays in the cluster.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from harness.system.interrupts import Interrupted, Interrupts
 from harness.system.timing import THREAD_VARIABLES
 
 RETRIES = 3
-"""How many workers of one cell may die before it is given up."""
+"""Number of workers of one cell that may die before the cell is given up."""
 POLL = 0.5
-"""Seconds between two looks at the tasks."""
+"""Seconds between two checks of the tasks."""
 LOCAL = "local"
-"""The address of a cluster that is started for this run, on this machine."""
+"""Address that stands for a cluster started for this run, on this machine."""
 MEMORY = 100 * 2**20
-"""Bytes that such a cluster has for objects: nothing large goes through Ray."""
+"""Bytes of such a cluster for objects: nothing large goes through Ray."""
 ANSWERS = 5.0
-"""Seconds in which a cluster must be reached; Ray itself would try for minutes."""
+"""Seconds within which a cluster must answer; Ray itself would try for minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What every task needs to know. suite: JSON; output, data: absolute, they mean the same on every machine; options:
-    fields of the Context; since: see runner.run, None with a URL, where every machine has a folder and a clock of its
-    own."""
+    """The input of every task. suite: JSON; output, data: absolute paths with the same meaning on every machine;
+    options: fields of the Context; since: see runner.run, None with a URL, where every machine has a separate folder
+    and clock."""
 
     suite: str
     output: str
@@ -60,7 +60,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A cell without a record. bad_input: what an exit code of 2 stands for."""
+    """A cell without a record. bad_input: whether its task ended with exit code 2."""
 
     cell: str
     why: str
@@ -71,11 +71,12 @@ class Lost:
 
 
 class WorkerStoppedError(Exception):
-    """In a worker that got SIGTERM, once what it had computed is saved: the cell is for another one."""
+    """A worker got SIGTERM and has saved its results: another one must compute the rest of the cell."""
 
 
 def device_of(device: Device, resources: Resources) -> Device:
-    """What a task computes on: without a GPU of its own on the CPU. ConfigError where --device asks for another one."""
+    """Returns the device of a task: the CPU unless it was given a GPU. ConfigError where --device asks for another
+    one."""
     if device == "cuda" and not resources.gpus:
         raise ConfigError("--device cuda: expected `resources: {gpus: 1}` in the suite, got 0")
     return device if resources.gpus else "cpu"
@@ -88,11 +89,11 @@ def run(
     address: str | None,
     look: Callable[[Sequence[Planned]], None],
 ) -> list[Lost]:
-    """Has these cells computed, on the cluster at the address or on one of this machine; returns those that came to
-    nothing. look: called again and again, with the cells that have ended since.
+    """Computes these cells on the cluster at the address or on one of this machine; returns those without a record.
+    look: called repeatedly, with the cells that have ended since.
 
     The first SIGTERM or SIGINT is passed on to every task, which saves and stops; then Interrupted is raised. At the
-    second one this process leaves at once, and Ray ends the tasks: what they had since their last checkpoint is lost.
+    second one this process exits at once, and Ray ends the tasks: their work since the last checkpoint is lost.
     """
     ray = _installed()
     with _cluster(ray, address or os.environ.get("RAY_ADDRESS") or LOCAL, resources), interrupts.deferred() as caught:
@@ -109,7 +110,8 @@ def run(
 
 
 def compute(order: Order, cell: str, name: str) -> str:
-    """In a worker: one cell by its id and the name of its folder. Returns what is wrong with its input, if anything."""
+    """Computes one cell in a worker, by its id and the name of its folder. Returns the mistake in its input, if there
+    is one."""
     try:
         mirror = Mirror(order.output) if is_url(order.output) else None
         folder = Path(order.output) if mirror is None else mirror.folder
@@ -138,7 +140,7 @@ def _installed() -> ModuleType:
 def _ended(
     ray: ModuleType, tasks: Mapping[Any, Planned], caught: Interrupts, look: Callable[[Sequence[Planned]], None]
 ) -> Iterator[Lost]:
-    """Waits until every task has ended; stops those that are left once a signal has come."""
+    """Waits until every task has ended; stops the remaining ones once a signal has come."""
     waiting, stopping = list(tasks), False
     while waiting:
         done, waiting = ray.wait(waiting, timeout=POLL)
@@ -169,7 +171,7 @@ def _lost(ray: ModuleType, task: Any, cell: str) -> Lost | None:
 
 @contextmanager
 def _cluster(ray: ModuleType, address: str, resources: Resources) -> Iterator[None]:
-    """Joined, or started and ended with the block. Ray's own messages stay in its log files."""
+    """Joins the cluster, or starts one that ends with the block. Messages of Ray stay in its log files."""
     options = {"include_dashboard": False, "object_store_memory": MEMORY} if address == LOCAL else {}
     environment = {"env_vars": dict.fromkeys(THREAD_VARIABLES, str(resources.cpus))}
     try:
@@ -189,14 +191,14 @@ def _cluster(ray: ModuleType, address: str, resources: Resources) -> Iterator[No
 
 
 def _knock(address: str) -> None:
-    """OSError if nobody answers at host:port; other forms of an address are Ray's own."""
+    """Raises OSError if nothing answers at host:port; other forms of an address are left to Ray."""
     match = re.fullmatch(r"([^/:]+):([0-9]+)", address)
     if match is not None:
         socket.create_connection((match[1], int(match[2])), timeout=ANSWERS).close()
 
 
 def _check_room(ray: ModuleType, address: str, resources: Resources) -> None:
-    """A cluster may grow, this machine does not."""
+    """Raises ConfigError if this machine cannot run a cell, as only a cluster may grow."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= resources.gpus for node in nodes):
         return

@@ -1,1 +1,1 @@
-"""The output folder of a run while others look at it: status, progress, leftovers, its copy at a URL."""
+"""Manages the output folder of a run for other processes: status, progress, leftovers, its copy at a URL."""

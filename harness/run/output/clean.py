@@ -1,4 +1,4 @@
-"""What the output folder of a run holds that no record needs, and removing it."""
+"""Finds and removes files in the output folder of a run that no record needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from harness.system import files, locks
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """size: in bytes. cell: the folder's name of the cell whose lock must be had to remove it, if there is one."""
+    """A file or folder that may be removed. size: in bytes. cell: folder name of the cell whose lock is needed to
+    remove it, if any."""
 
     path: Path
     reason: str
@@ -25,9 +26,9 @@ class Leftover:
 
 
 def find(folder: Path, weights: bool = False) -> list[Leftover]:
-    """Everything that may go: work folders of cells that are finished or not of the suite, files and locks that dead
-    processes left; with `weights` the fine-tuned weights of finished cells too. Nothing of a cell that is computed at
-    this moment. DataError if the folder holds no run."""
+    """Lists everything that may be removed: work folders of cells that are finished or not in the suite, files and
+    locks of dead processes; with `weights` the fine-tuned weights of finished cells too. Cells being computed are
+    left out. DataError if the folder holds no run."""
     cells = {item.folder.name: item for item in status.read(folder).cells}
     leftovers = [
         *_work_folders(folder, cells),
@@ -40,7 +41,7 @@ def find(folder: Path, weights: bool = False) -> list[Leftover]:
 
 
 def remove(folder: Path, leftovers: Sequence[Leftover]) -> int:
-    """Bytes that were freed. What somebody has begun to work on meanwhile stays."""
+    """Removes the leftovers and returns the freed bytes. Cells that a process has started meanwhile are left alone."""
     return sum(item.size for item in leftovers if _removed(folder, item))
 
 
@@ -51,7 +52,7 @@ def _removed(folder: Path, item: Leftover) -> bool:
     with locks.held(folder / layout.LOCKS, item.cell) as lock:
         if lock is None:
             return False
-        if item.path != folder / layout.LOCKS / item.cell:  # a lock goes by being released
+        if item.path != folder / layout.LOCKS / item.cell:  # releasing a lock removes it
             files.remove(item.path)
     return True
 
@@ -79,7 +80,7 @@ def _locks(folder: Path) -> Iterator[Leftover]:
 
 
 def _partials(folder: Path) -> Iterator[Leftover]:
-    """Only old ones: a writer may be at it still."""
+    """Lists old partial files only, as new ones may still be being written."""
     now = files.clock(folder)
     for place in (folder, *(folder / name for name in (layout.CELLS, layout.LOCKS, layout.PROGRESS, gallery.FOLDER))):
         for path in files.partials(place):
@@ -102,7 +103,7 @@ def _leftover(path: Path, reason: str, cell: str | None = None) -> Leftover:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links are not followed."""
+    """Returns the bytes of a file, or of all files in a folder; links are not followed."""
     if path.is_dir() and not path.is_symlink():
         return sum(_size(inner) for inner in path.iterdir())
     with suppress(FileNotFoundError):

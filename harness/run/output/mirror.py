@@ -1,15 +1,16 @@
-"""Output at a URL of any kind that fsspec knows (s3://, gs://, file://, memory://): the run works in a local folder.
+"""Mirrors output at a URL of any kind that fsspec supports (s3://, gs://, file://, memory://): the run works in a
+local folder.
 
     URL/suite.json, cells.json, gallery/    as in the folder of a run (see harness.records.layout)
-    URL/cells/<cell>/                       a cell: its files first, record.json last, so that with a record it is whole
+    URL/cells/<cell>/                       a cell: its files first, record.json last, so that it marks a complete cell
 
-What is finished there is brought before the run, but for weights; what is done is sent as soon as it is. Checkpoints,
-locks, progress and profiles stay here: a cell that was interrupted on another machine starts anew, and two machines on
-one URL may compute a cell twice. Both get the same result, and the first record stays. Should both send at the same
-moment, files and record may not fit together: then the cell counts as not there, and the next run that does not have it
+Finished cells, except for their weights, are downloaded before the run; a cell is uploaded as soon as it is done.
+Checkpoints, locks, progress and profiles stay local: a cell that was interrupted on another machine starts anew, and
+two machines on one URL may compute a cell twice. Both get the same result, and the first record stays. If both upload
+at the same moment, files and record may not match: then the cell counts as absent, and the next run without it
 computes it again.
 
-Credentials are fsspec's business: it takes them from the environment and from the files of the service's own tools.
+fsspec takes credentials from the environment and from the files of the service's tools.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from harness.system import files, locks
 from harness.system.terminal import shows
 
 WEIGHTS = ".safetensors"
-"""Ends the names of the files that are sent but not brought."""
+"""Suffix of files that are uploaded but not downloaded."""
 
 
 def is_url(text: str) -> bool:
@@ -41,7 +42,8 @@ def is_url(text: str) -> bool:
 
 
 def local(place: str) -> Path:
-    """A folder as it is given; of a URL the local folder, with what is there. DataError if there is no run."""
+    """Returns a folder unchanged; for a URL the local folder, after downloading its content. DataError if it holds no
+    run."""
     if not is_url(place):
         return Path(place)
     mirror = Mirror(place)
@@ -52,32 +54,33 @@ def local(place: str) -> Path:
 
 
 def opened(place: str) -> tuple[Path, Mirror | None]:
-    """Where a run works, and, if its output is a URL, what sends it there. What is there already has been brought."""
+    """Returns the working folder of a run and, if its output is a URL, the mirror that uploads it. Existing content
+    has been downloaded."""
     if not is_url(place):
         return Path(place), None
     mirror = Mirror(place)
-    if shows():  # of several processes that compute together, one reads and writes
+    if shows():  # of several processes of a run, one reads and writes
         mirror.bring()
     return mirror.folder, mirror
 
 
 class Mirror:
-    """A URL, and the local folder that stands for it (by default one in the user's cache, the same for the same URL).
+    """A URL and its local folder (by default one in the user's cache, the same for the same URL).
 
-    Raises ConfigError for a URL that fsspec does not know, or not without another package. Methods raise DataError
+    Raises ConfigError for a URL that fsspec does not support, or only with another package. Methods raise DataError
     where the URL cannot be read or written.
     """
 
     def __init__(self, url: str, folder: Path | None = None) -> None:
         self._files, self._root = _file_system(url)
         self.url = f"file://{self._root}" if url.startswith("file://") else url
-        """Absolute: it means the same in another process."""
+        """An absolute URL, which means the same in another process."""
         self.folder = folder or _default_folder(self.url)
         self._settled: dict[str, float] = {}
         self._answered = False
 
     def bring(self) -> None:
-        """Everything that is there, and whole, and not finished here."""
+        """Downloads everything that is complete at the URL and not finished here."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._reached():
             self._files.invalidate_cache()
@@ -90,7 +93,7 @@ class Mirror:
             self.bring_cell(name)
 
     def bring_cell(self, name: str) -> None:
-        """One cell, by the name of its folder, unless it is finished here or is being computed here."""
+        """Downloads one cell, by the name of its folder, unless it is finished or being computed here."""
         target = self.folder / layout.CELLS / name
         theirs = self._record(name)
         if theirs is None or _finished(_record_in(target), theirs):
@@ -115,7 +118,7 @@ class Mirror:
                 raise _NotWholeError from error
 
     def send(self) -> None:
-        """What the folder holds and the URL does not: suite and gallery, and every cell that is done."""
+        """Uploads what the URL lacks: suite and gallery, and every cell that is done."""
         shown = sorted((self.folder / gallery.FOLDER).glob("[!.]*"))
         with self._reached():
             for path in (self.folder / layout.SUITE, self.folder / layout.DIGESTS, *shown):
@@ -127,7 +130,7 @@ class Mirror:
             self.send_cell(folder.name)
 
     def send_cell(self, name: str) -> None:
-        """One cell, by the name of its folder, if it is done here and not finished there."""
+        """Uploads one cell, by the name of its folder, if it is done here and not finished there."""
         folder = self.folder / layout.CELLS / name
         written = records.record_time(folder)
         ours = None if self._settled.get(name) == written else _record_in(folder)
@@ -146,8 +149,8 @@ class Mirror:
             self._put(path, layout.CELLS, folder.name, path.name)
 
     def send_or_warn(self) -> None:
-        """The same in the course of a run: once the URL could be written to, an error is one line and not the end of
-        the run. What could not be sent is tried again by the next call."""
+        """Uploads during a run: once the URL has been written to, an error is printed in one line and does not end
+        the run. The next call tries again."""
         try:
             self.send()
         except DataError as error:
@@ -161,7 +164,8 @@ class Mirror:
         return "/".join((self._root.rstrip("/"), *parts))
 
     def _names(self, folder: str) -> list[str]:
-        """What is in a folder there, as plain names: whatever a listing says, nothing leads out of the local folder."""
+        """Lists plain names in a folder at the URL: whatever a listing contains, no name leads out of the local
+        folder."""
         try:
             listed = self._files.ls(self._place(folder), detail=False)
         except FileNotFoundError:
@@ -170,7 +174,7 @@ class Mirror:
         return sorted(name for name in names if re.fullmatch(files.PLAIN_NAME, name))
 
     def _record(self, cell: str) -> Record | None:
-        """None where there is none, or none that is valid."""
+        """Reads a record; None where there is no valid one."""
         with self._reached(), suppress(FileNotFoundError, ValidationError):
             return Record.model_validate_json(self._files.cat_file(self._place(layout.CELLS, cell, RECORD)))
         return None
@@ -188,7 +192,7 @@ class Mirror:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Every service has errors of its own; all of them are told in one line."""
+        """Turns the errors of any service into one line."""
         try:
             yield
         except DetmodesError:
@@ -199,7 +203,7 @@ class Mirror:
 
 
 class SendingWatch:
-    """A Watch that sends what is done, and passes everything on to another."""
+    """A Watch that uploads finished cells, and passes everything on to another Watch."""
 
     def __init__(self, watch: Watch, mirror: Mirror) -> None:
         self._watch, self._mirror = watch, mirror
@@ -213,11 +217,11 @@ class SendingWatch:
 
 
 class _NotWholeError(Exception):
-    """Files at the URL are not those that their record describes."""
+    """Files at the URL differ from those that their record describes."""
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """Of fsspec, and the path of the URL in it."""
+    """Returns the file system of fsspec, and the path of the URL in it."""
     import fsspec
 
     try:
@@ -228,14 +232,14 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _default_folder(url: str) -> Path:
-    """A readable name, and one that no other URL has."""
+    """Returns a readable folder name that is unique for the URL."""
     url = url.rstrip("/")
     readable = re.sub(r"[^A-Za-z0-9_-]", "_", PurePosixPath(url).name)[:40]
     return files.cache_root() / "urls" / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
 def _finished(one: Record | None, other: Record) -> bool:
-    """Whether one is a finished record of the other's cell."""
+    """Tells whether one is a finished record of the other's cell."""
     return one is not None and one.status == "finished" and one.digest == other.digest
 
 

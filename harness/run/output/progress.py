@@ -1,4 +1,4 @@
-"""How far a cell is, in a file that other processes may read: DIR/progress/<cell>.json, see
+"""Writes the progress of a cell into a file for other processes: DIR/progress/<cell>.json, see
 harness.run.output.status."""
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from harness.system.files import write_text
 from harness.system.strict import StrictModel
 
 EVERY = 2.0
-"""Seconds between two writings."""
+"""Seconds between two writes."""
 
 
 class Progress(StrictModel):
-    """kind, done, total, note: the work in hand, as a Watch is told of it. left: seconds that this work (not the whole
-    cell) still takes at its speed so far, None before there is one. spent: seconds that the cell has taken,
+    """The progress of a cell. kind, done, total, note: the current work, as passed to a Watch. left: estimated
+    seconds for the rest of this work (not the whole cell), None at first. spent: seconds that the cell has taken,
     earlier attempts included."""
 
     kind: str
@@ -34,7 +34,7 @@ class Progress(StrictModel):
 
 
 def read_progress(output: Path, name: str) -> Progress | None:
-    """None for a cell that has written none, or nothing that can be read."""
+    """Reads the progress of a cell; None where there is no valid file."""
     with suppress(OSError, ValidationError, UnicodeDecodeError):
         return Progress.model_validate_json(_path(output, name).read_text())
     return None
@@ -49,7 +49,7 @@ def _path(output: Path, name: str) -> Path:
 
 
 class ProgressWriter:
-    """A Watch that also writes the progress of the cell that is computed, and passes everything on to another."""
+    """A Watch that writes the progress of the current cell, and passes everything on to another Watch."""
 
     def __init__(self, watch: Watch, output: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._watch, self._output, self._clock = watch, output, clock
@@ -57,8 +57,8 @@ class ProgressWriter:
 
     @contextmanager
     def during(self, name: str, check: Callable[[], None]) -> Iterator[None]:
-        """The block computes this cell, or goes on with it. `check` is called with every writing: it raises what must
-        stop the work."""
+        """Writes progress for this cell while the block computes it. `check` is called with every write: it raises
+        what must stop the work."""
         earlier = read_progress(self._output, name)
         (self._output / PROGRESS).mkdir(exist_ok=True)
         self._name, self._check, self._kind = name, check, ""
@@ -77,7 +77,7 @@ class ProgressWriter:
         if not self._name:
             return
         now = self._clock()
-        if kind != self._kind:  # the first news of it: its speed counts from here
+        if kind != self._kind:  # the first report of this work: its speed counts from here
             self._kind, self._first, self._since = kind, done, now
         elif now - self._written < EVERY:
             return

@@ -1,4 +1,4 @@
-"""What is in the output folder of a run, at this moment and without disturbing it: every cell and how far it is."""
+"""Reads the status of a run from its output folder without disturbing it: every cell and its progress."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ STATES: tuple[State, ...] = ("finished", "failed", "running", "interrupted", "wa
 
 @dataclass(frozen=True, slots=True)
 class CellStatus:
-    """interrupted: begun, and nobody is at it; the next run goes on with it. waiting: not begun.
+    """The state of a cell. interrupted: begun, and no process is computing it; the next run resumes it. waiting: not
+    begun.
 
-    owner: host:pid of who computes it; progress: what it is at, or was when it was left; None where there is none.
-    seconds_left: estimated for the rest of the cell, 0 when it is done, None without anything to go by.
-    error: why it failed, or why its record is not one; empty otherwise.
+    owner: host:pid of the process that computes it; progress: the present or last progress; None where there is none.
+    seconds_left: estimated for the rest of the cell, 0 when it is done, None without data for an estimate. error: why
+    it failed, or why its record is invalid; empty otherwise.
     """
 
     cell: Cell
@@ -49,7 +50,8 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until every cell is done, with as many processes as are at work now (at least one); None if unknown."""
+        """Estimates the seconds until every cell is done, with as many processes as are at work now (at least one);
+        None if unknown."""
         left = [cell.seconds_left for cell in self.cells if cell.state != "failed"]
         estimates = [seconds for seconds in left if seconds is not None]
         return sum(estimates) / max(1, self.count("running")) if len(estimates) == len(left) else None
@@ -57,7 +59,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What a record says, as far as it matters here. status: None where there is no record, or none that is valid."""
+    """The part of a record that is needed here. status: None where there is no valid record."""
 
     status: Literal["finished", "failed"] | None = None
     role: str = ""
@@ -66,7 +68,7 @@ class _Made:
 
 
 def read(folder: Path) -> Status:
-    """The state of every cell of the suite in an output folder. DataError if it holds no run."""
+    """Reads the state of every cell of the suite in an output folder. DataError if it holds no run."""
     suite, planned = listed(folder)
     places_ = [(cell, layout.cell(folder, cell.id, digest)) for cell, digest in planned]
     made = [_made(place, records.record_time(place)) for _, place in places_]
@@ -76,7 +78,7 @@ def read(folder: Path) -> Status:
 
 
 def to_json(status: Status) -> dict[str, object]:
-    """JSON values: of each cell its id, its folder's name, and what CellStatus says."""
+    """Returns JSON values: for each cell its id, its folder's name, and the fields of CellStatus."""
     cells = [
         {
             "cell": item.cell.id,
@@ -103,7 +105,7 @@ def _cell(output: Path, cell: Cell, folder: Path, made: _Made, costs: dict[str, 
 
 
 def _state(folder: Path, recorded: Literal["finished", "failed"] | None, owner: locks.Owner | None) -> State:
-    """A failed cell may be run again: who is at it, or was, says more than the old record."""
+    """Returns the state. A failed cell may be run again: its present or last owner counts more than the old record."""
     if recorded == "finished":
         return "finished"
     if owner is not None:
@@ -114,7 +116,7 @@ def _state(folder: Path, recorded: Literal["finished", "failed"] | None, owner: 
 
 
 def _left(news: Progress | None, cost: float | None) -> float | None:
-    """Of what such a cell costs, what it has not had yet; never less than the work in hand still takes."""
+    """Estimates the remaining seconds from the cost of such cells; never less than the current work still takes."""
     spent = 0.0 if news is None else news.spent
     at_hand = None if news is None else news.left
     if cost is None:
@@ -123,7 +125,7 @@ def _left(news: Progress | None, cost: float | None) -> float | None:
 
 
 def _costs(made: Sequence[_Made]) -> dict[str, float]:
-    """Seconds that a cell of each role took, on average."""
+    """Returns the mean seconds of a cell of each role."""
     seconds: dict[str, list[float]] = {}
     for item in made:
         if item.status == "finished":
@@ -133,7 +135,7 @@ def _costs(made: Sequence[_Made]) -> dict[str, float]:
 
 @lru_cache(maxsize=4096)
 def _made(folder: Path, written: float) -> _Made:
-    """Of a cell's record; read once for each time it was written (0: there is none)."""
+    """Reads a cell's record once for each time that it is written (0: there is none)."""
     if not written:
         return _Made()
     try:
