@@ -1,4 +1,4 @@
-"""Two predictors that read the ground truth: the ceiling and the floor of every figure (see docs/design.md).
+"""Two predictors that read the ground truth: the ceiling and the floor of every figure (see docs/explain/design.md).
 
 Both pass through the codec, so their AP is what quantisation leaves.
 """

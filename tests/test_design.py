@@ -1,4 +1,5 @@
-"""docs/design.md against the code: its tree is complete, its order of imports is the tested one, its answers exist."""
+"""The page of the design against the code: its tree is complete, its order of imports is the tested one, its answers
+exist."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 from tests.test_imports import ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "design.md").read_text()
+PAGE = (ROOT / "docs" / "explain" / "design.md").read_text()
 PATH = re.compile(r"`([\w/]+(?:\.\w+)?)`")
 
 

@@ -286,7 +286,7 @@ def test_every_module_named_by_a_string_exists() -> None:
 
 
 def test_every_file_named_in_a_text_exists() -> None:
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     texts = {str(page.relative_to(ROOT)): page.read_text() for page in pages} | SOURCES | TESTS
     written = r"(?<![\w/])(?:\.\./)?((?:harness|benchmarks|model_zoo|tests)/[\w/]+\.\w+)"
     missing = {

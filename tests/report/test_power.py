@@ -72,7 +72,7 @@ def test_hypotheses_of_a_planned_suite_take_the_place_of_the_runs_own(results: R
 
 
 def test_the_page_shows_what_is_printed(results: Results) -> None:
-    page = (QUICKSTART.parents[1] / "docs" / "power.md").read_text()
+    page = (QUICKSTART.parents[1] / "docs" / "explain" / "power.md").read_text()
     grids = power_grids(results)
     for grid in (grids[0], grids[-1]):
         assert markdown(grid).rstrip("\n") in page, "run detmodes power results/quickstart --format md, and copy it"

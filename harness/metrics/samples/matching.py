@@ -19,7 +19,7 @@ from harness.metrics.samples.mentions import Flags, Floats, Integers, Mentions, 
 from harness.types import Category, Example, Mention, Parsed
 
 VERIFIED_IOU = 0.5
-"""IoU from which a mention can verify an instance (docs/design.md, vocabulary)."""
+"""IoU from which a mention can verify an instance (docs/explain/design.md, vocabulary)."""
 
 CHUNK = 250_000
 """Pairs of boxes that are compared at a time: about 60 MB."""
