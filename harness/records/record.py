@@ -135,6 +135,9 @@ class Record(StrictModel):
     left_out_pictures: dict[str, dict[str, int]] | None = None
     """Where the suite says `images: skip`: by split, how many images it did without because their picture was "missing"
     or "unreadable". None in other suites and in records of older code; `data` has their ids."""
+    cut_targets: float | None = None
+    """Share of the training images whose longest target does not fit into an answer: it has more than
+    `sample.max_tokens` tokens. None where nothing is trained, and in records of older code."""
     categories: tuple[CategoryInfo, ...] = ()
     image_ids: tuple[int, ...] = ()
     data: dict[str, Any] = Field(default_factory=dict)

@@ -67,6 +67,7 @@ def caption(results: Results) -> list[str]:
     lines += _tuning(results)
     lines += _left_out(results)
     lines += _unwritable(results)
+    lines += _cut_targets(results)
     lines += _read_leniently(results)
     lines += [
         f"Warning: the samples of {key} have collapsed: {entropy:.3g} nats per token at step {step}, {first:.3g} when "
@@ -133,6 +134,15 @@ def _unwritable(results: Results) -> list[str]:
         "no area in its coordinates."
         for model, lost in counts.items()
     ]
+
+
+def _cut_targets(results: Results) -> list[str]:
+    """How many targets do not fit into an answer, of the cell with most of them; nothing where all do."""
+    most = max((record.cut_targets or 0.0 for record in results.records.values()), default=0.0)
+    limit = results.suite.sample.max_tokens
+    return [f"Up to {most:.1%} of the targets are longer than an answer may be (sample.max_tokens: {limit})."] * (
+        most > 0
+    )
 
 
 def _read_leniently(results: Results) -> list[str]:

@@ -32,7 +32,7 @@ from harness.run.context import Context, Planned, build, evaluation_numbers, pre
 from harness.run.identity import foreign_parts, seeds_of
 from harness.run.interval import CheckpointInterval
 from harness.run.kept import WEIGHTS
-from harness.run.lengths import readable
+from harness.run.lengths import cut_targets, readable
 from harness.run.output.watch import Watch
 from harness.run.resume import CellCheckpointer
 from harness.run.trackers import tracking
@@ -120,9 +120,8 @@ def compute(context: Context, item: Planned, folder: Path, check: Callable[[], N
 
 
 def _remove_files(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_file():
-            path.unlink()
+    for path in filter(Path.is_file, folder.iterdir()):
+        path.unlink()
 
 
 def _tracking(context: Context, item: Planned) -> AbstractContextManager[Tell]:
@@ -170,8 +169,7 @@ class _Run:
             prepared = time.perf_counter() - started
         hooks = Hooks(evaluate=self.evaluate, probe=self.probe, progress=self._tell_progress)
         curve = train(work, [FineTuning(ready, self.plan), *later], hooks, self.checkpointer)
-        times = {"train": prepared + curve[-1]["seconds"], "waiting": curve[-1]["waiting"]}
-        self.checkpointer.timings |= times
+        self.checkpointer.timings |= {"train": prepared + curve[-1]["seconds"], "waiting": curve[-1]["waiting"]}
         if self.suite.keep != "none" and self.main:
             adapter.save(folder / WEIGHTS)
         return {
@@ -180,6 +178,7 @@ class _Run:
             "epochs": self.plan.epochs_after(len(work.examples)),
             "left_out_objects": left_out_objects(work.examples, self.plan.max_objects),
             "unwritable_objects": unwritable_objects(self.context.questions("train", self.cell.seed), adapter.codec),
+            "cut_targets": cut_targets(adapter, work.examples, self.plan, self.suite.sample.max_tokens),
         }
 
     def _work(self, adapter: Adapter) -> Work:
@@ -193,6 +192,7 @@ class _Run:
             workers=self.context.workers,
             cache=self.checkpointer.tables,
             log=self.log,
+            numbers=self.numbers,
         )
 
     def _later_stages(self, objective: NamedObjective, work: Work) -> list[Stage]:

@@ -133,3 +133,14 @@ def readable(made: Predictor, examples: Sequence[Example]) -> tuple[Example, ...
         for example in examples
         if (not captions and lengths.bound(example) <= most) or lengths.trained(example, plan) <= most
     )
+
+
+def cut_targets(made: Adapter, examples: Sequence[Example], plan: Train, max_tokens: int) -> float:
+    """Returns the share of the examples whose longest target has more than `max_tokens` tokens: a model that has learnt
+    it is cut off."""
+    lengths = Lengths(made.codec)
+    prompts: dict[int, list[Example]] = {}
+    for example in examples:
+        prompts.setdefault(len(made.codec.prompt(example)), []).append(example)
+    long = sum(len(lengths.beyond(alike, plan, prompt - 1 + max_tokens)) for prompt, alike in prompts.items())
+    return long / len(examples)

@@ -51,7 +51,7 @@ class FineTuning:
                 with _waiting(state):
                     rows = next(batched)
                 if samples:
-                    with phase("sampling"), engine.whole():
+                    with phase("sampling"), engine.whole(), work.generating():
                         rows = with_samples(adapter, rows, samples, longest, sampling_seed(seed, number))
                 yield Step([rows], pixels=pixels)
 

@@ -7,6 +7,7 @@ Out: Stage.steps(), a generator with one Step for each step of training: the row
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +15,8 @@ import numpy as np
 from accelerate import Accelerator
 
 from harness.errors import StageError
-from harness.protocols import Adapter
+from harness.inference.precision import Numbers
+from harness.protocols import Adapter, ContextLength
 from harness.records.cache import Cache, NoCache
 from harness.records.log import Log
 from harness.sequence.targets import target
@@ -45,6 +47,7 @@ class Work:
         workers: threads that read the coming images; they change nothing but the time it takes.
         cache: keeps what a stage makes when it begins, of the model as it is then: as NAME.parquet of the cell.
         log: gets a row of figures for each logged step.
+        numbers: what the model computes in where it generates, as in an evaluation; float32 by default.
     """
 
     adapter: Adapter
@@ -56,6 +59,11 @@ class Work:
     workers: int = 0
     cache: Cache = field(default_factory=NoCache)
     log: Log = field(default_factory=Log)
+    numbers: Numbers | None = None
+
+    def generating(self) -> AbstractContextManager[object]:
+        """Around all that the model is asked to generate."""
+        return nullcontext() if self.numbers is None else self.numbers.autocast()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +108,15 @@ def micro_batch_of(plan: Train, rows: int) -> int | TokenBudget:
 
 
 def sampled_tokens(work: Work) -> int:
-    """Where a sequence that the model samples is cut off: at twice the longest target."""
-    return 2 * max(len(target(example, work.adapter.codec, "canonical")) for example in work.examples)
+    """Where a sequence that the model samples is cut off: at twice the longest target, or at the last place that the
+    model can read after the longest prompt."""
+    codec, adapter = work.adapter.codec, work.adapter
+    longest = 2 * max(len(target(example, codec, "canonical")) for example in work.examples)
+    places = adapter.context_length if isinstance(adapter, ContextLength) else None
+    if places is None:
+        return longest
+    prompt = max(len(codec.prompt(example)) for example in work.examples)
+    return max(1, min(longest, places - prompt + 1))  # the last token is only predicted
 
 
 def sampling_seed(seed: int, step: int) -> int:

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from harness.errors import ConfigError
+from harness.report import notes
+from harness.report.results import load
 from harness.run import runner
 from harness.run.context import Context, build, open_context
-from harness.run.lengths import Lengths, readable
+from harness.run.lengths import Lengths, cut_targets, readable
 from harness.sequence import Codec, CoordinateSpace, vocabulary_names
 from harness.sequence.targets import fewer_objects, target
 from harness.suite.train_settings import MaxObjects, Train
+from harness.training.stage import sampled_tokens
 from harness.types import Category, Example
 from model_zoo.flamingo.toy import OpenFlamingo
 from tests.support import small
@@ -112,3 +115,34 @@ def test_no_target_is_longer_than_foretold(targets: str, limit: MaxObjects | Non
             assert len(codec.prompt(example)) + len(own) - 1 <= most
             reached += len(codec.prompt(example)) + len(own) - 1 == most
     assert reached > 0
+
+
+def test_a_record_says_how_many_targets_do_not_fit_into_an_answer(tmp_path: Path) -> None:
+    """Counted by hand: all but the prompt and with the end, every name being one token."""
+    adapter, examples = small.fresh(), small.benchmark().split("train")
+    sizes = [len(target(example, adapter.codec, "canonical")) for example in examples]
+    assert min(sizes) < 12 < max(sizes)
+    for most in (min(sizes) - 1, 12, max(sizes)):
+        share = sum(size > most for size in sizes) / len(sizes)
+        assert cut_targets(adapter, examples, Train(), most) == pytest.approx(share)
+    shortest = Train(max_objects=MaxObjects(number=1))
+    assert cut_targets(adapter, examples, shortest, 12) < cut_targets(adapter, examples, Train(), 12)
+    context_ = context(sample={"samples": 2, "max_tokens": 12})
+    runner.run(context_, tmp_path)
+    results = load(tmp_path)
+    (trained,) = (record for record in results.records.values() if record.role == "trained")
+    assert trained.cut_targets == pytest.approx(cut_targets(adapter, examples, Train(), 12))
+    (note,) = (line for line in notes.caption(results) if "longer than an answer" in line)
+    assert f"{trained.cut_targets:.1%}" in note
+    assert "sample.max_tokens: 12" in note
+
+
+def test_samples_of_training_end_where_the_context_does(reads: list[int | None]) -> None:
+    work = small.work_of(small.fresh())
+    longest = 2 * max(len(target(example, work.adapter.codec, "canonical")) for example in work.examples)
+    assert sampled_tokens(work) == longest
+    prompt = len(work.adapter.codec.tokens.prompt)
+    reads[0] = longest + prompt - 1
+    assert sampled_tokens(work) == longest
+    reads[0] = longest + prompt - 2
+    assert sampled_tokens(work) == longest - 1

@@ -60,7 +60,7 @@ class GrpoStage:
     def _step(self, work: Work, engine: DataParallel, examples: Sequence[Example], longest: int, seed: int) -> Step:
         settings, model = self.settings, work.adapter.model
         with engine.whole():
-            with phase("sampling"):
+            with phase("sampling"), work.generating():
                 model.eval()
                 drawn = rollout(
                     work.adapter,

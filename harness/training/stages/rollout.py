@@ -104,7 +104,7 @@ def own_samples(work: Work, engine: DataParallel, settings: Sampling, start: int
     examples = sampled(work, settings)[work.accelerator.process_index :: work.accelerator.num_processes]
     longest, seed, model = sampled_tokens(work), sampling_seed(work.seed, start), work.adapter.model
     batches = [examples[first : first + AT_A_TIME] for first in range(0, len(examples), AT_A_TIME)]
-    with engine.whole(), phase("sampling"), random_numbers_kept(work.accelerator.device):
+    with engine.whole(), phase("sampling"), random_numbers_kept(work.accelerator.device), work.generating():
         model.eval()
         drawn = [
             rollout(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,20 @@ import torch
 from torch import Tensor
 
 from harness.errors import ConfigError
+from harness.inference.precision import Numbers, numbers_in_use
 from harness.metrics.samples.reward import REWARDS, rewards
 from harness.objectives.policy import advantages
 from harness.run import runner
 from harness.run.context import open_context
 from harness.suite.schema import NamedObjective, Suite
 from harness.suite.stage_settings import Grpo
+from harness.training.checkpoints import TrainingState
 from harness.training.engines.data_parallel import DataParallel
 from harness.training.loop import Hooks
 from harness.training.rows import Row
 from harness.training.stage import Work
 from harness.training.stages.grpo import GrpoStage, split
-from harness.training.stages.rollout import Rollout, rollout
+from harness.training.stages.rollout import Rollout, own_samples, rollout
 from harness.training.step import accumulate
 from harness.types import Example, Sample
 from model_zoo.flamingo.network import TrainableFlamingo
@@ -61,6 +64,24 @@ def first_batch(stage: GrpoStage, adapter: OpenFlamingo, examples: Sequence[Exam
 
 def rl(curve: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for row in curve if "reward" in row]
+
+
+def test_samples_are_drawn_in_the_number_format_of_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, cpu = small.fitted(), torch.device("cpu")
+    formats: list[str] = []
+    generate = adapter.generate
+
+    def observed(*arguments: Any) -> list[list[Sample]]:
+        formats.append(numbers_in_use(cpu))
+        return generate(*arguments)
+
+    monkeypatch.setattr(adapter, "generate", observed)
+    for numbers in (None, Numbers(cpu, bf16=True)):
+        work = replace(small.work_of(adapter), examples=small.fitted_examples(), numbers=numbers)
+        own_samples(work, DataParallel(adapter.model, work.accelerator), grpo_stage().settings, 0)
+        state = TrainingState(adapter.model, torch.optim.SGD(adapter.model.parameters()))
+        next(iter(grpo_stage().steps(work, state, DataParallel(adapter.model, work.accelerator), 0)))
+    assert formats == ["float32", "float32", "bf16 autocast", "bf16 autocast"]
 
 
 # ---- one step --------------------------------------------------------------------------------------------------------
