@@ -1,1 +1,1 @@
-"""The training loop, and what a stage gives it."""
+"""Provides the training loop and the stages that it runs."""

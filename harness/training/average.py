@@ -1,4 +1,4 @@
-"""The mean of the weights along training (`train.ema`), which is evaluated and kept in the place of the weights.
+"""The mean of the weights along training (`train.ema`), which is evaluated and stored instead of the weights.
 
 With d the setting and w_i the weights after step i, it is after t steps
 
@@ -21,26 +21,26 @@ from torch import Tensor, nn
 
 
 def begin(model: nn.Module) -> dict[str, Tensor]:
-    """Returns room for the mean, before the first step."""
+    """Allocates the mean, before the first step."""
     return {name: weight.detach().clone() for name, weight in _trained(model).items()}
 
 
 @torch.no_grad()
 def update(mean: Mapping[str, Tensor], model: nn.Module, decay: float, step: int) -> None:
-    """Takes the weights after a step into the mean.
+    """Updates the mean with the weights after a step.
 
     Args:
         decay: d, in (0, 1).
         step: t, how many there have been, this one included; the first replaces what was in the mean.
     """
-    share = (1 - decay) / (1 - decay**step)  # of the newest: 1 / sum_i d^(t - i)
+    share = (1 - decay) / (1 - decay**step)  # of the newest weights: 1 / sum_i d^(t - i)
     for name, weight in _trained(model).items():
         mean[name].lerp_(weight, share)
 
 
 @contextmanager
 def shown(mean: Mapping[str, Tensor], model: nn.Module) -> Iterator[None]:
-    """Puts the mean in the place of the weights while the block runs; does nothing without one."""
+    """Replaces the weights by the mean while the block runs; does nothing without a mean."""
     _exchange(mean, model)
     try:
         yield
@@ -50,14 +50,14 @@ def shown(mean: Mapping[str, Tensor], model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def put_in_place(mean: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Makes the mean the weights for good; does nothing without one."""
+    """Replaces the weights by the mean permanently; does nothing without a mean."""
     for name, weight in _trained(model).items() if mean else ():
         weight.copy_(mean[name])
 
 
 @torch.no_grad()
 def _exchange(mean: Mapping[str, Tensor], model: nn.Module) -> None:
-    """One tensor at a time: no more than one is in memory twice."""
+    """Exchanges weights and mean, one tensor at a time: only one is in memory twice."""
     for name, weight in _trained(model).items() if mean else ():
         before = weight.clone()
         weight.copy_(mean[name])

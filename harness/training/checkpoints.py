@@ -1,10 +1,10 @@
-"""Training as it stands after a step, on disk: everything that the steps to come depend on.
+"""Saves and restores training after a step: everything that later steps depend on.
 
     FOLDER/step-00000050/tensors.safetensors   what training changes: parameters, buffers, optimizer, random numbers
                          state.json            everything else, and a digest of each tensor
 
-Nothing here is code: no pickle is written or read. The two newest checkpoints are kept; the older of them goes only
-after a newer one can be read. Writing is done from a copy, so that training may go on meanwhile.
+No pickle is written or read, so loading runs no code. The two newest checkpoints are kept; the older one is removed
+only after a newer one can be read. A checkpoint is written from a copy, so that training may go on meanwhile.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 FORMAT = 1
-"""Raise when the meaning of a checkpoint changes: older ones are then of no use."""
+"""Version of checkpoints. Raise it when their meaning changes: older ones are then not used."""
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 @dataclass
 class TrainingState:
-    """What training changes. The learning rate and the data are functions of the step.
+    """Everything that training changes. The learning rate and the data are functions of the step.
 
     selections: what the frozen base selected, by image and sequence (harness.training.objective.Objective); seconds: of
     training so far; waiting: those of them in which the model waited for its data; last: `step`, `loss` and `grad_norm`
@@ -53,9 +53,9 @@ class TrainingState:
     waiting: float = 0.0
     last: dict[str, float] | None = None
     resumes: bool = True
-    """Whether it can be saved and put back (harness.training.engines.data_parallel)."""
+    """Whether it can be saved and restored (harness.training.engines.data_parallel)."""
     reference: nn.Module | None = None
-    """The model as it was when this stage began, where the stage needs it: the same, and not trained."""
+    """The model as it was when this stage began, if the stage needs it; it is not trained."""
     average: dict[str, Tensor] = field(default_factory=dict)
     """The mean of the weights so far (harness.training.average), by the names of the parameters; empty without one."""
 
@@ -65,21 +65,21 @@ class TrainingState:
 
 
 class Checkpoint(NamedTuple):
-    """content: what state.json holds; `extra` in it is the caller's."""
+    """A checkpoint on disk. content: that of state.json; `extra` in it belongs to the caller."""
 
     folder: Path
     content: dict[str, Any]
 
     @property
     def weights(self) -> str:
-        """Digest of the tensors of the model that is evaluated."""
+        """Returns the digest of the tensors of the model that is evaluated."""
         entries = sorted(item for item in self.content["tensors"].items() if item[0].startswith(("model/", "average/")))
         return sha256(repr(entries).encode()).hexdigest()
 
 
 class StateCopy(NamedTuple):
-    """All that a checkpoint will hold, in memory of its own: training may go on while it is written. content: what
-    state.json will hold, but for the digests."""
+    """A copy of everything that a checkpoint will hold, so that training may go on while it is written. content: that
+    of state.json, without the digests."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -87,8 +87,8 @@ class StateCopy(NamedTuple):
 
 
 def copy_of(state: TrainingState, settings: str, extra: Mapping[str, Any]) -> StateCopy:
-    """Copies the state to the CPU. settings: names what is trained: a checkpoint of something else is never taken for
-    one of this. extra: the caller's, kept as JSON; it must not change any more."""
+    """Copies the state to the CPU. settings: identify what is trained, so that a checkpoint of something else is not
+    used. extra: data of the caller, stored as JSON; it must not change any more."""
     content = {
         "format": FORMAT,
         "settings": settings,
@@ -106,8 +106,8 @@ def copy_of(state: TrainingState, settings: str, extra: Mapping[str, Any]) -> St
 def write_copy(folder: Path, copy: StateCopy, check: Callable[[], None] = lambda: None) -> Checkpoint:
     """Writes a checkpoint into `folder`; once it can be read, all but the two newest are removed.
 
-    Each tensor is hashed once, here; `read` compares. check: called before anything that was there is replaced or
-    removed, and raises where it must not. DataError if it cannot be read; an error of the file system leaves the
+    Each tensor is hashed once, here; `read` compares. check: called before anything is replaced or removed; raises
+    where that is not allowed. DataError if the checkpoint cannot be read; an error of the file system leaves the
     earlier checkpoints as they are.
     """
     content = {**copy.content, "tensors": {name: digest(tensor) for name, tensor in copy.tensors.items()}}
@@ -134,7 +134,7 @@ def write(
 
 
 def _require_readable(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """DataError if the file is cut off, or does not list these tensors."""
+    """Raises DataError if the file is truncated, or does not list these tensors."""
     with _opened(path) as file:
         listed = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     if listed != {name: list(tensor.shape) for name, tensor in tensors.items()}:
@@ -150,8 +150,8 @@ def _remove_all_but_one_before(place: Path) -> None:
 def newest(
     folder: Path, settings: str, usable: Callable[[Checkpoint], object], warn: Callable[[str], None]
 ) -> Checkpoint | None:
-    """The newest checkpoint that is whole, of these settings and `usable` (which raises DataError if not); None if
-    there is none. Each newer one is warned of and removed."""
+    """Returns the newest checkpoint that is complete, of these settings and `usable` (which raises DataError if not);
+    None if there is none. Newer ones are removed with a warning."""
     for place in reversed(_folders(folder)):
         try:
             checkpoint = read(place, settings)
@@ -165,7 +165,7 @@ def newest(
 
 
 def read(place: Path, settings: str) -> Checkpoint:
-    """Raises DataError (one line: file, expectation) if anything differs from what was written."""
+    """Reads a checkpoint. Raises DataError (one line: file, expectation) if anything differs from what was written."""
     content = files.read_json(place / STATE)
     for key, expected in (("format", FORMAT), ("settings", settings)):
         if content.get(key) != expected:
@@ -179,8 +179,8 @@ def read(place: Path, settings: str) -> Checkpoint:
 
 
 def restore(checkpoint: Checkpoint, state: TrainingState, accelerator: Accelerator) -> None:
-    """Puts everything back in place, the random numbers included. DataError, before anything is changed, if the model
-    is another one. Of several processes only rank 0 reads the file: all go on from the same state, with the same
+    """Restores everything, including the random numbers. DataError, before anything is changed, if the model is
+    another one. Of several processes only rank 0 reads the file: all continue from the same state, with the same
     random numbers."""
     content = checkpoint.content
     parts = _trained(state.model)
@@ -200,7 +200,7 @@ def restore(checkpoint: Checkpoint, state: TrainingState, accelerator: Accelerat
 
 
 def digest(tensor: Tensor) -> str:
-    """sha256 of type, shape and bytes."""
+    """Computes the sha256 of type, shape and bytes."""
     data = tensor.detach().cpu().contiguous()
     hasher = sha256(f"{data.dtype} {tuple(data.shape)} ".encode())
     hasher.update(data.reshape(-1).view(torch.uint8).numpy().data)
@@ -208,7 +208,7 @@ def digest(tensor: Tensor) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Ascending by step."""
+    """Lists the folders of checkpoints, ascending by step."""
     return sorted(folder.glob("step-*"))
 
 
@@ -223,7 +223,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _shared(checkpoint: Checkpoint, accelerator: Accelerator) -> Iterator[Callable[[str], Tensor]]:
-    """The tensors by name; all ranks ask for the same ones in the same order."""
+    """Yields a function that returns tensors by name; all ranks must ask for the same ones in the same order."""
     if not accelerator.is_main_process:
         yield lambda name: ranks.same_tensor(accelerator, None)
         return
@@ -235,7 +235,7 @@ def _shared(checkpoint: Checkpoint, accelerator: Accelerator) -> Iterator[Callab
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
-    """Copies on the CPU."""
+    """Copies all tensors to the CPU."""
     tensors = {name: _whole(tensor) for name, tensor in _changed(state).items()} | _beside_model(state)
     tensors["random/torch"] = torch.get_rng_state()
     if state.device.type == "cuda":
@@ -246,7 +246,8 @@ def _tensors(state: TrainingState) -> dict[str, Tensor]:
 
 
 def _changed(state: TrainingState) -> dict[str, Tensor]:
-    """What a step changes; of split ones (harness.training.engines.sharding) each rank has a part."""
+    """Returns the tensors that a step changes; of split ones (harness.training.engines.sharding) each rank has a
+    part."""
     return _trained(state.model) | {
         f"optimizer/{index}/{name}": value
         for index, of_parameter in state.optimizer.state_dict()["state"].items()
@@ -255,7 +256,7 @@ def _changed(state: TrainingState) -> dict[str, Tensor]:
 
 
 def take_part(state: TrainingState) -> None:
-    """What the other ranks do while rank 0 writes a checkpoint: tensors that are split are put together by all."""
+    """Takes part, on the other ranks, while rank 0 writes a checkpoint: all ranks join split tensors."""
     for tensor in _changed(state).values():
         _whole(tensor)
 
@@ -265,7 +266,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _placed(whole: Tensor, like: Tensor) -> Tensor:
-    """The part of it that this rank has of `like`."""
+    """Returns the part of a whole tensor that this rank has of `like`."""
     if not _is_split(like):
         return whole
     from torch.distributed.tensor import distribute_tensor  # only then: it takes seconds
@@ -274,18 +275,18 @@ def _placed(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def _is_split(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether each rank has a part of it only."""
+    """Tells whether each rank has only a part of it."""
     return hasattr(tensor, "full_tensor")
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters with a gradient and all buffers, aliases left out. Frozen parameters stay those of the base."""
+    """Returns parameters with a gradient and all buffers, without aliases. Frozen parameters are those of the base."""
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {f"model/{name}": tensor for name, tensor in {**parameters, **dict(model.named_buffers())}.items()}
 
 
 def _beside_model(state: TrainingState) -> dict[str, Tensor]:
-    """The mean of the weights, and what sets the reference apart from the base: the parts that training changes."""
+    """Returns the mean of the weights, and the part of the reference that training may have changed before."""
     mean = {f"average/{name}": tensor for name, tensor in state.average.items()}
     if state.reference is None:
         return mean
@@ -320,7 +321,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
 
 
 def _numpy_state() -> dict[str, Any]:
-    """Of NumPy's global generator, as JSON has it."""
+    """Returns the state of NumPy's global generator as JSON values."""
     state: dict[str, Any] = dict(np.random.get_state(legacy=False))
     inner = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in state["state"].items()}
     return state | {"state": inner}
@@ -339,8 +340,8 @@ def _restore_random(state: TrainingState, content: Mapping[str, Any], tensor: Ca
 
 @contextmanager
 def random_numbers_kept(device: torch.device) -> Iterator[None]:
-    """Whatever the block draws from the global generators, they go on as if it had not been there: looking at a model
-    changes nothing, and need not be repeated where its result is known."""
+    """Restores the global generators after the block, whatever it has drawn: evaluating a model changes nothing, and
+    need not be repeated where its result is stored."""
     python, numpy = random.getstate(), np.random.get_state(legacy=False)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

@@ -1,4 +1,4 @@
-"""Fine-tuning on ground truth as a stage: which targets make up which batch, their images read ahead."""
+"""Defines fine-tuning on ground truth as a stage: the targets of each batch, with their images read ahead."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness.types import Example
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """An objective on target sequences: the stage that every cell begins with."""
+    """The stage that every cell begins with: an objective on target sequences."""
 
     objective: Objective
     plan: Train
@@ -56,8 +56,9 @@ class FineTuning:
                 yield Step([rows], pixels=pixels)
 
     def _targets(self, work: Work, seed: int, done: int) -> Iterator[list[Row]]:
-        """This process's sequences of each step after so many. With micro-batches by tokens those of about one length
-        stand together, unless the objective compares the sequences of an image: chance may not make sets."""
+        """Yields this process's sequences of each step after so many steps. With micro-batches by tokens, sequences
+        of similar length are neighbours, unless the objective compares the sequences of an image, whose sets sorting
+        must not change."""
         plan, codec = self.plan, work.adapter.codec
         for drawn in islice(batches(len(work.examples), plan, seed), done, None):
             share = _share(drawn, plan, work.accelerator)
@@ -66,7 +67,7 @@ class FineTuning:
 
 
 def batches(examples: int, plan: Train, seed: int) -> Iterator[list[Draw]]:
-    """What each step of the plan trains on."""
+    """Yields the sequences of each step of the plan."""
     rate = plan.collision_rate or 0.0
     return draws(examples, plan.members, plan.batch_size, plan.steps, seed, plan.batching, rate)
 
@@ -115,14 +116,14 @@ def unwritable_objects(examples: Sequence[Example], codec: Codec) -> dict[str, i
 
 
 def require_shares(plan: Train, processes: int) -> None:
-    """ConfigError if a batch cannot be shared evenly by so many."""
+    """Raises ConfigError if a batch cannot be shared evenly by so many processes."""
     if plan.batch_size % (processes * plan.set_size):
         expected = f"a multiple of {processes} processes x {plan.set_size} targets of a set"
         raise ConfigError(f"train.batch_size: expected {expected}, got {plan.batch_size}")
 
 
 def _share(drawn: list[Draw], plan: Train, accelerator: Accelerator) -> list[Draw]:
-    """What this process trains on; sets stay whole."""
+    """Returns this process's part of the batch; sets stay whole."""
     require_shares(plan, accelerator.num_processes)
     size = plan.batch_size // accelerator.num_processes
     return drawn[accelerator.process_index * size :][:size]
@@ -130,7 +131,7 @@ def _share(drawn: list[Draw], plan: Train, accelerator: Accelerator) -> list[Dra
 
 @contextmanager
 def _waiting(state: TrainingState) -> Iterator[None]:
-    """The block makes the model wait for what it trains on."""
+    """Counts the time of the block as waiting for data."""
     started = time.perf_counter()
     with phase("data"):
         yield
@@ -146,7 +147,7 @@ def _awaited(loader: Loader, state: TrainingState) -> Pixels:
 
 
 def _ahead(plan: Train, accelerator: Accelerator) -> int:
-    """Images of two micro-batches."""
+    """Returns how many images to read ahead: those of two micro-batches."""
     processes: int = accelerator.num_processes
     rows = min(plan.micro_batch or plan.batch_size, plan.batch_size // processes)
     return max(1, 2 * rows // plan.set_size)

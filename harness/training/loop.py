@@ -1,7 +1,6 @@
-"""One linear training loop over the stages of a cell.
+"""Runs one linear training loop over the stages of a cell.
 
-In:  what is worked on (Work), the stages one after the other, whom to call on the way (Hooks), and who saves the state
-     of training (Checkpointer).
+In:  the model and data (Work), the stages one after the other, callbacks (Hooks), and the Checkpointer.
 Out: the adapter's model is trained, in place; the curve, one row of figures per logged step.
 """
 
@@ -39,10 +38,11 @@ def _no_progress(step: int, loss: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Whom training calls on its way, with the step.
+    """Callbacks of training, which get the step.
 
-    evaluate, probe: at the steps of `plan.evaluations` and `plan.probes`, 0 among these; neither counts as time of
-    training, nor changes what the global random generators give next. progress: after each step, with its loss.
+    evaluate, probe: called at the steps of `plan.evaluations` and `plan.probes`, which include 0; they do not count
+    as training time, and leave the global random generators unchanged. progress: called after each step, with its
+    loss.
     """
 
     evaluate: Callable[[int], None] = _no_look
@@ -51,18 +51,18 @@ class Hooks:
 
 
 class Checkpointer(Protocol):
-    """Saves the state of training, and puts it back in a later process (see harness.run.resume)."""
+    """Saves the state of training, and restores it in a later process (see harness.run.resume)."""
 
     def reached(self, resumes: bool) -> int:
-        """The step of the newest checkpoint, 0 if there is none. resumes: see TrainingState."""
+        """Returns the step of the newest checkpoint, 0 if there is none. resumes: see TrainingState."""
         ...
 
     def restore(self, state: TrainingState) -> None:
-        """Puts the state of that checkpoint in place, the log included; does nothing if there is none."""
+        """Restores the state of that checkpoint, including the log; does nothing if there is none."""
         ...
 
     def after_step(self, state: TrainingState, evaluated: bool) -> None:
-        """May save the state, and may stop training. evaluated: the model is going to be evaluated as it is now."""
+        """May save the state, and may stop training. evaluated: whether the model is evaluated next."""
         ...
 
 
@@ -70,12 +70,12 @@ class NoCheckpoints:
     """A Checkpointer that saves nothing."""
 
     def reached(self, resumes: bool) -> int:
-        """There is never a checkpoint."""
+        """Returns 0: there is never a checkpoint."""
         del resumes
         return 0
 
     def restore(self, state: TrainingState) -> None:
-        """Leaves everything as it is."""
+        """Does nothing."""
 
     def after_step(self, state: TrainingState, evaluated: bool) -> None:
         """Saves nothing."""
@@ -86,10 +86,10 @@ def train(
 ) -> list[dict[str, Any]]:
     """Trains the adapter's model in place, stage by stage, and returns the curve: one row per logged step.
 
-    Steps go on counting from stage to stage; each stage has an optimizer of its own. With several processes, each
-    trains on its share of every batch. Where the checkpointer has the state of an earlier process, training goes on
-    from there, beginning with what is due at that step. Raises ConfigError where the adapter, or accelerate's
-    configuration, cannot do what a stage asks for.
+    Steps are counted across stages; each stage has a new optimizer. With several processes, each trains on its share
+    of every batch. Where the checkpointer has the state of an earlier process, training resumes from there, beginning
+    with what is due at that step. Raises ConfigError where the adapter, or accelerate's configuration, does not
+    support a stage.
     """
     hooks, checkpointer = hooks or Hooks(), checkpointer or NoCheckpoints()
     engine_class = _engine_class(work.accelerator)
@@ -116,7 +116,7 @@ def train(
 
 
 def _require_possible(work: Work, stages: Sequence[Stage]) -> None:
-    """ConfigError where the adapter does not offer what the stages ask for."""
+    """Raises ConfigError where the adapter does not support what the stages need."""
     adapter = work.adapter
     for stage in stages:
         require_whole_weights(stage.plan.ema, work.accelerator)
@@ -129,7 +129,7 @@ def _require_possible(work: Work, stages: Sequence[Stage]) -> None:
 
 
 def _engine_class(accelerator: Accelerator) -> type[DataParallel]:
-    """ConfigError if accelerate is configured for what there is not."""
+    """Returns the class of the engine. ConfigError if accelerate's configuration is not supported."""
     if not wants_sharding(accelerator):
         return DataParallel
     from harness.training.engines import sharding  # only then: it takes two seconds
@@ -138,8 +138,8 @@ def _engine_class(accelerator: Accelerator) -> type[DataParallel]:
 
 
 def _state_at_start(stage: Stage, work: Work, engine: DataParallel, before: TrainingState | None) -> TrainingState:
-    """The state that a stage begins with: that of the stage before, if it was trained by this process, but for what is
-    each stage's own."""
+    """Returns the state at the start of a stage: that of the previous stage, if this process has trained it, with the
+    fields of each stage reset."""
     reference, selections = stage.reference, stage.objective.selections
     if reference is not None:
         reference.model.eval().load_state_dict(work.adapter.model.state_dict())
@@ -153,7 +153,7 @@ def _state_at_start(stage: Stage, work: Work, engine: DataParallel, before: Trai
 
 
 class _RunningStage:
-    """One stage, step by step."""
+    """Runs one stage, step by step."""
 
     def __init__(
         self, work: Work, stage: Stage, engine: DataParallel, state: TrainingState, start: int, hooks: Hooks
@@ -164,7 +164,7 @@ class _RunningStage:
         self._probes = [start + step for step in self._plan.probes]
 
     def look(self) -> None:
-        """Probes and evaluates the model, as far as this is due at the state's step."""
+        """Probes and evaluates the model, if that is due at the state's step."""
         state = self._state
         with random_numbers_kept(state.device):
             for due, hook in ((self._probes, self._hooks.probe), (self._evaluations, self._hooks.evaluate)):
@@ -174,7 +174,7 @@ class _RunningStage:
         self._work.adapter.model.train()
 
     def train(self, checkpointer: Checkpointer) -> None:
-        """Goes from the step after the state's to the stage's last."""
+        """Trains from the step after the state's to the stage's last."""
         state = self._state
         numbers = range(state.step + 1, self._start + self._plan.steps + 1)
         with closing(self._stage.steps(self._work, state, self._engine, self._start)) as steps:
@@ -202,7 +202,7 @@ class _RunningStage:
             self._work.log.add("train", {**state.last, **figures, **step.figures, **times})
 
     def _update(self, number: int, step: Step, logged: bool) -> dict[str, float | None]:
-        """Makes the optimizer steps of a step; returns the objective's figures, over all of them. The logged norm is
+        """Makes the optimizer updates of a step; returns the objective's figures over all of them. The logged norm is
         the largest. Loss and norm are 0 where there was nothing to train on."""
         work, engine, state = self._work, self._engine, self._state
         last: dict[str, float] = {"step": number, "loss": 0.0, "grad_norm": 0.0}

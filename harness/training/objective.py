@@ -1,4 +1,4 @@
-"""An objective with what it takes from the base model: a calibrated threshold, a frozen reference."""
+"""Prepares an objective with what it takes from the base model: a calibrated threshold, a frozen reference."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ from harness.types import Example
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A stage trains under this: the loss function, and whatever it needs from the base model.
+    """The objective of a stage: the loss function, and whatever it needs from the base model.
 
     Args:
-        settings: complete, as a record has them.
-        reference: the frozen model that TokenBatch.selected (or, where `needs` says so, TokenBatch.reference) has to
-            come from.
-        selection: what the reference selects by its logits.
-        selections: what it has selected so far, by image and sequence.
-        loss_weights: by kind of token, see harness.suite.train_settings.Train.
+        settings: complete, as a record has them. reference: the frozen model for TokenBatch.selected (or, according
+        to `needs`, TokenBatch.reference). selection: the selection by the logits of the reference. selections: the
+        selections so far, by image and sequence. loss_weights: by kind of token, see
+        harness.suite.train_settings.Train.
     """
 
     name: str
@@ -49,7 +47,7 @@ SUPPLIED: frozenset[objectives.Need] = frozenset({"reference", "reference_logits
 def prepare(
     name: str, settings: Mapping[str, Any], base: Adapter, heldout: Sequence[Example], plan: Train, seed: int
 ) -> Objective:
-    """Calibrates a quantile on the held-out examples and keeps the base as the reference, as far as needed.
+    """Calibrates a quantile on the held-out examples and makes the base the reference, where needed.
 
     Args:
         base: a copy that is not trained; it is put into eval mode here.
@@ -78,7 +76,7 @@ def prepare(
 def _calibrated(
     ready: objectives.ReadyObjective, base: Adapter, heldout: Sequence[Example], targets: str, seed: int
 ) -> objectives.ReadyObjective:
-    """Finds the threshold from the masses that the base model has on the held-out examples."""
+    """Computes the threshold from the masses of the base model on the held-out examples."""
     settings = ready.settings
     if not heldout:
         raise ConfigError(

@@ -1,6 +1,6 @@
-"""Pixels of the images that training comes to next, prepared by threads while the model trains.
+"""Prepares the pixels of the next images in threads while the model trains.
 
-Reading a picture is decoding and resizing, which release the interpreter's lock: threads will do.
+Reading a picture is decoding and resizing, which release the interpreter's lock, so threads suffice.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from harness.types import Example
 Pixels = Callable[[Sequence[Example]], Tensor]
 """harness.protocols.Adapter.pixels: model-ready images [B, 3, H, W] on the CPU."""
 WORKERS = 2
-"""Threads by default. `detmodes speed runner` shows what they save."""
+"""Default number of threads. `detmodes speed runner` shows what they save."""
 
 
 class Loader:
-    """A Pixels for images in the order of `coming`; at most `ahead` images are read before they are asked for.
+    """A Pixels for images in the order of `coming`; at most `ahead` images are read before they are requested.
 
-    Neighbours in `coming` that are one image are read once; it may be asked for again until the next one is. Every
-    image is read on its own, so that what it becomes does not depend on `pool` (None: the calling thread reads, when it
-    is asked) nor on how a batch is split.
+    An image that is repeated in `coming` is read once; it may be requested again until the next one is. Images are
+    read one by one, so that their pixels depend neither on `pool` (None: the calling thread reads on request) nor on
+    how a batch is split.
     """
 
     def __init__(self, pixels: Pixels, coming: Iterable[Example], pool: ThreadPoolExecutor | None, ahead: int) -> None:
@@ -39,7 +39,8 @@ class Loader:
         self._begin()
 
     def __call__(self, examples: Sequence[Example]) -> Tensor:
-        """[B, 3, H, W]. Raises what reading one of these images raised; ValueError for one that is not the next."""
+        """Returns [B, 3, H, W]. Raises the error of reading one of these images; ValueError for an image that is not
+        the next."""
         return torch.cat([self._one(example.image_id) for example in examples])
 
     def _one(self, image_id: int) -> Tensor:
@@ -53,7 +54,7 @@ class Loader:
         return self._last[1]
 
     def _begin(self) -> None:
-        """As many as there may be."""
+        """Starts reading as many images as allowed."""
         for example in islice(self._coming, self._ahead - len(self._begun)):
             read = partial(self._pixels, [example])
             self._begun.append((example.image_id, read if self._pool is None else self._pool.submit(read).result))
@@ -61,7 +62,7 @@ class Loader:
 
 @contextmanager
 def loading(pixels: Pixels, coming: Iterable[Example], workers: int, ahead: int) -> Iterator[Loader]:
-    """A Loader with so many threads, which have ended when the block has, however it does."""
+    """Yields a Loader with this many threads, which end with the block in any case."""
     if not workers:
         yield Loader(pixels, coming, None, ahead)
         return

@@ -1,4 +1,4 @@
-"""Rows: the sequences of a step, and the tensors that they become."""
+"""Defines rows, which are the sequences of a step, and converts them to tensors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from harness.types import Example, Members, Rated, Unit
 @dataclass(frozen=True, slots=True)
 class Row:
     """One sequence to train on. `sampled`: drawn from the model, no target; `cost`: 1 - F-score, where needed.
-    `context`: tokens that stand between the prompt and the sequence, read without loss. `correction`: it puts an error
-    of the model right (harness.training.stages.corrections) and is no target. `pair`: neighbours of one image with
-    different numbers are of different sets.
+    `context`: tokens between the prompt and the sequence, read without loss. `correction`: it corrects an error of
+    the model (harness.training.stages.corrections) and is no target. `pair`: neighbours of one image with different
+    numbers belong to different sets.
 
-    Of reinforcement and preference learning, where all rows of a batch are rated: its advantage, and
-    the log-probability of each token [L] before the step's updates and under a reference (harness.types.Rated)."""
+    In reinforcement and preference learning all rows of a batch are rated, with an advantage, and the log-probability
+    of each token [L] before the step's updates and under a reference (harness.types.Rated)."""
 
     example: Example
     tokens: tuple[int, ...]
@@ -39,7 +39,7 @@ class Row:
 
 
 def counts_of(rows: Sequence[Row]) -> dict[Unit, int]:
-    """Target positions, sets of at least two targets, and positions of corrections."""
+    """Counts target positions, sets of at least two targets, and positions of corrections."""
     targets = [row for row in rows if not row.sampled and not row.correction]
     return {
         "tokens": sum(len(row.tokens) for row in targets),
@@ -49,20 +49,20 @@ def counts_of(rows: Sequence[Row]) -> dict[Unit, int]:
 
 
 def sets_of(rows: Sequence[Row]) -> list[list[Row]]:
-    """Neighbours of one image, and of one question about it, or of one pair."""
+    """Groups neighbours of one image, of one question about it, or of one pair."""
     return [list(group) for _, group in groupby(rows, key=lambda row: (row.example.key, row.pair))]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBudget:
-    """How much a micro-batch may hold: positions of its padded tensor, prompts included."""
+    """The size of a micro-batch: positions of its padded tensor, prompts included."""
 
     positions: int
 
 
 def micro_batches(rows: Sequence[Row], size: int | TokenBudget, whole_sets: bool, codec: Codec) -> Iterator[list[Row]]:
     """Splits the rows, in their order, into as few parts as `size` allows: a number of rows, or of padded positions.
-    More only where a row alone has more, or a set that must stay whole."""
+    A part exceeds it only for a single row, or a set that must stay whole."""
     part: list[Row] = []
     for unit in sets_of(rows) if whole_sets else ([row] for row in rows):
         if part and not _fits([*part, *unit], size, codec):
@@ -80,13 +80,13 @@ def _fits(rows: Sequence[Row], size: int | TokenBudget, codec: Codec) -> bool:
 
 
 def length_of(row: Row, codec: Codec) -> int:
-    """Positions that a row takes in a forward pass: all its tokens but the last, which is predicted."""
+    """Returns the positions of a row in a forward pass: all its tokens except the last, which is only predicted."""
     return len(codec.prompt(row.example)) + len(row.context) + len(row.tokens) - 1
 
 
 def by_length(rows: Sequence[Row], codec: Codec) -> list[Row]:
-    """The rows with neighbours of about one length, the longest first (what does not fit into memory fails at once);
-    rows of one image that stand together stay together. Every sum over a batch stays the same, but for rounding."""
+    """Sorts rows by length, the longest first (so that a lack of memory shows at once); neighbouring rows of one
+    image stay neighbours. Every sum over a batch stays the same, except for rounding."""
     return [
         row
         for unit in sorted(sets_of(rows), key=lambda unit: -max(length_of(row, codec) for row in unit))
@@ -95,14 +95,14 @@ def by_length(rows: Sequence[Row], codec: Codec) -> list[Row]:
 
 
 def padding_of(batch: TargetBatch, rows: Sequence[Row], codec: Codec) -> tuple[int, int]:
-    """How many positions of a batch are padding, and how many there are."""
+    """Returns how many positions of a batch are padding, and the number of all positions."""
     used = sum(length_of(row, codec) for row in rows)
     return batch.inputs.numel() - used, batch.inputs.numel()
 
 
 def images_of(rows: Sequence[Row], pixels: Pixels) -> Tensor:
-    """One for each row, or for each image where the rows are rated and each image has equally many; read once for
-    neighbours of one image."""
+    """Returns one image for each row, or one for each image where the rows are rated and each image has equally many;
+    neighbouring rows of one image read it once."""
     sets = sets_of(rows)
     if rows[0].advantage is not None and len({len(group) for group in sets}) == 1:
         return pixels([group[0].example for group in sets])
@@ -126,7 +126,7 @@ def members_of(rows: Sequence[Row], device: torch.device) -> Members:
 
 
 def rated_of(rows: Sequence[Row], device: torch.device) -> Rated | None:
-    """At the target positions."""
+    """Returns the ratings at the target positions."""
     if rows[0].advantage is None:
         return None
     advantage = torch.cat([torch.full((len(row.tokens),), row.advantage or 0.0) for row in rows])
@@ -142,7 +142,8 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 def weights_of(
     by_kind: Mapping[str, float], kinds: Tensor, counted: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """Of each target position [N]: that of its kind, but 0 where it is not counted; None where all are 1."""
+    """Returns the weight of each target position [N]: that of its kind, but 0 where it is not counted; None where all
+    are 1."""
     if not by_kind and counted is None:
         return None
     weights = torch.tensor([by_kind.get(kind, 1.0) for kind in KINDS])[kinds]
@@ -150,7 +151,7 @@ def weights_of(
 
 
 def counted(rows: Sequence[Row], codec: Codec) -> Tensor | None:
-    """Of each target position [N], bool; None where all are counted."""
+    """Flags the target positions [N] that count; None where all do."""
     if not codec.noise_objects:
         return None
     return torch.tensor([counts for row in rows for counts in codec.counted(row.tokens)])

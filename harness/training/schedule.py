@@ -1,4 +1,4 @@
-"""Which examples make up which step of training, and the learning rate of each. Pure."""
+"""Chooses the examples of each training step, and its learning rate. Pure functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draws(
     batching: Batching = "shuffled",
     collision_rate: float = 0.0,
 ) -> Iterator[list[Draw]]:
-    """What each step trains on: `batch_size` sequences of examples that have `members` targets each.
+    """Yields the sequences of each step: `batch_size` sequences of examples that have `members` targets each.
 
     shuffled   every epoch is a permutation of all sequences
     grouped    every epoch is a permutation of the examples, whose members follow each other (batch_size must be a
@@ -56,10 +56,10 @@ def draws(
 
 
 def rate_share(step: int, steps: int, warm_up: int, schedule: Schedule) -> float:
-    """Share of the full learning rate that a step (1, 2, ..., `steps`) has.
+    """Returns the share of the full learning rate in a step (1, 2, ..., `steps`).
 
     It rises linearly to 1 in the warm-up. From then on it is constant, or falls on half a cosine or a line, from 1 in
-    the first step after the warm-up; it would reach 0 in the step after the last, so that no step goes to waste.
+    the first step after the warm-up; it would reach 0 in the step after the last, so that no step is wasted.
     """
     if step <= warm_up:
         return step / warm_up
@@ -70,7 +70,7 @@ def rate_share(step: int, steps: int, warm_up: int, schedule: Schedule) -> float
 
 
 def collision_rate(batches: Iterable[Sequence[Draw]]) -> float:
-    """Share of the sequences that share their example with another one of their batch; nan without a batch."""
+    """Returns the share of sequences with another sequence of their example in their batch; nan without a batch."""
     colliding = total = 0
     for batch in batches:
         times = Counter(draw.image for draw in batch)
@@ -97,7 +97,8 @@ def _with_collisions(
 
 
 def _distinct(stream: Iterator[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """The next `count` draws of different examples; one that is drawn again as an epoch begins loses its turn."""
+    """Returns the next `count` draws of different examples; an example that is drawn again at the start of an epoch
+    is skipped."""
     chosen: dict[int, int] = {}
     while len(chosen) < count:
         epoch, index = next(stream)
@@ -106,7 +107,7 @@ def _distinct(stream: Iterator[tuple[int, int]], count: int) -> list[tuple[int, 
 
 
 def _permutations(items: int, seed: int) -> Iterator[tuple[int, int]]:
-    """(epoch, item) without end: every epoch is a permutation that depends on (seed, epoch) alone."""
+    """Yields (epoch, item) endlessly: every epoch is a permutation that depends on (seed, epoch) only."""
     epoch = 0
     while True:
         for item in np.random.default_rng([seed, epoch]).permutation(items):

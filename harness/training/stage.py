@@ -1,4 +1,4 @@
-"""What the training loop (harness.training.loop) asks of a stage, and what it gives it.
+"""Defines the interface between the training loop (harness.training.loop) and a stage.
 
 In:  Work, what all stages of a cell share: the model, the training images, the seed, the processes.
 Out: Stage.steps(), a generator with one Step for each step of training: the rows of its optimizer steps.
@@ -35,19 +35,16 @@ def _no_second_model() -> Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What all stages of a cell work on, and with.
+    """The data and tools of all stages of a cell.
 
     Args:
-        adapter: the model that is trained, in place.
-        examples: training images, or questions about them.
-        seed: everything that is drawn depends on it.
-        accelerator: the device, and the processes that train together.
-        heldout: examples that are not trained on, e.g. to calibrate an objective.
-        fresh: makes another model like the cell's base, for a stage that needs a second one in memory.
-        workers: threads that read the coming images; they change nothing but the time it takes.
-        cache: keeps what a stage makes when it begins, of the model as it is then: as NAME.parquet of the cell.
-        log: gets a row of figures for each logged step.
-        numbers: what the model computes in where it generates, as in an evaluation; float32 by default.
+        adapter: the model that is trained, in place. examples: training images, or questions about them. seed: seed
+        of all random numbers. accelerator: the device, and the processes of the training. heldout: examples that are
+        not trained on, e.g. to calibrate an objective. fresh: makes another model like the cell's base, for a stage
+        that needs a second one. workers: threads that read the next images; they change only the time it takes.
+        cache: stores what a stage makes when it begins, from the model at that time: as NAME.parquet of the cell.
+        log: gets a row of figures for each logged step. numbers: what the model computes in where it generates, as in
+        an evaluation; float32 by default.
     """
 
     adapter: Adapter
@@ -68,8 +65,9 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of training. updates: this process's rows of each optimizer step; equally many on every process.
-    figures: logged with the step, the same on every process. pixels: reads the images; the adapter's own by default."""
+    """A step of training. updates: this process's rows of each optimizer update; equally many on every process.
+    figures: logged with the step, the same on every process. pixels: reads the images; those of the adapter by
+    default."""
 
     updates: Sequence[Sequence[Row]]
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -77,33 +75,34 @@ class Step:
 
 
 class Stage(Protocol):
-    """A stretch of training: `plan.steps` steps with an optimizer of their own."""
+    """A part of training: `plan.steps` steps with a new optimizer."""
 
     @property
     def plan(self) -> Train:
-        """How it is optimised, and when it is looked at; steps are counted from its start."""
+        """Returns the settings of optimisation and the steps of evaluations; steps are counted from the stage's
+        start."""
         ...
 
     @property
     def objective(self) -> Objective:
-        """What it minimises."""
+        """Returns the objective that the stage minimises."""
         ...
 
     @property
     def reference(self) -> Adapter | None:
-        """A model that becomes the one that the stage begins with, and stays so; None where it needs none."""
+        """Returns a model that is set to the one at the start of the stage and frozen; None where it needs none."""
         ...
 
     def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
-        """Yields what each step trains on, from the one after `state.step` to the stage's last.
+        """Yields the steps of the stage, from the one after `state.step` to the last.
 
-        Each is asked for when the weights are those before it. start: the last step of the stages before.
+        Each is requested when the weights are those before it. start: the last step of the previous stages.
         """
         ...
 
 
 def micro_batch_of(plan: Train, rows: int) -> int | TokenBudget:
-    """How much a forward pass takes of so many rows: all of them where the plan does not say."""
+    """Returns the size of a forward pass for this many rows: all of them if the plan does not limit it."""
     return TokenBudget(plan.micro_tokens) if plan.micro_tokens else plan.micro_batch or rows
 
 
@@ -120,11 +119,11 @@ def sampled_tokens(work: Work) -> int:
 
 
 def sampling_seed(seed: int, step: int) -> int:
-    """Of what the model samples in a step of training."""
+    """Returns the seed of the model's samples in a step of training."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
 def stage_seed(seed: int, start: int) -> int:
-    """Of what a stage draws that begins after step `start`: the first one from the cell's own seed, those after it from
-    others, so that they do not repeat its batches."""
+    """Returns the seed of a stage that begins after step `start`: the cell's seed for the first stage, and others for
+    later ones, so that they do not repeat its batches."""
     return sampling_seed(seed, start) if start else seed

@@ -1,7 +1,9 @@
-"""One optimisation step's gradient, for any objective: forward, loss, backward, split over micro-batches and ranks.
+"""Computes the gradient of one optimisation step for any objective: forward, loss, backward, split over micro-batches
+and ranks.
 
 Sums and counts of each loss term are kept apart until every micro-batch of every process has been counted, so the
-gradient does not depend on how a batch is split. An objective that cannot be honoured raises; nothing falls back.
+gradient does not depend on how a batch is split. An objective that is not supported raises an error; there is no
+fallback.
 """
 
 from __future__ import annotations
@@ -53,12 +55,11 @@ def accumulate(
 ) -> LossOutput:
     """Adds the gradient of the whole batch's mean loss to the parameters; returns the detached total.
 
-    rows: this process's share; rows of one image stand together, and for an objective over sets all of them are in
-    one micro-batch. micro_batch: how much a forward pass takes. Statistics are computed only where they are `logged`,
-    the share of padding among them. A term's count must be known before the
-    model is asked: target positions, or sets. Any other count raises. pixels: asked once for neighbouring rows of one
-    image, micro-batch by micro-batch; the adapter's own by default. engine: that of the adapter's model; DataParallel
-    by default.
+    rows: this process's share; rows of one image are neighbours, and for an objective over sets all of them are in
+    one micro-batch. micro_batch: the size of a forward pass. Statistics are computed only where they are `logged`,
+    the share of padding among them. A term's count must be known before the model is asked: target positions, or
+    sets. Any other count raises. pixels: called once for neighbouring rows of one image, micro-batch by micro-batch;
+    those of the adapter by default. engine: that of the adapter's model; DataParallel by default.
     """
     engine = engine or DataParallel(adapter.model, accelerator)
     counts = counts_of(rows)
@@ -68,7 +69,7 @@ def accumulate(
     parts = list(micro_batches(rows, micro_batch, "sets" in objective.needs, adapter.codec))
     rounds = engine.rounds(len(parts))
     for number in range(1, rounds + 1):
-        idle = number > len(parts)  # others have more: the last part goes along once more, and counts for nothing
+        idle = number > len(parts)  # other ranks have more: the last part is repeated, without counting
         if not idle:
             part = parts[number - 1]
             images = images_of(part, pixels or adapter.pixels).to(accelerator.device)
@@ -125,7 +126,7 @@ def _forward(
 
 
 def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, scored: Tensor) -> Logits:
-    """At the target positions; as hidden states where the adapter has them."""
+    """Returns logits at the target positions; as hidden states where the adapter has them."""
     if isinstance(adapter, HiddenStates):
         return adapter.hidden(pixels, tokens).take(scored)
     return adapter.logits(pixels, tokens)[scored]
@@ -138,13 +139,13 @@ def _reference_logits(objective: Objective, pixels: Tensor, tokens: Tensor, scor
 
 
 def _by_kind(selected: Tensor, kinds: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """The selected share by token kind."""
+    """Computes the selected share by token kind."""
     sums, counts = sums_by_kind(selected.float(), kinds, len(KINDS))
     return {f"selected/{kind}": (sums[index], counts[index]) for index, kind in enumerate(KINDS)}
 
 
 def added(total: LossOutput | None, output: LossOutput) -> LossOutput:
-    """Sums and counts, detached: nothing of a micro-batch's graph is kept."""
+    """Adds sums and counts, detached, so that the graph of a micro-batch is released."""
     terms = {name: replace(term, sum=term.sum.detach()) for name, term in output.terms.items()}
     if total is None:
         return LossOutput(terms, output.stats)
@@ -158,7 +159,7 @@ def added(total: LossOutput | None, output: LossOutput) -> LossOutput:
 
 
 def means(output: LossOutput) -> dict[str, float | None]:
-    """Every logged statistic as a number; None where nothing was counted."""
+    """Returns every logged statistic as a number; None where nothing was counted."""
     return {name: float(sums / counts) if counts > 0 else None for name, (sums, counts) in output.stats.items()}
 
 
@@ -166,7 +167,7 @@ def means(output: LossOutput) -> dict[str, float | None]:
 
 
 def _reduced(accelerator: Accelerator, counts: Mapping[Unit, int]) -> dict[Unit, int]:
-    """Counts over all processes."""
+    """Sums counts over all processes."""
     if accelerator.num_processes == 1:
         return dict(counts)
     ranks.meet(accelerator)
@@ -175,7 +176,7 @@ def _reduced(accelerator: Accelerator, counts: Mapping[Unit, int]) -> dict[Unit,
 
 
 def _across_processes(engine: DataParallel, output: LossOutput, accelerator: Accelerator) -> LossOutput:
-    """Gradients, sums and counts added over the processes: each was already divided by the global count."""
+    """Sums gradients, sums and counts over the processes: each was already divided by the global count."""
     if accelerator.num_processes == 1:
         return output
     ranks.meet(accelerator)
@@ -195,8 +196,8 @@ def _across_processes(engine: DataParallel, output: LossOutput, accelerator: Acc
 
 
 def with_samples(adapter: Adapter, rows: Sequence[Row], samples: int, max_tokens: int, seed: int) -> list[Row]:
-    """The rows with up to `samples` sequences per image that the model itself draws at temperature 1, and the cost of
-    every row. What the model draws twice, or draws although it is a target, is there once."""
+    """Adds up to `samples` sequences per image that the model draws at temperature 1, and the cost of every row. A
+    sequence that is drawn twice, or is also a target, occurs once."""
     sets = sets_of(rows)
     training = adapter.model.training
     adapter.model.eval()
@@ -224,7 +225,8 @@ def log_probabilities(
     engine: DataParallel,
     temperature: float,
 ) -> list[Tensor]:
-    """Of each token of each (rated) row, [L], by a forward pass as in training: micro-batches of up to `size` rows."""
+    """Computes the log-probability of each token of each (rated) row, [L], by a forward pass as in training:
+    micro-batches of up to `size` rows."""
     log_probs: list[Tensor] = []
     device = accelerator.device
     for part in micro_batches(rows, size, whole_sets=True, codec=adapter.codec):
@@ -240,9 +242,9 @@ def log_probabilities(
 
 @torch.no_grad()
 def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tensor) -> Tensor:
-    """What the frozen base selects at the batch's target positions, bool [N].
+    """Returns the selection of the frozen base at the batch's target positions, bool [N].
 
-    Kept per (image, sequence and what stands before it): with canonical targets the base runs once per image, with
+    It is cached per (image, sequence and preceding tokens): with canonical targets the base runs once per image, with
     random ones in nearly every step.
     """
     reference, selection = objective.reference, objective.selection
@@ -260,7 +262,7 @@ def reference_selection(objective: Objective, rows: Sequence[Row], pixels: Tenso
 
 
 def _selection_key(row: Row) -> tuple[int, tuple[int, ...]]:
-    """The image, and the sequence after what is asked and after its context, where there are any: -1 ends each."""
+    """Returns a key of image, asked categories, context and sequence, with -1 after each."""
     asked = () if row.example.asked is None else (*row.example.asked, -1)
     context = (*row.context, -1) if row.context else ()
     return row.example.image_id, (*asked, *context, *row.tokens)

@@ -1,1 +1,1 @@
-"""How several processes train one model."""
+"""Trains one model in several processes."""

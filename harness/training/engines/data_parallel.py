@@ -1,10 +1,10 @@
-"""How weights, gradients and the optimizer's state are spread over the processes of a run.
+"""Defines how weights, gradients and the optimizer's state are distributed over the processes of a run.
 
 A step is the same under every engine: losses are divided by global counts already, so gradients are *summed* over the
 processes. accelerate's configuration alone says which engine it is (`accelerate launch --config_file FILE`); files for
 a node are in harness/launch_configs.
 
-    DataParallel   every process has everything; the default, and what a single process always has
+    DataParallel   every process has everything; the default, and always used by a single process
     FullySharded   FSDP2: weights, gradients and the optimizer's state are split; a block is whole while it runs
     DeepSpeed      ZeRO stage 2: gradients and the optimizer's state are split, weights are whole
 
@@ -38,7 +38,7 @@ class DataParallel:
 
     optimizer: torch.optim.Optimizer
     resumes = True
-    """Whether harness.training.checkpoints can save and restore training under it."""
+    """Whether harness.training.checkpoints can save and restore training under this engine."""
 
     def __init__(self, model: nn.Module, accelerator: Accelerator, precision: Precision = "auto") -> None:
         """precision: auto is bf16 where accelerate's is (harness.run.context: on a GPU), float32 elsewhere."""
@@ -46,27 +46,30 @@ class DataParallel:
         self._bf16 = precision == "bf16" or (precision == "auto" and accelerator.mixed_precision == "bf16")
 
     def prepare(self, make_optimizer: MakeOptimizer) -> None:
-        """Before the first step. make_optimizer: is given the model whose parameters it is to update."""
+        """Prepares model and optimizer before the first step. make_optimizer: gets the model whose parameters it
+        updates."""
         self.optimizer = make_optimizer(self.model)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Around a forward pass and its loss."""
+        """Returns the context for a forward pass and its loss."""
         return torch.autocast(self._accelerator.device.type, torch.bfloat16, enabled=self._bf16)
 
     def forward(self, call: Callable[[], Logits]) -> Logits:
-        """What `call`, a forward pass of the model in training, returns. Every process makes equally many."""
+        """Runs `call`, a forward pass of the model in training, and returns its result. Every process makes equally
+        many."""
         return call()
 
     def rounds(self, needed: int) -> int:
-        """How many forward passes a step has where this process has rows for `own`; a collective call."""
+        """Returns how many forward passes a step has where this process needs `needed`; a collective call."""
         return needed
 
     def backward(self, loss: Tensor, last: bool) -> None:  # noqa: ARG002
-        """Adds to the gradients. loss: this process's part of the global mean; last: of the step's passes."""
+        """Adds to the gradients. loss: this process's part of the global mean; last: whether it is the step's last
+        pass."""
         torch.autograd.backward(loss)
 
     def reduce(self) -> None:
-        """Gradients become the sums over the processes; those that no process has stay None."""
+        """Sums gradients over the processes; those that no process has stay None."""
         if self._accelerator.num_processes == 1:
             return
         parameters = trained(self.model)
@@ -77,26 +80,26 @@ class DataParallel:
                 parameter.grad = self._accelerator.reduce(gradient, "sum")
 
     def clip(self, largest: float) -> float:
-        """Scales the gradients down to this global norm; returns what it was."""
+        """Scales the gradients down to this global norm; returns the previous norm."""
         return float(nn.utils.clip_grad_norm_(trained(self.model), largest))
 
     def step(self) -> None:
-        """Updates the weights and forgets the gradients."""
+        """Updates the weights and clears the gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Every process has whole weights in the block, and nothing in it waits for another one because of them: for
+        """Gives every process whole weights in the block, so that nothing in it waits for another process: for
         evaluation, generation and saving. Entering is a collective call. Changes to the weights may be lost."""
         yield
 
     def finish(self) -> None:
-        """After the last step: the weights are whole for good. A collective call."""
+        """Makes the weights whole permanently, after the last step. A collective call."""
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that training changes, in the model's order."""
+    """Returns the parameters that training changes, in the model's order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -107,7 +110,7 @@ def require_whole_weights(ema: float | None, accelerator: Accelerator) -> None:
 
 
 def wants_sharding(accelerator: Accelerator) -> bool:
-    """Whether accelerate is configured for another engine than DataParallel, and there is something to split.
+    """Tells whether accelerate is configured for another engine than DataParallel, and there are several processes.
 
     `accelerate launch` passes its configuration on in the environment, of which accelerate reads no more on a CPU.
     """

@@ -1,4 +1,4 @@
-"""The optimizer of a training plan: AdamW, over groups of parameters."""
+"""Makes the optimizer of a training plan: AdamW, over groups of parameters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from harness.errors import ConfigError
 from harness.suite.train_settings import Group, Train
 
 SHOWN = 4
-"""How many names of parameters an error shows."""
+"""Number of parameter names that an error shows."""
 
 
 def optimizer_of(model: nn.Module, plan: Train) -> torch.optim.AdamW:
-    """AdamW over the model's trained parameters. Each is in the first of `plan.groups` that its name matches, or takes
-    the plan's own settings. ConfigError if a group stays empty."""
+    """Makes AdamW over the model's trained parameters. Each is in the first of `plan.groups` that its name matches,
+    or gets the settings of the plan. ConfigError if a group is empty."""
     groups = [(group, members) for group, members in grouped_parameters(model, plan) if members]
     return torch.optim.AdamW(
         [_settings(group, plan) | {"params": members} for group, members in groups],
@@ -28,14 +28,14 @@ def optimizer_of(model: nn.Module, plan: Train) -> torch.optim.AdamW:
 
 
 def grouped_parameters(model: nn.Module, plan: Train) -> list[tuple[Group, list[nn.Parameter]]]:
-    """Returns each of `plan.groups` with the trained parameters that it takes, and at the end the plan's own settings
-    with the rest. Raises ConfigError where a group takes none."""
+    """Returns each of `plan.groups` with the trained parameters that it takes, and at the end the settings of the
+    plan with the rest. Raises ConfigError where a group takes none."""
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return split(parameters, (*plan.groups, Group(match="*", lr=plan.lr, weight_decay=plan.weight_decay)))
 
 
 def split(parameters: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> list[tuple[Group, list[nn.Parameter]]]:
-    """Each group with what it takes; the last one may be empty."""
+    """Returns each group with the parameters that it takes; the last one may be empty."""
     left = dict(parameters)
     parts = []
     for group in groups:
@@ -62,5 +62,5 @@ def _settings(group: Group, plan: Train) -> dict[str, float]:
 
 
 def _spread(names: Sequence[str]) -> Sequence[str]:
-    """A few, from all over the model."""
+    """Chooses a few names from all parts of the model."""
     return names[:: max(1, len(names) // SHOWN)][:SHOWN]

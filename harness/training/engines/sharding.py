@@ -1,7 +1,8 @@
-"""The engines under which a process has a part of the optimizer's state, of the gradients, and maybe of the weights.
+"""Defines the engines under which a process has only a part of the optimizer's state, of the gradients, and perhaps
+of the weights.
 
-What they share with data parallelism is in harness.training.engines.data_parallel. This is imported only where
-accelerate's configuration asks for one of them: what they need of torch takes two seconds.
+Their common part with data parallelism is in harness.training.engines.data_parallel. This module is imported only
+where accelerate's configuration asks for one of them, as importing their parts of torch takes two seconds.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ Hooks = list[tuple[nn.Module, dict[str, Any]]]
 
 FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 STATE_HOOKS = ("_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
-"""Attributes of modules: there FSDP joins and splits the weights of what it was given, and of each part of that."""
+"""Attributes of modules with the hooks by which FSDP joins and splits weights."""
 
 
 class FullySharded(DataParallel):
-    """FSDP2, by torch's own functions: accelerate's preparation wants `model.forward` to be what is called, and does
-    nothing on a CPU; adapters call parts of the model."""
+    """FSDP2 with torch's functions. Accelerate's preparation is not used: it requires calls of `model.forward`, while
+    adapters call parts of the model, and it does nothing on a CPU."""
 
     def prepare(self, make_optimizer: MakeOptimizer) -> None:
         plugin = _fsdp_plugin(self._accelerator)
@@ -49,7 +50,7 @@ class FullySharded(DataParallel):
         outputs: list[Logits] = []
 
         def tensor() -> Tensor:
-            """What FSDP watches for the backward pass; a Projection's weight is one of its parameters."""
+            """Returns the tensor that FSDP uses for the backward pass; a Projection's weight is a parameter already."""
             outputs.append(call())
             return outputs[0].hidden if isinstance(outputs[0], Projection) else outputs[0]
 
@@ -60,11 +61,11 @@ class FullySharded(DataParallel):
         return _largest(needed, self._accelerator)
 
     def backward(self, loss: Tensor, last: bool) -> None:  # noqa: ARG002
-        """FSDP takes the mean over the processes, in every pass: gradients are split from then on."""
+        """Scales the loss, as FSDP averages over the processes in every pass; gradients are split from then on."""
         torch.autograd.backward(loss * self._accelerator.num_processes)
 
     def reduce(self) -> None:
-        """Done in `backward`."""
+        """Does nothing, as `backward` has reduced the gradients."""
 
     def clip(self, largest: float) -> float:
         norm: Any = nn.utils.clip_grad_norm_(trained(self.model), largest)
@@ -91,7 +92,7 @@ class FullySharded(DataParallel):
 
 
 class _Root(nn.Module):
-    """A forward pass as one module: FSDP acts where its outermost module is called."""
+    """A forward pass as one module, because FSDP acts where its outermost module is called."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -102,8 +103,8 @@ class _Root(nn.Module):
 
 
 class DeepSpeed(DataParallel):
-    """ZeRO stage 2. Of DeepSpeed's configuration only its zero_optimization is read: batch size, precision and clipping
-    are the suite's. Its optimizer's state cannot be put back, so there are no checkpoints (`resumes`)."""
+    """ZeRO stage 2. Of DeepSpeed's configuration only zero_optimization is read: batch size, precision and clipping
+    are those of the suite. Its optimizer's state cannot be restored, so there are no checkpoints (`resumes`)."""
 
     resumes = False
 
@@ -113,7 +114,7 @@ class DeepSpeed(DataParallel):
         super().prepare(make_optimizer)
         zero = _deepspeed_plugin(self._accelerator).deepspeed_config["zero_optimization"]
         settings = {
-            "train_micro_batch_size_per_gpu": 1,  # asked for, and used for nothing
+            "train_micro_batch_size_per_gpu": 1,  # required, but not used
             "gradient_accumulation_steps": 1,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,  # torch's AdamW
@@ -126,12 +127,12 @@ class DeepSpeed(DataParallel):
         return _largest(needed, self._accelerator)
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """DeepSpeed takes the mean over the processes."""
+        """Scales the loss, as DeepSpeed averages over the processes."""
         self._deepspeed.set_gradient_accumulation_boundary(last)
         self._deepspeed.backward(loss * self._accelerator.num_processes)
 
     def reduce(self) -> None:
-        """Done in `backward`."""
+        """Does nothing, as `backward` has reduced the gradients."""
 
     def clip(self, largest: float) -> float:
         zero: Any = self.optimizer
@@ -146,7 +147,7 @@ class DeepSpeed(DataParallel):
 
 
 def kind(accelerator: Accelerator) -> type[DataParallel]:
-    """The engine that accelerate's configuration asks for. ConfigError if it asks for what there is not."""
+    """Returns the engine that accelerate's configuration asks for. ConfigError if it is not supported."""
     if parse_flag_from_env(FSDP):
         _require_fsdp(_fsdp_plugin(accelerator))
         return FullySharded
@@ -195,7 +196,7 @@ def _require(*conditions: tuple[bool, str]) -> None:
 
 
 def blocks(model: nn.Module, names: Collection[str]) -> list[nn.Module]:
-    """The modules whose class has one of these names: each one's weights are whole only while it runs."""
+    """Returns the modules whose class has one of these names: their weights are whole only while they run."""
     modules = [module for module in model.modules() if type(module).__name__ in names]
     if missing := sorted(set(names) - {type(module).__name__ for module in modules}):
         classes = {type(module).__name__ for module in model.modules()}
@@ -209,7 +210,7 @@ def _largest(value: int, accelerator: Accelerator) -> int:
 
 
 def _taken(modules: Iterable[nn.Module], kinds: Collection[str]) -> Hooks:
-    """The modules' hooks, which they have no longer."""
+    """Removes the modules' hooks and returns them."""
     hooks = [(module, {kind: getattr(module, kind) for kind in kinds}) for module in modules]
     for module, _ in hooks:
         vars(module).update({kind: OrderedDict() for kind in kinds})

@@ -1,1 +1,1 @@
-"""The stages that may follow fine-tuning."""
+"""Provides the stages that may follow fine-tuning."""

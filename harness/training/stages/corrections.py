@@ -1,29 +1,29 @@
-"""What is wrong with a sampled sequence -> corrective questions and answers (nSFT; Zhu et al., CVPR 2025). Pure.
+"""Turns the errors of a sampled sequence into corrective questions and answers (nSFT; Zhu et al., CVPR 2025). Pure.
 
-In the paper a language model compares the rejected answer with the right one and writes the corrections. Here ground
-truth does it exactly: every error of harness.metrics.diagnosis.codebook is put right by a template, one of several,
-drawn from a seed. Each template has two forms:
+In the paper a language model compares the rejected answer with the right one and writes the corrections. Here they
+follow exactly from ground truth: every error of harness.metrics.diagnosis.codebook is corrected by one of several
+templates, drawn from a seed. Each template has two forms:
 
 in words   a question and a reply, for people and for models that read text
-in tokens  `context` and `answer`, for every vocabulary, down to one that has nothing but names and locations
+in tokens  `context` and `answer`, for every vocabulary, even one of names and locations only
 
-Without words only the model's own language is left, and in it the question "what should you have said here?" is the
-image with what the model said before its mistake: the context is read (teacher-forced) and adds no loss, the answer is
-what is right from there on and does. Corrections thus begin in the very states that sampling leads the model into, and
-what is wrong in a context is never learnt. An answer is one of
+Without words, the question "what should you have said here?" is the image with the model's answer before its mistake:
+the context is read (teacher-forced) without loss, and the answer, which is right from there on, has a loss. So
+corrections begin in the states that sampling leads the model into, and the mistakes in a context are not learnt. An
+answer is one of
 
-instead      the right object in place of the wrong one: the one that was meant, else the next of those that are left;
-             the end where none is. It stops there: what follows adds no loss, so that no early end is learnt
-onwards      everything that is left, and the end
-of_category  what is left of the category that was miscounted, in its right number, from before its first mention on
+instead      the right object in place of the wrong one: the one that was meant, else the next remaining one;
+             the end token if there is none. Nothing after it has a loss, so that no early end is learnt
+onwards      all remaining objects, and the end token
+of_category  the remaining objects of the miscounted category, from before its first mention on
 afresh       without context: the whole image, a member of its equivalence set
 
-How the model's family writes them is the codec's business alone: a context is what a list of its objects begins with
-whether it goes on or not, and what closes or goes on with the list is the answer's.
+The codec writes them in the format of the model family: a context is the common beginning of a list of its objects
+that ends there and one that goes on; the answer has the tokens that close or continue the list.
 
-What is left are the instances that the context has neither verified nor said wrongly: repeating those would teach
-duplicates. Order and names in answers follow the targets that the model is trained on (see harness.sequence.targets),
-so that corrections do not add diversity by themselves.
+Remaining objects are the instances that the context has neither verified nor mentioned wrongly: repeating those would
+teach duplicates. Order and names in answers follow the targets that the model is trained on (see
+harness.sequence.targets), so that corrections do not add diversity by themselves.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CORRECTORS = {"templates": "harness.training.stages.corrections:Templates"}
 
 
 class Templates:
-    """One correction for each error: one for all missed objects together, one for all malformed entries."""
+    """Makes one correction for each error: one for all missed objects, and one for all malformed entries."""
 
     def __init__(self, codec: Codec, targets: Targets) -> None:
         self._codec, self._targets = codec, targets
@@ -69,7 +69,7 @@ def _correction(case: _Case, error: _Error) -> Correction:
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """cut: mentions before the error; about: index of the instance it is about."""
+    """An error. cut: number of mentions before it; about: index of the instance it is about."""
 
     kind: Kind
     cut: int
@@ -99,7 +99,7 @@ def _errors(case: _Case) -> Iterator[_Error]:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A sample with its errors, and how right answers to its image are made."""
+    """A sample with its errors, and the means to make right answers about its image."""
 
     codec: Codec
     targets: Targets
@@ -109,13 +109,14 @@ class _Case:
     rng: np.random.Generator
 
     def before(self, cut: int) -> tuple[Objects, list[Instance]]:
-        """The first `cut` mentions, but nothing from the first unknown name on (its tokens are not kept), and the
+        """Returns the first `cut` mentions, up to the first unknown name (whose tokens are not stored), and the
         instances that they leave."""
         cut = min(cut, self._known())
         return [(mention.name, mention.box) for mention in self.mentions[:cut]], self.left(cut)
 
     def before_malformed(self) -> int:
-        """How many mentions stand where they would if nothing else had been said: then comes what cannot be read."""
+        """Counts the mentions before the first malformed entry: those at the positions that they would have without
+        it."""
         listed, _ = self.before(len(self.mentions))
         width, height = self.example.width, self.example.height
         alone = self.codec.decode(self.encode(listed), width, height).mentions
@@ -123,7 +124,7 @@ class _Case:
         return next(moved, len(listed))
 
     def _known(self) -> int:
-        """How many mentions come before the first unknown name."""
+        """Counts the mentions before the first unknown name."""
         unknown = (position for position, mention in enumerate(self.mentions) if mention.category_id is None)
         return next(unknown, len(self.mentions))
 
@@ -132,25 +133,25 @@ class _Case:
         return [item for index, item in enumerate(self.example.instances) if index not in dealt_with]
 
     def objects(self, instances: Sequence[Instance]) -> Objects:
-        """In the order and with the names of a target."""
+        """Returns objects in the order and with the names of a target."""
         return objects(replace(self.example, instances=tuple(instances)), self.codec, self.targets, self.rng)
 
     def encode(self, listed: Objects) -> Tokens:
         return self.codec.encode(listed, self.example.width, self.example.height)
 
     def begun(self, listed: Objects) -> Tokens:
-        """What a list of these begins with, whether it ends after them or goes on."""
+        """Returns the tokens with which a list of these begins, whether it ends after them or goes on."""
         ended, going_on = self.encode(listed), self.encode([*listed, self._any])
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ended, going_on, strict=False)))
         return ended[:same]
 
     @property
     def _any(self) -> tuple[str, Box]:
-        """An object, whichever."""
+        """Returns an arbitrary object."""
         return next(iter(self.codec.name_ids)), Box(0, 0, self.example.width, self.example.height)
 
     def fields(self, error: _Error) -> dict[str, object]:
-        """What templates may speak of; see TEMPLATES."""
+        """Returns the fields that templates may use; see TEMPLATES."""
         of_category = [item for item in self.example.instances if item.category_id == error.category_id]
         values: dict[str, object] = {
             "heard": self._spelt([(mention.name, mention.box) for mention in self.mentions]),
@@ -173,7 +174,7 @@ class _Case:
         return " ; ".join(f"{name} {self._place(box)}" for name, box in listed) or "nothing"
 
     def _place(self, box: Box) -> str:
-        """As the format writes it."""
+        """Writes a box in the format's way."""
         tokens = self.encode([(self._any[0], box)])
         (entry,) = self.codec.form.entries(tokens[:-1], False)
         assert entry is not None
@@ -206,7 +207,7 @@ def _afresh(case: _Case, _: _Error) -> tuple[Tokens, Tokens]:
 
 
 def _followed(case: _Case, listed: Objects, right: Objects, ends: bool) -> tuple[Tokens, Tokens]:
-    """What was said, and what is right from there on; `ends`: nothing comes after it."""
+    """Returns context and answer: the listed objects, and the right ones after them; `ends`: nothing follows."""
     context = case.begun(listed)
     whole = case.encode(listed + right) if ends else case.begun(listed + right)
     return context, whole[len(context) :]

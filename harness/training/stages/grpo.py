@@ -1,4 +1,4 @@
-"""GRPO as a stage of training: what the model draws in a step, and what of it each optimizer step is made of."""
+"""Defines GRPO as a stage of training: the samples of a step, and their split into optimizer updates."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GrpoStage:
         return Objective(settings.name, settings.model_dump(mode="json"), loss, needs=frozenset({"sets"}))
 
     def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
-        """Yields what the model draws in each step, split into its updates (harness.training.stage.Stage)."""
+        """Yields the model's samples of each step, split into its updates (harness.training.stage.Stage)."""
         images = self.settings.images
         first, longest = state.step + 1, sampled_tokens(work)
         drawn = draws(len(work.examples), 1, images, self.plan.steps, work.seed, "collision")  # no image twice
@@ -85,7 +85,7 @@ class GrpoStage:
     def _with_log_probs(
         self, work: Work, engine: DataParallel, rows: Group, name: Literal["before", "reference"], adapter: Adapter
     ) -> Group:
-        """The rows, with their log-probabilities under this model as it is now in the field of this name."""
+        """Adds the log-probabilities under this model to the rows, in the field of this name."""
         size = micro_batch_of(self.plan, len(rows))
         of_rows = log_probabilities(adapter, rows, size, work.accelerator, engine, self.settings.temperature)
         if name == "before":
@@ -99,12 +99,12 @@ def stage(settings: Grpo, plan: Train, work: Work) -> GrpoStage:
 
 
 def split(drawn: Rollout, settings: Grpo, work: Work) -> list[Group]:
-    """The rows of each optimizer step, this process's: whole images; with `filter` only those whose samples differ in
-    reward.
+    """Returns this process's rows of each optimizer update: whole images; with `filter` only those whose samples
+    differ in reward.
 
-    Equally many steps on all processes, at most `updates` and at most as many as there are such images; none where no
-    image of any process has anything to teach. With `filter` a process without any for a step takes part with rows that
-    count for nothing.
+    All processes have equally many updates, at most `updates` and at most the number of such images; none where no
+    image of any process has samples that differ. With `filter` a process without images for an update takes part with
+    rows that do not count.
     """
     telling = drawn.telling
     most = _largest(len(telling), work)
@@ -127,13 +127,13 @@ def _group(drawn: Rollout, index: int) -> Group:
 
 
 def _largest(value: int, work: Work) -> int:
-    """Of all processes."""
+    """Returns the largest value of all processes."""
     counts = ranks.gathered(work.accelerator, value)
     return ranks.same(work.accelerator, max(counts, default=0))
 
 
 def _over_processes(drawn: Rollout, work: Work) -> dict[str, float]:
-    """Means over all images, of which each process has equally many; the entropy's is over all tokens."""
+    """Averages figures over all images, of which each process has equally many; the entropy over all tokens."""
     if work.accelerator.num_processes == 1:
         return dict(drawn.figures)
     ranks.meet(work.accelerator)

@@ -1,5 +1,5 @@
-"""The stages after fine-tuning: from what a suite says of one (harness.suite.stage_settings) to what trains
-(harness.training.stage.Stage)."""
+"""Makes the stages after fine-tuning: from their settings in a suite (harness.suite.stage_settings) to a
+harness.training.stage.Stage."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def _nothing(settings: Any, examples: Sequence[Example]) -> list[str]:
 
 
 class Kind(NamedTuple):
-    """make: the stage, from its settings, its plan and the work of the cell. problems: why it cannot run with these
-    training images, beyond what is asked of every stage; called before the first stage of any cell begins."""
+    """A kind of stage. make: makes the stage from its settings, its plan and the work of the cell. problems: lists
+    why it cannot run with these training images, beyond the checks of every stage; called before the first stage of
+    any cell begins."""
 
     make: Callable[[Any, Train, Work], Stage]
     problems: Callable[[Any, Sequence[Example]], list[str]] = _nothing
@@ -42,13 +43,13 @@ KINDS: dict[str, Kind] = {
 
 
 def stage(settings: StageSettings, plan: Train, work: Work) -> Stage:
-    """The stage that these settings mean. ConfigError if it cannot be made."""
+    """Makes the stage of these settings. ConfigError if it cannot be made."""
     return KINDS[settings.name].make(settings, plan, work)
 
 
 def require_possible(settings: StageSettings, examples: Sequence[Example], accelerator: Accelerator) -> None:
-    """ConfigError if the stage cannot run with these training images, or on these processes: told before the first
-    stage begins."""
+    """Raises ConfigError if the stage cannot run with these training images, or on these processes; called before the
+    first stage begins."""
     if wants_sharding(accelerator):
         raise ConfigError("then: a chain of stages runs where every process has the whole model; not with FSDP, ZeRO")
     problems = []

@@ -1,4 +1,4 @@
-"""nSFT as a stage of training: fine-tuning goes on, on targets and on corrections of the model's own errors
+"""Defines nSFT as a stage of training: fine-tuning goes on, on targets and on corrections of the model's own errors
 (Zhu et al., CVPR 2025; arXiv 2411.14797)."""
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from harness.training.stages.rollout import Key, Rollout, keys, of_all_processes
 from harness.types import Example, Parsed
 
 CORRECTIONS = "corrections"
-"""The cell's table of them, a row each: image_id, and what it was asked about where that is not everything; the fields
-of a Correction."""
+"""Name of the cell's table of corrections, a row each: image_id, the asked categories if the prompt names some, and
+the fields of a Correction."""
 
 Answers = Mapping[Key, Sequence[tuple[Tokens, Tokens]]]
-"""(context, answer) of the corrections, each of them once, by the key of their example."""
+"""Different (context, answer) of the corrections, by the key of their example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def stage(settings: Nsft, plan: Train, work: Work) -> NsftStage:
 
 
 def problems(settings: Nsft, examples: Sequence[Example]) -> list[str]:
-    """Why the stage cannot run with these training images (see harness.training.stages.kinds)."""
+    """Lists why the stage cannot run with these training images (see harness.training.stages.kinds)."""
     del examples
     try:
         registry.find("corrector", settings.corrector)
@@ -101,9 +101,9 @@ def problems(settings: Nsft, examples: Sequence[Example]) -> list[str]:
 def corrections_of(
     rollouts: Sequence[Rollout], codec: Codec, corrector: Corrector, rejected: int, seed: int
 ) -> pd.DataFrame:
-    """The table CORRECTIONS: of each image the corrections of its `rejected` worst samples, each of them once.
+    """Makes the table CORRECTIONS: for each image the different corrections of its `rejected` worst samples.
 
-    What an image gets depends on the seed and the image alone.
+    The corrections of an image depend on the seed and the image only.
     """
     lines = []
     for drawn in rollouts:
@@ -136,7 +136,7 @@ def _worst(
     parsed: Sequence[Parsed],
     errors: Sequence[SampleErrors],
 ) -> list[tuple[Parsed, SampleErrors]]:
-    """The different samples with an error, by reward; of equal ones the first."""
+    """Returns the different samples with an error, by reward; of equal ones the first."""
     first = {tokens: index for index, tokens in reversed([*enumerate(sequences)])}
     wrong = sorted((index for index in first.values() if errors[index].kinds), key=lambda i: (rewards[i], i))
     return [(parsed[index], errors[index]) for index in wrong]
@@ -151,7 +151,7 @@ def _line(example: Example, correction: Correction) -> dict[str, Any]:
 
 
 def answers_of(table: pd.DataFrame) -> Answers:
-    """From the table CORRECTIONS."""
+    """Reads the answers from the table CORRECTIONS."""
     by_key: dict[Key, dict[tuple[Tokens, Tokens], None]] = {}
     for key, *both in zip(keys(table), table["context"], table["answer"], strict=True):
         context, answer = (tuple(map(int, tokens)) for tokens in both)
@@ -160,7 +160,7 @@ def answers_of(table: pd.DataFrame) -> Answers:
 
 
 def _with(rows: Sequence[Row], corrections: Answers, count: int, seed: int, step: int) -> list[Row]:
-    """The rows, and after those of each image up to `count` of its corrections, drawn from (seed, step, image)."""
+    """Inserts after the rows of each image up to `count` of its corrections, drawn from (seed, step, image)."""
     result: list[Row] = []
     for key, group in groupby(rows, key=lambda row: row.example.key):
         result += group

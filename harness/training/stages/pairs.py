@@ -1,14 +1,14 @@
-"""Pairs of sequences about an image, of which the chosen one is to become likelier than the rejected one: made from
-what a model says, and kept as data.
+"""Makes pairs of sequences about an image from a model's samples: the chosen one is to become likelier than the
+rejected one. Pairs are stored as a table.
 
-pairs.parquet, a row each; what there is of both sequences begins with chosen_ or rejected_:
+pairs.parquet has a row for each pair; columns of one sequence begin with chosen_ or rejected_:
 
-    image_id, asked      the image, and the categories that it was asked about (null: everything)
-    samples              K: how many sequences the model drew for the image
+    image_id, asked      the image, and the categories that the prompt names (null: none)
+    samples              K: number of sequences that the model drew for the image
     *_tokens             token ids, the end token included if it was reached
     *_text               the same as a person reads it
     *_names, *_boxes     its mentions in order: names, and `x, y, w, h` of each in pixels, one after the other
-    *_reward             what the sequence is worth (harness.metrics.samples.reward)
+    *_reward             reward of the sequence (harness.metrics.samples.reward)
     *_samples            how many of the K samples list the same names in the same order
     *_reference          log-probability of each token under the model that the stage began with, in nats
 """
@@ -36,12 +36,13 @@ SIDES = ("chosen", "rejected")
 OF_BOTH = ("tokens", "text", "names", "boxes", "reward", "samples")
 REFERENCES = tuple(f"{side}_reference" for side in SIDES)
 COLUMNS = ("image_id", "asked", "samples", *(f"{side}_{name}" for side in SIDES for name in OF_BOTH))
-"""Those that are the pair's own; the REFERENCES are the stage's."""
+"""Columns that are made with a pair; the stage adds the REFERENCES."""
 
 
 @dataclass(frozen=True, slots=True)
 class RatedAnswer:
-    """A sequence about an image, read. samples: how many of the image's samples list its names in its order."""
+    """A parsed sequence about an image. samples: how many of the image's samples list the same names in the same
+    order."""
 
     tokens: tuple[int, ...]
     parsed: Parsed
@@ -51,7 +52,7 @@ class RatedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """samples: K of its image."""
+    """A pair of sequences. samples: K of its image."""
 
     example: Example
     chosen: RatedAnswer
@@ -63,7 +64,7 @@ class Pair:
 
 
 def pairs_of(drawn: Rollout, codec: Codec, settings: Preference, targets: str, seed: int) -> list[Pair]:
-    """What the stage learns from of these images; an image without two sequences that fit the roles has none.
+    """Makes the pairs of these images; an image without two suitable sequences has none.
 
     `dpo`, `spl`: members of the equivalence set, as `targets` says (see harness.sequence.targets), over the worst
     samples. `gepo`: different random members over the worst samples. `divpo`: the rarest good sample over the most
@@ -83,7 +84,7 @@ def pairs_of(drawn: Rollout, codec: Codec, settings: Preference, targets: str, s
 
 
 def _chosen(example: Example, codec: Codec, settings: Preference, targets: str, seed: int) -> list[tuple[int, ...]]:
-    """The members of the equivalence set that are to become likelier."""
+    """Returns the members of the equivalence set that are to become likelier."""
     if isinstance(settings, Gepo):
         return list(dict.fromkeys(members(example, codec, "random", seed, 0, settings.group)))
     assert isinstance(settings, Dpo | Spl)
@@ -93,17 +94,17 @@ def _chosen(example: Example, codec: Codec, settings: Preference, targets: str, 
 def chosen_over_worst(
     chosen: Sequence[RatedAnswer], samples: Sequence[RatedAnswer]
 ) -> list[tuple[RatedAnswer, RatedAnswer]]:
-    """Each with one of the samples, different ones: the lowest reward first, of equal ones the first; as far as there
-    are samples that are worth less than it."""
+    """Pairs each chosen sequence with a different sample: the lowest reward first, of equal ones the first, as long
+    as there are samples with a lower reward than the chosen one."""
     different = {answer.tokens: answer for answer in samples}
     worst = sorted(different.values(), key=lambda answer: answer.reward)
     return [(best, poor) for best, poor in zip(chosen, worst, strict=False) if poor.reward < best.reward]
 
 
 def rare_over_common(samples: Sequence[RatedAnswer], good: float, bad: float) -> list[tuple[RatedAnswer, RatedAnswer]]:
-    """The rarest of the samples with a reward of at least `good` over the most common of those with at most `bad`, one
-    pair; none where either is missing. Of equally rare ones the better, of equally common ones the worse, then the
-    first."""
+    """Pairs the rarest of the samples with a reward of at least `good` with the most common of those with at most
+    `bad`; no pair where either is missing. Of equally rare ones the better, of equally common ones the worse, then
+    the first."""
     right = [answer for answer in samples if answer.reward >= good]
     wrong = [answer for answer in samples if answer.reward <= bad]
     if not right or not wrong:
@@ -113,7 +114,8 @@ def rare_over_common(samples: Sequence[RatedAnswer], good: float, bad: float) ->
 
 
 def _reward(example: Example, tokens: Sequence[int], name: str, codec: Codec) -> float:
-    """Of any sequence about an image. A target may be worth less than 1: its boxes are quantised."""
+    """Computes the reward of any sequence about an image. That of a target may be below 1, as its boxes are
+    quantised."""
     return float(rewards(name, [example], [[codec.decode(tokens, example.width, example.height)]])[0, 0])
 
 
@@ -124,7 +126,7 @@ def _read(
     codec: Codec,
     among: Sequence[RatedAnswer] | None = None,
 ) -> list[RatedAnswer]:
-    """among: the samples that are counted; the sequences themselves by default."""
+    """Parses sequences and counts equal answers. among: the samples to count; the sequences themselves by default."""
     parsed = [codec.decode(tokens, example.width, example.height) for tokens in sequences]
     times = Counter(map(_names, parsed if among is None else (answer.parsed for answer in among)))
     both = zip(sequences, parsed, worth, strict=True)
@@ -132,7 +134,7 @@ def _read(
 
 
 def _names(parsed: Parsed) -> tuple[str, ...]:
-    """What makes two sequences the same answer, wherever their boxes are: the names in order."""
+    """Returns the names in order: two sequences with equal names count as the same answer, whatever their boxes."""
     return tuple(mention.name for mention in parsed.mentions)
 
 
@@ -140,7 +142,7 @@ def _names(parsed: Parsed) -> tuple[str, ...]:
 
 
 def frame(pairs: Sequence[Pair], codec: Codec) -> pd.DataFrame:
-    """The table, without the REFERENCES."""
+    """Makes the table, without the REFERENCES."""
     rows = [
         (
             pair.example.image_id,
@@ -155,19 +157,19 @@ def frame(pairs: Sequence[Pair], codec: Codec) -> pd.DataFrame:
 
 
 def _values(answer: RatedAnswer, codec: Codec) -> tuple[object, ...]:
-    """In the order of OF_BOTH."""
+    """Returns the values in the order of OF_BOTH."""
     boxes = [side for mention in answer.parsed.mentions for side in astuple(mention.box)]
     return answer.tokens, codec.text(answer.tokens), _names(answer.parsed), boxes, answer.reward, answer.samples
 
 
 def sequences(table: pd.DataFrame) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The chosen and the rejected tokens of each pair."""
+    """Yields the chosen and the rejected tokens of each pair."""
     both = zip(table["chosen_tokens"], table["rejected_tokens"], strict=True)
     return [(tuple(map(int, chosen)), tuple(map(int, rejected))) for chosen, rejected in both]
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The table in a file. DataError (one line) if it is not one, or is empty."""
+    """Reads the table from a file. DataError (one line) if it is invalid or empty."""
     expected = f"expected the {PAIRS}.parquet of a cell"
     try:
         table = pd.read_parquet(path)
@@ -181,7 +183,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def problems(path: Path, examples: Sequence[Example]) -> list[str]:
-    """Why a stage cannot learn from this file with these training images."""
+    """Lists why a stage cannot learn from this file with these training images."""
     try:
         table = read(path)
     except DataError as error:
@@ -194,7 +196,7 @@ def problems(path: Path, examples: Sequence[Example]) -> list[str]:
 
 
 def require_vocabulary(table: pd.DataFrame, codec: Codec, path: Path) -> None:
-    """ConfigError if these token ids mean something else here."""
+    """Raises ConfigError if these token ids have another meaning for this codec."""
     texts = (text for both in zip(table["chosen_text"], table["rejected_text"], strict=True) for text in both)
     for tokens, text in zip((tokens for both in sequences(table) for tokens in both), texts, strict=True):
         if (here := _text(codec, tokens)) != text:
@@ -205,5 +207,5 @@ def require_vocabulary(table: pd.DataFrame, codec: Codec, path: Path) -> None:
 def _text(codec: Codec, tokens: tuple[int, ...]) -> str | None:
     try:
         return codec.text(tokens)
-    except (LookupError, ValueError, OverflowError, TypeError):  # ids that there are not
+    except (LookupError, ValueError, OverflowError, TypeError):  # ids outside of the vocabulary
         return None

@@ -1,5 +1,5 @@
-"""Preference learning as a stage of training (DPO, SPL, DivPO, GEPO): pairs of sequences that are made once, when the
-stage begins (harness.training.stages.pairs), and what each step learns from them."""
+"""Defines preference learning as a stage of training (DPO, SPL, DivPO, GEPO): pairs of sequences are made once, when
+the stage begins (harness.training.stages.pairs), and each step learns from some of them."""
 
 from __future__ import annotations
 
@@ -45,13 +45,12 @@ from harness.types import Example
 Rows = tuple[Row, Row]
 """The chosen and the rejected sequence of a pair."""
 Group = tuple[Row, ...]
-"""What is compared: a pair, or of GEPO all pairs of an image."""
+"""The rows that are compared: a pair, or for GEPO all pairs of an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceStage:
-    """A harness.training.stage.Stage. given: pairs of another cell, instead of those that the model's own samples
-    make."""
+    """A harness.training.stage.Stage. given: pairs of another cell, instead of pairs from the model's samples."""
 
     settings: Preference
     plan: Train
@@ -76,7 +75,8 @@ class PreferenceStage:
             yield Step([rows])
 
     def _table(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
-        """The cell's own: with what the model as it is now thinks of both sequences. StageError without a pair."""
+        """Makes the table of the cell, with the log-probabilities of both sequences under the present model.
+        StageError without a pair."""
         pairs = self._made(work, engine, start) if self.given is None else _share(self.given, work)
         flat = [row for index, both in enumerate(rows_of(pairs, work)) for row in _numbered(both, index)]
         size = micro_batch_of(self.plan, 2 * self.plan.batch_size)
@@ -91,7 +91,7 @@ class PreferenceStage:
         return of_all_processes(work, table)
 
     def _made(self, work: Work, engine: DataParallel, start: int) -> pd.DataFrame:
-        """Of this process's share of the images."""
+        """Makes the pairs of this process's share of the images."""
         settings, codec = self.settings, work.adapter.codec
         rollouts = own_samples(work, engine, settings, start)
         made: list[Pair] = []
@@ -105,7 +105,7 @@ class PreferenceStage:
 
 
 def loss_of(settings: Preference) -> LossFunction:
-    """The loss that these settings mean."""
+    """Returns the loss of these settings."""
     if isinstance(settings, Gepo):
         return partial(group_preference, beta=settings.beta, weight=settings.weight)
     assert isinstance(settings, PairPreference)
@@ -128,14 +128,14 @@ def stage(settings: Preference, plan: Train, work: Work) -> PreferenceStage:
 
 
 def problems(settings: Preference, examples: Sequence[Example]) -> list[str]:
-    """Why the stage cannot run with these training images (see harness.training.stages.kinds)."""
+    """Lists why the stage cannot run with these training images (see harness.training.stages.kinds)."""
     if settings.pairs is None:
         return []
     return [f"then.pairs: {problem}" for problem in pairs_problems(settings.pairs, examples)]
 
 
 def rows_of(table: pd.DataFrame, work: Work) -> list[Rows]:
-    """Of each pair what is trained on: rated rows, the chosen one with an advantage of 1, the rejected one with -1."""
+    """Returns the rated rows of each pair: the chosen one with an advantage of 1, the rejected one with -1."""
     by_key = {example.key: example for example in work.examples}
     columns = (table[name] if name in table else [None] * len(table) for name in REFERENCES)
     rows = []
@@ -149,7 +149,8 @@ def rows_of(table: pd.DataFrame, work: Work) -> list[Rows]:
 
 
 def groups_of(pairs: Sequence[Rows], settings: Preference) -> list[Group]:
-    """What a step draws from: the pairs, or of GEPO all pairs of an image as one group, its winners first."""
+    """Returns the groups that a step draws from: the pairs, or for GEPO all pairs of an image as one group, its
+    winners first."""
     if not isinstance(settings, Gepo):
         return list(pairs)
     of_image: dict[Key, list[Rows]] = {}
@@ -165,17 +166,17 @@ def _row(example: Example, tokens: tuple[int, ...], advantage: float, reference:
 
 
 def _numbered(compared: Group, number: int) -> Group:
-    """As one group among those of a batch, in which the same rows may stand again."""
+    """Numbers rows as one group of a batch, which may contain the same rows again."""
     return tuple(replace(row, pair=number) for row in compared)
 
 
 def _share(table: pd.DataFrame, work: Work) -> pd.DataFrame:
-    """This process's, without what another model thought of them."""
+    """Returns this process's share, without the log-probabilities under another model."""
     return table[[*COLUMNS]].iloc[work.accelerator.process_index :: work.accelerator.num_processes]
 
 
 def _none_found(settings: Preference, worth: NDArray[np.float64]) -> str:
-    """worth [I, K]: the rewards of the samples."""
+    """Returns the error message for a stage without pairs. worth [I, K]: the rewards of the samples."""
     figures = (
         f"of {settings.samples} samples of each of {len(worth)} images (rewards {worth.min():.3g} to {worth.max():.3g})"
     )

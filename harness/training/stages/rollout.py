@@ -1,4 +1,4 @@
-"""What a model says about a batch of images while it is trained on it, and what that is worth."""
+"""Draws samples of a model for a batch of images during training, and computes their rewards."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from harness.training.stage import Work, sampled_tokens, sampling_seed
 from harness.types import Example, Sample
 
 AT_A_TIME = 16
-"""Images whose samples are drawn together when a stage begins."""
+"""Images whose samples are drawn in one batch when a stage begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """K samples of each of I images.
 
-    samples: by image and sample. rewards, advantages [I, K]; advantages are 0 in a group without spread. figures: what
-    is watched: mean reward; share of groups without spread; objects, duplicates and malformed entries per sequence;
-    share without an end; and nats per token, an estimate of the entropy where the temperature is 1.
+    samples: by image and sample. rewards, advantages [I, K]; advantages are 0 in a group without spread. figures:
+    monitored values: mean reward; share of groups without spread; objects, duplicates and malformed entries per
+    sequence; share without an end; and nats per token, an estimate of the entropy where the temperature is 1.
     """
 
     examples: tuple[Example, ...]
@@ -43,7 +43,7 @@ class Rollout:
 
     @property
     def telling(self) -> list[int]:
-        """The images whose samples differ in reward: the others have nothing to teach."""
+        """Flags the images whose samples differ in reward: the others give no gradient."""
         return [index for index, spread in enumerate(has_spread(self.rewards).tolist()) if spread]
 
 
@@ -56,7 +56,7 @@ def rollout(
     max_tokens: int,
     seed: int,
 ) -> Rollout:
-    """Each image once, `samples` times at `temperature`. What an image gets depends on the seed and the image."""
+    """Draws `samples` sequences of each image at `temperature`. Those of an image depend on the seed and the image."""
     drawn = predictor.generate(examples, [temperature] * samples, seed, max_tokens)
     parsed = [
         [predictor.codec.decode(sample.tokens, example.width, example.height) for sample in of_image]
@@ -83,23 +83,23 @@ Key = tuple[int, ...]
 
 
 def keys(table: pd.DataFrame) -> list[Key]:
-    """Of the example that each row of a table is about: by its columns image_id and asked (null: everything)."""
+    """Returns the key of the example of each row of a table: its columns image_id and asked (null: open prompt)."""
     both = zip(table["image_id"], table["asked"], strict=True)
     return [(int(image), *(() if asked is None else map(int, asked))) for image, asked in both]
 
 
 def sampled(work: Work, settings: Sampling) -> list[Example]:
-    """The training images that `own_samples` are of, of all processes."""
+    """Returns the training images of `own_samples`, of all processes."""
     drawn = next(draws(len(work.examples), 1, settings.images, 1, work.seed, "collision"))
     return [work.examples[draw.image] for draw in drawn]
 
 
 def own_samples(work: Work, engine: DataParallel, settings: Sampling, start: int) -> list[Rollout]:
-    """What the model says, as the stage begins after step `start`, of as many training images as the settings have,
-    in batches; of several processes each has its share.
+    """Draws samples, as the stage begins after step `start`, of as many training images as the settings have, in
+    batches; each process has its share.
 
-    The images are different ones and depend on the cell's seed, what is said of them on the seed and the step. The
-    model is left as training needs it, and the global random generators as they were.
+    The images are different and depend on the cell's seed; their samples depend on the seed and the step. The model
+    stays in training mode, and the global random generators are unchanged.
     """
     examples = sampled(work, settings)[work.accelerator.process_index :: work.accelerator.num_processes]
     longest, seed, model = sampled_tokens(work), sampling_seed(work.seed, start), work.adapter.model
@@ -123,7 +123,8 @@ def own_samples(work: Work, engine: DataParallel, settings: Sampling, start: int
 
 
 def of_all_processes(work: Work, table: pd.DataFrame) -> pd.DataFrame:
-    """On rank 0 the rows of all processes, by image_id, those of an image in their order; elsewhere its own rows."""
+    """Returns on rank 0 the rows of all processes, by image_id, those of an image in their order; on the others their
+    rows."""
     frames = ranks.gathered(work.accelerator, table) or [table]
-    filled = [frame for frame in frames if len(frame)] or frames[:1]  # an empty one has no types of its own
+    filled = [frame for frame in frames if len(frame)] or frames[:1]  # an empty one has no column types
     return pd.concat(filled).sort_values("image_id", kind="stable", ignore_index=True)

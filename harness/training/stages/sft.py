@@ -1,4 +1,4 @@
-"""Continued fine-tuning as a stage of training: any objective, so minimum-risk training and its like too."""
+"""Defines continued fine-tuning as a stage of training, with any objective, also minimum-risk training and the like."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from harness.training.stage import Work
 
 
 def stage(settings: Sft, plan: Train, work: Work) -> FineTuning:
-    """Makes the stage (see harness.training.stages.kinds). Where the objective has a reference, that becomes the
-    model as the stage begins."""
+    """Makes the stage (see harness.training.stages.kinds). Where the objective has a reference, it is the model at
+    the start of the stage."""
     name, objective = settings.of
     ready = prepare(name, objective, work.fresh(), work.heldout, plan, work.seed)
     return FineTuning(ready, plan, ready.reference)
