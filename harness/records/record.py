@@ -138,6 +138,9 @@ class Record(StrictModel):
     cut_targets: float | None = None
     """Share of the training images whose longest target does not fit into an answer: it has more than
     `sample.max_tokens` tokens. None where nothing is trained, and in records of older code."""
+    prompts: dict[str, int] | None = None
+    """Where reinforcement learning leaves out images whose samples of the base all succeed or all fail (`prefilter`):
+    how many there were (`images`), are `used`, `all_failed` and `all_succeeded`. None without that."""
     categories: tuple[CategoryInfo, ...] = ()
     image_ids: tuple[int, ...] = ()
     data: dict[str, Any] = Field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -49,6 +48,7 @@ from harness.training.objective import prepare
 from harness.training.schedule import collision_rate
 from harness.training.stage import Stage, Work
 from harness.training.stages import kinds
+from harness.training.stages.prompts import prompt_counts
 from harness.types import Example
 
 METRICS = "metrics.jsonl"
@@ -179,6 +179,7 @@ class _Run:
             "left_out_objects": left_out_objects(work.examples, self.plan.max_objects),
             "unwritable_objects": unwritable_objects(self.context.questions("train", self.cell.seed), adapter.codec),
             "cut_targets": cut_targets(adapter, work.examples, self.plan, self.suite.sample.max_tokens),
+            "prompts": prompt_counts(self.checkpointer.tables.paths),
         }
 
     def _work(self, adapter: Adapter) -> Work:
@@ -293,12 +294,12 @@ class _Run:
             frame.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
         shown = [example.image_id for example in self.context.pictures]
         for path in self.checkpointer.tables.paths.values():
-            _link(path, folder / path.name)
+            files.link(path, folder / path.name)
         tables = {name: evaluations[-1].table(name) for name in ("samples", "mentions")}
         gallery_frame(tables, shown, self.suite.sample.temperature).to_parquet(folder / records.GALLERY, index=False)
         for evaluation in evaluations:
             if (evaluation.folder / WEIGHTS).exists():
-                _link(evaluation.folder / WEIGHTS, folder / f"model-step{evaluation.info.step}.safetensors")
+                files.link(evaluation.folder / WEIGHTS, folder / f"model-step{evaluation.info.step}.safetensors")
 
 
 def record_of(context: Context, item: Planned, **fields: Any) -> Record:
@@ -331,14 +332,6 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
         ),
         **fields,
     )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Gives a file another name; copies it where the file system has no links."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 class _Counter:

@@ -21,7 +21,7 @@ from harness.suite.schema import (
     Suite,
 )
 from harness.suite.stage_base import StageSettings
-from harness.suite.stage_settings import STAGES
+from harness.suite.stage_settings import STAGES, Prefilter
 from harness.suite.train_settings import AdamSettings, Group, MaxObjects, Probe, Train
 from harness.suite.tune import Tune
 
@@ -54,6 +54,7 @@ def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
             "early_stops": EarlyStop,
             "resampled": Resampled,
             "then": stage,
+            "prefilter": Prefilter,
         }
         nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
         if nearest is Suite and (home := next((name for name in HOMES if key in HOMES[name].model_fields), None)):

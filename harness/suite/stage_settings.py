@@ -18,6 +18,16 @@ from harness.errors import unknown
 from harness.sequence.targets import PATTERN
 from harness.suite.preference_settings import Divpo, Dpo, Gepo, Spl
 from harness.suite.stage_base import Amount, Batching, NotNegative, Positive, Sampling, Share, StageSettings
+from harness.system.strict import StrictModel
+
+
+class Prefilter(StrictModel):
+    """`prefilter` of GRPO: before it begins, the cell's base draws `samples` sequences of every training image; those
+    of which all or none have a reward of at least `success` are left out (see harness.training.stages.prompts). The
+    record counts them."""
+
+    samples: Annotated[int, Field(ge=2, le=1000)] = 8
+    success: Share = 0.5
 
 
 class Grpo(Sampling):
@@ -26,7 +36,7 @@ class Grpo(Sampling):
     Every step draws anew, and makes `updates` optimizer steps of its images. The loss is a mean over all their tokens;
     `filter` leaves out images whose samples all have the same reward, which teach nothing (the others then count for
     more). `low`, `high`: how far a token's probability ratio may leave 1 before it is clipped. `kl`: weight of the
-    divergence from the fine-tuned model, which is held in memory only where this is not 0.
+    divergence from the fine-tuned model, which is held in memory only where this is not 0. `prefilter`: see Prefilter.
     """
 
     equation: ClassVar[str] = (
@@ -41,6 +51,7 @@ class Grpo(Sampling):
     low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     high: Annotated[float, Field(gt=0)] = 0.28
     kl: NotNegative = 0.0
+    prefilter: Prefilter | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Grpo:
@@ -51,6 +62,12 @@ class Grpo(Sampling):
     @property
     def amount(self) -> Amount:
         return Amount(*[self.steps * self.images * self.samples] * 2)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As of any stage, without what came later where it is not used, so that the cells of earlier code stay the
+        same."""
+        return {key: value for key, value in super().described.items() if key != "prefilter" or value is not None}
 
 
 class Nsft(Sampling):

@@ -22,6 +22,7 @@ from harness.training.objective import Objective
 from harness.training.rows import Row
 from harness.training.schedule import draws
 from harness.training.stage import Step, Work, micro_batch_of, sampled_tokens, sampling_seed
+from harness.training.stages.prompts import prompts_of
 from harness.training.stages.rollout import Rollout, rollout
 from harness.training.step import log_probabilities
 from harness.types import Example
@@ -49,12 +50,13 @@ class GrpoStage:
     def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
         """Yields the model's samples of each step, split into its updates (harness.training.stage.Stage)."""
         images = self.settings.images
+        prompts = prompts_of(work, self.settings)
         first, longest = state.step + 1, sampled_tokens(work)
-        drawn = draws(len(work.examples), 1, images, self.plan.steps, work.seed, "collision")  # no image twice
+        drawn = draws(len(prompts), 1, images, self.plan.steps, work.seed, "collision")  # no image twice
         size = images // work.accelerator.num_processes
         for number, batch in enumerate(islice(drawn, state.step - start, None), first):
             share = batch[work.accelerator.process_index * size :][:size]
-            examples = [work.examples[draw.image] for draw in share]
+            examples = [prompts[draw.image] for draw in share]
             yield self._step(work, engine, examples, longest, sampling_seed(work.seed, number))
 
     def _step(self, work: Work, engine: DataParallel, examples: Sequence[Example], longest: int, seed: int) -> Step:
