@@ -6,9 +6,9 @@ these protocols return. Two things are asked of the class itself: how it is call
     Benchmark(settings, data)          data: the folder given with --data, or None
     Predictor(categories, settings)
 
-and a static method `problems(settings) -> list[str]` that says, without loading anything, what is wrong with
-settings (unknown keys, types, ranges), so that a suite file's mistakes are all reported at once. The module of a
-predictor has its CARDS beside it (see harness.types.Card). `detmodes check-adapter` checks what is promised here.
+and a static method `problems(settings) -> list[str]` that lists, without loading anything, the mistakes in settings
+(unknown keys, types, ranges), so that all mistakes of a suite file are reported at once. The module of a predictor
+also defines CARDS (see harness.types.Card). `detmodes check-adapter` checks this contract.
 """
 
 from __future__ import annotations
@@ -35,38 +35,40 @@ Tokens = tuple[int, ...]
 class Benchmark(Protocol):
     """Images with objects, and the official evaluator for them.
 
-    One that renders its pictures itself, so that `describe` says all about them, has `renders_pictures = True`; of
-    others, digests of the pictures are a part of what identifies a cell.
+    One that renders its pictures, so that `describe` determines them, has `renders_pictures = True`; for others,
+    digests of the pictures are part of a cell's identity.
     """
 
     name: str
     categories: tuple[Category, ...]
 
     def split(self, name: str) -> tuple[Example, ...]:
-        """Examples of "train", "val" or "calibration" (held out from both; for thresholds and budgets)."""
+        """Returns the examples of "train", "val" or "calibration" (held out from both; for thresholds and budgets)."""
         ...
 
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
-        """The official figures. `engine`: "fast", or the reference implementation."""
+        """Computes the official figures. `engine`: "fast", or the reference implementation."""
         ...
 
     def match(self, split: str, detections: Sequence[Detection]) -> Matches:
-        """What `evaluate` summed up: which detections count and which are right, so that intervals can sum again."""
+        """Returns what `evaluate` sums: which detections count and which are right, so that intervals can sum them
+        again."""
         ...
 
     def describe(self) -> dict[str, object]:
-        """What a record must hold to identify the data: settings and digests, JSON values only."""
+        """Returns what identifies the data in a record: settings and digests, JSON values only."""
         ...
 
 
 @runtime_checkable
 class LeavesOut(Benchmark, Protocol):
-    """A benchmark that can do without some of its images, so that a suite may say `images: skip`."""
+    """A benchmark that can leave out images, so that a suite may have `images: skip`."""
 
     def without(self, image_ids: Mapping[str, Collection[int]]) -> Benchmark:
-        """The same benchmark without these images (split -> ids), which figures and `match` do not count either.
+        """Returns the same benchmark without these images (split -> ids), which figures and `match` do not count
+        either.
 
-        Its `describe` has them as "left_out": they are part of what identifies a cell, and stand in its record.
+        Its `describe` has them as "left_out": they are part of a cell's identity and record.
         """
         ...
 
@@ -81,7 +83,7 @@ class NeedsPictures(Benchmark, Protocol):
 
 
 class Predictor(Protocol):
-    """Emits sequences for images. The oracles are no more than this."""
+    """Generates sequences for images. The oracles are only predictors."""
 
     codec: Codec
 
@@ -93,15 +95,15 @@ class Predictor(Protocol):
         max_tokens: int,
         grammar: bool = False,
     ) -> list[list[Sample]]:
-        """For each example one sample per entry of `temperatures`, 0 being greedy.
+        """Generates one sample per entry of `temperatures` for each example; 0 means greedy.
 
-        Every image is encoded once, whatever the number of samples. Log-probabilities are raw. What an image
-        gets depends on `seed`, the image and what its prompt (Codec.prompt) asks, not on the rest of the batch.
+        Every image is encoded once, whatever the number of samples. Log-probabilities are raw. Samples of an image
+        depend on `seed`, the image and its prompt (Codec.prompt), not on the rest of the batch.
         """
         ...
 
     def describe(self) -> dict[str, object]:
-        """What a record must hold to identify the model: configuration and weights digest."""
+        """Returns what identifies the model in a record: configuration and weights digest."""
         ...
 
 
@@ -111,18 +113,20 @@ class Adapter(Predictor, Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """An attribute will do; read only, so that it may be declared as its own class of module."""
+        """The model; an attribute suffices. It is read-only here, so that an adapter may declare a subclass of
+        Module."""
         ...
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
-        """Model-ready images [B, 3, H, W], float32, on the CPU.
+        """Returns model-ready images [B, 3, H, W], float32, on the CPU.
 
-        What an image becomes depends on nothing else, and several threads may ask at once: training reads ahead.
+        The pixels of an image depend on nothing else, and several threads may call this at once: training reads
+        ahead.
         """
         ...
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, L, V] for tokens [B, L] (prompt, then targets, then padding).
+        """Computes teacher-forced logits [B, L, V] for tokens [B, L] (prompt, then targets, then padding).
 
         One image may serve several neighbouring rows of tokens: B of tokens is a multiple of B of pixels. It need be
         encoded only once.
@@ -140,11 +144,11 @@ class Adapter(Predictor, Protocol):
 
 @runtime_checkable
 class Checkpointed(Protocol):
-    """What an adapter may offer, so that a suite may say `train.gradient_checkpointing: true`."""
+    """An adapter with gradient checkpointing, so that a suite may have `train.gradient_checkpointing: true`."""
 
     def checkpoint_gradients(self) -> None:
-        """From now on a forward pass with gradient keeps the inputs of the model's blocks alone, and the backward pass
-        computes the rest again. Gradients stay what they are."""
+        """Makes forward passes with gradient store only the inputs of the model's blocks; the backward pass computes
+        the rest again. Gradients do not change."""
         ...
 
 
@@ -182,34 +186,35 @@ class RunsRemoteCode(Protocol):
 
 @runtime_checkable
 class HiddenStates(Protocol):
-    """What an adapter may offer beside `logits`: the step before the output embedding.
+    """An adapter that also returns the states before the output embedding.
 
     Training then never holds the logits of a whole batch. The values must be those of `logits`.
     """
 
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
-        """Teacher-forced hidden states [B, L, D] for tokens [B, L], and the output embedding [V, D]; images as in
-        `Adapter.logits`."""
+        """Computes teacher-forced hidden states [B, L, D] for tokens [B, L], and returns them with the output
+        embedding [V, D]; images as in `Adapter.logits`."""
         ...
 
 
 @runtime_checkable
 class ContextLength(Protocol):
-    """What an adapter may offer, so that a target or an answer that is too long is told before anything is computed."""
+    """An adapter with a known context length, so that a target or an answer that is too long is reported before
+    anything is computed."""
 
     @property
     def context_length(self) -> int | None:
-        """Tokens of prompt and answer together that the network can read; None where nothing bounds them."""
+        """Returns the largest number of tokens of prompt and answer; None where there is no limit."""
         ...
 
 
 @runtime_checkable
 class TakesCoordinates(Protocol):
-    """What a predictor without coordinates of its own offers (the oracles): it answers in those of the models that it
-    is compared with, so that it shows what their quantisation leaves."""
+    """A predictor without fixed coordinates (the oracles): it answers in those of the compared models, so that it
+    shows the limit of their quantisation."""
 
     def take_coordinates(self, space: Space) -> None:
-        """From now on it answers in this space; one that has no tokens for locations changes nothing."""
+        """Answers in this space from now on; a space without location tokens changes nothing."""
         ...
 
 
@@ -242,22 +247,22 @@ class Refills(Protocol):
 
 @runtime_checkable
 class EncodesImages(Protocol):
-    """What an adapter may offer beside `logits`, so that scoring encodes an image once and reads what sequences have in
-    common once. The values must be those of `logits`.
+    """An adapter that can encode an image separately, so that scoring encodes it once and reads common beginnings of
+    sequences once. The values must be those of `logits`.
     """
 
     @property
     def reads_trees(self) -> bool:
-        """Whether the network takes TokenTrees; without it scoring gives every sequence a row of its own."""
+        """Tells whether the network takes TokenTrees; otherwise scoring makes a row for every sequence."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """What rows of tokens read of each image: [B, ...] of images [B, 3, H, W]."""
+        """Encodes images [B, 3, H, W] to [B, ...], which rows of tokens read."""
         ...
 
     def read(self, encoded: Tensor, tokens: Tensor | TokenTrees) -> Projection:
-        """Hidden states [R, L, D] of tokens [R, L], and the output embedding [V, D]. encoded [R, ...]: of each row's
-        image. TokenTrees are given only where `reads_trees` says so."""
+        """Returns hidden states [R, L, D] of tokens [R, L], and the output embedding [V, D]. encoded [R, ...]: of
+        each row's image. TokenTrees are passed only if `reads_trees`."""
         ...
 
 

@@ -39,13 +39,13 @@ class Box:
 
     @property
     def corners(self) -> tuple[float, float, float, float]:
-        """`x0, y0, x1, y1`."""
+        """Returns `x0, y0, x1, y1`."""
         return self.x, self.y, self.x + self.w, self.y + self.h
 
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """An LVIS category. `names[0]` is its own name, the others its synonyms; all are equally valid."""
+    """An LVIS category. `names[0]` is its main name, the others are synonyms; all are equally valid."""
 
     id: int
     names: tuple[str, ...]
@@ -72,11 +72,10 @@ class Example:
     `negative`: categories verified to be absent. `not_exhaustive`: categories that are present but not
     annotated exhaustively: an unmatched mention of one is neither right nor wrong.
 
-    `asked`: the categories that the prompt names, in its order, where it asks about these alone (see
-    harness.sequence.prompts); None where it asks for everything. The rest is then what there is to say about these
-    categories.
+    `asked`: the categories that the prompt names, in its order, if it asks about these only (see
+    harness.sequence.prompts); None for an open prompt. The other fields are then limited to these categories.
 
-    `captions`: what people wrote about it, each on one line; none in most data.
+    `captions`: texts that people wrote about it, each on one line; empty in most data.
     """
 
     image_id: int
@@ -91,13 +90,13 @@ class Example:
 
     @property
     def key(self) -> tuple[int, ...]:
-        """What tells a question from the others of its split: the image, and the categories that it asks about."""
+        """Returns the key of a question in its split: the image, and the categories that it asks about."""
         return self.image_id, *(self.asked or ())
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """One object as a sequence gives it. `category_id` is None where the vocabulary has no such name.
+    """One object in a sequence. `category_id` is None where the vocabulary has no such name.
 
     Token positions in the sequence: its name is `[name_start, name_end)`, its box `[box_start, box_end)`. Which of
     them comes first depends on the model family.
@@ -112,7 +111,7 @@ class Mention:
     box_end: int = 0
 
     def moved(self, by: int) -> Mention:
-        """The same, so many tokens later."""
+        """Returns the same mention, so many tokens later."""
         name, box = (self.name_start, self.name_end), (self.box_start, self.box_end)
         return Mention(self.name, self.category_id, self.box, *(position + by for position in (*name, *box)))
 
@@ -165,12 +164,12 @@ class Detections:
         return len(self.scores)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Detections:
-        """These rows, in this order (an index array, a mask or a slice)."""
+        """Returns these rows, in this order (an index array, a mask or a slice)."""
         return Detections(self.image_id[rows], self.category_id[rows], self.boxes[rows], self.scores[rows])
 
     @classmethod
     def of(cls, detections: Iterable[Detection]) -> Detections:
-        """The columns of single rows; the order stays."""
+        """Makes columns from single rows, in the same order."""
         rows = list(detections)
         boxes = [(row.box.x, row.box.y, row.box.w, row.box.h) for row in rows]
         return cls(
@@ -208,17 +207,17 @@ class Projection:
     weight: Tensor
 
     def take(self, rows: Tensor) -> Projection:
-        """The positions [N] that a mask over hidden's leading dimensions selects."""
+        """Returns the positions [N] that a mask over hidden's leading dimensions selects."""
         return Projection(self.hidden[rows], self.weight)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTrees:
-    """Rows of tokens that do not all follow each other: beginnings that several sequences share stand there once.
+    """Rows of tokens that form trees: beginnings that several sequences share occur once.
 
-    tokens  [R, L]     the prompt first, a token always after the one that it follows, padding last
-    places  [R, L]     how many tokens stand before each in its sequence
-    sees    [R, L, L]  bool: whether token i attends to token j, which is itself or stands before it in its sequence
+    tokens  [R, L]     the prompt first, each token after the one that it follows, padding last
+    places  [R, L]     the number of tokens before each in its sequence
+    sees    [R, L, L]  bool: whether token i attends to token j, which is i or an earlier token of its sequence
     """
 
     tokens: Tensor
@@ -226,13 +225,13 @@ class TokenTrees:
     sees: Tensor
 
     def to(self, device: torch.device) -> TokenTrees:
-        """The same on a device."""
+        """Returns the same trees on a device."""
         return TokenTrees(self.tokens.to(device), self.places.to(device), self.sees.to(device))
 
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What ties the S sequences of a batch together: sequences of one image are members of one set.
+    """The sets of the S sequences of a batch: sequences of one image are members of one set.
 
     set         [S]  int64: the set (image) that a sequence belongs to
     sampled     [S]  bool: drawn from the model itself, so no target: it adds to no cross-entropy
@@ -249,7 +248,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """What is known about the N positions of sequences that the model drew, beside the labels.
+    """Data about the N positions of sequences that the model drew, beside the labels.
 
     advantage  [N]  that of the position's sequence
     before     [N]  log-probability of the label when the updates of the step began; None: it is now
@@ -287,7 +286,7 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What there is to know of a model before it is built: one entry of its module's CARDS.
+    """The facts about a model before it is built: one entry of its module's CARDS.
 
     CARDS is a list of dicts of literals, one for each configuration worth a line in `detmodes list models`, the first
     for the default settings. It is read without importing the module, whose libraries may not be installed.
@@ -336,6 +335,6 @@ class LossOutput:
     selected: Tensor | None = None
 
     def mean(self) -> Tensor:
-        """Scalar: sum over terms of weight * sum / count; a term without a count contributes 0."""
+        """Returns the scalar sum over terms of weight * sum / count; a term without a count contributes 0."""
         first, *rest = (term.weight * term.sum / term.count.clamp(min=1) for term in self.terms.values())
         return sum(rest, start=first)

@@ -1,4 +1,4 @@
-"""Model families. Adding one is one file and one line here; listing names imports nothing heavy."""
+"""Lists the model families by name. Adding one is one file and one line here; listing names imports nothing heavy."""
 
 ADAPTERS = {
     "open_flamingo": "model_zoo.flamingo.toy:OpenFlamingo",

@@ -15,17 +15,17 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 CACHE = next(field.name for field in fields(BaseModelOutputWithPast) if field.name in ("cache", "past_key_values"))
-"""What the installed transformers calls it, read from one of its own declarations."""
+"""The name in the installed transformers, read from one of its declarations."""
 
 
 def cache_of(output: Any) -> Any:
-    """Return the cache that a forward pass has left in its output."""
+    """Returns the cache from the output of a forward pass."""
     return getattr(output, CACHE)
 
 
 class AutocastCache(DynamicCache):
-    """A cache that holds keys and values as autocast computes with them. Rotations by place are computed in float32,
-    and what they leave would fill twice the memory and be rounded again for every token.
+    """A cache that stores keys and values in the type of autocast. Rotary embeddings are computed in float32, and
+    their results would take twice the memory and be rounded again for every token.
 
     Rows of several lengths end in the same column: the columns before a shorter row are not to be seen.
     """

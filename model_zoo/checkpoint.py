@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, aliased tensors stored once, digest checked, vocabulary carried along."""
+"""Reads and writes weights: safetensors, aliased tensors stored once, digest checked, with their vocabulary."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from harness.system.files import sha256 as sha256
 DIGESTS = "digests.json"
 LORA_A = ".lora_A.default.weight"
 LORA_SCALE = 2.0
-"""Low-rank changes are multiplied with alpha / rank, which is 2 in every adapter here."""
+"""Low-rank changes are multiplied by alpha / rank, which is 2 in every adapter here."""
 SHOWN = 10
-"""How many mismatches an error names."""
+"""Number of mismatches that an error names."""
 VOCABULARY = ("lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight")
-"""OpenFlamingo's parameters with one row per vocabulary entry."""
+"""Parameters of OpenFlamingo with one row per vocabulary entry."""
 
 
 def save(model: nn.Module, entries: Sequence[str], path: Path, names: Collection[str] | None = None) -> str:
-    """Writes parameters and buffers (each aliased tensor once, under its first name), or those of `names` alone;
-    returns the sha256."""
+    """Writes parameters and buffers (each aliased tensor once, under its first name), or only `names`; returns the
+    sha256."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _chosen(model, names).items()}
     with replacing(path) as partial:
         save_file(tensors, partial, metadata={"entries": json.dumps(list(entries))})
@@ -36,7 +36,7 @@ def save(model: nn.Module, entries: Sequence[str], path: Path, names: Collection
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Tensors by name, and the vocabulary entries that their rows stand for."""
+    """Reads the tensors by name, and the vocabulary entries of their rows."""
     try:
         with safe_open(path, framework="pt") as file:
             entries = tuple(json.loads((file.metadata() or {})["entries"]))
@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def read_shipped(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
-    """As `read`, after checking the file against its digest in `digests.json` beside it."""
+    """Reads as `read` does, after checking the file against its digest in `digests.json` beside it."""
     if not path.is_file():
         raise DataError(f"{path}: no such weights file; make it with: detmodes pretrain")
     expected = _digest(path)
@@ -59,7 +59,7 @@ def read_shipped(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
 
 
 def _digest(path: Path) -> str | None:
-    """The digest that a shipped file must have; None if the list does not name it."""
+    """Returns the digest of a shipped file; None if the list does not name it."""
     digests = path.parent / DIGESTS
     try:
         listed: dict[str, str] = json.loads(digests.read_text())
@@ -69,10 +69,10 @@ def _digest(path: Path) -> str | None:
 
 
 def load_parts(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copies tensors of a fine-tuned model into another one of the same sizes, which keeps what they do not name.
+    """Copies tensors of a fine-tuned model into another one of the same sizes; its other tensors are unchanged.
 
-    Low-rank changes become part of the matrices that they change where the model has none of its own. DataError names
-    what has no place.
+    Low-rank changes are added to their matrices where the model has no such parameters. DataError names the tensors
+    that do not fit.
     """
     named = named_tensors(model)
     changes = {name.removesuffix(LORA_A): name for name in tensors if name.endswith(LORA_A) and name not in named}
@@ -94,14 +94,14 @@ def load_parts(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
 
 
 def _place(name: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """What a tensor of this name is called in a model, with low-rank changes or without."""
+    """Returns the name of a stored tensor in a model, with or without low-rank changes."""
     stem, _, last = name.rpartition(".")
     candidates = (name, name.replace(".base_layer.", "."), f"{stem}.base_layer.{last}")
     return next((candidate for candidate in candidates if candidate in tensors), None)
 
 
 def load(model: nn.Module, tensors: Mapping[str, Tensor], names: Collection[str] | None = None) -> None:
-    """Copies every tensor into the model, or into its `names` alone; both must have the same names and shapes."""
+    """Copies every tensor into the model, or only into its `names`; both must have the same names and shapes."""
     chosen = _chosen(model, names)
     wrong = mismatches({name: tensor.shape for name, tensor in chosen.items()}, tensors)
     if wrong:
@@ -112,7 +112,7 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor], names: Collection[str]
 
 
 def mismatches(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor]) -> list[str]:
-    """What does not fit, one line each, sorted: missing and unexpected names, other shapes."""
+    """Lists mismatches, one line each, sorted: missing and unexpected names, other shapes."""
     wrong = [f"{name} missing" for name in expected.keys() - tensors.keys()]
     wrong += [f"{name} unexpected" for name in tensors.keys() - expected.keys()]
     wrong += [
@@ -130,11 +130,11 @@ def fit_vocabulary(
     wanted: Sequence[str],
     vocabulary: Collection[str] = VOCABULARY,
 ) -> dict[str, Tensor]:
-    """Tensors whose vocabulary rows follow `wanted`; `vocabulary`: the parameters that have such rows.
+    """Returns tensors whose vocabulary rows follow `wanted`; `vocabulary`: the parameters with such rows.
 
-    Rows of known entries are copied. Locations of another number of bins are interpolated between the stored
-    ones. Rows of names that the weights have never seen are the mean of the stored names' rows plus the
-    model's own random initialisation, so that they start alike but can come apart.
+    Rows of known entries are copied. Locations of another number of bins are interpolated between the stored ones.
+    Rows of new names are the mean of the stored names' rows plus the model's random initialisation, so that they
+    start alike but can diverge.
     """
     if list(stored) == list(wanted):
         return dict(tensors)
@@ -146,8 +146,8 @@ def fit_vocabulary(
 
 
 def fit_added(tensor: Tensor, fresh: Tensor, stored: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """Rows [M, D] of new tokens alone, from those of other ones: known entries are copied, locations of another number
-    of bins are interpolated, and what was not there stays as it is in `fresh` [M, D]."""
+    """Returns rows [M, D] of new tokens from stored ones: known entries are copied, locations of another number of
+    bins are interpolated, and other rows are those of `fresh` [M, D]."""
     if list(stored) == list(wanted):
         return tensor
     rows, index = fresh.detach().clone(), {entry: row for row, entry in enumerate(stored)}
@@ -161,7 +161,7 @@ def fit_added(tensor: Tensor, fresh: Tensor, stored: Sequence[str], wanted: Sequ
 
 
 def _stretched(rows: Tensor, count: int) -> Tensor:
-    """Rows of so many bins, from those of another number of bins over the same sides."""
+    """Interpolates rows for a number of bins from those of another number of bins."""
     return nn.functional.interpolate(rows.T[None], size=count, mode="linear", align_corners=True)[0].T
 
 
@@ -184,7 +184,7 @@ def _chosen(model: nn.Module, names: Collection[str] | None) -> dict[str, Tensor
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, aliases left out."""
+    """Returns parameters and persistent buffers, without aliases."""
     persistent = model.state_dict().keys()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
     return {**dict(model.named_parameters()), **buffers}

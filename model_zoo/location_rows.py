@@ -1,5 +1,5 @@
-"""Where the embeddings of new location tokens start: as points on a smooth curve, so that neighbours begin alike and
-places that are far apart do not. Equal rows could not be told apart by a model until training had parted them.
+"""Initialises the embeddings of new location tokens as points on a smooth curve, so that neighbours start alike and
+distant locations do not. A model could not distinguish equal rows until training had separated them.
 
 Shape legend: N rows of tokens that were there   M new rows, one for each location in order   D width
 """
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 WAVES = 8
-"""Frequencies of the curve: the fastest goes back and forth four times from the first location to the last."""
+"""Number of frequencies of the curve: the fastest has four periods from the first location to the last."""
 
 
 def location_curve(rows: Tensor, count: int) -> Tensor:
     """Returns M = `count` rows [M, D] on a curve around the mean of `rows` [N, D].
 
-    A sum of cosines and sines of the place in fixed random directions; its distance from the mean is, in each
-    dimension, about that of a row that was there. The same each time, and no random number of torch's is used up.
+    The curve is a sum of cosines and sines of the place in fixed random directions; its distance from the mean is, in
+    each dimension, about that of an existing row. It is always the same, and does not use torch's random generator.
     """
     generator = torch.Generator().manual_seed(0)
     place = torch.linspace(0, math.pi, count)[:, None] * torch.arange(1, WAVES + 1)

@@ -1,6 +1,6 @@
 """Two predictors that read the ground truth: the ceiling and the floor of every figure (see docs/explain/design.md).
 
-Both pass through the codec, so their AP is what quantisation leaves.
+Both pass through the codec, so their AP is limited by quantisation only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFAULT_BINS = 65
 
 
 class _Oracle:
-    """Setting: `bins`, where it is not given the coordinates of the models that it is compared with."""
+    """Base of the oracles. Setting `bins`: used unless the coordinates of the compared models are given."""
 
     name: str
 
@@ -38,8 +38,8 @@ class _Oracle:
         self.take_coordinates(CoordinateSpace(settings.get("bins", DEFAULT_BINS)))
 
     def take_coordinates(self, space: Space) -> None:
-        """Answers in this space from now on. A model that writes numbers as text loses nothing that counts: the oracle
-        keeps its own then."""
+        """Answers in this space from now on. For a model that writes numbers as text, whose loss is negligible, the
+        oracle keeps its space."""
         bins = getattr(space, "bins", None)
         if isinstance(bins, int):
             self.space, self.bins = space, bins
@@ -69,7 +69,7 @@ class _Oracle:
 
 
 class OracleCollapsed(_Oracle):
-    """Always the canonical member of the equivalence set: name diversity is exactly 0."""
+    """Always answers with the canonical member of the equivalence set: name diversity is exactly 0."""
 
     name = "oracle-collapsed"
 
@@ -86,7 +86,7 @@ class OracleCollapsed(_Oracle):
 
 
 class OracleUniform(_Oracle):
-    """Each sample a uniformly drawn member (the canonical one at temperature 0)."""
+    """Draws each sample uniformly from the members (at temperature 0 it is the canonical one)."""
 
     name = "oracle-uniform"
 
@@ -110,7 +110,8 @@ class OracleUniform(_Oracle):
         ]
 
     def _drawn(self, example: Example, rng: np.random.Generator) -> Sample:
-        """Log-probability: each object is drawn from those that remain, then its name from its names."""
+        """Draws a member. Its log-probability: each object is drawn from the remaining ones, then its name from its
+        names."""
         tokens = target(example, self.codec, "random", rng)
         log_probs = [0.0] * len(tokens)
         mentions = self.codec.decode(tokens, example.width, example.height).mentions

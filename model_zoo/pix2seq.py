@@ -1,4 +1,5 @@
-"""A timm backbone and a small decoder, after Pix2Seq (Chen et al., ICLR 2022; arXiv 2109.10852): the light baseline.
+"""Adapts a timm backbone with a small decoder, after Pix2Seq (Chen et al., ICLR 2022; arXiv 2109.10852): the light
+baseline.
 
 The decoder is a pre-norm transformer that reads the image's features by cross-attention, trained from scratch over
 the closed vocabulary of names. Differences from the paper: no transformer encoder between backbone and decoder,
@@ -89,26 +90,26 @@ class Pix2Seq:
         return self.model.tower.pixels(examples)
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """[R, L, V]. One image may serve several rows: R must be a multiple of B."""
+        """Returns logits [R, L, V]. One image may serve several rows: R must be a multiple of B."""
         projection = self.hidden(pixels, tokens)
         return F.linear(projection.hidden, projection.weight)
 
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
-        """[R, L, D] and [V, D]: what `logits` multiplies."""
+        """Returns hidden states [R, L, D] and output embedding [V, D], whose product is `logits`."""
         decoder = self.model.decoder
         image = decoder.look(self.model.memory(pixels), len(tokens) // len(pixels))
         return Projection(decoder(tokens, image)[0], decoder.output.weight)
 
     @property
     def context_length(self) -> None:
-        """Places are sines and cosines: there is no last one."""
+        """Returns None: positions are sines and cosines, without a limit."""
 
     @property
     def reads_trees(self) -> bool:
         return True
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Memory [B, n, D], which the decoder's cross-attention reads."""
+        """Returns memory [B, n, D], which the decoder's cross-attention reads."""
         return self.model.memory(pixels)
 
     def read(self, encoded: Tensor, tokens: Tensor | TokenTrees) -> Projection:
@@ -147,8 +148,8 @@ class Pix2Seq:
         return Steps(decoding.step, decoding.keep, add=add)
 
     def _encoded(self, examples: Sequence[Example]) -> Tensor:
-        """Memory [B, n, D]. On a CPU one image after the other: several at once are rounded otherwise than one, and
-        what is generated must not depend on the batch."""
+        """Returns memory [B, n, D]. On a CPU images are encoded one by one: a batch is rounded differently, and
+        generated answers must not depend on the batch."""
         pixels = read_pixels(self, examples).to(self.device)
         parts = pixels[:, None] if pixels.device.type == "cpu" else pixels[None]
         return torch.cat([self.encode(part) for part in parts])

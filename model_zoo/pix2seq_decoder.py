@@ -31,7 +31,7 @@ class Decoder(nn.Module):
             nn.init.normal_(rows.weight, std=0.02)
 
     def look(self, memory: Tensor, samples: int) -> list[KeysValues]:
-        """What each layer reads of the image [B, n, D], once per image, for `samples` rows each."""
+        """Returns what each layer reads of the image [B, n, D], computed once per image for `samples` rows each."""
         keys_values = [layer.cross.keys_values(memory) for layer in self._layers()]
         return [(k.repeat_interleave(samples, dim=0), v.repeat_interleave(samples, dim=0)) for k, v in keys_values]
 
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
         places: Tensor | None = None,
         sees: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """States [R, L, D] of tokens [R, L] that follow `past`, and the past of what follows them.
+        """Returns states [R, L, D] of tokens [R, L] that follow `past`, and the past for the next tokens.
 
         With a past there is one token at a time. places [R, L], sees [R, L, past + L]: where the tokens stand and what
         they see, if not in a row.
@@ -89,7 +89,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose keys and values can be kept."""
+    """Multi-head attention whose keys and values can be cached."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -98,12 +98,12 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
 
     def keys_values(self, source: Tensor) -> KeysValues:
-        """[R, H, length, D / H] each, of source [R, length, D]."""
+        """Returns keys and values [R, H, length, D / H] of source [R, length, D]."""
         keys, values = self.key_value(source).chunk(2, dim=-1)
         return self._split(keys), self._split(values)
 
     def forward(self, x: Tensor, keys_values: KeysValues, sees: Tensor | None = None, causal: bool = False) -> Tensor:
-        """sees: a mask [R, 1, L, L], True where a token sees another; causal: what is in a row sees what is before."""
+        """sees: a mask [R, 1, L, L], True where a token attends to another; causal: tokens attend to earlier ones."""
         queries = self._split(self.query(x))
         read = F.scaled_dot_product_attention(queries, *keys_values, attn_mask=sees, is_causal=causal)
         joined: Tensor = self.out(read.transpose(1, 2).flatten(2))
@@ -114,7 +114,7 @@ class Attention(nn.Module):
 
 
 class MemoryDecoding:
-    """Token by token over memory [B, n, D], each image serving `samples` rows, with key-value caches.
+    """Decodes token by token over memory [B, n, D], each image serving `samples` rows, with key-value caches.
 
     Rows that have come to different lengths end in the same column of the cache.
     """
@@ -169,8 +169,8 @@ def _joined(rows: Sequence[KeysValues], others: Sequence[KeysValues]) -> list[Ke
 
 
 def sequence_encoding(start: int, length: int, channels: int) -> Tensor:
-    """Sines and cosines of the places start, ..., start + length - 1 of a sequence, [length, channels]; wavelengths
-    from 2 pi to 20,000 pi tokens (Vaswani et al., 2017)."""
+    """Returns sines and cosines of the positions start, ..., start + length - 1 of a sequence, [length, channels];
+    wavelengths from 2 pi to 20,000 pi tokens (Vaswani et al., 2017)."""
     place = torch.arange(start, start + length)[:, None]
     angle = place * 10_000 ** (-torch.arange(0, channels, 2) / channels)
     return torch.cat([angle.sin(), angle.cos()], dim=1)

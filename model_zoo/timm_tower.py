@@ -1,4 +1,4 @@
-"""Any timm backbone as a vision tower: an image in, its features as a row of tokens out.
+"""Makes a vision tower of any timm backbone: an image in, its features as a row of tokens out.
 
 Nothing in it depends on the rest of the batch, nor on whether it trains: batch normalisation is replaced by group
 normalisation where weights are random, and its statistics are fixed where they come from a file (as in DETR).
@@ -32,17 +32,17 @@ from harness.types import Example
 from model_zoo.settings.sources import HUB
 
 WEIGHTS_FILE = "model.safetensors"
-"""What timm's repositories call their weights; files of other kinds are not read, as they would be unpickled."""
+"""File name of the weights in timm's repositories; files of other kinds are not read, as they would be unpickled."""
 GROUPS = 16
-"""Groups of a group normalisation that replaces a batch normalisation, as far as they divide its channels."""
+"""Groups of a group normalisation that replaces a batch normalisation, if they divide its channels."""
 
 
 class TimmTower(nn.Module):
     """Images [B, 3, S, S] -> tokens [B, n, C], row by row: the last feature map whose stride is at most `stride`.
 
-    `weights`: "random", a safetensors file, or "hub:OWNER/NAME@REVISION". Layers behind that feature map are left out.
+    `weights`: "random", a safetensors file, or "hub:OWNER/NAME@REVISION". Layers after that feature map are left out.
     `grid` is (h, w), `width` is C, `file` the weights on this machine or None. Raises ConfigError where backbone,
-    image size and stride do not go together, DataError where the weights do not fit.
+    image size and stride do not match, DataError where the weights do not fit.
     """
 
     def __init__(self, backbone: str, image_size: int, stride: int, weights: str) -> None:
@@ -61,8 +61,8 @@ class TimmTower(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
-        """[B, 3, S, S] float32 on the CPU, normalised as the backbone's own weights expect it; the image is squeezed
-        to a square, coordinates being normalised."""
+        """Returns [B, 3, S, S] float32 on the CPU, normalised for the backbone's weights; the image is squeezed to a
+        square, as coordinates are normalised."""
         sides = (self.image_size, self.image_size)
         squares = [images.read(example).resize(sides, Image.Resampling.BILINEAR) for example in examples]
         raw = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))  # [B, S, S, 3] uint8
@@ -80,8 +80,8 @@ def problems(backbone: object) -> list[str]:
 
 
 def weights_file(weights: str, file: str = WEIGHTS_FILE) -> Path | None:
-    """Where the weights lie on this machine, downloaded if need be; None for random ones. file: what the repository
-    calls them."""
+    """Returns the file of the weights on this machine, after downloading it if necessary; None for random ones. file:
+    its name in the repository."""
     if weights == "random":
         return None
     if not weights.startswith(HUB):
@@ -95,8 +95,8 @@ def weights_file(weights: str, file: str = WEIGHTS_FILE) -> Path | None:
 
 @lru_cache(maxsize=8)
 def position_encoding(height: int, width: int, channels: int) -> Tensor:
-    """Sines and cosines of each token's place, [height * width, channels]: the first half of the channels is of y, the
-    second of x. Wavelengths go from four times the image down to two tokens.
+    """Returns sines and cosines of each token's place, [height * width, channels]: the first half of the channels is
+    for y, the second for x. Wavelengths go from four times the image down to two tokens.
 
     channels: a multiple of 4.
     """
@@ -115,7 +115,7 @@ def position_encoding(height: int, width: int, channels: int) -> Tensor:
 
 
 class _Outline:
-    """A backbone without storage: what it is made of, and what it makes of an image.
+    """A backbone without storage: its tensors, and the shape of its output.
 
     features  arguments that make timm build it up to the chosen feature map
     width     C of that map
@@ -147,7 +147,7 @@ class _Outline:
 
 
 def _pretrained(file: Path | None, backbone: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Arguments that make timm load this file. timm itself passes over what is missing: that is refused here."""
+    """Returns arguments that make timm load this file. timm ignores missing tensors; here they raise an error."""
     if file is None:
         return {}
     try:
@@ -169,7 +169,7 @@ def _pretrained(file: Path | None, backbone: str, shapes: Mapping[str, tuple[int
 
 
 def _with_group_norm(module: nn.Module) -> nn.Module:
-    """Every batch normalisation replaced by a group normalisation of the same scale and shift."""
+    """Replaces every batch normalisation by a group normalisation of the same scale and shift."""
     for name, child in module.named_children():
         module.add_module(name, _group_norm(child) if isinstance(child, nn.BatchNorm2d) else _with_group_norm(child))
     return module
@@ -177,7 +177,7 @@ def _with_group_norm(module: nn.Module) -> nn.Module:
 
 def _group_norm(norm: nn.BatchNorm2d) -> nn.Module:
     made = nn.GroupNorm(math.gcd(GROUPS, norm.num_features), norm.num_features, norm.eps)
-    made.load_state_dict({"weight": norm.weight, "bias": norm.bias})  # timm starts some at 0
+    made.load_state_dict({"weight": norm.weight, "bias": norm.bias})  # timm initialises some with 0
     return nn.Sequential(made, norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else made
 
 

@@ -1,4 +1,4 @@
-"""Training objectives: pure functions from a TokenBatch to a LossOutput, found by name.
+"""Provides training objectives by name: pure functions from a TokenBatch to a LossOutput.
 
 To add one, write its function (token.py: a contribution per target position; sets.py: one per equivalence set), and
 under the same name its line in OBJECTIVES (names.py): equation, source, settings. Importing this package does not

@@ -1,9 +1,9 @@
-"""Applies an objective to a TokenBatch, whether its logits are at hand or still a Projection.
+"""Applies an objective to a TokenBatch with logits or a Projection.
 
-A Projection is multiplied out a few positions at a time. For token-level objectives each chunk's gradient is
-computed together with its value, so that no chunk has to be computed again in backward; sequence-level ones, whose
-gradient at a position depends on the whole set, compute each chunk a second time there. Either way the peak is a few
-tensors of a chunk's size, whatever the objective.
+The logits of a Projection are computed for a few positions at a time. For token-level objectives each chunk's
+gradient is computed together with its value, so that no chunk has to be computed again in backward; sequence-level
+ones, whose gradient at a position depends on the whole set, compute each chunk a second time there. Either way the
+peak is a few tensors of a chunk's size, whatever the objective.
 
 Shape legend: N positions, V vocabulary, D hidden width, n positions of a chunk, T terms.
 """
@@ -29,16 +29,16 @@ from harness.objectives.token import PerToken, ScoredPositions
 from harness.types import IGNORED_LABEL, LossOutput, Projection, Term, TokenBatch
 
 CHUNK_ELEMENTS = 2**20
-"""Logits of a chunk: 4 MiB in float32, and a chunk holds three to five tensors of this size."""
+"""Number of logits of a chunk: 4 MiB in float32; a chunk has three to five tensors of this size."""
 LARGEST_SHARE = 80
-"""A long batch is cut into no more than this many chunks: 1/8 of its logits at ten tensors a chunk."""
+"""Largest number of chunks of a long batch: 1/8 of its logits at ten tensors a chunk."""
 
 TokenFunction = Callable[[ScoredPositions], PerToken]
 SetFunction = Callable[[Sequences], Term]
 
 
 def token_level(function: TokenFunction, batch: TokenBatch, logged: bool) -> LossOutput:
-    """Sums of the objective's terms over the target positions, each times its weight; without any positions, sums and
+    """Sums the objective's terms over the target positions, each times its weight; without any positions, sums and
     counts are 0.
 
     Gradients reach logits, or hidden states and output embedding. With a Projection they are computed for the
@@ -55,7 +55,7 @@ def token_level(function: TokenFunction, batch: TokenBatch, logged: bool) -> Los
 def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool) -> LossOutput:
     """Computes cross-entropy over the targets (not over sampled sequences), and the objective's own term over the sets.
 
-    Weights of positions are the cross-entropy's alone: the other term is about probabilities of whole sequences.
+    Weights of positions apply only to the cross-entropy: the other term uses probabilities of whole sequences.
     """
     if batch.group is None or batch.members is None:
         raise ObjectiveError(f"{name} needs TokenBatch.group and TokenBatch.members, and got none")
@@ -77,7 +77,7 @@ def set_level(function: SetFunction, name: str, batch: TokenBatch, logged: bool)
 
 
 def token_nll(logits: Tensor | Projection, labels: Tensor) -> Tensor:
-    """Computes -log p_y [N] with gradient, 0 where ignored; of a Projection without holding its logits."""
+    """Computes -log p_y [N] with gradient, 0 where ignored; for a Projection without holding its logits."""
     if isinstance(logits, Projection):
         hidden, weight = _operands(logits)
         parts = [
@@ -95,12 +95,13 @@ def _nll(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def _indices(labels: Tensor) -> Tensor:
-    """Makes labels to gather with: any token where ignored. Nothing else is mended, so that a wrong label fails."""
+    """Makes labels to gather with, with any token where ignored. Nothing else is changed, so that a wrong label
+    raises an error."""
     return torch.where(labels == IGNORED_LABEL, 0, labels)
 
 
 def _check(batch: TokenBatch) -> None:
-    """ObjectiveError unless there is one row for each label: slices and gather would pass over what is too many."""
+    """Raises ObjectiveError unless there is one row for each label: slices and gather would ignore surplus rows."""
     logits, shape = batch.logits, batch.labels.shape
     rows = logits.hidden if isinstance(logits, Projection) else logits
     if len(shape) != 1 or rows.shape[:-1] != shape:
@@ -134,7 +135,7 @@ def _check(batch: TokenBatch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """What a block of positions adds: sums [T] with gradient, and the rest without."""
+    """The contribution of a block of positions: sums [T] with gradient, everything else without."""
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
@@ -229,8 +230,8 @@ def _chunks(positions: int, vocabulary: int) -> Iterator[slice]:
 class _Total:
     """The sum of the blocks of a batch, without gradient.
 
-    Added up in place: a small tensor that outlives its chunk would lie in the heap between the large ones, and keep
-    the C library from using their space again.
+    It is added up in place: a small tensor that outlives its chunk would lie in the heap between large ones, and keep
+    the C library from reusing their space.
     """
 
     def __init__(self, positions: int) -> None:
@@ -286,11 +287,11 @@ class _Gradients:
 
 
 class _Precomputed(torch.autograd.Function):
-    """The sums [T] of the terms, whose gradients with respect to hidden and weight are known already."""
+    """Returns the sums [T] of the terms, whose gradients with respect to hidden and weight are computed already."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        """hidden, weight: what the gradients belong to; sums [T]; the terms' weights; the gradients."""
+        """hidden, weight: the tensors of the gradients; sums [T]; the terms' weights; the gradients."""
         _, weight, sums, ctx.term_weights, ctx.gradients = inputs
         ctx.dtype = weight.dtype
         return sums.clone()  # type: ignore[no-any-return]
@@ -301,7 +302,7 @@ class _Precomputed(torch.autograd.Function):
         if ctx.gradients is None:
             raise ObjectiveError("a loss from a Projection can be differentiated once: its gradients are used up")
         scale = _common_scale(gradient, ctx.term_weights)
-        # In place, and let go of: a second copy of the embedding's gradient would be the largest tensor of the step.
+        # In place, and released: a second copy of the embedding's gradient would be the largest tensor of the step.
         made = [part if part is None else part.mul_(scale) for part in (ctx.gradients.hidden, ctx.gradients.weight)]
         ctx.gradients = None
         hidden, weight = made
@@ -309,7 +310,8 @@ class _Precomputed(torch.autograd.Function):
 
 
 def _common_scale(gradient: Tensor, term_weights: tuple[float, ...]) -> Tensor:
-    """c of gradient [T] = c * weights; ObjectiveError if there is none: then another combination was differentiated."""
+    """Returns c of gradient [T] = c * weights; ObjectiveError if there is none, as then another combination was
+    differentiated."""
     weights = gradient.new_tensor(term_weights)
     scale = (gradient * weights).sum() / weights.square().sum()  # no product that autocast would round
     if not torch.allclose(gradient, scale * weights, rtol=1e-4, atol=0.0):

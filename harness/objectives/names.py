@@ -1,4 +1,5 @@
-"""The objectives by name, as data: equation, source, settings. Without torch, so that suites are read without it."""
+"""Lists the objectives by name, as data: equation, source, settings. It does not import torch, so that suites can be
+read without it."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ from harness.settings import Settings, above, at_least, fraction, number, one_of
 
 MASKS = ("live", "none", "base")
 CALIBRATION = ("quantile", "calibration_top_k", "calibration_positions", "calibration_examples")
-"""Settings that say how a threshold is found; they end where it takes their place."""
+"""Settings for calibrating a threshold; the calibrated threshold replaces them."""
 
 
 def _sed_sft_problems(settings: Settings) -> list[str]:
-    """Says which settings contradict each other: the mask decides which ones have an effect."""
+    """Lists settings that contradict each other: the mask decides which ones have an effect."""
     mask = settings["mask"]
     given = [name for name in ("top_k", "threshold", *CALIBRATION) if name in settings]
     if mask == "none":
@@ -21,7 +22,7 @@ def _sed_sft_problems(settings: Settings) -> list[str]:
         problems.append("give either threshold or quantile, not both")
     if "quantile" not in given:
         problems += [f"{name} has no effect without quantile: remove it" for name in given if name in CALIBRATION]
-    if mask not in MASKS:  # a problem of its own: what is required depends on what was meant
+    if mask not in MASKS:  # no further checks: the requirements depend on the mask
         return problems
     if "top_k" not in given:
         problems.append(f"mask {mask!r} requires top_k")

@@ -1,4 +1,5 @@
-"""What reinforcement learning and fine-tuning on corrections minimise. Pure functions of log-probabilities, in nats.
+"""Computes the losses of reinforcement learning and of fine-tuning on corrections. Pure functions of
+log-probabilities, in nats.
 
 Shape legend: I images, K samples of each, N target positions of a batch.
 """
@@ -18,10 +19,10 @@ from harness.types import LossOutput, Projection, Term, TokenBatch
 
 
 def advantages(rewards: Tensor) -> Tensor:
-    """(r - mean) / standard deviation of each image's K >= 2 samples, [I, K] as the rewards.
+    """Computes (r - mean) / standard deviation over each image's K >= 2 samples, [I, K] as the rewards.
 
-    The deviation is that of a sample (over K - 1), as in TRL and verl. 0 for a whole group that has no spread: it says
-    nothing about which of its samples is better. Shao et al., 2024; arXiv 2402.03300
+    The deviation is that of a sample (over K - 1), as in TRL and verl. 0 for a whole group without spread, in which
+    no sample is better. Shao et al., 2024; arXiv 2402.03300
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     spread = rewards.std(dim=1, keepdim=True, correction=1)
@@ -29,7 +30,7 @@ def advantages(rewards: Tensor) -> Tensor:
 
 
 def has_spread(rewards: Tensor) -> Tensor:
-    """Says which of the groups [I] have samples of different rewards [I, K]."""
+    """Flags the groups [I] whose samples have different rewards [I, K]."""
     return rewards.amax(dim=1) > rewards.amin(dim=1)
 
 
@@ -47,7 +48,7 @@ def clipped(log_p: Tensor, before: Tensor, advantage: Tensor, low: float, high: 
 
 
 def kl(log_p: Tensor, reference: Tensor) -> Tensor:
-    """Estimate of KL(model || reference) from sampled tokens, [N]: exp(d) - d - 1, d = reference - log_p.
+    """Estimates KL(model || reference) from sampled tokens, [N]: exp(d) - d - 1, d = reference - log_p.
 
     Never negative, 0 where both agree; unbiased for tokens that the model itself drew.
     """
@@ -62,9 +63,9 @@ def grpo(
     """`clipped` plus kl_weight * `kl`, each a mean over the positions of the batch's sequences.
 
     Log-probabilities are those at `temperature`, which the sequences were drawn at. Sequences that are `sampled`
-    (TokenBatch.members) stand in where a process has none of its own: they count for nothing. Statistics: share of the
-    positions where clipping stops the gradient, and the mean ratio. Without a `before` (TokenBatch.rated) the ratio is
-    1 throughout. ObjectiveError if `rated`, its reference where there is a kl_weight, `group` or `members` are not
+    (TokenBatch.members) are placeholders on a process without others, and do not count. Statistics: share of the
+    positions where clipping stops the gradient, and the mean ratio. Without a `before` (TokenBatch.rated) the ratio
+    is 1 throughout. ObjectiveError if `rated`, its reference where there is a kl_weight, `group` or `members` are not
     given.
     """
     rated, group, members = batch.rated, batch.group, batch.members
@@ -92,8 +93,8 @@ def nsft(batch: TokenBatch, logged: bool = True, *, negative: float, kl: float) 
     """Supervised fine-tuning on targets and on corrections of the model's own errors (nSFT; Zhu et al., CVPR 2025).
 
     Two parts, each a mean over its own positions of -log p_y + kl * KL(model || reference): that of the targets, and
-    `negative` times that of the sequences that are a correction (TokenBatch.members). Statistics are told of each part.
-    ObjectiveError if `group`, `members` with `correction`, or with a `kl` the reference are not given.
+    `negative` times that of the sequences that are a correction (TokenBatch.members). There are statistics of each
+    part. ObjectiveError if `group`, `members` with `correction`, or with a `kl` the reference are not given.
     """
     group, members = batch.group, batch.members
     if group is None or members is None or members.correction is None:
@@ -130,7 +131,7 @@ def log_probability(logits: Tensor | Projection, labels: Tensor, temperature: fl
 
 
 def require_one_shape(**tensors: Tensor) -> None:
-    """ObjectiveError where shapes differ: broadcasting would pair every position with every other."""
+    """Raises ObjectiveError where shapes differ: broadcasting would pair every position with every other."""
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if len({tuple(shape) for shape in shapes.values()}) > 1:
         raise ObjectiveError(f"expected tensors of one shape, got {shapes}")

@@ -1,7 +1,7 @@
-"""An objective's name and settings, checked and completed once, and the functions that they stand for.
+"""Checks and completes an objective's name and settings once, and makes the functions that they define.
 
 In: a name and settings, as a suite file has them. Out: a ReadyObjective. torch is imported only when a loss or a mask
-is asked for.
+is requested.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 LossFunction = Callable[..., LossOutput]
 """`loss(batch, logged=True)` of a TokenBatch; statistics are computed only where they are `logged`."""
 Selection = Callable[["Tensor"], "Tensor"]
-"""From a frozen model's logits [N, V] to TokenBatch.selected, bool [N]."""
+"""A function from a frozen model's logits [N, V] to TokenBatch.selected, bool [N]."""
 
 OF_THE_LOOP = ("samples",)
-"""Settings that say what the training loop supplies; the function does not take them."""
+"""Settings for what the training loop supplies; the function does not take them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyObjective:
-    """An objective whose settings are complete and right: `settings` is what a record holds."""
+    """An objective whose settings are complete and valid; a record holds `settings`."""
 
     name: str
     settings: dict[str, Any]
@@ -40,7 +40,7 @@ class ReadyObjective:
 
     @property
     def loss(self) -> LossFunction:
-        """The objective as a pure function of a TokenBatch."""
+        """Returns the objective as a pure function of a TokenBatch."""
         from harness.objectives import apply, sets, token
 
         if "calibration" in self.needs:
@@ -57,8 +57,8 @@ class ReadyObjective:
 
     @property
     def selection(self) -> Selection:
-        """What the objective selects by a frozen model's logits, where it needs a reference. ObjectiveError where it
-        does not, or while its threshold is still a quantile."""
+        """Returns the function that selects positions by a frozen model's logits, if the objective needs a reference.
+        ObjectiveError if it does not, or while its threshold is still a quantile."""
         from harness.objectives import token
 
         if "reference" not in self.needs or "calibration" in self.needs:
@@ -66,7 +66,7 @@ class ReadyObjective:
         return partial(getattr(token, f"{self.name}_selection"), **self.settings)
 
     def calibrated(self, masses: Tensor) -> ReadyObjective:
-        """Puts the threshold in the place of the quantile that it was calibrated for.
+        """Replaces the quantile by the threshold calibrated for it.
 
         Args:
             masses: [N], `top_k_mass` at every position of the calibration examples, base model in eval mode.
@@ -99,7 +99,7 @@ def build(name: str, **settings: Any) -> LossFunction:
 
 
 def problems(name: str, settings: Settings) -> list[str]:
-    """Lists everything that is wrong with an objective's name and settings, one line each."""
+    """Lists all mistakes in an objective's name and settings, one line each."""
     if name not in OBJECTIVES:
         return [unknown("objective", name, OBJECTIVES)]
     spec = OBJECTIVES[name]

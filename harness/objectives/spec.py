@@ -1,6 +1,6 @@
-"""What a training objective says about itself, without torch: its equation, its settings, and what it has to be given.
+"""Describes a training objective without torch: its equation, its settings, and what must be supplied.
 
-The values here are data; the functions that compute the losses are found by the objective's name (see
+The values here are data; the functions that compute the losses are looked up by the objective's name (see
 harness.objectives.ready).
 """
 
@@ -16,19 +16,19 @@ Level = Literal["token", "set"]
 """token: a sum over target positions (harness.objectives.token). set: cross-entropy plus a sum over equivalence sets
 (harness.objectives.sets)."""
 Need = Literal["reference", "reference_logits", "calibration", "sets", "samples"]
-"""What an objective is given besides logits and labels:
+"""The inputs of an objective besides logits and labels:
 
 reference         TokenBatch.selected, from the base model
 reference_logits  TokenBatch.reference, from a frozen model
-calibration       a threshold made of the base model's masses before training (ReadyObjective.calibrated)
+calibration       a threshold calibrated on the base model's masses before training (ReadyObjective.calibrated)
 sets              TokenBatch.members, with sets of two or more targets of one image in the batch
-samples           sequences drawn from the model in training among the members, with their costs
+samples           sequences drawn from the model during training among the members, with their costs
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveSpec:
-    """What is known of an objective before torch is imported.
+    """The description of an objective that is available before torch is imported.
 
     Args:
         level: whether its function stands in harness.objectives.token or in harness.objectives.sets, under its name.

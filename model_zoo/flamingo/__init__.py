@@ -1,1 +1,1 @@
-"""OpenFlamingo: a toy with shipped weights, and the published sizes."""
+"""Adapts OpenFlamingo: a toy with shipped weights, and the published sizes."""

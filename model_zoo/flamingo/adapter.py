@@ -1,4 +1,5 @@
-"""What every OpenFlamingo adapter does alike, whatever its vision tower, language model and vocabulary."""
+"""Implements the common part of all OpenFlamingo adapters, whatever their vision tower, language model and
+vocabulary."""
 
 from __future__ import annotations
 
@@ -21,19 +22,19 @@ from model_zoo.flamingo.network import LatentDecoding, TrainableFlamingo
 
 
 class FlamingoAdapter:
-    """The methods of the Adapter protocol that need no more than a model, a codec and the vocabulary's entries.
+    """The methods of the Adapter protocol that need only a model, a codec and the vocabulary's entries.
 
-    A subclass makes these three, and has the rest: `problems`, `pixels` and `describe`.
+    A subclass makes these three, and has the other methods: `problems`, `pixels` and `describe`.
     """
 
     def __init__(
         self, model: TrainableFlamingo, codec: Codec, entries: Sequence[str], saved: Collection[str] | None = None
     ) -> None:
-        """saved: the names of what `save` writes, where the rest is read from elsewhere; None for everything."""
+        """saved: names of the tensors that `save` writes, if the others are read from elsewhere; None for all."""
         self.model, self.codec, self.entries, self.saved = model, codec, tuple(entries), saved
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
-        """Images as the vision tower expects them [B, 3, S, S]."""
+        """Returns images in the form of the vision tower, [B, 3, S, S]."""
         raise NotImplementedError
 
     @property
@@ -42,11 +43,11 @@ class FlamingoAdapter:
         return device
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """[B, L, V]. One image may serve several rows: B of tokens must be a multiple of B of pixels."""
+        """Returns logits [B, L, V]. One image may serve several rows: B of tokens must be a multiple of B of pixels."""
         return self.model.read(self._latents(pixels, tokens), tokens)
 
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
-        """[B, L, D] and [V, D]: what `logits` multiplies."""
+        """Returns hidden states [B, L, D] and output embedding [V, D], whose product is `logits`."""
         return self.read(self._latents(pixels, tokens), tokens)
 
     @property
@@ -54,7 +55,7 @@ class FlamingoAdapter:
         return self.model.reads_trees
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Latents [B, 1, n, D], which the cross-attention reads."""
+        """Returns latents [B, 1, n, D], which the cross-attention reads."""
         return self.model.latents(pixels[:, None, None])
 
     def read(self, encoded: Tensor, tokens: Tensor | TokenTrees) -> Projection:
@@ -100,8 +101,8 @@ class FlamingoAdapter:
 
     @property
     def context_length(self) -> int | None:
-        """Places that the language model was built for: beyond them OPT has no embedding, MPT no bias, and the others
-        were not trained."""
+        """Returns the number of positions of the language model: beyond it OPT has no embedding, MPT no bias, and the
+        others were not trained."""
         config = self.model.lang_encoder.config
         places: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
         return places
@@ -121,7 +122,7 @@ class FlamingoAdapter:
 
 
 def _computed_twice(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but with gradient only the arguments are kept for the backward pass, which computes it again."""
+    """Wraps a forward pass so that with gradient only its arguments are stored; the backward pass computes it again."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():

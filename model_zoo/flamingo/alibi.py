@@ -1,5 +1,6 @@
-"""MPT's attention over trees of tokens. Its places are no embedding but a bias by the distance of two tokens (ALiBi:
-Press et al., ICLR 2022), which transformers takes from where keys stand in the row: in a tree they stand elsewhere.
+"""Extends MPT's attention to trees of tokens. Its positions are a bias by the distance of two tokens (ALiBi: Press et
+al., ICLR 2022), which transformers derives from the places of keys in the row; in a tree these differ from their
+positions.
 
 Shape legend: R rows   L tokens   H heads   D width
 """
@@ -15,7 +16,7 @@ from transformers.models.mpt.modeling_mpt import MptAttention
 
 
 class AlibiAttention(MptAttention):
-    """transformers' own attention, but where `places` [R, L] of the tokens are set."""
+    """transformers' attention, with another bias where `places` [R, L] of the tokens are set."""
 
     places: Tensor | None = None
 
@@ -30,7 +31,7 @@ class AlibiAttention(MptAttention):
             part.unflatten(2, (self.n_heads, self.head_dim)).transpose(1, 2) for part in projected.chunk(3, dim=2)
         )
         slopes = position_bias[:, :, -1:] - position_bias[:, :, -2:-1]  # [H, 1, 1]
-        # A bias that all keys of a query share changes nothing: the key's own place will do for the distance.
+        # A bias that all keys of a query share changes nothing, so the key's place replaces the distance.
         bias = slopes * (self.places - self.places.amax(1, keepdim=True))[:, None, None]  # [R, H, 1, L]
         scores = queries @ keys.transpose(-1, -2) * self.softmax_scale + bias
         scores = scores.float().masked_fill(rest["attention_mask"], float("-inf"))
@@ -40,7 +41,7 @@ class AlibiAttention(MptAttention):
 
 
 def take_places(language: nn.Module) -> None:
-    """Makes every attention of MPT one whose places can be set; the weights stay."""
+    """Replaces every attention of MPT by one whose places can be set; the weights are unchanged."""
     for module in language.modules():
         if type(module) is MptAttention:
             module.__class__ = AlibiAttention
@@ -48,7 +49,7 @@ def take_places(language: nn.Module) -> None:
 
 @contextmanager
 def reading_trees(layers: Sequence[AlibiAttention], places: Tensor) -> Iterator[None]:
-    """In the block, these layers' tokens stand at these places [R, L]."""
+    """Sets the places [R, L] of these layers' tokens while the block runs."""
     for layer in layers:
         layer.places = places
     try:

@@ -1,4 +1,5 @@
-"""Language models for OpenFlamingo by family, from a local folder, a GGUF file or the hub, or random at toy size."""
+"""Loads language models for OpenFlamingo by family, from a local folder, a GGUF file or the hub, or random at toy
+size."""
 
 from __future__ import annotations
 
@@ -35,11 +36,11 @@ from model_zoo.settings.sources import HUB
 END, IMAGE, PAD = "<|endofchunk|>", "<image>", "<PAD>"
 """The tokens that upstream adds to a tokenizer, in this order; the last only if it has no padding token."""
 FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.gguf")
-"""What is downloaded of a repository; its code only where it is trusted."""
+"""Files that are downloaded from a repository; its code only where it is trusted."""
 
 
 WIDTH, LAYERS, HEADS, POSITIONS = 64, 2, 4, 512
-"""Of the toys."""
+"""Sizes of the toys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,12 @@ class Language:
 
 
 def load(source: str, names: Iterable[str], trusted: bool) -> Language:
-    """What `source` says: `toy-FAMILY`, a released size with random weights (see `model_zoo.flamingo.released_sizes`),
-    a folder, a GGUF file, or hub:OWNER/NAME@REVISION.
+    """Loads what `source` names: `toy-FAMILY`, a released size with random weights (see
+    `model_zoo.flamingo.released_sizes`), a folder, a GGUF file, or hub:OWNER/NAME@REVISION.
 
-    names: what a toy's tokenizer knows. trusted: run the code that comes with the model. ConfigError for a family that
-    is not known, and for one that transformers would compute otherwise; DataError for files that are not there or do
-    not fit.
+    names: those in a toy's tokenizer. trusted: run the code that comes with the model. ConfigError for an unknown
+    family, and for one that transformers would compute differently; DataError for files that are missing or do not
+    fit.
     """
     if source.startswith(TOY):
         family = source.removeprefix(TOY)
@@ -75,8 +76,8 @@ def load(source: str, names: Iterable[str], trusted: bool) -> Language:
 
 
 def toy_tokenizer(names: Iterable[str], entries: int = 0) -> PreTrainedTokenizerFast:
-    """One token for each word of the names, with the space before it, and for each other character; and others that
-    nothing is written with, up to so many entries."""
+    """Makes a tokenizer with one token for each word of the names, with the space before it, and for each other
+    character; unused tokens fill it up to so many entries."""
     pieces = r" ?[A-Za-z0-9]+| ?[^A-Za-z0-9\s]"
     texts = ["Output: ;", "a", ";", *(" " + name.replace("_", " ") for name in names)]
     words = dict.fromkeys(piece for text in texts for piece in re.findall(pieces, text))
@@ -90,7 +91,7 @@ def toy_tokenizer(names: Iterable[str], entries: int = 0) -> PreTrainedTokenizer
 
 
 def toy_model(family: str, size: int) -> Any:
-    """A language model of this family with random weights, from torch's global generator, for `size` tokens."""
+    """Makes a language model of this family with random weights, from torch's global generator, for `size` tokens."""
     common: dict[str, Any] = {"vocab_size": size, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": None}
     usual = {
         **common,
@@ -113,7 +114,7 @@ def toy_model(family: str, size: int) -> Any:
 
 
 def _local(source: str, trusted: bool) -> Path:
-    """Where the model lies on this machine, downloaded if need be."""
+    """Returns the folder of the model on this machine, after downloading it if necessary."""
     if not source.startswith(HUB):
         return Path(source)
     name, _, revision = source.removeprefix(HUB).partition("@")
@@ -144,7 +145,7 @@ def _read(path: Path, trusted: bool) -> Language:
 
 
 def _kind(folder: Path, trusted: bool) -> str:
-    """The model's type, read before anything of it is built."""
+    """Reads the model's type before anything is built."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -162,13 +163,13 @@ def _kind(folder: Path, trusted: bool) -> str:
 
 
 def _normalises_queries(config: Mapping[str, Any]) -> bool:
-    """MPT's layer normalisation of queries and keys, as its configurations have called it over time."""
+    """Reads MPT's layer normalisation of queries and keys, under the names that its configurations have used."""
     attention = config.get("attn_config")
     return bool(config.get("attn_qk_ln") or (isinstance(attention, Mapping) and attention.get("qk_ln")))
 
 
 def _family(kind: str, path: Path) -> Architecture:
-    kind = {"mosaic_gpt": "mpt"}.get(kind, kind)  # MPT-1B's own name for it
+    kind = {"mosaic_gpt": "mpt"}.get(kind, kind)  # the name in MPT-1B
     if kind not in FAMILIES:
         raise ConfigError(f"language: {path.name} is a {kind!r}; available: {', '.join(FAMILIES)}")
     return FAMILIES[kind]

@@ -1,4 +1,5 @@
-"""The network of OpenFlamingo (Awadalla et al., 2023; arXiv 2308.01390), over any vision tower and language model.
+"""Builds the network of OpenFlamingo (Awadalla et al., 2023; arXiv 2308.01390) over any vision tower and language
+model.
 
 Three repairs make open_flamingo 2.0.1 work here: the language mixin's forward is replaced (see there), images are
 encoded once and their latents expanded to all samples (its `generate` does not expand), and the vision tower runs
@@ -27,9 +28,9 @@ from model_zoo.flamingo.alibi import AlibiAttention, reading_trees, take_places
 
 
 class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has no type information
-    """Upstream's mixin with a default for `attention_mask`, which transformers 5 omits, and with the image where
-    the prompt has it and nowhere else. Upstream looks for image tokens in whatever it is given: one row that
-    emits one would then take the image away from every other row of its batch."""
+    """Upstream's mixin with a default for `attention_mask`, which transformers 5 omits, and with the image only where
+    the prompt has it. Upstream looks for image tokens everywhere: one row that emits one would take the image away
+    from every other row of its batch."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any) -> Any:
         past = rest.get(CACHE)
@@ -40,13 +41,13 @@ class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has
         return language.forward(input_ids=input_ids, attention_mask=attention_mask, **rest)
 
     def hidden(self, input_ids: Tensor, **layout: Any) -> Tensor:
-        """States [B, L, D] of whole sequences, which `forward` multiplies with the output embedding."""
+        """Returns states [B, L, D] of whole sequences, which `forward` multiplies with the output embedding."""
         self._condition(input_ids, prefill=True)
         hidden: Tensor = self.base_model(input_ids=input_ids, use_cache=False, **layout).last_hidden_state
         return hidden
 
     def hidden_of_trees(self, trees: TokenTrees) -> Tensor:
-        """States [R, L, D] of trees of tokens, the values of their sequences one by one."""
+        """Returns states [R, L, D] of trees of tokens, with the same values as for their sequences one by one."""
         with reading_trees(self._alibi(), trees.places):
             return self.hidden(trees.tokens, **self._layout(trees.sees, trees.places))
 
@@ -64,7 +65,7 @@ class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has
         sees = sees[:, None]  # the same for every head
         if self._alibi():  # places are a bias of the attention (see there)
             return {"attention_mask": ~sees}
-        if self.config._attn_implementation != "sdpa":  # others add their mask to the scores
+        if self.config._attn_implementation != "sdpa":  # other models add their mask to the scores
             least = torch.finfo(self.dtype).min
             sees = torch.zeros(sees.shape, dtype=self.dtype, device=sees.device).masked_fill(~sees, least)
         return {"attention_mask": sees, "position_ids": places}
@@ -83,27 +84,27 @@ class LanguageMixin(FlamingoLMMixin):  # type: ignore[misc]  # open_flamingo has
 class TrainableFlamingo(Flamingo):  # type: ignore[misc]
     """Flamingo whose vision tower has a gradient, and whose latents can be reused.
 
-    reads_trees: whether its language model is one of transformers' own, which take a mask and places of tokens; code
-    that comes with weights may not.
+    reads_trees: whether its language model belongs to transformers, whose models take a mask and places of tokens;
+    code that comes with weights may not.
     """
 
     reads_trees = False
 
     def latents(self, vision_x: Tensor) -> Tensor:
-        """Images [B, T_img, 1, C, H, W] -> perceiver latents [B, T_img, n, D]."""
+        """Converts images [B, T_img, 1, C, H, W] to perceiver latents [B, T_img, n, D]."""
         batch, media = vision_x.shape[:2]
         features = self.vision_encoder(vision_x.flatten(0, 2))[1]
         latents: Tensor = self.perceiver(features.view(batch, media, 1, *features.shape[1:]))
         return latents
 
     def read(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [B, L, V] of tokens that refer to these latents."""
+        """Returns logits [B, L, V] of tokens that refer to these latents."""
         with self._seeing(latents):
             logits: Tensor = self.lang_encoder(input_ids=tokens, use_cache=False).logits
         return logits
 
     def read_hidden(self, latents: Tensor, tokens: Tensor | TokenTrees) -> Tensor:
-        """Hidden states [B, L, D] of the same, or of trees of tokens where the model `reads_trees`."""
+        """Returns hidden states [B, L, D] of the same, or of trees of tokens where the model `reads_trees`."""
         language = self.lang_encoder
         with self._seeing(latents):
             hidden: Tensor = (
@@ -112,8 +113,8 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
         return hidden
 
     def blocks(self) -> Iterator[Any]:
-        """The modules that hidden states pass one after the other. Not whole Flamingo layers: what those see is taken
-        from them at the end of a forward pass."""
+        """Returns the modules that hidden states pass one after the other. These are not whole Flamingo layers, which
+        lose their inputs at the end of a forward pass."""
         if isinstance(self.vision_encoder, VisionTransformer):
             yield from self.vision_encoder.transformer.resblocks
         for layer in self.perceiver.layers:
@@ -122,7 +123,7 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
             yield from filter(None, (layer.gated_cross_attn_layer, layer.decoder_layer))
 
     def readers(self) -> list[Any]:
-        """The gated cross-attention blocks: one every so many layers of the language model."""
+        """Returns the gated cross-attention blocks: one every so many layers of the language model."""
         return [block for block in self.lang_encoder.gated_cross_attn_layers if block is not None]
 
     @contextmanager
@@ -134,7 +135,7 @@ class TrainableFlamingo(Flamingo):  # type: ignore[misc]
 
 
 class LatentDecoding:
-    """Token by token over latents [B, T_img, n, D], each serving `samples` rows, with key-value caches.
+    """Decodes token by token over latents [B, T_img, n, D], each serving `samples` rows, with key-value caches.
 
     The keys and values of the image are computed once per image, not once per row and token.
     """
@@ -144,7 +145,7 @@ class LatentDecoding:
         self._layers: Any = model.lang_encoder._get_decoder_layers()
         self._projections = [block.attn.to_kv for block in model.readers()]
         self._samples = samples
-        # Code that comes with weights has caches of its own.
+        # Code that comes with weights has other caches.
         self._cache: Any = AutocastCache() if model.reads_trees else None
         self._before: Tensor | None = None  # [R, 1] tokens of each row in the cache, where they are not equally many
         self._read(latents)
@@ -192,7 +193,7 @@ class LatentDecoding:
             self._cache.keep_columns(int(self._before.max()))
 
     def close(self) -> None:
-        """Leaves no state of this decoding in the model."""
+        """Removes the state of this decoding from the model."""
         for projection in self._projections:
             projection.memo = None
         self._language.clear_conditioned_layers()
@@ -213,7 +214,7 @@ class LatentDecoding:
 
 
 class MemoLinear(nn.Linear):
-    """A linear map that returns `memo` in place of its result while that is set."""
+    """A linear layer that returns `memo` instead of its result while `memo` is set."""
 
     memo: Tensor | None = None
 
@@ -223,7 +224,8 @@ class MemoLinear(nn.Linear):
 
 @dataclass(frozen=True, slots=True)
 class ReaderSizes:
-    """Sizes of what reads the image: the perceiver and the gated cross-attention; `width` is one head's."""
+    """Sizes of the parts that read the image: the perceiver and the gated cross-attention; `width` is that of one
+    head."""
 
     depth: int
     latents: int
@@ -236,7 +238,7 @@ class ReaderSizes:
 def assemble(
     vision: nn.Module, vision_width: int, language: nn.Module, layers: str, every: int, image: int, end: int
 ) -> TrainableFlamingo:
-    """A Flamingo whose cross-attention has upstream's sizes and stands before every `every`-th decoder layer.
+    """Makes a Flamingo whose cross-attention has upstream's sizes and precedes every `every`-th decoder layer.
 
     layers: the decoder layers as an attribute of the language model. image, end: the ids of these tokens.
     """
@@ -260,7 +262,7 @@ def assemble(
 
 
 def resize(model: TrainableFlamingo, sizes: ReaderSizes) -> None:
-    """Upstream's constructor has no arguments for these sizes: the modules are made again."""
+    """Makes the modules again with these sizes, for which upstream's constructor has no arguments."""
     heads = {"dim_head": sizes.width, "heads": sizes.heads}
     model.perceiver = PerceiverResampler(dim=model.vis_dim, depth=sizes.depth, num_latents=sizes.latents, **heads)
     for block in model.readers():

@@ -1,6 +1,6 @@
-"""Rows that a vocabulary gets for new tokens, kept apart from those that it had: they can be trained alone.
+"""Adds rows for new tokens to a vocabulary as separate parameters, so that they can be trained alone.
 
-Masking the gradient would not do: weight decay moves rows without a gradient too.
+Masking the gradient would not suffice, as weight decay moves rows without a gradient too.
 
 Shape legend: N rows that were there   M new rows   D width
 """
@@ -30,19 +30,19 @@ class Rows(nn.Module):
 
     @torch.no_grad()
     def start(self) -> None:
-        """Lets the added rows begin anew, from what is kept now."""
+        """Initialises the added rows again, from the present `kept` rows."""
         old, first = self.kept.detach(), len(self.added) - self._locations
         self.added[:first] = old.mean(0)
         self.added[first:] = location_curve(old, self._locations)
 
     @property
     def weight(self) -> Tensor:
-        """[N + M, D]: a copy, differentiable."""
+        """Returns [N + M, D], a differentiable copy."""
         return torch.cat([self.kept, self.added])
 
 
 class GrownEmbedding(nn.Module):
-    """An input embedding of these rows. Nothing of the size of the vocabulary is copied."""
+    """An input embedding of these rows, which copies nothing of the size of the vocabulary."""
 
     def __init__(self, rows: Rows) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class GrownHead(nn.Module):
 
 
 def grow(language: Any, count: int, size: int, locations: int = 0) -> None:
-    """Gives a language model `size` rows: the first `count` are its own, the rest are new, the last `locations` of them
-    for locations in their order. Embeddings that are tied stay tied. ConfigError where it has fewer than `count`, or a
-    bias on its output."""
+    """Extends a language model to `size` rows: the first `count` are its present ones, the others are new, the last
+    `locations` of them for locations in their order. Tied embeddings stay tied. ConfigError where it has fewer than
+    `count` rows, or a bias on its output."""
     source, target = language.get_input_embeddings(), language.get_output_embeddings()
     if len(source.weight) < count:
         raise ConfigError(f"tokenizer: it has {count} entries, the language model only {len(source.weight)} rows")

@@ -1,5 +1,5 @@
-"""OpenFlamingo (Awadalla et al., 2023; arXiv 2308.01390) as it was published: over a language model of transformers
-with its tokenizer, which gets location tokens, and a vision tower of open_clip or timm.
+"""Adapts OpenFlamingo (Awadalla et al., 2023; arXiv 2308.01390) as it was published: over a language model of
+transformers with its tokenizer, which gets location tokens, and a vision tower of open_clip or timm.
 
 Upstream's factory is not used: it passes `trust_remote_code=True`.
 """
@@ -39,11 +39,11 @@ CARDS: list[dict[str, object]] = [
 ]
 TOY_READING = ReaderSizes(depth=1, latents=16, heads=4, width=16, gate=1.0)
 PROMPT = f"{IMAGE}Output:"
-"""As upstream asks for a caption."""
+"""The prompt with which upstream asks for a caption."""
 ASKING = f"{IMAGE}Detect {NAMES}. Output:"
 LORA_RANK = 16
 ADDED = ".rows.added"
-"""How parameters of new tokens' rows end."""
+"""Suffixes of the parameters of new tokens' rows."""
 
 
 class OpenFlamingoHf(FlamingoAdapter):
@@ -129,7 +129,7 @@ class OpenFlamingoHf(FlamingoAdapter):
 
 
 def _add_upstream(tokenizer: Any) -> tuple[int, int]:
-    """Adds the tokens that upstream adds, in its order; how many entries there were, and how many there are now."""
+    """Adds the tokens that upstream adds, in its order; returns the number of entries before and after."""
     before = _entries(tokenizer)
     tokenizer.add_tokens([END, IMAGE], special_tokens=True)
     if tokenizer.pad_token is None:
@@ -151,7 +151,7 @@ def _entries(tokenizer: Any) -> int:
 
 
 def _added(tokens: TokenizerTokens, original: int) -> list[str]:
-    """What identifies the vocabulary of saved weights."""
+    """Returns the entries that identify the vocabulary of saved weights."""
     return [f"{original} entries", *(tokens.decode_text([index]) for index in range(original, tokens.size))]
 
 
@@ -188,7 +188,7 @@ def _add_lora(language: Language) -> None:
 def _load_weights(
     model: TrainableFlamingo, language: Language, source: str, released: int, entries: Sequence[str]
 ) -> list[Path]:
-    """Reads what the setting `weights` names, and what that was fine-tuned from before it; the files, in that order.
+    """Reads the setting `weights`, after the weights that it was fine-tuned from; returns the files, in that order.
 
     released: entries of the tokenizer with upstream's tokens. entries: what identifies the vocabulary.
     """
@@ -213,6 +213,6 @@ def _load_weights(
 
 
 def _digests(language: Sequence[Path], vision: Path | None, weights: Sequence[Path]) -> dict[str, list[str]]:
-    """Of every file that weights were read from."""
+    """Computes the digest of every file that weights were read from."""
     files = {"language": language, "vision": [vision], "weights": weights}
     return {part: [checkpoint.sha256(file) for file in paths if file is not None] for part, paths in files.items()}

@@ -1,4 +1,4 @@
-"""Checkpoints as OpenFlamingo released them: the perceiver, the gated cross-attention and the embeddings.
+"""Reads checkpoints as OpenFlamingo released them: the perceiver, the gated cross-attention and the embeddings.
 
 They hold neither the vision tower nor the decoder, which were frozen. Files of training runs have the same below
 `model_state_dict`, with the prefix of data parallelism.
@@ -20,16 +20,16 @@ from model_zoo.flamingo.network import TrainableFlamingo
 from model_zoo.flamingo.new_embeddings import Rows
 
 FILE = "checkpoint.pt"
-"""What the released repositories call it."""
+"""File name in the released repositories."""
 READERS = ".gated_cross_attn_layer."
 
 
 def load(model: TrainableFlamingo, family: Architecture, path: Path, count: int) -> None:
     """Reads a released checkpoint into a model of the same sizes.
 
-    count: entries of the tokenizer with upstream's tokens, whose embedding rows the file has. An output embedding of
-    its own is read where the file has one: upstream neither trained nor always kept it. DataError names the first
-    mismatches.
+    count: entries of the tokenizer with upstream's tokens, whose embedding rows the file has. A separate output
+    embedding is read where the file has one: upstream did not train it, nor always store it. DataError names the
+    first mismatches.
     """
     tensors = read(path)
     places = _places(model, family)
@@ -49,14 +49,14 @@ def load(model: TrainableFlamingo, family: Architecture, path: Path, count: int)
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Its tensors, under their names in a released checkpoint. DataError if it is none."""
+    """Reads the tensors, under their names in a released checkpoint. DataError if it is invalid."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such weights file") from None
     except MemoryError:
         raise
-    except Exception as error:  # the unpickler raises whatever its input leads it to
+    except Exception as error:  # the unpickler may raise any error on invalid input
         raise DataError(f"{path}: expected a checkpoint that torch.save wrote, got: {first_line(error)}") from None
     inner = content.get("model_state_dict", content) if isinstance(content, dict) else None
     if not isinstance(inner, dict) or not all(isinstance(value, Tensor) for value in inner.values()):
@@ -65,7 +65,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _places(model: TrainableFlamingo, family: Architecture) -> dict[str, Tensor]:
-    """What a checkpoint must have besides embeddings, by its name there."""
+    """Returns the tensors that a checkpoint must have besides embeddings, by their names there."""
     layers = f"lang_encoder.{family.layers}."
     return {
         name: tensor
@@ -75,7 +75,8 @@ def _places(model: TrainableFlamingo, family: Architecture) -> dict[str, Tensor]
 
 
 def _rows(model: TrainableFlamingo, family: Architecture) -> dict[str, Rows]:
-    """The embeddings by their names in a checkpoint: the input first, then the output if it has rows of its own."""
+    """Returns the embeddings by their names in a checkpoint: the input first, then the output if it has separate
+    rows."""
     language = model.lang_encoder
     source, target = language.get_input_embeddings(), language.get_output_embeddings()
     name = next(name for name, module in language.named_modules() if module is source)
@@ -86,7 +87,7 @@ def _rows(model: TrainableFlamingo, family: Architecture) -> dict[str, Rows]:
 
 
 def _fill(rows: Rows, weight: Tensor) -> None:
-    """The first rows from a checkpoint; those below them (locations) begin anew from what it was trained on."""
+    """Sets the first rows from a checkpoint; those below them (locations) are initialised again from these."""
     count = len(rows.kept)
     rows.kept.copy_(weight[:count])
     rows.start()

@@ -1,10 +1,11 @@
-"""Language models of the sizes that OpenFlamingo was released with, with random weights: for measuring, offline.
+"""Builds language models of the sizes that OpenFlamingo was released with, with random weights, for measuring
+offline.
 
     random-3b   MPT-1B's layers    (OpenFlamingo-3B: cross-attention before every layer)
     random-4b   RedPajama-3B's     (OpenFlamingo-4B: before every second)
     random-9b   MPT-7B's           (OpenFlamingo-9B: before every fourth)
 
-`random-9b:4` has four of the layers, where memory asks for fewer.
+`random-9b:4` has only four of the layers, for less memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 RANDOM = "random-"
 CONTEXT = 2048
 ENTRIES = 50_277
-"""Of the tokenizer that all three share (GPT-NeoX's), which a toy's is filled up to."""
+"""Entries of the tokenizer that all three share (GPT-NeoX's); a toy's tokenizer is filled up to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ SIZES: dict[str, ReleasedSize] = {
 
 
 def released_size(source: str) -> ReleasedSize | None:
-    """The size that a setting `language` names, with as many layers as it says; None where it names none."""
+    """Returns the size that a setting `language` names, with its number of layers; None where it names none."""
     name, _, layers = source.removeprefix(RANDOM).partition(":")
     if not source.startswith(RANDOM) or name not in SIZES or not (layers.isdecimal() or not layers):
         return None
@@ -47,7 +48,7 @@ def released_size(source: str) -> ReleasedSize | None:
 
 
 def build_language(size: ReleasedSize, entries: int) -> Any:
-    """The model with random weights, for so many vocabulary entries."""
+    """Builds the model with random weights, for so many vocabulary entries."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MptConfig, MptForCausalLM  # late: torch
 
     common: dict[str, Any] = {"vocab_size": entries, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": None}

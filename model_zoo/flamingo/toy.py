@@ -1,4 +1,4 @@
-"""OpenFlamingo at toy size, with a vocabulary of its own: one token a name. Small weights are shipped.
+"""Adapts OpenFlamingo at toy size, with a vocabulary of one token per name. Small weights are shipped.
 
 With a tokenizer, as it was published, it is model_zoo.flamingo.published.
 """
@@ -74,7 +74,7 @@ class OpenFlamingo(FlamingoAdapter):
     places = staticmethod(checks.places)
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
-        """[B, 3, S, S] in [-1, 1]; the image is squeezed to a square, coordinates being normalised."""
+        """Returns [B, 3, S, S] in [-1, 1]; the image is squeezed to a square, as coordinates are normalised."""
         side = self.config.image_size
         squares = [images.read(example).resize((side, side), Image.Resampling.BILINEAR) for example in examples]
         return to_pixels(np.stack([np.asarray(square) for square in squares]))
@@ -90,7 +90,7 @@ class OpenFlamingo(FlamingoAdapter):
 
 
 def to_pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
+    """Converts uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
@@ -110,7 +110,7 @@ class ConvStem(nn.Sequential):
 
 
 def build(config: Config, tokens: NameVocabulary) -> TrainableFlamingo:
-    """A randomly initialised Flamingo, from torch's global generator."""
+    """Builds a randomly initialised Flamingo, from torch's global generator."""
     vision = VisionTransformer(
         image_size=config.image_size,
         patch_size=config.patch_size,

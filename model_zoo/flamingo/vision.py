@@ -1,4 +1,4 @@
-"""Vision towers for OpenFlamingo: those of open_clip, and any timm backbone."""
+"""Builds vision towers for OpenFlamingo: those of open_clip, and any timm backbone."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from model_zoo.settings.open_flamingo_hf import TOY_VISION as TOY
 from model_zoo.timm_tower import TimmTower
 
 STRIDE = 16
-"""Pixels from one token of a timm backbone to the next."""
+"""Pixels between neighbouring tokens of a timm backbone."""
 CLIP_FILE = "open_clip_model.safetensors"
-"""What open_clip's repositories call their weights."""
+"""File name of the weights in open_clip's repositories."""
 MEAN, STD = torch.tensor(open_clip.OPENAI_DATASET_MEAN), torch.tensor(open_clip.OPENAI_DATASET_STD)
 
 
 class Tower(nn.Module):
-    """What upstream expects of a vision tower: a pair of which the second are the tokens [B, n, C]."""
+    """A vision tower in upstream's form: it returns a pair whose second part are the tokens [B, n, C]."""
 
     def __init__(self, body: TimmTower) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Vision:
     file: Path | None
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
-        """[B, 3, S, S] as the tower's weights expect it; the image is squeezed to a square, not cropped as upstream
-        does it: nothing may fall out of sight, and coordinates are normalised."""
+        """Returns [B, 3, S, S] in the form of the tower's weights; the image is squeezed to a square instead of
+        cropped as upstream does, so that everything is visible; coordinates are normalised."""
         if isinstance(self.tower, Tower):
             return self.tower.body.pixels(examples)
         side = (self.side, self.side)
@@ -76,7 +76,7 @@ def problems(name: object) -> list[str]:
 
 
 def build(name: str, weights: str, image_size: int) -> Vision:
-    """The tower with its weights: "random", a safetensors file, or hub:OWNER/NAME@REVISION."""
+    """Builds the tower with its weights: "random", a safetensors file, or hub:OWNER/NAME@REVISION."""
     if name.startswith(TIMM):
         body = TimmTower(name.removeprefix(TIMM), image_size, STRIDE, weights)
         return Vision(Tower(body), body.width, image_size, body.file)
@@ -104,7 +104,7 @@ def _toy() -> nn.Module:
 
 
 def _clip_weights(file: Path) -> dict[str, Tensor]:
-    """The image half of a CLIP model: what begins with `visual.`, or everything if nothing does."""
+    """Returns the image half of a CLIP model: tensors whose names begin with `visual.`, or all if none does."""
     try:
         tensors = load_file(file)
     except FileNotFoundError:

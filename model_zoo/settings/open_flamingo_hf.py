@@ -15,7 +15,7 @@ from model_zoo.settings.sources import named_place
 from model_zoo.settings.sources import places_behind as places_behind
 
 VIT = "ViT-L-14-quickgelu"
-"""OpenAI's CLIP, as it was published: its activation is QuickGELU, which open_clip's plain ViT-L-14 has not."""
+"""OpenAI's CLIP as it was published, with the activation QuickGELU, which open_clip's plain ViT-L-14 lacks."""
 TOY_VISION, TIMM = "toy", "timm:"
 """A vision tower at toy size, and what begins the name of one of timm's."""
 DEFAULTS: dict[str, Any] = {
@@ -30,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "trust_remote_code": False,
 }
 TOY_DEFAULTS = {"vision": TOY_VISION, "bins": 65, "trains": "all"}
-"""With a toy as language model."""
+"""Defaults with a toy as language model."""
 TRAINS = ("all", "flamingo", "frozen_embeddings", "lora")
 MAX_BINS = 10_000
 ANYTHING = Setting("anything", lambda value: True)
@@ -69,7 +69,7 @@ def remote_code(settings: Mapping[str, Any]) -> str | None:
 
 
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Completes the settings; a toy has defaults of its own."""
+    """Completes the settings; a toy has other defaults."""
     full = {**DEFAULTS, **settings}
     return {**DEFAULTS, **(TOY_DEFAULTS if str(full["language"]).startswith(TOY) else {}), **settings}
 

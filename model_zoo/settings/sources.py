@@ -1,4 +1,4 @@
-"""Where weights come from, as settings name it: "random", a file, hub:OWNER/NAME@REVISION, or what detmodes has saved.
+"""Interprets settings for weights: "random", a file, hub:OWNER/NAME@REVISION, or weights saved by detmodes.
 
 Nothing is read or downloaded here.
 """
@@ -15,13 +15,13 @@ from harness.errors import DataError
 
 HUB = "hub:"
 CELL_WEIGHTS = "model.safetensors"
-"""What a finished cell calls its fine-tuned weights."""
+"""File name of the fine-tuned weights of a finished cell."""
 RANDOM = "random"
-"""What a setting for weights says where there are none."""
+"""Value of a setting for weights that means none are read."""
 
 
 def has_revision(source: str) -> bool:
-    """Says whether a source is no repository of the hub, or one with its name and a revision."""
+    """Tells whether a source is no repository of the hub, or one with its name and a revision."""
     return not source.startswith(HUB) or all(source.removeprefix(HUB).partition("@"))
 
 
@@ -41,15 +41,15 @@ def problems(key: str, source: object, otherwise: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """Weights that detmodes has written. settings: of the model that they are of, which says what it was built from
-    before; none are known of a file alone."""
+    """Weights that detmodes has written. settings: those of their model, which name what it was built from; None for
+    a single file."""
 
     file: Path
     settings: Mapping[str, Any]
 
 
 def find_saved(weights: str) -> SavedModel | None:
-    """Returns what a setting `weights` names if it is the folder of a finished cell or a safetensors file; None for
+    """Returns the weights that a setting names if it is the folder of a finished cell or a safetensors file; None for
     anything else. DataError where a cell's record cannot be read."""
     path = Path(weights)
     if path.suffix == ".safetensors":
@@ -65,11 +65,11 @@ def find_saved(weights: str) -> SavedModel | None:
 
 
 def named_place(setting: object) -> list[str]:
-    """Lists the place that a setting for weights names, if it does."""
+    """Lists the place that a setting for weights names, if any."""
     return [setting] if isinstance(setting, str) and setting != RANDOM else []
 
 
 def places_behind(place: str) -> list[str]:
-    """Lists what has to be read before the weights at a place: what the cell that they are of began with."""
+    """Lists what has to be read before the weights at a place: the weights that their cell began with."""
     saved = find_saved(place)
     return [] if saved is None else named_place(str(saved.settings.get("weights", RANDOM)))

@@ -20,7 +20,7 @@ DEFAULTS: dict[str, Any] = {
 }
 TRAINS = ("all", "decoder", "lora")
 UNLESS_GIVEN = ("image_size", "question")
-"""Settings that are the family's own where they are null."""
+"""Settings for which null means the value of the family."""
 SETTINGS = {
     "family": checks.named(FAMILY_NAMES),
     "weights": checks.text(

@@ -1,1 +1,1 @@
-"""The vision-language models of transformers behind one adapter."""
+"""Adapts the vision-language models of transformers."""

@@ -1,10 +1,10 @@
-"""The vision-language models of transformers behind one adapter; what a family needs is declared in
+"""Adapts the vision-language models of transformers; what differs between families is declared in
 model_zoo.vlm.families.
 
 A toy of every family is made from its configuration class, with random weights and a tokenizer trained on the names:
 nothing is downloaded. Real weights come from a local folder or from a pinned revision (see vlm_loading).
 
-Every picture is squeezed to a square, and logits are those of all places, the image's among them.
+Every picture is squeezed to a square, and logits include those at the positions of the image.
 
 Shape legend: B images   K samples   R rows   L tokens   S image side   V vocabulary
 """
@@ -133,8 +133,8 @@ class Vlm:
         return device
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
-        """[B, 3, S, S] float32 on the CPU, normalised as the family's own processor does; the image is squeezed to a
-        square."""
+        """Returns [B, 3, S, S] float32 on the CPU, normalised as in the family's processor; the image is squeezed to
+        a square."""
         sides = (self.side, self.side)
         squares = [images.read(example).resize(sides, Image.Resampling.BICUBIC) for example in examples]
         raw = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))  # [B, S, S, 3] uint8
@@ -142,7 +142,8 @@ class Vlm:
         return ((raw.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """[R, L, V]. One image may serve several rows: R must be a multiple of B. transformers wants one for each."""
+        """Returns logits [R, L, V]. One image may serve several rows: R must be a multiple of B; it is repeated for
+        transformers."""
         pixels = pixels.repeat_interleave(len(tokens) // len(pixels), dim=0)
         after = len(self.tokens.prompt) if self.family.answer is not None else self.prompt.start + self.prompt.images
         inputs = self.family.first(self.model, self.prompt, pixels, self._quiet(tokens, after))
@@ -169,19 +170,19 @@ class Vlm:
         return Steps(decoding.step, decoding.keep)
 
     def _quiet(self, tokens: Tensor, start: int) -> Tensor:
-        """An image token that a model emits holds no image: it is read as padding, as transformers refuses a text with
-        more of them than the images have. start: from here on there is no image in a row."""
+        """Replaces image tokens that a model emits by padding, as transformers refuses a text with more of them than
+        the images have. start: position after the image."""
         emitted = torch.arange(tokens.shape[1], device=tokens.device) >= start
         return tokens.masked_fill((tokens == self._image) & emitted, self.tokens.pad)
 
     @property
     def context_length(self) -> int | None:
-        """Places of the half that answers; a prompt's image counts in them where there is one decoder."""
+        """Returns the number of positions of the decoder; with a single decoder they include the prompt's image."""
         places: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return places
 
     def checkpoint_gradients(self) -> None:
-        name = "activation_checkpointing_enable"  # older versions of transformers have the other name alone
+        name = "activation_checkpointing_enable"  # older versions of transformers have only the other name
         enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
 
@@ -200,19 +201,20 @@ class Vlm:
         checkpoint.load(self.model, tensors, self._saved())
 
     def _saved(self) -> set[str] | None:
-        """What training may change: the rest is read from `weights` again. All of a toy, whose rest is random."""
+        """Returns the tensors that training may change: the others are read from `weights` again. For a toy, which is
+        random, all tensors."""
         if self.weights_digest is None:
             return None
         return {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def _entries(self) -> tuple[str, ...]:
-        """What identifies the vocabulary: its size, and the tokens of every name."""
+        """Returns entries that identify the vocabulary: its size, and the tokens of every name."""
         names = (f"{name} {' '.join(map(str, ids))}" for name, ids in self.codec.name_ids.items())
         return (str(self.tokens.size), *names)
 
 
 def _before(saved: SavedModel) -> str:
-    """The `weights` that a model was fine-tuned from. ConfigError if that was fine-tuned itself."""
+    """Returns the `weights` that a model was fine-tuned from. ConfigError if that model was fine-tuned itself."""
     weights = str(saved.settings.get("weights", "random"))
     if find_saved(weights) is not None:
         raise ConfigError(
@@ -244,8 +246,8 @@ class PromptReading:
 
 
 class PromptDecoding:
-    """Token by token with the model's own key-value cache. The prompt and its image are read once for each image of
-    pixels [B, 3, S, S], not once for each of `samples` rows."""
+    """Decodes token by token with the model's key-value cache. The prompt and its image are read once for each image
+    of pixels [B, 3, S, S], not once for each of `samples` rows."""
 
     def __init__(self, adapter: Vlm, pixels: Tensor, samples: int) -> None:
         self._adapter, self._pixels, self._samples = adapter, pixels, samples

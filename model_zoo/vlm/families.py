@@ -1,4 +1,4 @@
-"""Vision-language families of transformers by the name that a suite file gives them."""
+"""Lists the vision-language families of transformers by their names in a suite file."""
 
 from __future__ import annotations
 

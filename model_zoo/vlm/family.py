@@ -1,4 +1,4 @@
-"""What sets one vision-language family of transformers apart from another: prompt, pixels, coordinates, answer.
+"""Declares what differs between vision-language families of transformers: prompt, pixels, coordinates, answer.
 
 Every picture is squeezed to a square of the family's size (coordinates are of the whole picture, so boxes need no
 change), and all prompts are the same up to the end of the image: what depends on it is known beforehand.
@@ -21,7 +21,7 @@ from harness.sequence import Format, Space, TokenFormat, TokenizerTokens
 Inputs = dict[str, Any]
 """Keyword arguments of a model's forward pass."""
 ImageStates = Mapping[str, Tensor]
-"""What the first forward pass leaves of the images and later ones need, a row each."""
+"""The results of the first forward pass for the images that later passes need, a row each."""
 Colours = tuple[float, float, float]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -31,15 +31,15 @@ HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class ImagePrompt:
-    """The tokens that hold the image: before every answer, or what an encoder reads. `[start, start + images)` are the
-    image's. A prompt that names categories is another one after them."""
+    """The tokens that contain the image: before every answer, or in the input of an encoder. `[start, start +
+    images)` belong to the image. A prompt that names categories follows them."""
 
     ids: tuple[int, ...]
     start: int
     images: int
 
     def is_image(self, length: int, device: torch.device) -> Tensor:
-        """[length] bool."""
+        """Flags the tokens of the image, [length] bool."""
         places = torch.arange(length, device=device)
         return (places >= self.start) & (places < self.start + self.images)
 
@@ -65,7 +65,7 @@ def grow_plainly(model: Any, entries: int) -> None:
 
 @dataclass(frozen=True)
 class Family:
-    """One family's declaration.
+    """The declaration of one family.
 
     model_type    as its configuration calls it
     prompt        with {image} (all its tokens) and {question}
@@ -126,4 +126,4 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
 }
-"""Of both halves of a toy model."""
+"""Sizes of both halves of a toy model."""

@@ -30,8 +30,8 @@ from model_zoo.vlm.family import (
 
 @dataclass(frozen=True, slots=True)
 class CentreSpace:
-    """Bins of equal size, `x0, y0, x1, y1`: an edge is in bin floor(coordinate / side * bins), and is read as its
-    middle."""
+    """A space of bins of equal size, `x0, y0, x1, y1`: an edge is in bin floor(coordinate / side * bins), and is
+    restored as the middle of the bin."""
 
     bins: int
 
@@ -45,7 +45,7 @@ class CentreSpace:
         return tuple(min(max(place, 0), self.bins - 1) for place in places)
 
     def restore(self, numbers: Sequence[int], width: int, height: int) -> Box | None:
-        """None where its edges meet or are inverted."""
+        """Returns the box; None where its edges meet or are inverted."""
         x0, y0, x1, y1 = numbers
         if x1 <= x0 or y1 <= y0:
             return None
@@ -56,7 +56,7 @@ class CentreSpace:
         return width / self.bins, height / self.bins
 
     def following(self, numbers: Sequence[int]) -> range:
-        """A far edge starts one bin after its near edge, which leaves room for it."""
+        """Returns the bins that may follow: a far edge starts one bin after its near edge, which leaves room for it."""
         return range(numbers[-2] + 1, self.bins) if len(numbers) >= 2 else range(self.bins - 1)
 
 

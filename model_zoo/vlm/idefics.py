@@ -1,5 +1,5 @@
-"""Idefics (Laurençon et al., 2023; arXiv 2306.16527), the open Flamingo. It was not trained to detect: location tokens
-are added, and the answer has this project's own format."""
+"""Idefics (Laurençon et al., 2023; arXiv 2306.16527), the open Flamingo. It was not trained to detect: location
+tokens are added, and the answer has this project's format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from model_zoo.vlm.family import (
 
 
 def _idefics_sees(tokens: Tensor) -> Tensor:
-    """[R, L, 1]: every token sees the one image."""
+    """Returns [R, L, 1]: every token attends to the one image."""
     return torch.ones(*tokens.shape, 1, dtype=torch.long, device=tokens.device)
 
 
@@ -72,7 +72,7 @@ def _idefics_toy(tokens: TokenizerTokens, id_of: Callable[[str], int]) -> PreTra
 
 
 def _idefics_grow(model: Any, entries: int) -> None:
-    """Idefics has its added tokens in a table of their own: both become one, and new rows, nearly
+    """Extends the embeddings. Idefics has its added tokens in a separate table: both become one, and new rows, nearly
     all of which are locations, start on a curve around the mean."""
     pairs = ((model.model.embed_tokens, "additional_embedding"), (model.lm_head, "additional_fc"))
     for table, added in pairs:

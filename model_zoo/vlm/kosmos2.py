@@ -32,7 +32,7 @@ BETWEEN_BOXES = "</delimiter_of_multi_objects/>"
 
 
 def _kosmos_places(model: Any, tokens: Tensor, past: int) -> Tensor:
-    """[R, L]. Left alone, the model would not count a padding token that it emits itself."""
+    """Returns positions [R, L]; by default the model would not count a padding token that it emits itself."""
     before = int(model.config.text_config.pad_token_id) + 1 + past
     return (torch.arange(tokens.shape[1], device=tokens.device) + before).repeat(len(tokens), 1)
 
@@ -46,7 +46,7 @@ def _kosmos_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tenso
 
 
 def _kosmos_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, tokens: Tensor, past: int) -> Inputs:
-    """The image is in the cache, but the model insists on it."""
+    """Returns the arguments with the image, which the model requires although it is in the cache."""
     del prompt
     return {"input_ids": tokens, **image_states, "position_ids": _kosmos_places(model, tokens, past)}
 

@@ -1,6 +1,7 @@
-"""What a vision-language model is made of: weights and tokenizer from a folder or a pinned revision, or a toy of both.
+"""Loads the parts of a vision-language model: weights and tokenizer from a folder or a pinned revision, or a toy of
+both.
 
-Weights are read from safetensors files alone, and no code that comes with them is run.
+Weights are read only from safetensors files, and no code that comes with them is run.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ from model_zoo.vlm.families import FAMILIES
 from model_zoo.vlm.family import TOY_SIDE, Family, ImagePrompt
 
 DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""What is fetched from a repository: no file of it is unpickled or run."""
+"""Files that are downloaded from a repository: none of them is unpickled or run."""
 TOY_ENTRIES = 1200
-"""Of a toy's tokenizer, before the family's own tokens: 256 bytes, and what the names are merged into."""
+"""Entries of a toy's tokenizer, before the family's tokens: 256 bytes, and merges for the names."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
 LORA_RANK = 16
 
 
 def weights_folder(weights: str) -> Path | None:
-    """Where the weights lie on this machine, downloaded if need be; None for a toy. DataError if there are none."""
+    """Returns the folder of the weights on this machine, after downloading it if necessary; None for a toy. DataError
+    if there are none."""
     if weights == "random":
         return None
     if not weights.startswith(HUB):
@@ -61,12 +63,12 @@ def _from(folder: Path, maker: Any, **more: Any) -> Any:
 
 
 def tokenizer(folder: Path | None, names: Iterable[str]) -> Any:
-    """The folder's, or a toy that knows these names."""
+    """Returns the folder's tokenizer, or a toy for these names."""
     return toy_tokenizer(names) if folder is None else _from(folder, AutoTokenizer)
 
 
 def config(folder: Path | None, family: Family, tokenizer: Any) -> PreTrainedConfig:
-    """The folder's, or a toy's. ConfigError where the folder holds another family."""
+    """Returns the folder's configuration, or a toy's. ConfigError where the folder holds another family."""
     if folder is None:
         return family.toy(_tokens(tokenizer, family, ""), tokenizer.convert_tokens_to_ids)
     read: PreTrainedConfig = _from(folder, AutoConfig)
@@ -76,7 +78,7 @@ def config(folder: Path | None, family: Family, tokenizer: Any) -> PreTrainedCon
 
 
 def build(config: PreTrainedConfig, folder: Path | None, family: Family, entries: int) -> PreTrainedModel:
-    """The model in float32, with room for so many vocabulary entries; random weights from torch's generator."""
+    """Builds the model in float32, with room for so many vocabulary entries; random weights from torch's generator."""
     if folder is None:
         made: PreTrainedModel = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
         return made
@@ -87,15 +89,15 @@ def build(config: PreTrainedConfig, folder: Path | None, family: Family, entries
 
 
 def _rows(model: PreTrainedModel) -> int:
-    """Vocabulary entries that the model has room for."""
+    """Returns the number of vocabulary entries that the model has room for."""
     table: Any = model.get_input_embeddings()
     return len(table.weight) + getattr(table, "num_additional_embeddings", 0)
 
 
 def choose_trained(model: PreTrainedModel, family: Family, trains: str, new: bool) -> None:
-    """Lets the gradient into what `trains` says. ConfigError where peft is needed and missing.
+    """Enables gradients for the parameters of `trains`. ConfigError where peft is needed and missing.
 
-    new: the model has not learnt what its tokens mean; beside low-rank changes their embeddings are trained then.
+    new: the model has not learnt the meaning of its tokens, so their embeddings are trained beside low-rank changes.
     """
     embeddings: Any = model.get_input_embeddings()
     if trains == "lora":
@@ -107,7 +109,7 @@ def choose_trained(model: PreTrainedModel, family: Family, trains: str, new: boo
 
 
 def _add_lora(model: PreTrainedModel, family: Family) -> None:
-    """Low-rank changes of the attention outside the image encoder (Hu et al., ICLR 2022; arXiv 2106.09685)."""
+    """Adds low-rank changes to the attention outside the image encoder (Hu et al., ICLR 2022; arXiv 2106.09685)."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -121,13 +123,13 @@ def _add_lora(model: PreTrainedModel, family: Family) -> None:
 
 
 def digest(folder: Path) -> str:
-    """Of the folder's configuration and weights."""
+    """Computes the digest of the folder's configuration and weights."""
     parts = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     return " ".join(checkpoint.sha256(part) for part in parts)
 
 
 def image_side(config: Any, family: Family, asked: int | None, toy: bool) -> int:
-    """S. ConfigError where the model has another size, or a family needs a multiple of another number."""
+    """Returns S. ConfigError where the model has another size, or the family needs a multiple of another number."""
     fixed = getattr(config.vision_config, "image_size", None)
     if fixed is not None and asked not in (None, fixed):
         raise ConfigError(f"vlm.image_size: this model reads {fixed} pixels a side, got {asked}; leave it out")
@@ -153,7 +155,7 @@ def _tokens(tokenizer: Any, family: Family, prompt: str, asking: str = "") -> To
 def prompt(
     tokenizer: Any, family: Family, config: Any, side: int, question: str | None
 ) -> tuple[TokenizerTokens, ImagePrompt]:
-    """The family's tokens, whose prompt is what a decoder is given, and the prompt that holds the image."""
+    """Returns the family's tokens, whose prompt is the decoder's, and the prompt that contains the image."""
     count = family.image_tokens(config, side)
     if question is not None and family.image in question:
         raise ConfigError(f"vlm.question: expected text without {family.image}, got {question!r}")
@@ -167,13 +169,13 @@ def prompt(
         tokens = _tokens(tokenizer, family, family.answer)
     ids = tokens.encode_text(text)
     image = tokenizer.convert_tokens_to_ids(family.image)
-    # Where the token also opens the image, as in Kosmos-2, the image's own are the last.
+    # Where the token also opens the image, as in Kosmos-2, those of the image are the last.
     start = [place for place, token in enumerate(ids) if token == image][-count]
     return tokens, ImagePrompt(ids, start, count)
 
 
 def toy_tokenizer(names: Iterable[str]) -> PreTrainedTokenizerBase:
-    """BPE over bytes, trained on the names."""
+    """Trains a BPE tokenizer over bytes on the names."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

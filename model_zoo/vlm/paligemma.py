@@ -15,8 +15,8 @@ from model_zoo.vlm.family import HALF, HEADS, SIZES, TOY_SIDE, WIDTH, Family, Im
 
 
 def _paligemma_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Tensor) -> Inputs:
-    """Everything in the prompt sees the whole prompt; the answer sees what stands before. A prompt ends with a line
-    break, whatever it asks about."""
+    """Returns the arguments of a pass: all prompt tokens attend to the whole prompt, answer tokens to earlier ones.
+    Every prompt ends with a line break."""
     last = tokens == prompt.ids[-1]
     answer = last.cumsum(-1) - last.long() >= prompt.ids.count(prompt.ids[-1])
     return {**plain_first(model, prompt, pixels, tokens), "token_type_ids": answer.long()}

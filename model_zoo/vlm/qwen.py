@@ -30,8 +30,8 @@ from model_zoo.vlm.family import (
 
 
 def patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
-    """Images [B, 3, S, S] as rows of pixels, [B * (S / patch)^2, 3 * frames * patch^2]: patches that are merged stand
-    together, and a still picture is `frames` equal ones."""
+    """Converts images [B, 3, S, S] to rows of pixels, [B * (S / patch)^2, 3 * frames * patch^2]: patches that are
+    merged are neighbours, and a still picture is `frames` equal frames."""
     down, across = (side // (merge * patch) for side in pixels.shape[2:])
     pieces = pixels.reshape(len(pixels), 3, down, merge, patch, across, merge, patch)
     pieces = pieces.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [B, down, across, merge, merge, 3, patch, patch]
@@ -39,8 +39,8 @@ def patches(pixels: Tensor, patch: int, merge: int, frames: int) -> Tensor:
 
 
 def rope_places(prompt: ImagePrompt, length: int, device: torch.device) -> Tensor:
-    """Places [3, length] in time, down and across. The image is a square at one time; after it, text goes on from its
-    far corner."""
+    """Returns positions [3, length] in time, down and across. The image is a square at one time; the text after it
+    continues from its far corner."""
     side = math.isqrt(prompt.images)
     places = torch.arange(length, device=device)
     piece = places - prompt.start
@@ -112,7 +112,7 @@ QWEN2_5_VL = Family(
 
 
 def _merged(config: Any) -> int:
-    """Pixels of a side of what becomes one token."""
+    """Returns the side in pixels of the patch that becomes one token."""
     return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
 
 
