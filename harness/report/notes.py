@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.metrics.stats import LEVEL, REPLICATES
 from harness.report.chains import collapses
-from harness.report.grids import UNDEFINED
+from harness.report.grids.grid import UNDEFINED
 from harness.report.results import Results, once
 from harness.report.rows import table
 

@@ -19,7 +19,7 @@ import numpy as np
 from harness.errors import ConfigError, unknown
 from harness.metrics.power import Outlook, VarianceComponents, foresee, variance_components
 from harness.metrics.stats import LEVEL, Interval, interval
-from harness.report.grids import UNDEFINED, Grid, GridCell, format_interval, number
+from harness.report.grids.grid import UNDEFINED, Grid, GridCell, format_interval, number
 from harness.report.results import Results
 from harness.report.rows import sources
 from harness.report.verdicts import StatedTest, stated_tests

@@ -20,8 +20,8 @@ from harness.records import Record
 from harness.records.tuning import TRIALS, TUNING, TunedRow, TuningRecord
 from harness.run import runner
 from harness.run.context import Context
+from harness.suite.candidates import Tune
 from harness.suite.schema import NamedObjective, SampleSettings, Suite
-from harness.suite.tune import Tune
 from harness.system import files, ranks
 from harness.types import Detection, Evaluation, Example
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from harness import objectives, registry
 from harness.errors import unknown
 from harness.metrics.catalogue import about_boxes, figure_names, gain_names
+from harness.suite.candidates import Tune
 from harness.suite.cells import chains, rows
 from harness.suite.schema import (
     EarlyStop,
@@ -23,7 +24,6 @@ from harness.suite.schema import (
 from harness.suite.stage_base import StageSettings
 from harness.suite.stage_settings import STAGES, Prefilter
 from harness.suite.train_settings import AdamSettings, Group, MaxObjects, Probe, Train
-from harness.suite.tune import Tune
 
 HOMES: dict[str, type[BaseModel]] = {"train": Train, "sample": SampleSettings, "prompt": Prompt}
 """Parts of a suite whose keys are easily written one level too far out."""

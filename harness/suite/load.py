@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from harness import registry
 from harness.errors import ConfigError, unknown
+from harness.suite.candidates import expand_sweep
 from harness.suite.checks import content_problems, follows_from_another, reference_problems, schema_problem
 from harness.suite.permissions import NOTHING, Permissions, permit_suite
 from harness.suite.schema import Suite
@@ -122,8 +123,12 @@ def parse(content: object, where: str, permissions: Permissions | None = NOTHING
     """Validates the content of a suite file: schema, names, settings, references between them, and permissions."""
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: expected a mapping with the keys {', '.join(Suite.model_fields)}")
-    problems = []
+    problems: list[str] = []
     suite = None
+    try:
+        content = expand_sweep(content)
+    except ConfigError as error:
+        problems += error.problems
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.sequence import Task
+from harness.suite.candidates import Sweep, SweptRow, Tune, Value, check_sweep, swept_rows
 from harness.suite.stage_settings import Then
 from harness.suite.train_settings import Positive, Train
-from harness.suite.tune import Tune
 from harness.system.files import PLAIN_NAME
 from harness.system.strict import StrictModel
 
@@ -234,6 +234,10 @@ class Suite(StrictModel):
     """What a cell gets of a Ray cluster."""
     tune: Tune | None = None
     """Candidates of learning rates, of which every objective gets its best one."""
+    sweep: Mapping[str, tuple[Value, ...]] = {}
+    """Several values of settings of training or of objectives, e.g. {lr: [1.0e-4, 3.0e-4], weight: [1, 5]}: each row
+    becomes one for each combination of those that it has, with the values in its label (`ce-lr0.0001`). LABEL.SETTING
+    is for the row of this label alone. A table shows them by value."""
     early_stops: tuple[EarlyStop, ...] = ()
     """Rows at the AP of other rows."""
     resampled: tuple[Resampled, ...] = ()
@@ -251,6 +255,16 @@ class Suite(StrictModel):
         if len(set(seeds)) != len(seeds):
             raise ValueError(f"expected distinct seeds, got {list(seeds)}")
         return seeds
+
+    @field_validator("sweep")
+    @classmethod
+    def _different_values(cls, sweep: Sweep) -> Sweep:
+        return check_sweep(sweep)
+
+    @property
+    def swept(self) -> list[SweptRow]:
+        """The rows that `sweep` has made, in order."""
+        return swept_rows(self.sweep, [(row.label, row.train, row.settings) for row in self.objectives])
 
     def train_of(self, model: NamedModel, objective: NamedObjective | None = None) -> Train:
         """How a row is trained, or may be: the suite's `train`, but for what the model's own says, and the objective's.

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.metrics.stats import interval
-from harness.report.grids import grids
+from harness.report.grids.tables import grids
 from harness.report.power import power_grids, prospects, run_sizes, with_hypotheses
 from harness.report.renderers.text import markdown
 from harness.report.results import Key, Results, load

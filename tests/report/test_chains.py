@@ -10,7 +10,8 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.metrics.stats import interval
-from harness.report import chains, grids, notes, rows, verdicts
+from harness.report import chains, notes, rows, verdicts
+from harness.report.grids.tables import grids
 from harness.report.renderers.text import to_csv, to_markdown
 from harness.report.results import Results, load
 from tests.support import fake_cells, small
@@ -119,7 +120,7 @@ def test_seconds_are_those_of_the_stage(results: Results) -> None:
 
 
 def test_what_stages_lead_to_and_what_they_take_side_by_side(results: Results) -> None:
-    (grid,) = (grid for grid in grids.grids(results) if grid.title == "Stages side by side")
+    (grid,) = (grid for grid in grids(results) if grid.title == "Stages side by side")
     known = ("AP", "hallucination rate", "recall", "name diversity", "coverage@4")
     assert grid.headings == ("row", "seeds", *known, "seconds per step", "peak memory (MiB)")
     assert [line[0].text for line in grid.rows][:3] == ["base", "ce", "sed"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.grids import Grid, GridCell
+from harness.report.grids.grid import Grid, GridCell
 from harness.report.renderers import latex
 from harness.report.renderers.text import category_grids, grids, load
 from harness.report.results import Results

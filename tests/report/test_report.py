@@ -24,8 +24,10 @@ from harness.metrics.catalogue import CATEGORY_COLUMNS, MEANINGS, diversity_colu
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval, bootstrap_weights, interval
 from harness.records import RECORD
-from harness.report import figures, grids, rows
+from harness.report import figures, rows
 from harness.report.equal_ap import equal_ap_rows
+from harness.report.grids import grid as grid_parts
+from harness.report.grids import tables
 from harness.report.renderers import text as report
 from harness.report.results import Key, Results
 from tests.support import fake_cells
@@ -409,8 +411,8 @@ def test_the_best_of_each_model_is_bold(tmp_path: Path, monkeypatch: pytest.Monk
         assert len({row.model for row in given}) == 1
         return {name: 2 for name in names if name == "AP50"}
 
-    monkeypatch.setattr(grids, "best", second)
-    grid = grids.figure_grid(made, "Detection", report.table(made), ("AP", "AP50"))
+    monkeypatch.setattr(tables, "best", second)
+    grid = tables.figure_grid(made, "Detection", report.table(made), ("AP", "AP50"))
     best = [(row[0].text, index) for row in grid.rows for index, cell in enumerate(row) if cell.best]
     assert best == [("toy: sed", 3), ("big: sed", 3)]
 
@@ -469,9 +471,9 @@ def test_tables_in_order(results: Results) -> None:
 
 def test_figures_that_no_row_has_are_left_out(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records of older code: no self-BLEU, no consensus, no cost."""
-    nothing = dict.fromkeys(OF_NEW_RECORDS, grids.NOTHING)
+    nothing = dict.fromkeys(OF_NEW_RECORDS, grid_parts.NOTHING)
     old = [replace(row, figures=row.figures | nothing) for row in report.table(results)]
-    monkeypatch.setattr(grids, "table", lambda _: old)
+    monkeypatch.setattr(tables, "table", lambda _: old)
     monkeypatch.setattr(results, "made", {})
     assert not {"Consensus of the K = 4 samples beside the greedy answer", "Cost of training"} & set(titles(results))
     (text,) = (grid for grid in report.grids(results) if grid.title.startswith("Text"))
@@ -544,8 +546,8 @@ def test_every_figure_has_a_definition_and_every_definition_a_figure() -> None:
 @given(numbers=st.integers(1, 40), words=st.integers(1, 4), columns=st.integers(1, 12))
 def test_splitting_a_table_keeps_every_column_once(numbers: int, words: int, columns: int) -> None:
     headings = tuple(map(str, range(words + numbers)))
-    grid = grids.Grid("t", headings, (tuple(map(grids.GridCell, headings)),), words)
-    parts = list(grids.split(grid, columns))
+    grid = grid_parts.Grid("t", headings, (tuple(map(grid_parts.GridCell, headings)),), words)
+    parts = list(grid_parts.split(grid, columns))
     assert all(part.headings[:words] == headings[:words] for part in parts)
     assert sum((part.headings[words:] for part in parts), ()) == headings[words:]
     assert all(tuple(cell.text for cell in part.rows[0]) == part.headings for part in parts)

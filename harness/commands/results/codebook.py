@@ -24,7 +24,7 @@ from harness.metrics.diagnosis.codebook import KINDS, Kind, counts_by_category, 
 from harness.metrics.samples.matching import verify
 from harness.metrics.samples.mentions import Answers, Integers, Truth, truth_of
 from harness.protocols import Benchmark, LeavesOut
-from harness.report.grids import Grid, GridCell, number
+from harness.report.grids.grid import Grid, GridCell, number
 from harness.report.renderers.text import csv_text
 from harness.report.results import Key, Results, load
 from harness.suite.cells import select_cells

@@ -11,7 +11,8 @@ from html import escape
 
 from harness.metrics.catalogue import MEANINGS
 from harness.report import figures
-from harness.report.grids import HYPOTHESES, Grid, GridCell, category_grids, grids
+from harness.report.grids.grid import Grid, GridCell
+from harness.report.grids.tables import HYPOTHESES, category_grids, grids
 from harness.report.notes import caption, command
 from harness.report.results import Results
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from harness.report.grids import Grid, GridCell, category_grids, grids, split
+from harness.report.grids.grid import Grid, GridCell, split
+from harness.report.grids.tables import category_grids, grids
 from harness.report.notes import caption, command
 from harness.report.results import Results
 

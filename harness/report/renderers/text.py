@@ -17,7 +17,8 @@ from rich.text import Text
 from harness.metrics.catalogue import figure_names
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
-from harness.report.grids import NOTHING, UNDEFINED, Grid, GridCell, category_grids, format_interval, grids, split
+from harness.report.grids.grid import NOTHING, UNDEFINED, Grid, GridCell, format_interval, split
+from harness.report.grids.tables import category_grids, grids
 from harness.report.notes import caption
 from harness.report.results import Results, load
 from harness.report.rows import category_lines, gains, table

@@ -5,9 +5,8 @@ from harness.report.rows."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from harness.metrics.catalogue import (
     AP_COLUMNS,
@@ -23,9 +22,20 @@ from harness.metrics.catalogue import (
     heading,
 )
 from harness.metrics.samples.aggregate import REPORTABLE
-from harness.metrics.stats import Interval
 from harness.report.chains import foretold
 from harness.report.equal_ap import equal_ap_rows
+from harness.report.grids.grid import (
+    NOTHING,
+    UNDEFINED,
+    Grid,
+    GridCell,
+    figure_cell,
+    format_interval,
+    named_row,
+    number,
+    shown_seeds,
+)
+from harness.report.grids.sweeps import sweep_grids
 from harness.report.paths import COMPARABLE
 from harness.report.results import Results, once
 from harness.report.rows import (
@@ -42,33 +52,10 @@ from harness.report.verdicts import Finding, verdicts
 from harness.suite.cells import BASE, chains
 
 HYPOTHESES = "Hypotheses"
-UNDEFINED = "–"  # noqa: RUF001 (an en dash, as tables have it)
-NOTHING = Interval(math.nan, math.nan, math.nan, 0)
-
 DEPENDS_ON_SAMPLES = (
     "Self-BLEU, Vendi score and cluster coverage grow with K, distinct-1 and distinct-2 fall with it: compare them at "
     "the same K only."
 )
-
-
-class GridCell(NamedTuple):
-    """A cell: its text, the value it is sorted by (nan: by its text, or undefined), and whether it is the best of its
-    column."""
-
-    text: str
-    value: float = math.nan
-    best: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table; the first `words` columns are text, the others numbers. `note`: an explanation for the reader."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[GridCell, ...], ...]
-    words: int = 2
-    note: str = ""
 
 
 @once
@@ -97,6 +84,7 @@ def grids(results: Results) -> list[Grid]:
     if changes:
         made.append(figure_grid(results, f"Difference to {BASE}, paired", changes, names, signed=names))
     made += _equal_ap_grids(results, several)
+    made += sweep_grids(results, rows)
     if results.suite.hypotheses:
         made.append(_verdict_grid(verdicts(results), several))
     return made
@@ -114,37 +102,6 @@ def category_grids(results: Results, everything: bool = False) -> list[Grid]:
     return [replace(grid, note=note) for grid in made if grid.rows]
 
 
-def split(grid: Grid, columns: int) -> Iterator[Grid]:
-    """Splits a table into as few parts as hold at most `columns` columns of numbers each, of nearly equal width;
-    every part begins with the columns of words."""
-    numbers = len(grid.headings) - grid.words
-    parts = max(1, -(-numbers // columns))
-    for part in range(parts):
-        first, end = (grid.words + numbers * edge // parts for edge in (part, part + 1))
-        headings = grid.headings[: grid.words] + grid.headings[first:end]
-        rows = tuple(row[: grid.words] + row[first:end] for row in grid.rows)
-        title = grid.title if part == 0 else f"{grid.title} (continued)"
-        yield replace(grid, title=title, headings=headings, rows=rows)
-
-
-def number(value: float, signed: bool = False) -> str:
-    """Formats a number with three decimals, or with none and thousands separated from 1,000 on; nan: undefined."""
-    if math.isnan(value):
-        return UNDEFINED
-    digits = 0 if abs(value) >= 1000 else 3
-    rounded = round(value, digits) + 0.0  # no "-0.000"
-    return f"{rounded:{'+' if signed else ''},.{digits}f}"
-
-
-def format_interval(figure: Interval, signed: bool = False) -> str:
-    """Formats an interval as "0.412 ±0.021"."""
-    text = number(figure.estimate, signed)
-    if math.isnan(figure.high):
-        return text
-    half = (figure.high - figure.low) / 2
-    return f"{text} ±{half:,.0f}" if abs(figure.estimate) >= 1000 else f"{text} ±{half:.3f}"
-
-
 def figure_grid(
     results: Results,
     title: str,
@@ -159,9 +116,9 @@ def figure_grid(
     winners = _winners(results, rows, [name for name in names if name not in signed])
     body = tuple(
         (
-            GridCell(_named(row.title, row.model, several)),
-            GridCell(_seeds(row), len(row.seeds)),
-            *(_cell(row.figures.get(name, NOTHING), name in signed, (index, name) in winners) for name in names),
+            GridCell(named_row(row.title, row.model, several)),
+            GridCell(shown_seeds(row), len(row.seeds)),
+            *(figure_cell(row.figures.get(name, NOTHING), name in signed, (index, name) in winners) for name in names),
         )
         for index, row in enumerate(rows)
     )
@@ -220,9 +177,9 @@ def _temperature_grids(results: Results, several: bool) -> list[Grid]:
     names = list(lines[0].figures) if lines else []
     body = tuple(
         (
-            GridCell(_named(line.label, line.model, several)),
+            GridCell(named_row(line.label, line.model, several)),
             GridCell(f"{line.temperature:g}", line.temperature),
-            *(_cell(line.figures[name]) for name in names),
+            *(figure_cell(line.figures[name]) for name in names),
         )
         for line in lines
     )
@@ -231,11 +188,11 @@ def _temperature_grids(results: Results, several: bool) -> list[Grid]:
 
 def _category_grid(results: Results, lines: Sequence[CategoryLine], name: str, least: int) -> Grid:
     several = len(results.suite.models) > 1
-    titles = (_named(line.title, line.model, several) for line in lines)
+    titles = (named_row(line.title, line.model, several) for line in lines)
     body = []
     for category in results.categories:
         images = max((line.support.get(category.id, 0) for line in lines), default=0)
-        cells = [_cell(line.figures.get(category.id, {}).get(name, NOTHING)) for line in lines]
+        cells = [figure_cell(line.figures.get(category.id, {}).get(name, NOTHING)) for line in lines]
         if images >= least and not all(math.isnan(cell.value) for cell in cells):
             words = (
                 GridCell(category.names[0]),
@@ -253,10 +210,10 @@ def _equal_ap_grids(results: Results, several: bool) -> list[Grid]:
     names = [name for name in lines[0].row.figures if name != "AP"]
     body = tuple(
         (
-            GridCell(_named(line.row.label, line.row.model, several)),
-            GridCell(_seeds(line.row), len(line.row.seeds)),
+            GridCell(named_row(line.row.label, line.row.model, several)),
+            GridCell(shown_seeds(line.row), len(line.row.seeds)),
             GridCell("yes" if line.comparable else "no"),
-            *(_cell(line.row.figures[name], signed=True) for name in ("AP", *names)),
+            *(figure_cell(line.row.figures[name], signed=True) for name in ("AP", *names)),
         )
         for line in lines
     )
@@ -289,7 +246,7 @@ def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[GridCe
     sign = ">" if stated.direction == "greater" else "<"
     at = " at equal AP" if stated.at == "equal_AP" else ""
     difference = f"{stated.metric}: {stated.a} - {stated.b}{at} {sign} {stated.margin:g}"
-    title = stated.id if finding.model is None else _named(stated.id, finding.model, several)
+    title = stated.id if finding.model is None else named_row(stated.id, finding.model, several)
     words = (GridCell(title), GridCell(stated.claim), GridCell(difference))
     gap = [GridCell("" if finding.gap is None else format_interval(finding.gap, signed=True))] if matched else []
     if verdict is None:
@@ -314,25 +271,3 @@ def _winners(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) 
         chosen = best(results, [rows[index] for index in positions], names)
         winners |= {(positions[index], name) for name, index in chosen.items()}
     return winners
-
-
-def _cell(figure: Interval, signed: bool = False, best: bool = False) -> GridCell:
-    return GridCell(format_interval(figure, signed), figure.estimate, best)
-
-
-def _named(label: str, model: str, several: bool) -> str:
-    return f"{model}: {label}" if several and label != model else label
-
-
-def _seeds(row: ReportRow) -> str:
-    """Formats the number of seeds as "2" or "1 of 2 (failed: 1)": an incomplete mean must not look like a complete
-    one."""
-    total = len(row.source.cells)
-    if len(row.seeds) == total:
-        return str(total)
-    why = [
-        f"{word}: {', '.join(map(str, seeds))}"
-        for word, seeds in (("failed", row.failed), ("missing", row.missing))
-        if seeds
-    ]
-    return f"{len(row.seeds)} of {total} ({'; '.join(why)})"
