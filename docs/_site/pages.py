@@ -128,7 +128,7 @@ def overview() -> str:
         equal = next((rows for title, rows in parts.items() if "at equal AP" in title), [])
         at_equal_ap = {row["row"]: row for row in equal}
         for row in diversity:
-            if row["row"].startswith("oracle-"):
+            if row["row"].startswith("oracle-") or row["row"].endswith(" after sft"):
                 continue
             name, other = row["row"], at_equal_ap.get(row["row"], {})
             cells = [
