@@ -155,10 +155,12 @@ def _hypothesis_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
         expected = unknown("objective label", row_b, trained)
         problems.append(f"at: {hypothesis.at}: b has a path along training: {expected}")
     metrics, gained = figure_names(suite.sample.samples), gain_names(suite.sample.samples)
-    if hypothesis.metric in gained and not {row_a, row_b} <= chained:
+    if {row_a, row_b} <= chained:
+        metrics += gained
+    elif hypothesis.metric in gained:
         both = f"{hypothesis.a}, {hypothesis.b}"
         return [*problems, f"{hypothesis.metric}: expected two rows with then, got {both}"]
-    if hypothesis.metric not in [*metrics, *gained]:
+    if hypothesis.metric not in metrics:
         problems.append(unknown("metric", hypothesis.metric, metrics))
     return problems
 
