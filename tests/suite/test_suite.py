@@ -87,7 +87,7 @@ def test_bare_names_and_labels() -> None:
 
 def test_several_mistakes_are_reported_at_once() -> None:
     changes: dict[str, Any] = {
-        "sede": "7",
+        "seds": "7",
         "benchmark": {"name": "shapes", "domain": "dark", "train_image": 3},
         "models": ["open_flamingoo"],
         "objectives": ["cee", {"name": "sed_sft", "mask": "live"}],
@@ -98,7 +98,7 @@ def test_several_mistakes_are_reported_at_once() -> None:
     found = problems(changes)
     text = "\n".join(found)
     for expected in (
-        "unknown key 'sede', did you mean 'seeds'",
+        "unknown key 'seds', did you mean 'seeds'",
         "shapes.domain: expected plain or cluttered, got 'dark'",
         "shapes: unknown setting 'train_image', did you mean 'train_images'",
         "unknown model 'open_flamingoo', did you mean 'open_flamingo'",
