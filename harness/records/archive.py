@@ -16,6 +16,7 @@ rows here, and AP is compared with the record. Columns of CONTINUOUS are stored 
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,12 +30,13 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from harness.errors import DataError
+from harness.records.layout import ARCHIVE
 from harness.records.record import Record
 from harness.records.tables import COUNTS, PER_IMAGE
-from harness.system.files import read_json, sha256, write_json
+from harness.system.files import PLAIN_NAME, read_json, sha256, write_json
 from harness.system.strict import StrictModel, first_problem
 
-FOLDER = "archive"
+FOLDER = ARCHIVE
 RECORDS, DIGESTS = "records.jsonl.gz", "files.json"
 PRECISION = 2.0**-30
 """Nine decimals: a mean over images changes by less than the sixth decimal that tables show, at 60% of the size."""
@@ -205,6 +207,8 @@ def open_archive(folder: Path) -> Archive | None:
     if not place.is_dir():
         return None
     digests = read_json(place / DIGESTS)
+    if not isinstance(digests, dict) or not all(re.fullmatch(PLAIN_NAME, name) for name in digests):
+        raise DataError(f"{place / DIGESTS}: expected the digests of files beside it")
     for name, digest in digests.items():
         if not (place / name).is_file() or sha256(place / name) != digest:
             raise DataError(f"{place / name}: missing, or not the file that {DIGESTS} describes")

@@ -20,11 +20,12 @@ from pydantic import Field, ValidationError
 
 from harness.errors import DataError
 from harness.images import read_rgb
+from harness.records.layout import GALLERY
 from harness.system.files import replacing, write_text
 from harness.system.strict import StrictModel, first_problem
 from harness.types import Box, Category, Example
 
-FOLDER = "gallery"
+FOLDER = GALLERY
 INDEX = "index.json"
 PICTURES = 6
 SIDE = 320

@@ -15,7 +15,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from harness.errors import DataError
 
 SUITE = "suite.json"
 DIGESTS = "cells.json"
@@ -25,6 +28,11 @@ PROGRESS = "progress"
 PROFILE = "profile"
 TRACKERS = "trackers"
 ESTIMATES = "estimates"
+GALLERY = "gallery"
+ARCHIVE = "archive"
+TUNING = "tuning.json"
+TRIALS = "tuning"
+"""The output folder of the trials, in that of the run."""
 RESUME = "resume"
 ERROR = "error.txt"
 """The traceback of a failed cell, in its folder."""
@@ -43,3 +51,34 @@ def beside(cell: Path, what: str, suffix: str = "") -> Path:
 def work(cell: Path) -> Path:
     """Returns the folder of the cell while it is computed."""
     return cell.with_name(f".{cell.name}")
+
+
+WITHIN = (CELLS, GALLERY, ARCHIVE, ESTIMATES)
+"""Folders whose content is read, published and sent."""
+NAMES = (SUITE, DIGESTS, TUNING, *WITHIN, LOCKS, PROGRESS, PROFILE, TRACKERS, TRIALS)
+
+
+def require_no_links(output: Path, work: bool = False) -> None:
+    """DataError where the output folder of a run holds a link, which may lead anywhere: what is published or sent would
+    then be a file of somebody else, and what is removed too. The folder itself may be one.
+
+    work: look into the folders of cells in progress as well.
+    """
+    links = [output / name for name in NAMES if (output / name).is_symlink()]
+    for name in WITHIN:
+        for place, folders, names in os.walk(output / name):  # goes into no link
+            folders[:] = [folder for folder in folders if work or not folder.startswith(".")]
+            links += [path for path in map(Path(place).joinpath, (*folders, *names)) if path.is_symlink()]
+            if links:
+                break
+    if links:
+        raise DataError(
+            f"{links[0]}: is a link, and what it leads to is not read as a part of the run; put that in its place "
+            f"(the whole of {output} may be a link)"
+        )
+
+
+def require_no_link(path: Path) -> None:
+    """DataError where a file of a cell is a link: it is none that a run has written."""
+    if path.is_symlink():
+        raise DataError(f"{path}: is a link, and what it leads to is not read as a part of the run")

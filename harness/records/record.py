@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from harness.errors import DataError
+from harness.records.layout import require_no_link
 from harness.system.files import PLAIN_NAME, sha256, write_text
 from harness.system.provenance.parts import PartInfo
 from harness.system.strict import StrictModel, first_problem
@@ -203,6 +204,7 @@ def record_time(folder: Path) -> float:
 def read_record(folder: Path) -> Record:
     """Reads the record of a cell's folder. Raises DataError (one line: file, field, expectation)."""
     path = folder / RECORD
+    require_no_link(path)
     try:
         record = Record.model_validate_json(path.read_text())
     except FileNotFoundError:
@@ -222,6 +224,7 @@ def verify_files(record: Record, folder: Path, names: Sequence[str]) -> None:
         path = folder / name
         if name not in record.files:
             raise DataError(f"{folder / RECORD}: files: expected {name}, got {sorted(record.files)}")
+        require_no_link(path)
         if not path.is_file() or sha256(path) != record.files[name]:
             raise DataError(f"{path}: missing, or not the file that {RECORD} describes")
 

@@ -11,12 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.errors import DataError
+from harness.records.layout import TUNING
 from harness.system.files import write_text
 from harness.system.strict import StrictModel, first_problem
-
-TUNING = "tuning.json"
-TRIALS = "tuning"
-"""The output folder of the trials, in that of the run."""
 
 
 class TunedRow(StrictModel):

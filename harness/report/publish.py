@@ -19,8 +19,7 @@ from pathlib import Path
 from harness import records
 from harness.errors import DataError
 from harness.records import archive, gallery
-from harness.records.layout import CELLS, DIGESTS, SUITE
-from harness.records.tuning import TUNING
+from harness.records.layout import CELLS, DIGESTS, SUITE, TUNING
 from harness.report.figures import TEXTS, available, draw, drawn
 from harness.report.figures.strips import shown_cells
 from harness.report.notes import code_text, command

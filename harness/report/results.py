@@ -272,6 +272,7 @@ def load(folder: Path, cache: Path | None = None) -> Results:
 
     cache: the folder for what is computed from large cells; by default beside them.
     """
+    layout.require_no_links(folder)
     suite, planned = listed(folder)
     store = open_store(folder)
     folders: dict[Key, Path] = {}

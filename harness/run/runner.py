@@ -142,6 +142,7 @@ def _run_all(context: Context, output: Path, only: str | None, since: float | No
 
 def announce(context: Context, output: Path, everything: list[Planned]) -> None:
     """Writes what the folder holds, for its readers."""
+    layout.require_no_links(output, work=True)
     (output / layout.CELLS).mkdir(parents=True, exist_ok=True)
     write_text(output / layout.SUITE, context.suite.model_dump_json(indent=1) + "\n")
     gallery.write_gallery(output, context.pictures, context.benchmark.categories)

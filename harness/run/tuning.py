@@ -17,7 +17,8 @@ from harness.errors import ConfigError
 from harness.metrics.detection.accumulate import Matches
 from harness.protocols import Benchmark
 from harness.records import Record
-from harness.records.tuning import TRIALS, TUNING, TunedRow, TuningRecord
+from harness.records.layout import TRIALS, TUNING
+from harness.records.tuning import TunedRow, TuningRecord
 from harness.run import runner
 from harness.run.context import Context
 from harness.suite.candidates import Tune

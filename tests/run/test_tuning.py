@@ -12,7 +12,8 @@ from harness import records
 from harness.commands.console import show_plan
 from harness.errors import ConfigError, DataError
 from harness.records import Record
-from harness.records.tuning import TRIALS, TUNING, TunedRow, TuningRecord, read_tuning
+from harness.records.layout import TRIALS, TUNING
+from harness.records.tuning import TunedRow, TuningRecord, read_tuning
 from harness.report.notes import caption
 from harness.report.publish import publish
 from harness.report.results import load

@@ -29,6 +29,7 @@ def find(folder: Path, weights: bool = False) -> list[Leftover]:
     """Lists everything that may be removed: work folders of cells that are finished or not in the suite, files and
     locks of dead processes; with `weights` the fine-tuned weights of finished cells too. Cells being computed are
     left out. DataError if the folder holds no run."""
+    layout.require_no_links(folder)
     cells = {item.folder.name: item for item in status.read(folder).cells}
     leftovers = [
         *_work_folders(folder, cells),

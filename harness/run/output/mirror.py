@@ -82,6 +82,8 @@ class Mirror:
     def bring(self) -> None:
         """Downloads everything that is complete at the URL and not finished here."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.url.startswith("file://"):
+            layout.require_no_links(Path(self._root))
         with self._reached():
             self._files.invalidate_cache()
             for name in (layout.SUITE, layout.DIGESTS):
@@ -119,6 +121,7 @@ class Mirror:
 
     def send(self) -> None:
         """Uploads what the URL lacks: suite and gallery, and every cell that is done."""
+        layout.require_no_links(self.folder)
         shown = sorted((self.folder / gallery.FOLDER).glob("[!.]*"))
         with self._reached():
             for path in (self.folder / layout.SUITE, self.folder / layout.DIGESTS, *shown):
