@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.inference.constraint import GrammarMasks
+from harness.inference.constraint import make_masks
 from harness.protocols import DrawSettings
 from harness.sequence import Codec
 from harness.types import Example, Sample
@@ -177,14 +177,15 @@ class _Rows:
         # What a row emits when it has ended goes into one more column.
         self._emitted = torch.full((rows, self._length + 1), codec.tokens.pad, device=device)
         self._scores = torch.zeros(rows, self._length + 1, device=device)
-        self._masks = GrammarMasks(codec, rows) if grammar else None
+        self._masks = make_masks(codec, rows, device) if grammar else None
         self._drawn = bool((temperatures > 0).any())
         self._entered = 0  # images
         self._active = torch.zeros(0, dtype=torch.long, device=device)  # [A]
         self._count = torch.zeros(0, dtype=torch.long, device=device)  # [A] tokens of each, as if none had ended
         self._unfinished = torch.zeros(0, dtype=torch.bool, device=device)  # [A]
         # Reading the chosen tokens makes the host wait for the device, so a GPU does it only now and then.
-        self._every = 1 if device.type == "cpu" or grammar else LOOK_EVERY
+        waits = device.type == "cpu" or (self._masks is not None and self._masks.waits)
+        self._every = 1 if waits else LOOK_EVERY
         self._since = 0  # tokens since the last look
         self._oldest = 0  # tokens of the row that the model has seen for longest
 
@@ -228,7 +229,7 @@ class _Rows:
     def choose(self, raw: Tensor) -> Tensor:
         """The next token [A] of each row, from raw logits [A, V]; padding where it has ended."""
         raw = raw.float()
-        logits = raw if self._masks is None else self._masks.apply(raw, self._active.tolist())
+        logits = raw if self._masks is None else self._masks.apply(raw, self._active)
         pad, active, unfinished = self._codec.tokens.pad, self._active, self._unfinished
         if self._drawn:
             numbers = self._noise[active, self._count.clamp(max=self._length - 1)]
@@ -241,9 +242,10 @@ class _Rows:
         self._scores[active, column] = raw.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         self._count = self._count + 1
         self._unfinished = unfinished & (chosen != self._codec.tokens.end) & (self._count < self._length)
-        if self._masks is not None:
-            left = self._unfinished
-            self._masks.advance(active[left].tolist(), chosen[left].tolist())
+        if self._masks is not None and self._masks.waits:
+            self._masks.advance(active[self._unfinished], chosen[self._unfinished])
+        elif self._masks is not None:  # rows that have ended too, whose masks do not matter: choosing rows waits
+            self._masks.advance(active, chosen)
         self._since, self._oldest = self._since + 1, self._oldest + 1
         return chosen
 
