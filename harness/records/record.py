@@ -23,7 +23,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
@@ -31,7 +31,7 @@ from harness.errors import DataError
 from harness.records.layout import require_no_link
 from harness.system.files import PLAIN_NAME, sha256, write_text
 from harness.system.provenance.parts import PartInfo
-from harness.system.strict import StrictModel, first_problem
+from harness.system.strict import DigestedModel, StrictModel, first_problem
 from harness.types import Frequency, Role
 
 FORMAT = 1
@@ -56,8 +56,10 @@ class CategoryInfo(StrictModel):
     """Number of training images that have the category; None in records of older code."""
 
 
-class CellInfo(StrictModel):
+class CellInfo(DigestedModel):
     """All resolved settings of a cell; the cell's digest is computed from them and the record's format."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"prompt", "pictures", "parts"})
 
     benchmark: dict[str, Any]
     model: dict[str, Any]
@@ -76,12 +78,8 @@ class CellInfo(StrictModel):
     """Parts that other packages bring, as "model mine" -> digest of their source (harness.system.provenance.parts)."""
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out fields that older code did not have where they are not used, so that the digests of its cells
-        stay the same."""
-        content: dict[str, Any] = serialise(self)
-        unused: dict[str, Any] = {"prompt": None, "pictures": {}, "parts": {}}
-        return {key: value for key, value in content.items() if key not in unused or value != unused[key]}
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self.without_unused(serialise(self))
 
 
 class EvaluationInfo(StrictModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from harness.suite.candidates import Sweep, SweptRow, Tune, Value, check_sweep, 
 from harness.suite.stage_settings import Then
 from harness.suite.train_settings import Positive, Train
 from harness.system.files import PLAIN_NAME
-from harness.system.strict import StrictModel
+from harness.system.strict import DigestedModel, StrictModel
 
 SCORES = ("category", "name", "sequence", "constant")
 
@@ -71,9 +71,11 @@ class NamedObjective(_Labelled):
     """The stage that follows fine-tuning in the same cell, e.g. {name: grpo, steps: 60}."""
 
 
-class SampleSettings(StrictModel):
+class SampleSettings(DigestedModel):
     """What is asked of a model when it is evaluated: the greedy answer, and samples. At each of `temperatures` the
     model of the last step is sampled too, with the same random numbers: curves of recall, precision, diversity."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     samples: Annotated[int, Field(ge=2, le=1000)] = 8
     """K, answers sampled for an image beside the greedy one."""
@@ -92,8 +94,8 @@ class SampleSettings(StrictModel):
 
     @property
     def described(self) -> dict[str, Any]:
-        """As a record has it, and as cells are told apart; like `Train.described` without what came later."""
-        return self.model_dump(mode="json", exclude={"precision"} if self.precision == "auto" else None)
+        """Returns the settings as they are in a record and in the digest of a cell."""
+        return self.without_unused(self.model_dump(mode="json"))
 
     @property
     def curve(self) -> tuple[float, ...]:
@@ -125,7 +127,7 @@ class Prompt(StrictModel):
 
     @property
     def described(self) -> dict[str, Any] | None:
-        """As a record has it; None for the open prompt, so that the cells of earlier code stay the same."""
+        """Returns the prompt as it is in a record; None for the open prompt, which the first records did not have."""
         return None if self.kind == "open" else self.model_dump(mode="json")
 
 

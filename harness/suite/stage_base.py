@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.errors import unknown
 from harness.metrics.samples.reward import REWARDS
-from harness.system.strict import StrictModel
+from harness.system.strict import DigestedModel
 
 Batching = Literal["shuffled", "grouped", "collision"]
 
@@ -30,7 +30,7 @@ class Amount(NamedTuple):
     trained: int
 
 
-class StageSettings(StrictModel):
+class StageSettings(DigestedModel):
     """What all stages have. Steps, those of `eval_at` too, are counted from the stage's start; its end is always
     evaluated. What is not said here is as in `train`, but for what ends with it: its batching, `groups`, `schedule` and
     `ema`. What a stage begins with is what fine-tuning left, with `ema` the mean of its weights."""
@@ -74,8 +74,9 @@ class StageSettings(StrictModel):
 
     @property
     def described(self) -> dict[str, Any]:
-        """As a record has it, and as cells are told apart. DataError where a file that is named cannot be read."""
-        return self.model_dump(mode="json")
+        """Returns the settings as they are in a record and in the digest of a cell. DataError where a file that they
+        name cannot be read."""
+        return self.without_unused(self.model_dump(mode="json"))
 
 
 class Sampling(StageSettings):

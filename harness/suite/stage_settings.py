@@ -44,6 +44,7 @@ class Grpo(Sampling):
     )
     source: ClassVar[str] = "Shao et al., 2024; arXiv 2402.03300; bounds apart: Yu et al., 2025; arXiv 2503.14476"
     per_step: ClassVar[str] = "images"
+    LATER: ClassVar[frozenset[str]] = frozenset({"prefilter"})
     name: Literal["grpo"]
     images: Positive = 16
     updates: Positive = 1
@@ -62,12 +63,6 @@ class Grpo(Sampling):
     @property
     def amount(self) -> Amount:
         return Amount(*[self.steps * self.images * self.samples] * 2)
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """As of any stage, without what came later where it is not used, so that the cells of earlier code stay the
-        same."""
-        return {key: value for key, value in super().described.items() if key != "prefilter" or value is not None}
 
 
 class Nsft(Sampling):

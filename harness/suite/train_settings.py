@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,7 @@ from harness.errors import unknown
 from harness.sequence import KINDS
 from harness.sequence.targets import PATTERN, members_per_image
 from harness.suite.stage_base import Batching
-from harness.system.strict import StrictModel
-
-LATER = (
-    *("ema", "epochs", "eval_images", "gradient_checkpointing", "groups", "loss_weights", "max_objects"),
-    *("micro_tokens", "optimizer", "precision", "schedule"),
-)
-"""Settings of `train` that the first records did not have."""
+from harness.system.strict import DigestedModel, StrictModel
 
 Positive = Annotated[int, Field(ge=1)]
 Schedule = Literal["constant", "cosine", "linear"]
@@ -93,8 +87,13 @@ class AdamSettings(StrictModel):
     """Added to the root of the mean square, which an update is divided by."""
 
 
-class Train(StrictModel):
+class Train(DigestedModel):
     """How fine-tuning goes. The last step is always evaluated."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"ema", "epochs", "eval_images", "gradient_checkpointing", "groups", "loss_weights", "max_objects"}
+        | {"micro_tokens", "optimizer", "precision", "schedule"}
+    )
 
     targets: Annotated[str, Field(pattern=PATTERN)] = "canonical"
     """Which right answers of an image are taught: canonical (reading order, first names), random (another order and
@@ -156,11 +155,9 @@ class Train(StrictModel):
 
     @property
     def described(self) -> dict[str, Any]:
-        """As a record has it, and as cells are told apart. What came later is left out where it is at its default, so
-        that the cells of earlier code stay the same."""
+        """Returns the settings as they are in a record and in the digest of a cell."""
         assert self.epochs is None, "expected a plan whose length is in steps (Suite.train_of)"
-        later = {name for name in LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude=later)
+        return self.without_unused(self.model_dump(mode="json"))
 
     @field_validator("loss_weights")
     @classmethod

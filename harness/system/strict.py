@@ -3,6 +3,8 @@ description of an error in such a file."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
@@ -10,6 +12,23 @@ class StrictModel(BaseModel):
     """A model that refuses fields outside of its schema and cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DigestedModel(StrictModel):
+    """A model whose content is part of a cell's digest, so that a new field must not change the digests of old cells.
+
+    LATER: fields that the first records did not have; they are left out where they have their default.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    def without_unused(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Drops from the model's dumped content the fields of LATER that have their default."""
+        fields = type(self).model_fields
+        unused = {
+            name for name in self.LATER if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return {name: value for name, value in content.items() if name not in unused}
 
 
 def first_problem(error: ValidationError) -> str:

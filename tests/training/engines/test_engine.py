@@ -22,7 +22,7 @@ from harness.errors import ConfigError
 from harness.protocols import Checkpointed
 from harness.records import CellInfo
 from harness.records.log import Log
-from harness.suite.train_settings import LATER, Train
+from harness.suite.train_settings import Train
 from harness.system import ranks
 from harness.training import checkpoints
 from harness.training.engines import sharding
@@ -461,7 +461,7 @@ def test_plans_without_later_settings_are_described_as_ever() -> None:
 )
 def test_later_settings_are_described_where_they_are_used(changed: dict[str, Any]) -> None:
     [name] = changed
-    assert name in LATER
+    assert name in Train.LATER
     described = Train.model_validate(changed).described
     assert described[name] == Train.model_validate(changed).model_dump(mode="json")[name]
     assert {key: value for key, value in described.items() if key != name} == KNOWN
