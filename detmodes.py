@@ -1,15 +1,50 @@
 """detmodes: what does a training objective cost a vision-language detector in AP, and how much mode collapse does it
 prevent?
 
-`python -m detmodes` is the command `detmodes`; `import detmodes` gives its version. Nothing heavy is imported before a
-command needs it.
+`python -m detmodes` is the command `detmodes`; `import detmodes` offers what stands in __all__ (docs/howto/python.md).
+Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness import __version__ as __version__
+    from harness.api.losses import TrainerLoss, loss, objective
+    from harness.api.runs import LoadedRun, load, run
+    from harness.api.scoring import evaluate, measure
+    from harness.errors import ConfigError, DataError, DetmodesError, ObjectiveError
+    from harness.types import TokenBatch
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DetmodesError",
+    "LoadedRun",
+    "ObjectiveError",
+    "TokenBatch",
+    "TrainerLoss",
+    "evaluate",
+    "load",
+    "loss",
+    "measure",
+    "objective",
+    "run",
+]
+HOMES = {
+    **dict.fromkeys(("ConfigError", "DataError", "DetmodesError", "ObjectiveError"), "harness.errors"),
+    **dict.fromkeys(("LoadedRun", "load", "run"), "harness.api.runs"),
+    **dict.fromkeys(("TrainerLoss", "loss", "objective"), "harness.api.losses"),
+    **dict.fromkeys(("evaluate", "measure"), "harness.api.scoring"),
+    "TokenBatch": "harness.types",
+    "__version__": "harness",
+}
+"""The module that each name is imported from when it is asked for."""
 
 ROOT = Path(__file__).resolve().parent
 """The folder that this file and the packages of detmodes are installed in."""
@@ -49,15 +84,26 @@ def _leave_working_directory() -> None:
         del sys.path[0]
 
 
-def __getattr__(name: str) -> object:
-    """Import what `import detmodes` offers when it is asked for."""
-    if name != "__version__":
-        raise AttributeError(f"module detmodes has no attribute {name}")
-    if foreign := foreign_packages():
-        raise ImportError("; ".join(foreign))
-    from harness import __version__
+if not TYPE_CHECKING:  # a type checker knows the names above, and no others
 
-    return __version__
+    def __getattr__(name: str) -> object:
+        """Import what `import detmodes` offers when it is asked for."""
+        if name not in HOMES:
+            raise AttributeError(f"module detmodes has no attribute {name}")
+        if foreign := foreign_packages():
+            raise ImportError("; ".join(foreign))
+        try:
+            home = import_module(HOMES[name])
+        except ModuleNotFoundError as error:
+            from harness.system.extras import explain_missing
+
+            raise ImportError(explain_missing(error) or str(error)) from error
+        return getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    """Name what is offered beside what is there, so that a prompt can complete it."""
+    return sorted({*globals(), *HOMES})
 
 
 if __name__ == "__main__":

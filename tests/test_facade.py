@@ -66,6 +66,20 @@ def test_another_package_that_wins_is_named_with_its_place(name: str, tmp_path: 
 
 
 def test_the_facade_imports_nothing_heavy() -> None:
-    program = "import sys, detmodes; print(detmodes.__version__, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    """Nor does naming what it offers. What computes nothing with models loads no torch when it is used either."""
+    program = (
+        "import sys, detmodes; names = [dir(detmodes), detmodes.__all__]; print('numpy' in sys.modules)\n"
+        "detmodes.evaluate, detmodes.measure, detmodes.load, detmodes.run, detmodes.TokenBatch\n"
+        "print('torch' in sys.modules, 'transformers' in sys.modules, detmodes.__version__)"
+    )
     done = start(ROOT, sys.executable, "-c", program)
-    assert done.stdout.split()[1:] == ["False", "False"]
+    assert done.stdout.split()[:3] == ["False", "False", "False"]
+
+
+def test_what_is_offered_is_there() -> None:
+    assert set(detmodes.__all__) | {"__version__"} == set(detmodes.HOMES)
+    assert set(detmodes.__all__) <= set(dir(detmodes))
+    for name in detmodes.HOMES:
+        assert getattr(detmodes, name) is not None
+    with pytest.raises(AttributeError, match="module detmodes has no attribute evaluates"):
+        detmodes.evaluates  # type: ignore[attr-defined]  # noqa: B018

@@ -34,6 +34,7 @@ ORDER: tuple[frozenset[str], ...] = (
     frozenset({"harness.evaluation", "harness.training", "harness.report"}),
     frozenset({"harness.run", "harness.conformance"}),
     frozenset({"harness.commands"}),
+    frozenset({"harness.api"}),
 )
 """A module imports from its own folder and from folders of earlier lines only. A new folder gets its place here."""
 
@@ -65,6 +66,7 @@ TORCH_FREE = (
         "harness.run.trackers",
     ),
     *("harness.commands.score", "harness.commands.results", "harness.commands.run.option_checks"),
+    *("harness.api.given", "harness.api.runs", "harness.api.scoring"),
     *("harness.commands.app", "harness.commands.console", "harness.commands.models.listing"),
     *("harness.commands.models.verbs", "harness.commands.run.verbs", "harness.commands.speed.verbs"),
     *("model_zoo.settings", "model_zoo.flamingo.architectures", "model_zoo.flamingo.released_sizes"),

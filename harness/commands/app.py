@@ -19,7 +19,7 @@ from harness.commands.run import verbs as run
 from harness.commands.score import verbs as score
 from harness.commands.speed import verbs as speed
 from harness.errors import ConfigError, DetmodesError
-from harness.system.extras import install_command
+from harness.system.extras import explain_missing
 from harness.system.interrupts import Deserted, Stopped
 from harness.system.terminal import shows, tell
 
@@ -85,10 +85,10 @@ def main() -> None:
             tell(str(stop))
         sys.exit(stop.exit_code)
     except ModuleNotFoundError as error:
-        command = install_command(error.name or "")
-        if command is None:
+        explained = explain_missing(error)
+        if explained is None:
             _admit(error)
-        _refuse(f"this needs {error.name}, which is not installed here: {command}")
+        _refuse(explained)
     except BrokenPipeError:
         _drop_output()
     except OSError as error:  # inside a cell it would be in that cell's record: this is about a path that was given

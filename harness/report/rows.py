@@ -112,6 +112,15 @@ def table(results: Results) -> list[ReportRow]:
     return [compare_rows(results, source, names) for source in sources(results)]
 
 
+def figure_lines(results: Results) -> Iterator[tuple[ReportRow, str]]:
+    """Yields every row with the name of each figure of the table, defined or not, followed by the gains of chains."""
+    names = figure_names(results.samples)
+    for row in table(results):
+        yield from ((row, name) for name in names)
+    for row in gains(results):
+        yield from ((row, name) for name in row.figures)
+
+
 @once
 def differences(results: Results) -> list[ReportRow]:
     """Makes rows of the diversity figures of every trained row minus the base's, paired by seed and image."""

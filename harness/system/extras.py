@@ -29,3 +29,9 @@ def install_command(package: str) -> str | None:
     if name in PARTS:
         return f"pip install 'detmodes[{PARTS[name]}]'"
     return ALONE.get(name)
+
+
+def explain_missing(error: ModuleNotFoundError) -> str | None:
+    """Returns what a user can do about an import that failed, in one line; None where the package is none of ours."""
+    command = install_command(error.name or "")
+    return None if command is None else f"this needs {error.name}, which is not installed here: {command}"

@@ -167,6 +167,26 @@ def test_what_needs_a_model_says_what_to_install(command: str, place: Path) -> N
     assert not (place / "new").exists()
 
 
+def test_python_says_what_to_install_too(place: Path) -> None:
+    program = """
+import detmodes
+assert detmodes.evaluate("truth.json", "detections.json", "coco")["metrics"]["AP"] == 1
+assert detmodes.measure("samples.jsonl", "truth.json", "coco")["temperatures"]
+assert len(detmodes.load("run").verdicts) == 3
+for use in (lambda: detmodes.loss("ce"), lambda: detmodes.run("quickstart", "new")):
+    try:
+        use()
+    except ImportError as error:
+        print(error)
+"""
+    path = os.pathsep.join((str(place / "without"), str(ROOT)))
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = (sys.executable, "-c", program)
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout) == ("", 2 * HINT.removeprefix("detmodes: "))
+    assert not (place / "new").exists()
+
+
 def test_parts_bring_what_the_setup_says() -> None:
     """Import names and the names of distributions differ in dashes, and for open_clip."""
     setup = configparser.ConfigParser()

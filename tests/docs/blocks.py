@@ -20,6 +20,7 @@ BLOCK = re.compile(r'^(?:<!-- (.*?) -->\n)?```(\w+)(?: title="(.*?)")?\n((?:.*\n
 MARKS = (
     "fails",
     "tried by .ci/run",
+    "tried by tests/api/test_docs.py",
     "excerpt",
     "not tried: needs a GPU",
     "not tried: needs a cluster",

@@ -14,14 +14,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.metrics.catalogue import figure_names
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
 from harness.report.grids.grid import NOTHING, UNDEFINED, Grid, GridCell, format_interval, split
 from harness.report.grids.tables import category_grids, grids
 from harness.report.notes import caption
 from harness.report.results import Results, load
-from harness.report.rows import category_lines, gains, table
+from harness.report.rows import category_lines, figure_lines, table
 from harness.report.verdicts import verdicts
 
 __all__ = [
@@ -65,14 +64,9 @@ def to_csv(results: Results) -> str:
     """Renders every figure in long format, one line per row and figure, followed by the gains of chains; undefined
     ones are empty."""
     lines: list[list[object]] = [["model", "row", "step", "figure", "estimate", "low", "high", "seeds"]]
-    names_of_table = figure_names(results.samples)
-    for row, names in [
-        *((row, names_of_table) for row in table(results)),
-        *((row, list(row.figures)) for row in gains(results)),
-    ]:
-        for name in names:
-            step = "" if row.step is None else row.step
-            lines.append([row.model, row.label, step, name, *_numbers(row.figures.get(name, NOTHING)), len(row.seeds)])
+    for row, name in figure_lines(results):
+        step = "" if row.step is None else row.step
+        lines.append([row.model, row.label, step, name, *_numbers(row.figures.get(name, NOTHING)), len(row.seeds)])
     return csv_text(lines)
 
 
