@@ -12,10 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 CACHE = next(field.name for field in fields(BaseModelOutputWithPast) if field.name in ("cache", "past_key_values"))
 """The name in the installed transformers, read from one of its declarations."""
+
+
+ROOM = 64
+"""Tokens that a cache has room for when it is copied."""
 
 
 def cache_of(output: Any) -> Any:
@@ -29,6 +34,10 @@ class AutocastCache(DynamicCache):
 
     Rows of several lengths end in the same column: the columns before a shorter row are not to be seen.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_class_to_replicate = RoomyLayer
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         device = key_states.device.type
@@ -51,6 +60,39 @@ class AutocastCache(DynamicCache):
         """The layers, each with keys and values [R, H, L, D]."""
         layers: Any = self.layers
         return [layer for layer in layers if layer.keys is not None]
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room for the tokens that come next: transformers' own copies all of them for each token."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._whole: tuple[Tensor, Tensor] | None = (
+            None  # with the room, of which `keys` and `values` are the beginning
+        )
+        self._filled: Tensor | None = None  # `keys` as they were left here: others have no room
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        before = self.get_seq_length()
+        if not before:
+            return super().update(key_states, value_states, *args, **kwargs)
+        after = before + key_states.shape[-2]
+        assert self.keys is not None
+        assert self.values is not None
+        if self._whole is None or self._filled is not self.keys or after > self._whole[0].shape[-2]:
+            self._whole = _with_room(self.keys, after + ROOM), _with_room(self.values, after + ROOM)
+        keys, values = self._whole
+        keys[:, :, before:after], values[:, :, before:after] = key_states, value_states
+        self.keys, self.values = keys[:, :, :after], values[:, :, :after]
+        self._filled = self.keys
+        return self.keys, self.values
+
+
+def _with_room(tensor: Tensor, columns: int) -> Tensor:
+    """[R, H, L, D] as the beginning of [R, H, columns, D]."""
+    whole = tensor.new_empty(*tensor.shape[:2], columns, tensor.shape[3])
+    whole[:, :, : tensor.shape[2]] = tensor
+    return whole
 
 
 def _joined(rows: Tensor, others: Tensor) -> Tensor:
