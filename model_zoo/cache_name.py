@@ -62,11 +62,11 @@ class AutocastCache(DynamicCache):
         return [layer for layer in layers if layer.keys is not None]
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its parent has a hook for subclasses
     """Keys and values with room for the tokens that come next: transformers' own copies all of them for each token."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._whole: tuple[Tensor, Tensor] | None = (
             None  # with the room, of which `keys` and `values` are the beginning
         )

@@ -46,7 +46,7 @@ def test_a_model_takes_it_back_without_a_warning() -> None:
 
 def test_room_for_more_tokens_changes_nothing_and_saves_the_copies() -> None:
     generator = torch.Generator().manual_seed(0)
-    roomy, plain = RoomyLayer(), DynamicLayer()
+    roomy, plain = RoomyLayer(), DynamicLayer()  # type: ignore[no-untyped-call]
     places = set()
     for step in range(2 * ROOM + 10):
         width = 3 if step == 0 else 1
