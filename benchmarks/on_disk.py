@@ -19,6 +19,7 @@ from benchmarks.evaluators import evaluator
 from benchmarks.published import LAYOUTS, File, Layout
 from benchmarks.readers.annotations import Annotations, left_out, without
 from benchmarks.readers.captions import with_captions
+from benchmarks.suspicions import warn_of_suspicions
 from harness import settings as checks
 from harness.errors import ConfigError, DataError, unknown
 from harness.metrics.detection.accumulate import Matches
@@ -185,6 +186,7 @@ class OnDisk:
         for loaded in (train, val):
             if not loaded.examples:
                 raise DataError(f"{loaded.path}: expected at least one image")
+            warn_of_suspicions(loaded)
         if set(train.categories) != set(val.categories):
             raise DataError(f"{val.path}: expected the categories of {train.path.name} (ids, names, frequency)")
         categories = self.named(train.categories)

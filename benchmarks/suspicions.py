@@ -1,14 +1,15 @@
 """Finds annotations and detections that are valid but most likely mistakes: they are reported with counts, never
 refused.
 
-The official packages accept all of them silently. `detmodes check-data` lists those in annotations, and `detmodes
-evaluate` warns before it prints figures.
+The official packages accept all of them silently. `detmodes check-data` lists those in annotations, `detmodes evaluate`
+warns before it prints figures, and `detmodes run` before it computes any.
 
 Shape legend: G objects, D detections; boxes are `x, y, w, h` in pixels.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,10 @@ repeat each other."""
 NO_AREA, LARGE_AREA = "boxes have no area", "areas are larger than their box"
 SHARED_FILE = "files are the picture of several images"
 HARMLESS = frozenset({NO_AREA, LARGE_AREA, SHARED_FILE})
+
+
+class SuspiciousDataWarning(UserWarning):
+    """Annotations are valid, and most likely not what is meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,14 @@ def find_in_annotations(annotations: Annotations) -> list[Suspicion]:
     if shared:
         suspicions.append(Suspicion(SHARED_FILE, len(shared), len(paths), shared[0].name))
     return suspicions
+
+
+def warn_of_suspicions(annotations: Annotations) -> None:
+    """Warns of what published files do not have, in one line with its count, before anything is computed."""
+    for suspicion in find_in_annotations(annotations):
+        if not suspicion.harmless:
+            message = f"{annotations.path}: {suspicion}; see detmodes check-data"
+            warnings.warn(message, SuspiciousDataWarning, stacklevel=2)
 
 
 def find_in_boxes(boxes: Floats, areas: Floats, sizes: Floats, describe: Callable[[int], str]) -> Iterator[Suspicion]:

@@ -219,7 +219,8 @@ def _stacked(columns: Iterator[Any]) -> Detections:
 def _column(name: str, values: Any, dtype: type[np.generic], count: int | None = None) -> NDArray[Any]:
     kinds, expected = ("iu", "integers") if dtype is np.int64 else ("iuf", "numbers")
     if values.ndim != 1 or (values.size and values.dtype.kind not in kinds):  # an empty array is often float64
-        raise DataError(f"column {name}: expected one dimension of {expected}, got {values.shape} of {values.dtype}")
+        got = f"{values.dtype} (lists, texts or nothing)" if values.dtype.kind == "O" else values.dtype
+        raise DataError(f"column {name}: expected one dimension of {expected}, got {values.shape} of {got}")
     if count is not None and len(values) != count:
         raise DataError(f"column {name}: expected {count} rows as image_id has, got {len(values)}")
     return np.asarray(values, dtype=dtype)

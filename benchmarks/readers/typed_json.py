@@ -152,7 +152,10 @@ def _misfit(content: bytes, message: str, expected: Mapping[str, str]) -> DataEr
     if missing:
         return DataError(f'{place or "top level"}: has no "{missing[1]}"')
     wording = expected.get(place.key if place else "", message.split(" - at ")[0])
-    return DataError(f"{place or 'top level'}: expected {wording}, got {_got(content, message, place)}")
+    got = _got(content, message, place)
+    if got.isdigit() and int(got) > LARGEST_ID:
+        wording += f" and at most {LARGEST_ID} (beyond 2^53 not every program reads the same integer)"
+    return DataError(f"{place or 'top level'}: expected {wording}, got {got}")
 
 
 def _got(content: bytes, message: str, place: _Place | None) -> str:

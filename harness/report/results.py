@@ -37,6 +37,8 @@ from harness.suite.train_settings import early_places
 
 GALLERY = "gallery"
 """Name of the gallery's table."""
+SHOWN = 300
+"""Characters of a value in a message: a record may be anyone's."""
 AP_TOLERANCE = 1e-9
 """Largest difference in AP by rounding between the official evaluator and our accumulation."""
 
@@ -300,7 +302,7 @@ def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str)
     actual = (record.suite, record.model_label, record.label, record.cell.seed, record.digest)
     expected = (suite.suite, cell.model.label, cell.label, cell.seed, digest)
     if actual != expected or records.digest_of(record.cell) != digest:
-        raise DataError(f"{folder / records.RECORD}: expected the cell {expected}, got {actual}")
+        raise DataError(f"{folder / records.RECORD}: expected the cell {expected}, got {str(actual)[:SHOWN]}")
 
 
 def _verify_rows(record: Record, folder: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from benchmarks import suspicions
 from benchmarks.evaluators import fast
+from benchmarks.lvis import Lvis
 from benchmarks.readers import detections as detection_files
 from benchmarks.readers.annotations import load_for_evaluation
-from benchmarks.suspicions import find_in_annotations, find_in_detections
+from benchmarks.suspicions import SuspiciousDataWarning, find_in_annotations, find_in_detections
 from tests.benchmarks.documents import Document, annotation, category, document, image, loaded, result, write
 
 SIDE = (640, 480)
@@ -73,6 +74,18 @@ def test_odd_annotations_are_named_with_their_count(tmp_path: Path, name: str) -
     rows = write(tmp_path / "rows.json", [result(1, 1, 0.5, 10, 10, 100, 50)])
     found = fast.evaluate_files(tmp_path / "annotations.json", lambda: detection_files.load_table(rows), "lvis")
     assert list(map(str, found.suspicions)) == [expected]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_run_is_warned_of_what_published_files_do_not_have(tmp_path: Path, name: str) -> None:
+    content, expected = ODD[name]
+    write(tmp_path / "train.json", plain())
+    write(tmp_path / "val.json", content)
+    if name in ("no area", "area"):
+        Lvis({}, tmp_path)  # a warning would be an error
+        return
+    with pytest.warns(SuspiciousDataWarning, match=rf"val\.json: {re.escape(expected)}; see detmodes check-data"):
+        Lvis({}, tmp_path)
 
 
 def test_plain_annotations_are_not_suspected(tmp_path: Path, shared: Callable[[str], Path]) -> None:

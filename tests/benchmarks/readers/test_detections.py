@@ -249,6 +249,21 @@ def test_a_wrong_column_is_named(tmp_path: Path, suffix: str, name: str) -> None
     refused(save(tmp_path / f"d.{suffix}", **{**columns(ROWS), **change}), message)
 
 
+@pytest.mark.parametrize("name", ["image_id", "category_id", "x", "y", "w", "h", "score"])
+def test_lists_in_a_parquet_column_are_named(tmp_path: Path, name: str) -> None:
+    content = columns(ROWS)
+    lists = pa.array([[value] for value in content[name].tolist()])
+    message = f"column {name}: expected one dimension of (integers|numbers), got .* of object .lists, texts or nothing"
+    refused(save(tmp_path / "d.parquet", **{**content, name: lists}), message)
+
+
+def test_boxes_in_one_parquet_column_are_told_the_columns(tmp_path: Path) -> None:
+    content = columns(ROWS)
+    boxes = pa.array([[content[side][k] for side in "xywh"] for k in range(3)])
+    rest = {name: content[name] for name in ("image_id", "category_id", "score")}
+    refused(save(tmp_path / "d.parquet", **rest, bbox=boxes), 'expected one column "x", got none; all: image_id, cat')
+
+
 @pytest.mark.parametrize("suffix", ["npz", "parquet"])
 def test_a_missing_column_is_named(tmp_path: Path, suffix: str) -> None:
     content = {"image": np.array([1]), "bbox": np.array([1])}

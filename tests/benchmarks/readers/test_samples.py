@@ -447,6 +447,22 @@ def test_a_cell_with_a_mistake(
     assert problem in refused(folder, annotations)
 
 
+OF_LISTS = [
+    *(("samples", name) for name in ("image_id", "sample", "temperature", "step", "malformed", "truncated", "lenient")),
+    *(("mentions", name) for name in ("image_id", "sample", "name", *"xywh", "step", "position", "category_id")),
+    *(("mentions", name) for name in ("name_score",)),
+]
+
+
+@pytest.mark.parametrize(("table", "name"), OF_LISTS)
+def test_lists_in_a_column_are_named(table: str, name: str, tmp_path: Path, annotations: Annotations) -> None:
+    folder = cell(tmp_path, rows())
+    frame = pd.read_parquet(folder / f"{table}.parquet")
+    frame.assign(**{name: [[value] for value in frame[name].tolist()]}).to_parquet(folder / f"{table}.parquet")
+    assert f"{table}.parquet: column {name}: expected " in (problem := refused(folder, annotations))
+    assert "got list<" in problem
+
+
 def test_a_damaged_table(tmp_path: Path, annotations: Annotations) -> None:
     folder = cell(tmp_path, rows())
     content = (folder / "mentions.parquet").read_bytes()
