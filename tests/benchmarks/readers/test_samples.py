@@ -458,7 +458,8 @@ OF_LISTS = [
 def test_lists_in_a_column_are_named(table: str, name: str, tmp_path: Path, annotations: Annotations) -> None:
     folder = cell(tmp_path, rows())
     frame = pd.read_parquet(folder / f"{table}.parquet")
-    frame.assign(**{name: [[value] for value in frame[name].tolist()]}).to_parquet(folder / f"{table}.parquet")
+    frame[name] = pd.Series([[value] for value in frame[name].tolist()], index=frame.index)
+    frame.to_parquet(folder / f"{table}.parquet")
     assert f"{table}.parquet: column {name}: expected " in (problem := refused(folder, annotations))
     assert "got list<" in problem
 
