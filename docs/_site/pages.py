@@ -23,7 +23,7 @@ UNDEFINED = "\u2013"
 OVERVIEW = "<!-- made from results/ -->"
 
 
-REFERENCE = ("command-line", "measures", "record")
+REFERENCE = ("command-line", "suite", "measures", "record")
 """Pages of docs/reference that are made from code; a test asks whether they are what it says today."""
 LINK = re.compile(r"(!?)\[((?:[^\[\]\\]|\\.|\[[^\]]*\])*)\]\((?!https?://|#)([^)#\s]+)(#[^)\s]*)?\)")
 """A link or picture: its mark, text, target and fragment."""
@@ -37,7 +37,9 @@ def main() -> None:
 
 def from_code() -> dict[Path, str]:
     """Maps each committed page that is made from code or records to its text."""
-    made = {"command-line": command_line, "measures": measures, "record": record}
+    from harness.commands.suites.page import suite_page
+
+    made = {"command-line": command_line, "suite": suite_page, "measures": measures, "record": record}
     pages = {ROOT / "docs/reference" / f"{name}.md": made[name]() for name in REFERENCE}
     index = ROOT / "docs/results/index.md"
     words = index.read_text().partition(OVERVIEW)[0]

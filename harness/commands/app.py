@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(rich_help_panel=RUN)(run.run)
+app.command(name="schema", rich_help_panel=RUN)(run.schema_)
 app.command(name="status", rich_help_panel=RUN)(run.status_)
 app.command(name="clean", rich_help_panel=RUN)(run.clean_)
 app.command(rich_help_panel=RUN)(run.budget)

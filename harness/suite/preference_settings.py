@@ -20,15 +20,16 @@ class Preference(Sampling):
     one (the loss of DPO: Rafailov et al., NeurIPS 2023; arXiv 2305.18290).
 
     The pairs are made once, when the stage begins, from the model's own samples; they become the cell's pairs.parquet
-    (harness.training.stages.pairs). A step takes `batch_size` of them, every epoch a permutation. `beta`: how strongly
-    the model is held to what it is when the stage begins. `pairs`: the pairs.parquet of another cell to learn from;
-    then nothing is drawn.
-    """
+    (harness.training.stages.pairs). Every epoch is a permutation of them."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-5
+    """Learning rate, constant after the warm-up."""
     batch_size: Positive = 16
+    """Pairs of a step."""
     beta: Annotated[float, Field(gt=0)] = 0.1
+    """How strongly the model is held to what it is when the stage begins."""
     pairs: Path | None = None
+    """The pairs.parquet of another cell to learn from; then nothing is drawn."""
 
     @property
     def amount(self) -> Amount:
@@ -47,11 +48,12 @@ class Preference(Sampling):
 
 
 class PairPreference(Preference):
-    """`normalise`: log-probabilities are means over a sequence's tokens, not sums. `sft_weight`: of the cross-entropy
-    of the chosen sequences, each a mean over its tokens."""
+    """Of stages whose loss is about one pair at a time."""
 
     normalise: bool = False
+    """Whether log-probabilities are means over a sequence's tokens, not sums."""
     sft_weight: NotNegative = 0.0
+    """Weight of the cross-entropy of the chosen sequences, each a mean over its tokens."""
 
     @property
     def entropy_weight(self) -> float:
@@ -60,13 +62,14 @@ class PairPreference(Preference):
 
 
 class Dpo(PairPreference):
-    """The chosen sequence is a target of the image (`train.targets`), the rejected ones are the `pairs_per_image`
-    samples of lowest reward, as far as they are worse than it."""
+    """The chosen sequence is a target of the image (`train.targets`), the rejected ones are the samples of lowest
+    reward, as far as they are worse than it."""
 
     equation: ClassVar[str] = "-log sigmoid(beta * (log p(chosen)/ref(chosen) - log p(rejected)/ref(rejected)))"
     source: ClassVar[str] = "Rafailov et al., NeurIPS 2023; arXiv 2305.18290"
     name: Literal["dpo"]
     pairs_per_image: Positive = 1
+    """Pairs that an image gives."""
 
 
 class Spl(PairPreference):
@@ -80,7 +83,9 @@ class Spl(PairPreference):
     source: ClassVar[str] = "Slocum et al., ICLR 2025; arXiv 2511.08594"
     name: Literal["spl"]
     alpha: Annotated[float, Field(gt=0)] = 0.2
+    """Weight of the model's entropy."""
     pairs_per_image: Positive = 1
+    """Pairs that an image gives."""
 
     @property
     def entropy_weight(self) -> float:
@@ -89,7 +94,7 @@ class Spl(PairPreference):
 
 class Divpo(PairPreference):
     """Diverse preference optimisation (Lanchantin et al., 2025; arXiv 2501.18101): chosen is the rarest of an image's
-    good samples, rejected the most common of its bad ones. Good: a reward of at least `good`; bad: of at most `bad`.
+    good samples, rejected the most common of its bad ones.
     How common a sample is: how many of the image's samples list the same names in the same order.
     """
 
@@ -97,7 +102,9 @@ class Divpo(PairPreference):
     source: ClassVar[str] = "Lanchantin et al., 2025; arXiv 2501.18101"
     name: Literal["divpo"]
     good: Share = 0.8
+    """Reward from which on a sample is good."""
     bad: Share = 0.5
+    """Reward up to which a sample is bad."""
 
     @model_validator(mode="after")
     def _apart(self) -> Divpo:
@@ -113,9 +120,7 @@ class Gepo(Preference):
     Winners are up to `group` different members of the image's equivalence set, drawn at random whatever `train.targets`
     says (with canonical ones there would be one, and nothing to equalise); losers are as many of its samples, those of
     lowest reward, as far as they are worse. Each winner stands beside its loser in the cell's pairs.parquet; an image's
-    pairs are its group, and a step takes `batch_size` groups. `weight`: of the variance among the winners, 1 as in the
-    paper (its lambda).
-    """
+    pairs are its group."""
 
     equation: ClassVar[str] = (
         "-log sigmoid(beta * (mean of r over winners - mean of r over losers)) + weight * variance of r over winners, "
@@ -124,8 +129,11 @@ class Gepo(Preference):
     source: ClassVar[str] = "Wu et al., NeurIPS 2025; arXiv 2505.12723"
     name: Literal["gepo"]
     batch_size: Positive = 8
+    """Groups of a step."""
     group: Annotated[int, Field(ge=2)] = 3
+    """Winners, and losers, of an image at most."""
     weight: NotNegative = 1.0
+    """Weight of the variance among the winners; the paper's lambda."""
 
     @property
     def amount(self) -> Amount:

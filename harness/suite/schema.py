@@ -26,6 +26,7 @@ class _Named(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
+    """What it is found by; a bare name is {name: NAME}."""
 
     @model_validator(mode="before")
     @classmethod
@@ -38,13 +39,14 @@ class _Named(BaseModel):
 
 
 class NamedBenchmark(_Named):
-    """The images that a suite is about: `benchmark: {name: shapes, ...}`."""
+    """The images that a suite is about. All keys but the name are settings of its own (`detmodes list benchmarks`)."""
 
 
 class _Labelled(_Named):
-    """`label` is how tables and hypotheses call it; by default its name."""
+    """Of parts that tables and hypotheses have a label for."""
 
     label: Label
+    """What tables and hypotheses call it; by default its name."""
 
     @model_validator(mode="before")
     @classmethod

@@ -42,13 +42,21 @@ class StageSettings(DigestedModel):
     per_step: ClassVar[str] = "batch_size"
     """The setting that says what a step takes; several processes share it evenly."""
     name: str
+    """Which stage it is."""
     steps: Positive = 60
+    """Steps of the stage."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Learning rate, constant after the warm-up."""
     weight_decay: NotNegative = 0.0
+    """Weight decay of AdamW."""
     warm_up: Annotated[int, Field(ge=0)] = 5
+    """Steps in which the learning rate rises linearly to its full value."""
     clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of a step's gradient; a larger one is scaled down."""
     log_every: Positive = 5
+    """Steps from one row of the training curve to the next."""
     eval_at: tuple[Positive, ...] = ()
+    """Steps of the stage after which the model is evaluated, beside its end."""
 
     @model_validator(mode="after")
     def _evaluations_in_range(self) -> StageSettings:
@@ -84,9 +92,13 @@ class Sampling(StageSettings):
     `reward`."""
 
     images: Positive = 64
+    """Training images that sequences are drawn of."""
     samples: Annotated[int, Field(ge=2, le=1000)] = 8
+    """Sequences drawn of an image."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Logits are divided by it before a sequence is drawn."""
     reward: str = "detection"
+    """What a sequence is paid (`detmodes list rewards`)."""
 
     @field_validator("reward")
     @classmethod

@@ -27,17 +27,15 @@ class Prefilter(StrictModel):
     record counts them."""
 
     samples: Annotated[int, Field(ge=2, le=1000)] = 8
+    """Sequences that the base draws of a training image."""
     success: Share = 0.5
+    """Reward from which on a sequence counts as right."""
 
 
 class Grpo(Sampling):
     """Group-relative policy optimisation (Shao et al., 2024; arXiv 2402.03300), on the model's own samples.
 
-    Every step draws anew, and makes `updates` optimizer steps of its images. The loss is a mean over all their tokens;
-    `filter` leaves out images whose samples all have the same reward, which teach nothing (the others then count for
-    more). `low`, `high`: how far a token's probability ratio may leave 1 before it is clipped. `kl`: weight of the
-    divergence from the fine-tuned model, which is held in memory only where this is not 0. `prefilter`: see Prefilter.
-    """
+    Every step draws anew. The loss is a mean over all tokens of its samples."""
 
     equation: ClassVar[str] = (
         "-min(ratio * A, clip(ratio, 1 - low, 1 + high) * A) + kl * KL(p || ref), A = (reward - mean) / deviation"
@@ -47,12 +45,19 @@ class Grpo(Sampling):
     LATER: ClassVar[frozenset[str]] = frozenset({"prefilter"})
     name: Literal["grpo"]
     images: Positive = 16
+    """Training images of a step."""
     updates: Positive = 1
+    """Optimizer steps that are made of a step's images."""
     filter: bool = False
+    """Whether images whose samples all have the same reward, which teach nothing, leave the mean."""
     low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """How far a token's probability ratio may fall below 1 before it is clipped."""
     high: Annotated[float, Field(gt=0)] = 0.28
+    """How far it may rise above 1."""
     kl: NotNegative = 0.0
+    """Weight of the divergence from the fine-tuned model, which is in memory only where this is not 0."""
     prefilter: Prefilter | None = None
+    """Leaves out training images that the base always or never gets right."""
 
     @model_validator(mode="after")
     def _possible(self) -> Grpo:
@@ -71,11 +76,8 @@ class Nsft(Sampling):
 
     The corrections are made once, when the stage begins, from the `rejected_per_image` samples of lowest reward that
     have an error; they become the cell's corrections.parquet. A step takes `batch_size` of the sampled images, every
-    epoch a permutation, and with each its target and `corrections` of its corrections, which take turns at random.
-    `corrector`: what makes them (harness.training.stages.corrections). `negative`: weight of the corrections; targets
-    and corrections are each a mean over their tokens. `kl`: weight of the divergence from the model as the stage
-    begins, at all these tokens; it is held in memory only where this is not 0.
-    """
+    epoch a permutation, and with each its target and some of its corrections, which take turns at random. Targets and
+    corrections are each a mean over their tokens."""
 
     equation: ClassVar[str] = (
         "mean over targets of -log p_y + kl * KL(p || ref), and negative times the same over corrections"
@@ -83,11 +85,18 @@ class Nsft(Sampling):
     source: ClassVar[str] = "Zhu et al., CVPR 2025; arXiv 2411.14797"
     name: Literal["nsft"]
     batch_size: Positive = 16
+    """Sampled images of a step."""
     rejected_per_image: Positive = 1
+    """Samples of an image that are corrected."""
     corrections: Positive = 2
+    """Corrections of an image in a step."""
     corrector: str = "templates"
+    """What makes the corrections (harness.training.stages.corrections)."""
     negative: NotNegative = 1.0
+    """Weight of the corrections."""
     kl: NotNegative = 0.0
+    """Weight of the divergence from the model as the stage begins, at all these tokens; that model is in memory only
+    where this is not 0."""
 
     @property
     def amount(self) -> Amount:
@@ -97,8 +106,7 @@ class Nsft(Sampling):
 class Sft(StageSettings):
     """Fine-tuning goes on, with any objective of `objectives:`, in batches that are not those of the first stage.
 
-    `targets` and `batching` with its `collision_rate` mean what they mean in `train`; targets are as there by default,
-    batches shuffled. Where an objective has a reference, as sed_sft with mask: base, it is the model as the stage
+    Where an objective has a reference, as sed_sft with mask: base, it is the model as the stage
     begins; a quantile, which is told before any training, is refused.
     """
 
@@ -106,10 +114,15 @@ class Sft(StageSettings):
     source: ClassVar[str] = "continued fine-tuning"
     name: Literal["sft"]
     batch_size: Positive = 16
+    """Sequences of a step."""
     objective: Annotated[Mapping[str, Any], BeforeValidator(lambda value: _by_name(value))] = {"name": "ce"}
+    """An objective by name, with its settings."""
     targets: Annotated[str, Field(pattern=PATTERN)] | None = None
+    """As in `train`; by default what is said there."""
     batching: Batching = "shuffled"
+    """As in `train`."""
     collision_rate: Share | None = None
+    """As in `train`."""
 
     @field_validator("objective")
     @classmethod

@@ -18,6 +18,7 @@ def show(kind: str) -> None:
         "objectives": _objectives,
         "stages": _stages,
         "rewards": _rewards,
+        "measures": _measures,
         "suites": _suites,
         "models": _models,
         "benchmarks": _benchmarks,
@@ -105,6 +106,15 @@ def _rewards() -> None:
 
     for name, reward in REWARDS.items():
         _print_equation(name, reward.equation, {}, reward.source)
+
+
+def _measures() -> None:
+    """Prints each figure that tables show and hypotheses name, with what it means; `@k` and `/r` are endings."""
+    from harness.metrics.catalogue import HIGHER, LOWER, MEASURES
+
+    better = {HIGHER: "higher is better", LOWER: "lower is better"}
+    for measure in MEASURES:
+        _print_equation(measure.name, measure.meaning, {}, better.get(measure.direction, ""))
 
 
 def _print_equation(name: str, equation: str, settings: Mapping[str, object], source: str) -> None:

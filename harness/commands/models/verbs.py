@@ -66,7 +66,9 @@ def new_adapter(
 
 
 def list_(
-    kind: Annotated[Literal["models", "benchmarks", "objectives", "stages", "rewards", "suites"], typer.Argument()],
+    kind: Annotated[
+        Literal["models", "benchmarks", "objectives", "stages", "rewards", "measures", "suites"], typer.Argument()
+    ],
 ) -> None:
     """What there is to name in a suite file."""
     from harness.commands.models import listing

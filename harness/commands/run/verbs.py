@@ -92,6 +92,20 @@ def run(
     raise typer.Exit(code)
 
 
+def schema_(
+    page: Annotated[bool, typer.Option("--page", help="As docs/reference/suite.md has it, for people.")] = False,
+) -> None:
+    """Print the JSON Schema of a suite file, with which an editor completes and checks it."""
+    if page:
+        from harness.commands.suites.page import suite_page
+
+        print(suite_page(), end="")
+    else:
+        from harness.commands.suites.schema import as_text
+
+        print(as_text(), end="")
+
+
 def status_(
     folder: FolderArgument,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,

@@ -1,0 +1,1 @@
+"""What `detmodes` does to say what a suite file may hold."""
