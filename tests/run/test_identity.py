@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from harness import records, registry
 from harness.run import runner
@@ -110,3 +112,43 @@ def test_a_cell_that_another_process_began_has_none(tmp_path: Path, monkeypatch:
     (record,) = runner.run(context(), tmp_path, "oracle-uniform-*")
     assert record.own_peak_mib is None
     shutil.rmtree(item.folder)
+
+
+def data_set(folder: Path) -> Path:
+    """Four images of 32 pixels a side, each with a cat, in files of LVIS's format."""
+    (folder / "images").mkdir(parents=True)
+    for split, ids in (("train", (1, 2)), ("val", (3, 4))):
+        fields = {"width": 32, "height": 32, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+        boxes = [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": [2, 2, 10, 10], "area": 100, "iscrowd": 0} for i in ids
+        ]
+        content = {
+            "images": [{"id": i, "file_name": f"{i}.png", **fields} for i in ids],
+            "annotations": boxes,
+            "categories": [{"id": 1, "name": "cat", "synonyms": ["cat", "kitty"], "frequency": "f"}],
+        }
+        (folder / f"{split}.json").write_text(json.dumps(content))
+        for i in ids:
+            Image.new("RGB", (32, 32), (20 * i, 0, 0)).save(folder / "images" / f"{i}.png")
+    return folder
+
+
+def test_pictures_that_have_changed_under_a_finished_cell_are_told_in_one_line(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data")
+    files = {"train": "train.json", "val": "val.json", "images": "images", "calibration_images": 0}
+    suite = small.mini_suite(benchmark={"name": "lvis", **files})
+
+    def base() -> records.Record:
+        (record,) = runner.run(open_context(suite, data, "cpu"), tmp_path / "run", "*-base-*")
+        return record
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ChangedWarning)
+        first = base()
+        assert base().digest == first.digest
+    Image.new("RGB", (32, 32), (0, 99, 0)).save(data / "images" / "4.png")  # of the same size
+    with pytest.warns(ChangedWarning) as caught:
+        assert base().digest != first.digest
+    (told,) = (str(warning.message) for warning in caught if warning.category is ChangedWarning)
+    assert told.startswith("open_flamingo-base-s0: the pictures of val changed since open_flamingo-base-s0-")
+    assert told.endswith(" was computed: it is computed again")
