@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -260,3 +261,10 @@ def test_a_cell_that_predicts_with_an_unknown_model(model: dict[str, Any], whole
 def test_a_suite_names_files_of_the_data_folder_alone(key: str, name: str) -> None:
     expected = f"lvis.{key}: expected a name relative to the data folder, got {name!r}"
     assert Lvis.problems({key: name}) == [expected]
+
+
+def test_the_page_about_security_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "explain" / "security.md").read_text()
+    named = re.findall(r"`(tests/[\w/.]+)`", text)
+    assert len(named) >= 15
+    assert [name for name in named if not (ROOT / name).is_file()] == []
