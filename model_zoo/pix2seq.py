@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from harness.errors import ConfigError, DataError
 from harness.inference.decoding import Steps, sample_all, sample_queue
+from harness.inference.outline import NetworkShape, makes_outlines
 from harness.inference.pixels import read_pixels
 from harness.protocols import DrawSettings
 from harness.sequence import NOISE, Codec, CoordinateSpace, NameVocabulary, TokenFormat, vocabulary_names
@@ -31,6 +32,7 @@ from model_zoo import checkpoint, timm_tower
 from model_zoo.pix2seq_decoder import Decoder, MemoryDecoding
 from model_zoo.settings import pix2seq as checks
 from model_zoo.settings.sources import find_saved
+from model_zoo.shapes import pix2seq as pix2seq_shape
 from model_zoo.timm_tower import TimmTower, position_encoding
 
 VOCABULARY = ("decoder.embedding.weight", "decoder.output.weight")
@@ -67,13 +69,13 @@ class Pix2Seq:
         self.codec = Codec(categories, self.tokens, CoordinateSpace(bins), form, noise)
         self.model = build(self.settings, self.tokens)
         source = self.model.tower.file
-        if self.settings["weights"] != "random":
+        if self.settings["weights"] != "random" and not makes_outlines():
             saved = find_saved(self.settings["weights"])
             source = Path(self.settings["weights"]) if saved is None else saved.file
             tensors, entries = checkpoint.read(source)
             fitted = checkpoint.fit_vocabulary(self.model, tensors, entries, self.tokens.entries, VOCABULARY)
             checkpoint.load(self.model, fitted)
-        self.weights_digest = None if source is None else checkpoint.sha256(source)
+        self.weights_digest = None if source is None or makes_outlines() else checkpoint.sha256(source)
         self.model.tower.requires_grad_(self.settings["trains"] == "all")
 
     @staticmethod
@@ -119,6 +121,9 @@ class Pix2Seq:
         else:
             hidden, _ = decoder(tokens, image)
         return Projection(hidden, decoder.output.weight)
+
+    def network_shape(self) -> NetworkShape:
+        return pix2seq_shape.network_shape(self.model)
 
     def generate(
         self,

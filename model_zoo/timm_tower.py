@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from harness import images
 from harness.errors import ConfigError, DataError
+from harness.inference.outline import makes_outlines
 from harness.types import Example
 from model_zoo.settings.sources import HUB
 
@@ -47,7 +48,7 @@ class TimmTower(nn.Module):
 
     def __init__(self, backbone: str, image_size: int, stride: int, weights: str) -> None:
         super().__init__()
-        self.image_size, self.file = image_size, weights_file(weights)
+        self.image_size, self.file = image_size, None if makes_outlines() else weights_file(weights)
         config: Any = timm.get_pretrained_cfg(backbone)
         sized: dict[str, Any] = {"img_size": image_size} if config.fixed_input_size else {}
         outline = _Outline(backbone, image_size, stride, sized)

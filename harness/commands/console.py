@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from rich.markup import escape
 from rich.progress import (
@@ -30,9 +30,6 @@ from harness.suite.permissions import NOTHING, Permissions
 from harness.system import profiler
 from harness.system.messages import route_messages
 from harness.system.terminal import escape_controls, make_console, screen
-
-if TYPE_CHECKING:  # torch, which only a run needs
-    from harness.run.context import Context
 
 
 @contextmanager
@@ -115,7 +112,7 @@ class _Overview:
         for folder in () if self._done is None else done.keys() - self._done:
             self._bars.console.print(f"{done[folder].state:>9}  {escape(done[folder].cell.id)}", highlight=False)
         self._done = set(done)
-        left = f"about {_duration(status.seconds_left)} left" if status.seconds_left else ""
+        left = f"about {describe_duration(status.seconds_left)} left" if status.seconds_left else ""
         self._bars.update(self._all, total=len(status.cells), completed=len(done), note=left)
         running = {item.folder: item for item in status.cells if item.state == "running"}
         for folder in self._tasks.keys() - running.keys():
@@ -152,14 +149,14 @@ def show_status(status: Status) -> None:
     for heading in ("cell", "state", "progress", "left", "who", "error"):
         table.add_column(heading, justify="right" if heading == "left" else "left")
     for item in status.cells:
-        left = "" if item.seconds_left in (None, 0.0) else _duration(item.seconds_left or 0.0)
+        left = "" if item.seconds_left in (None, 0.0) else describe_duration(item.seconds_left or 0.0)
         row = (item.cell.id, item.state, _progress_text(item), left, item.owner or "", item.error)
         table.add_row(*map(escape, row))
     console = screen()
     console.print(table)
     counts = ", ".join(f"{status.count(state)} {state}" for state in STATES if status.count(state))
     total = status.seconds_left
-    console.print(f"{counts}{f'; about {_duration(total)} left' if total else ''}", highlight=False)
+    console.print(f"{counts}{f'; about {describe_duration(total)} left' if total else ''}", highlight=False)
 
 
 def _progress_text(item: CellStatus) -> str:
@@ -168,7 +165,7 @@ def _progress_text(item: CellStatus) -> str:
     return f"{item.progress.kind} {item.progress.done}/{item.progress.total}"
 
 
-def _duration(seconds: float) -> str:
+def describe_duration(seconds: float) -> str:
     """Formats a duration, e.g. 45 s, 12 min, 3.4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -181,39 +178,6 @@ def show_leftovers(leftovers: Sequence[Leftover], folder: Path) -> None:
         name = item.path.relative_to(folder)
         print(escape_controls(f"{item.size / 2**20:10.2f} MiB  {name}  ({item.reason})"))
     print(f"{sum(item.size for item in leftovers) / 2**20:10.2f} MiB  in all")
-
-
-def show_plan(context: Context, folder: Path, only: str | None) -> None:
-    """Shows the cells with their settings, and their cost on this machine."""
-    from harness.run import duration, runner
-
-    runner.require_possible(context)
-    planned = runner.plan(context, folder, only)
-    costs = duration.estimate(context, planned)
-    table = Table(title=f"{context.suite.suite}: {len(planned)} cells into {folder}")
-    for heading in ("cell", "objective", "estimated"):
-        table.add_column(heading, justify="right" if heading == "estimated" else "left")
-    for item, seconds in zip(planned, costs, strict=True):
-        settings = item.info.objective or {}
-        shown = " ".join(f"{key}={value}" for key, value in settings.items() if key != "name")
-        objective = f"{settings.get('name', '-')} {shown}".strip()
-        table.add_row(escape(item.cell.id), escape(objective), "finished" if seconds == 0 else f"{seconds:.0f} s")
-    console = screen()
-    console.print(table)
-    console.print(f"task:      {context.suite.task}", highlight=False)
-    train = context.suite.train.in_steps(context.suite.epoch_images or 1)  # known where some length is in epochs
-    console.print(f"train:     {train.model_dump(exclude_none=True)}", soft_wrap=True, highlight=False)
-    console.print(f"sample:    {context.suite.sample.model_dump()}", soft_wrap=True, highlight=False)
-    console.print(
-        f"benchmark: {context.suite.benchmark.name} {context.suite.benchmark.settings}",
-        soft_wrap=True,
-        highlight=False,
-    )
-    if (tune := context.suite.tune) is not None:
-        trials = len(context.suite.objectives) * len(tune.lr)
-        budget = "" if tune.steps is None else f" of {tune.steps} steps"
-        console.print(f"tuning:    {trials} trials{budget} before these cells, not estimated", highlight=False)
-    console.print(f"estimated: {sum(costs) / 60:.1f} minutes on {context.accelerator.device}", highlight=False)
 
 
 def show_report(folder: Path, per_category: bool = False) -> Results:

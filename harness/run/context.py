@@ -144,6 +144,12 @@ def build(context: Context, model: NamedModel, plan: Train | None = None, like: 
     made = base_of(
         make, context.accelerator, frozen_in_bf16=all(number_format.bf16 for number_format in numbers), like=like
     )
+    prepare_predictor(context, model, made)
+    return made
+
+
+def prepare_predictor(context: Context, model: NamedModel, made: Predictor) -> None:
+    """Fits a predictor to the suite: coordinates, task and prompts. ConfigError for a format that is not possible."""
     if model == context.suite.models[0]:
         context.coordinates = made.codec.space
     elif isinstance(made, TakesCoordinates):
@@ -153,7 +159,6 @@ def build(context: Context, model: NamedModel, plan: Train | None = None, like: 
         Grammar(made.codec)  # a format without a grammar is refused now, not after training
     if context.suite.prompt.kind == "categories":
         made.codec.prompt(_asked_about(context.benchmark.categories[:1]))  # likewise
-    return made
 
 
 def _coordinates(context: Context) -> Space:

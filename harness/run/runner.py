@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -50,8 +50,8 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
         if key not in described:
             made = build(context, cell.model)
             described[key] = made.describe()
-            wrong += [*lengths.problems(context, cell.model, made), *_group_problems(context, cell.model, made)]
-        info = _cell_info(context, cell, described[key])
+            wrong += [*lengths.problems(context, cell.model, made), *group_problems(context, cell.model, made)]
+        info = cell_info(context, cell, described[key], context.picture_digests)
         digest = records.digest_of(info)
         planned.append(Planned(cell, info, digest, layout.cell(output, cell.id, digest)))
     if wrong:
@@ -59,7 +59,7 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
     return matching(planned, only)
 
 
-def _group_problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
+def group_problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
     """Lists the groups of parameters in the suite that a model does not have."""
     if not isinstance(made, Adapter):
         return []
@@ -282,7 +282,8 @@ def _keep_only(record: Record, work: Path) -> None:
             files.remove(path)
 
 
-def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
+def cell_info(context: Context, cell: Cell, model: dict[str, Any], pictures: Mapping[str, str]) -> CellInfo:
+    """All settings of a cell, resolved. model: as it describes itself; pictures: digests of them, split by split."""
     objective = None
     if cell.objective is not None:
         ready = objectives.ready(cell.objective.name, cell.objective.settings)
@@ -296,6 +297,6 @@ def _cell_info(context: Context, cell: Cell, model: dict[str, Any]) -> CellInfo:
         sample=context.suite.sample.described,
         score=context.suite.score,
         prompt=context.suite.prompt.described,
-        pictures=context.picture_digests,
+        pictures=dict(pictures),
         parts={name: part.source for name, part in foreign_parts(context.suite, cell).items()},
     )

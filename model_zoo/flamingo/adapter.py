@@ -13,18 +13,20 @@ from torch.utils.checkpoint import checkpoint as checkpoint_call
 
 from harness.errors import DataError
 from harness.inference.decoding import Steps, sample_all, sample_queue
+from harness.inference.outline import NetworkShape
 from harness.inference.pixels import read_pixels
 from harness.protocols import DrawSettings
 from harness.sequence import Codec
 from harness.types import Example, Projection, Sample, TokenTrees
 from model_zoo import checkpoint
 from model_zoo.flamingo.network import LatentDecoding, TrainableFlamingo
+from model_zoo.shapes import flamingo as shape
 
 
 class FlamingoAdapter:
     """The methods of the Adapter protocol that need only a model, a codec and the vocabulary's entries.
 
-    A subclass makes these three, and has the other methods: `problems`, `pixels` and `describe`.
+    A subclass makes these four, and has the other methods: `problems`, `pixels`, `image_side` and `describe`.
     """
 
     def __init__(
@@ -106,6 +108,14 @@ class FlamingoAdapter:
         config = self.model.lang_encoder.config
         places: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
         return places
+
+    @property
+    def image_side(self) -> int:
+        """S, the pixels of an image's side."""
+        raise NotImplementedError
+
+    def network_shape(self) -> NetworkShape:
+        return shape.network_shape(self.model, self.image_side, self.codec.tokens.size)
 
     def checkpoint_gradients(self) -> None:
         for block in self.model.blocks():

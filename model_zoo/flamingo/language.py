@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPTNeoXConfig,
@@ -29,14 +31,16 @@ from transformers import (
 )
 
 from harness.errors import ConfigError, DataError
+from harness.inference.outline import makes_outlines, note_assumption
 from model_zoo.flamingo.architectures import FAMILIES, TOY, Architecture
-from model_zoo.flamingo.released_sizes import ENTRIES, build_language, released_size
+from model_zoo.flamingo.released_sizes import ENTRIES, build_language, released_size, size_of_repository
 from model_zoo.settings.sources import HUB
 
 END, IMAGE, PAD = "<|endofchunk|>", "<image>", "<PAD>"
 """The tokens that upstream adds to a tokenizer, in this order; the last only if it has no padding token."""
 FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.gguf")
 """Files that are downloaded from a repository; its code only where it is trusted."""
+WITHOUT_WEIGHTS = ("*.json", "*.model", "*.txt")
 
 
 WIDTH, LAYERS, HEADS, POSITIONS = 64, 2, 4, 512
@@ -69,6 +73,8 @@ def load(source: str, names: Iterable[str], trusted: bool) -> Language:
     if size is not None:
         tokenizer = toy_tokenizer(names, ENTRIES)
         return Language(build_language(size, len(tokenizer)), tokenizer, FAMILIES[size.family], ())
+    if makes_outlines():
+        return _outline(source, names, trusted)
     return _read(_local(source, trusted), trusted)
 
 
@@ -113,12 +119,12 @@ def toy_model(family: str, size: int) -> Any:
 # ---- real ones -----------------------------------------------------------------------------------------------------
 
 
-def _local(source: str, trusted: bool) -> Path:
-    """Returns the folder of the model on this machine, after downloading it if necessary."""
+def _local(source: str, trusted: bool, files: tuple[str, ...] = FILES) -> Path:
+    """Returns the folder of the model on this machine, after downloading such files of it if necessary."""
     if not source.startswith(HUB):
         return Path(source)
     name, _, revision = source.removeprefix(HUB).partition("@")
-    patterns = [*FILES, *(["*.py"] if trusted else [])]
+    patterns = [*files, *(["*.py"] if trusted else [])]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -142,6 +148,30 @@ def _read(path: Path, trusted: bool) -> Language:
         raise DataError(f"{path}: its weights do not fit its configuration: {'; '.join(wrong[:10])}")
     files = (path,) if single else sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".bin"))
     return Language(model, tokenizer, _family(kind or model.config.model_type, path), tuple(files))
+
+
+def _outline(source: str, names: Iterable[str], trusted: bool) -> Language:
+    """The model by its configuration, without weights. One that is not on this machine, but was released, is taken to
+    have the shape of the release; its tokenizer is then a toy's: one token a word, in as many entries."""
+    path = Path(source.removeprefix(HUB) if source.startswith(HUB) else source)
+    size = None if path.exists() else size_of_repository(source)
+    if size is not None:
+        note_assumption(f"language {source} is not here: taken for the released model, one token a word of a name")
+        tokenizer = toy_tokenizer(names, ENTRIES)
+        return Language(build_language(size, len(tokenizer)), tokenizer, FAMILIES[size.family], ())
+    folder = _local(source, trusted, WITHOUT_WEIGHTS)
+    if folder.suffix == ".gguf":
+        raise ConfigError(f"language: a GGUF file has no configuration to estimate from; give a folder, got {folder}")
+    kind = _kind(folder, trusted)
+    where = {"trust_remote_code": trusted, "local_files_only": True}
+    try:
+        read: Any = AutoTokenizer.from_pretrained(folder, **where)
+        config = AutoConfig.from_pretrained(folder, **where)
+        builder: Any = AutoModelForCausalLM
+        model = builder.from_config(config, trust_remote_code=trusted, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DataError(f"{folder}: expected a language model with its tokenizer, got: {first_line(error)}") from None
+    return Language(model, read, _family(kind, folder), ())
 
 
 def _kind(folder: Path, trusted: bool) -> str:

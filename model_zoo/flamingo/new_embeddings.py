@@ -26,7 +26,8 @@ class Rows(nn.Module):
         self.kept = nn.Parameter(weight.detach().clone())
         self.added = nn.Parameter(torch.empty(added, weight.shape[1]))
         self._locations = locations
-        self.start()
+        if not weight.is_meta:  # an outline has nothing to start from
+            self.start()
 
     @torch.no_grad()
     def start(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from harness.errors import ConfigError, DataError
+from harness.inference.outline import makes_outlines
 from harness.sequence import NAMES, Codec, CoordinateSpace, NameQuestion, TokenizerTokens, vocabulary_names
 from harness.types import Category, Example
 from model_zoo import checkpoint, timm_tower
@@ -80,8 +81,10 @@ class OpenFlamingoHf(FlamingoAdapter):
         self.vision = vision.build(full["vision"], full["vision_weights"], full["image_size"] or 224)
         model = self._assemble(language, tokens)
         entries = _added(tokens, original)
-        weights = _load_weights(model, language, full["weights"], released, entries)
-        self.digests = _digests(language.files, self.vision.file, weights)
+        self.digests: dict[str, list[str]] = {}
+        if not makes_outlines():
+            weights = _load_weights(model, language, full["weights"], released, entries)
+            self.digests = _digests(language.files, self.vision.file, weights)
         _freeze(model, full["trains"])
         read = language.files and self.vision.file
         saved = {name for name, parameter in model.named_parameters() if parameter.requires_grad} if read else None
@@ -112,6 +115,10 @@ class OpenFlamingoHf(FlamingoAdapter):
         if self.settings["language"].startswith(TOY):
             resize(model, TOY_READING)
         return model
+
+    @property
+    def image_side(self) -> int:
+        return self.vision.side
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         return self.vision.pixels(examples)

@@ -10,7 +10,7 @@ offline.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 RANDOM = "random-"
@@ -21,19 +21,21 @@ ENTRIES = 50_277
 
 @dataclass(frozen=True, slots=True)
 class ReleasedSize:
-    """family: as in model_zoo.flamingo.language. every: cross-attention before every so-manyth layer."""
+    """family: as in model_zoo.flamingo.language. every: cross-attention before every so-manyth layer. repository: of
+    the language model that was released."""
 
     family: str
     width: int
     layers: int
     heads: int
     every: int
+    repository: str
 
 
 SIZES: dict[str, ReleasedSize] = {
-    "3b": ReleasedSize("mpt", width=2048, layers=24, heads=16, every=1),
-    "4b": ReleasedSize("gpt_neox", width=2560, layers=32, heads=32, every=2),
-    "9b": ReleasedSize("mpt", width=4096, layers=32, heads=32, every=4),
+    "3b": ReleasedSize("mpt", width=2048, layers=24, heads=16, every=1, repository="mpt-1b-redpajama-200b"),
+    "4b": ReleasedSize("gpt_neox", width=2560, layers=32, heads=32, every=2, repository="RedPajama-INCITE-Base-3B-v1"),
+    "9b": ReleasedSize("mpt", width=4096, layers=32, heads=32, every=4, repository="mpt-7b"),
 }
 
 
@@ -44,7 +46,14 @@ def released_size(source: str) -> ReleasedSize | None:
         return None
     size = SIZES[name]
     count = int(layers) if layers else size.layers
-    return ReleasedSize(size.family, size.width, count, size.heads, size.every) if 1 <= count <= size.layers else None
+    return replace(size, layers=count) if 1 <= count <= size.layers else None
+
+
+def size_of_repository(source: str) -> ReleasedSize | None:
+    """The size of the language model whose repository a path or hub:OWNER/NAME@REVISION ends with; None if it is none
+    of the released ones."""
+    last = source.partition("@")[0].rstrip("/").rpartition("/")[2]
+    return next((size for size in SIZES.values() if size.repository == last), None)
 
 
 def build_language(size: ReleasedSize, entries: int) -> Any:

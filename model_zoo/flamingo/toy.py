@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import images
 from harness.errors import ConfigError
+from harness.inference.outline import makes_outlines
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
 from harness.types import Category, Example
 from model_zoo import checkpoint
@@ -60,6 +61,11 @@ class OpenFlamingo(FlamingoAdapter):
         codec = Codec(categories, tokens, CoordinateSpace(self.settings["bins"]))
         super().__init__(build(self.config, tokens), codec, tokens.entries)
         self.weights_digest: str | None = None
+        if not makes_outlines():
+            self._read_weights(tokens)
+        _freeze(self.model, self.settings["trains"])
+
+    def _read_weights(self, tokens: NameVocabulary) -> None:
         saved = find_saved(self.settings["weights"])
         if saved is not None:
             tensors, entries = checkpoint.read(saved.file)
@@ -68,10 +74,13 @@ class OpenFlamingo(FlamingoAdapter):
             tensors, entries, self.weights_digest = checkpoint.read_shipped(WEIGHTS / self.config.weights)
         if self.weights_digest is not None:
             checkpoint.load(self.model, checkpoint.fit_vocabulary(self.model, tensors, entries, tokens.entries))
-        _freeze(self.model, self.settings["trains"])
 
     problems = staticmethod(checks.problems)
     places = staticmethod(checks.places)
+
+    @property
+    def image_side(self) -> int:
+        return self.config.image_size
 
     def pixels(self, examples: Sequence[Example]) -> Tensor:
         """Returns [B, 3, S, S] in [-1, 1]; the image is squeezed to a square, as coordinates are normalised."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from harness import images
 from harness.errors import DataError
+from harness.inference.outline import makes_outlines
 from harness.types import Example
 from model_zoo import checkpoint, timm_tower
 from model_zoo.settings.open_flamingo_hf import TIMM
@@ -85,7 +86,7 @@ def build(name: str, weights: str, image_size: int) -> Vision:
     config = open_clip.get_model_config(name)
     options = {**config["vision_cfg"], "output_tokens": True}
     tower: Any = _build_vision_tower(config["embed_dim"], options, config.get("quick_gelu", False))
-    file = timm_tower.weights_file(weights, CLIP_FILE)
+    file = None if makes_outlines() else timm_tower.weights_file(weights, CLIP_FILE)
     if file is not None:
         checkpoint.load(tower, _clip_weights(file))
     return Vision(tower, options["width"], options["image_size"], file)

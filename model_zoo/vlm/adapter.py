@@ -24,6 +24,7 @@ from torch import Tensor
 from harness import images
 from harness.errors import ConfigError, DataError
 from harness.inference.decoding import Steps, sample_all
+from harness.inference.outline import NetworkShape, makes_outlines
 from harness.inference.pixels import read_pixels
 from harness.protocols import Follow
 from harness.sequence import Codec, vocabulary_names
@@ -32,6 +33,7 @@ from model_zoo import checkpoint
 from model_zoo.cache_name import CACHE, cache_of
 from model_zoo.settings import vlm as checks
 from model_zoo.settings.sources import SavedModel, find_saved
+from model_zoo.shapes import vlm as vlm_shape
 from model_zoo.vlm import loading
 from model_zoo.vlm.families import FAMILIES
 
@@ -112,11 +114,11 @@ class Vlm:
         self.tokens, self.prompt = loading.prompt(tokenizer, self.family, config, self.side, question)
         self.codec = Codec(categories, self.tokens, self.family.space(self.side), self.family.form(self.tokens))
         self.model: Any = loading.build(config, folder, self.family, self.tokens.size)
-        self.weights_digest = None if folder is None else loading.digest(folder)
+        self.weights_digest = None if folder is None or makes_outlines() else loading.digest(folder)
         new = folder is None or not self.family.native
         loading.choose_trained(self.model, self.family, self.settings["trains"], new)
         self._image = tokenizer.convert_tokens_to_ids(self.family.image)
-        if saved is not None:
+        if saved is not None and not makes_outlines():
             tensors, entries = checkpoint.read(saved.file)
             if entries[:1] != self._entries()[:1]:
                 raise DataError(f"{saved.file}: made for a vocabulary of {entries[0]} tokens, not {self.tokens.size}")
@@ -180,6 +182,9 @@ class Vlm:
         """Returns the number of positions of the decoder; with a single decoder they include the prompt's image."""
         places: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return places
+
+    def network_shape(self) -> NetworkShape:
+        return vlm_shape.network_shape(self.model, self.family.vision, self.side, self.tokens.size)
 
     def checkpoint_gradients(self) -> None:
         name = "activation_checkpointing_enable"  # older versions of transformers have only the other name

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from harness.errors import ConfigError, DataError
+from harness.inference.outline import makes_outlines
 from harness.sequence import NameQuestion, TokenizerTokens
 from model_zoo import checkpoint
 from model_zoo.settings.sources import HUB
@@ -82,7 +83,17 @@ def build(config: PreTrainedConfig, folder: Path | None, family: Family, entries
     if folder is None:
         made: PreTrainedModel = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
         return made
+    if makes_outlines():
+        return _outline(config, entries, family)
     made = _from(folder, AutoModelForImageTextToText, use_safetensors=True, dtype=torch.float32)
+    if entries > _rows(made):
+        family.grow(made, entries)
+    return made
+
+
+def _outline(config: PreTrainedConfig, entries: int, family: Family) -> PreTrainedModel:
+    """The same model without its weights."""
+    made: PreTrainedModel = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     if entries > _rows(made):
         family.grow(made, entries)
     return made

@@ -125,6 +125,9 @@ def test_a_dry_run_shows_cells_and_cost_and_writes_nothing(invoke: Invoke, mini:
     assert "'steps': 3" in done.out
     assert "'train_images': 24" in done.out
     assert "minutes on cpu" in done.out
+    assert "memory in GB" in done.out
+    for phase in ("training", "generation", "scoring", "checkpoints"):
+        assert phase in done.out
     assert not Path("runs").exists()
 
 
@@ -139,6 +142,15 @@ def test_a_run_uses_what_the_command_line_sets(invoke: Invoke, mini: Path) -> No
     assert (suite["train"]["steps"], suite["seeds"]) == (2, [4])
     assert "--set train.steps=2 --set &#x27;seeds=[4]&#x27;" in invoke("report", "out", "--format", "html").out
     assert_one_problem(invoke("run", mini, "--set", "train.stepp=2"), "'stepp', did you mean 'steps'")
+
+
+def test_a_dry_run_for_another_device(invoke: Invoke, mini: Path) -> None:
+    done = invoke("run", mini, "--dry-run", "--on", "h100")
+    assert done.code == 0
+    assert "minutes on H100" in done.out
+    assert "assumed:   40% of 989 TFLOP/s in bf16" in done.out
+    assert_one_problem(invoke("run", mini, "--dry-run", "--on", "h999"), "--on: unknown device 'h999'")
+    assert_one_problem(invoke("run", mini, "--on", "h100"), "--on: expected with --dry-run")
 
 
 def test_a_dry_run_says_what_cannot_run(invoke: Invoke, mini: Path) -> None:

@@ -21,7 +21,7 @@ from harness import records
 from harness.errors import ConfigError, DataError
 from harness.inference.device import accelerator_on
 from harness.records import Record, gallery, layout
-from harness.run import duration, runner
+from harness.run import runner
 from harness.run.cell import METRICS, compute
 from harness.run.context import Context, Planned, open_context
 from harness.run.output import status
@@ -592,21 +592,7 @@ def test_keep(keep: str, expected: set[str], tmp_path: Path) -> None:
         assert record.files["model-step1.safetensors"] != record.files["model.safetensors"]
 
 
-# ---- cost and devices --------------------------------------------------------------------------------------------
-
-
-def test_the_estimate_follows_from_measured_speeds(finished: Path, tmp_path: Path) -> None:
-    """A clock that moves 2 s per reading: 2 s per step and 2 s per batch of 12 images, so 2 s per evaluation.
-    Base: 1 evaluation; trained: 3 steps + 2 evaluations; finished: nothing."""
-    now = iter(range(0, 1000, 2))
-    own = context()
-    costs = duration.estimate(own, runner.plan(own, tmp_path), clock=lambda: float(next(now)))
-    assert costs == pytest.approx([2.0, 10.0, 10.0, 2.0, 2.0])
-    assert duration.estimate(own, runner.plan(own, finished, "*-base-*")) == [0.0]
-    # The early evaluation of 3 of the 12 images costs a quarter: 3 steps, 1.25 evaluations.
-    few = context(train={"steps": 3, "batch_size": 4, "eval_at": [2], "eval_images": 3})
-    (ce,) = duration.estimate(few, runner.plan(few, tmp_path, "*-ce-*"), clock=lambda: float(next(now)))
-    assert ce == pytest.approx(8.5)
+# ---- devices -----------------------------------------------------------------------------------------------------
 
 
 def test_without_cuda_it_says_so() -> None:

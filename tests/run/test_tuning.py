@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness import records
-from harness.commands.console import show_plan
+from harness.commands.run.plan import show_plan
 from harness.errors import ConfigError, DataError
 from harness.records import Record
 from harness.records.layout import TRIALS, TUNING

@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 from harness.errors import ConfigError
+from harness.run.cost.hardware import device_named
 
 
 def require_one_process(option: str) -> None:
@@ -13,6 +14,12 @@ def require_one_process(option: str) -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
         raise ConfigError(f"{option}: expected one process, got {processes}: leave out torchrun or accelerate launch")
+
+
+def require_device(name: str | None) -> None:
+    """ConfigError where `--on` names no device that is known."""
+    if name is not None:
+        device_named(name)
 
 
 def require_executor(executor: Literal["local", "ray"], ray_address: str | None, jobs: int) -> None:

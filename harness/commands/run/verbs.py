@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -18,6 +19,7 @@ from harness.commands.options import (
     SuiteArgument,
     TrustOption,
 )
+from harness.errors import ConfigError
 from harness.system.terminal import shows
 
 SET_HELP = "Another value than the suite's: train.steps=20, seeds=[0], objectives.LABEL.weight=3; again for more."
@@ -32,6 +34,7 @@ def run(
     seeds: Annotated[Optional[str], typer.Option(help="Instead of the suite's, e.g. 0,1.")] = None,  # noqa: UP045
     changes: Annotated[Optional[list[str]], typer.Option("--set", help=SET_HELP)] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their cost.")] = False,
+    on: Annotated[Optional[str], typer.Option(help="With --dry-run: the cost on a100, h100, h200.")] = None,  # noqa: UP045
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, in processes that share GPUs and cores.")] = 1,
     snapshot_every: Annotated[str, typer.Option(help="Time (10m) or steps (50) between states to go on from.")] = "10m",
     workers: Annotated[Optional[int], typer.Option(min=0, help="Threads reading ahead; 0: read when needed.")] = None,  # noqa: UP045
@@ -56,8 +59,11 @@ def run(
 
     option_checks.require_executor(executor, ray_address, jobs)
     CheckpointInterval.of(snapshot_every)
+    if on is not None and not dry_run:
+        raise ConfigError("--on: expected with --dry-run: cells are run on this machine")
     if dry_run:
         option_checks.require_one_process("--dry-run")
+        option_checks.require_device(on)
     if track is not None:
         trackers.require(track)
     chosen = load.load(suite, Permissions.of(allow, trust_remote_code), changes or ())
@@ -65,12 +71,12 @@ def run(
         chosen = load.with_seeds(chosen, seeds)
     # What a user may have mistyped is told by now: what follows imports torch, which takes seconds.
     from harness.commands import console
-    from harness.commands.run import launch
+    from harness.commands.run import launch, plan
     from harness.run.context import open_context
 
     folder, mirror = mirrors.opened(output or f"runs/{chosen.suite}")
     if dry_run:
-        console.show_plan(open_context(chosen, data, device), folder, only)
+        plan.show_plan(replace(open_context(chosen, data, device), snapshot_every=snapshot_every), folder, only, on)
         return
     context = {"snapshot_every": snapshot_every, "profile": profile, "track": track}
     context |= {} if workers is None else {"workers": workers}
