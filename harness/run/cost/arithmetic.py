@@ -72,8 +72,8 @@ class Passed:
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """What is generated together. steps: tokens of the longest row. row_steps: of all rows that are still computed,
-    summed over the steps; cached: positions in their caches, summed likewise. prompt: tokens of each row's. encodings:
-    passes in which images are encoded and prompts read."""
+    summed over the steps; cached: positions in their caches, summed likewise. prompt: tokens of each row's. begins:
+    passes in which prompts are read; encodings: and images encoded."""
 
     images: float
     rows: float
@@ -81,6 +81,7 @@ class Decoded:
     steps: float
     row_steps: float
     cached: float
+    begins: float = 1
     encodings: float = 1
 
 
@@ -156,9 +157,10 @@ def decoding(shape: NetworkShape, decoded: Decoded, number: int) -> Cost:
         positions=prompts * decoded.prompt,
         pairs=prompts * decoded.prompt**2,
         outputs=prompts * decoded.prompt,
-        passes=decoded.encodings,
+        passes=decoded.begins,
     )
-    total = forward(shape, begin, number)
+    of_images = sum(operations(part, number) for part in shape.parts if part.per == "image")
+    total = forward(shape, begin, number) + Cost(operations=of_images * (decoded.encodings - decoded.begins))
     one_token = Passed(0, 0, decoded.row_steps, decoded.cached, decoded.row_steps, decoded.steps)
     for part in shape.of_tokens():
         caches = part.layers * part.cached * decoded.cached

@@ -162,7 +162,7 @@ def decoded(
     left = np.repeat(lengths[:entered], rows)  # tokens that each row has still to give
     given = np.zeros_like(left)
     steps = row_steps = cached = 0
-    encodings = 1
+    begins = 1
     while len(left):
         steps, row_steps = steps + 1, row_steps + len(left)
         cached += len(left) * (prompt + int(given.max()))  # shorter caches are padded
@@ -177,9 +177,10 @@ def decoded(
         if room:
             left = np.concatenate([left, np.repeat(lengths[entered : entered + room], rows)])
             given = np.concatenate([given, np.zeros(room * rows, dtype=given.dtype)])
-            entered, encodings = entered + room, encodings + 1
+            entered, begins = entered + room, begins + 1
     images = len(lengths)
-    return Decoded(images, images * rows, prompt, steps, row_steps, cached, images if one_by_one else encodings)
+    encodings = images if one_by_one else begins
+    return Decoded(images, images * rows, prompt, steps, row_steps, cached, begins, encodings)
 
 
 def scored(texts: Texts, images: int, rows: int, at_once: int) -> Passed:

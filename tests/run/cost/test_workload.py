@@ -85,11 +85,11 @@ def test_the_next_images_take_the_places_of_rows_that_have_ended() -> None:
     """Four images of 2, 4, 2 and 1 tokens with two rows each, two images at once: after two tokens the third one enters
     beside the second, after four the last one, alone."""
     batch = workload.decoded(np.array([2, 4, 2, 1]), prompt=1, rows=2, at_once=2)
-    assert (batch.images, batch.rows, batch.steps, batch.encodings) == (4, 8, 5, 3)
+    assert (batch.images, batch.rows, batch.steps, batch.begins, batch.encodings) == (4, 8, 5, 3, 3)
     assert batch.row_steps == 4 * 4 + 2
     assert batch.cached == 4 * (1 + 2) + 4 * (3 + 4) + 2 * 1
     one_by_one = workload.decoded(np.array([2, 4, 2, 1]), prompt=1, rows=2, at_once=2, one_by_one=True)
-    assert one_by_one.encodings == 4
+    assert (one_by_one.begins, one_by_one.encodings) == (3, 4)
 
 
 def test_answers_are_cut_off_and_batched() -> None:
