@@ -27,6 +27,7 @@ from harness.evaluation import evaluate, generation
 from harness.records import Record
 from harness.run import runner
 from harness.run.context import open_context
+from harness.suite.schema import Suite
 from harness.system import ranks
 from harness.training import checkpoints, step
 from harness.types import LossOutput
@@ -51,6 +52,8 @@ CHANGES: dict[str, Any] = {
     "keep": "all",
 }
 SUITE = small.mini_suite(**CHANGES)
+SHORT = {"steps": 4, "batch_size": 4, "log_every": 1}
+"""Training without evaluations and probes on the way."""
 
 
 # ---- whole cells: what each rank plays -------------------------------------------------------------------------------
@@ -229,24 +232,18 @@ def program(folder: Path, *arguments: str) -> None:
         app.main()
 
 
-def arguments(folder: Path, output: str) -> list[str]:
-    suite = folder / "suite.yaml"
-    suite.write_text(yaml.safe_dump(SUITE.model_dump(mode="json", exclude_defaults=True)))
+def arguments(folder: Path, output: str, suite: Suite = SUITE) -> list[str]:
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump(suite.model_dump(mode="json", exclude_defaults=True)))
     only = ["--only", "open_flamingo-ce-*", "--snapshot-every", "1", "--device", "cpu", "--quiet"]
-    return ["run", str(suite), "--output", str(folder / output), *only]
+    return ["run", str(path), "--output", str(folder / output), *only]
 
 
-def run_program(folder: Path, output: str, **environment: str) -> tuple[int, list[str]]:
+def run_program(folder: Path, output: str, suite: Suite = SUITE, **environment: str) -> tuple[int, list[str]]:
     """`detmodes run` with two ranks; exit code, and what it said itself."""
-    played = scenario(torchrun(2), "tests.run.test_ranks:program", folder, *arguments(folder, output))
+    played = scenario(torchrun(2), "tests.run.test_ranks:program", folder, *arguments(folder, output, suite))
     code, printed = finish(played, **environment)
     return code, [line for line in printed.splitlines() if line.startswith("detmodes: ")]
-
-
-def finished_alone(output: Path) -> Record:
-    (record,) = runner.run(open_context(SUITE, None, "cpu"), output, "open_flamingo-ce-*")
-    assert record.status == "finished"
-    return record
 
 
 def steps_kept(output: Path) -> list[str]:
@@ -255,13 +252,15 @@ def steps_kept(output: Path) -> list[str]:
 
 def test_a_rank_that_is_killed_ends_the_run_with_one_message(tmp_path: Path) -> None:
     """Rank 1, as it begins step 4: no hang, no record, and one process goes on where they were."""
-    code, said = run_program(tmp_path, "out", KILL="1 4")
+    suite = small.mini_suite(**{**CHANGES, "train": SHORT, "sample": {"samples": 2, "max_tokens": 12}})
+    code, said = run_program(tmp_path, "out", suite, KILL="1 4")
     assert code != 0
     (line,) = said
     assert line.startswith("detmodes: another process of this run has ended; what was computed is saved: run the same")
     assert not list((tmp_path / "out").glob("cells/[!.]*"))
     assert steps_kept(tmp_path / "out")[-1] == "step-00000003"
-    record = finished_alone(tmp_path / "out")
+    (record,) = runner.run(open_context(suite, None, "cpu"), tmp_path / "out", "open_flamingo-ce-*")
+    assert record.status == "finished"
     assert [row["step"] for row in record.curve] == [1, 2, 3, 4]
     assert record.device["processes"] == 1
     assert record.device["batch_invariant"]
