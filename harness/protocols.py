@@ -266,8 +266,9 @@ class EncodesImages(Protocol):
         ...
 
 
-Follow = Callable[["Tensor", "Tensor"], "Tensor"]
-"""Images [R] (indices) and the tokens [R, L] that follow the prompt of each -> logits [R, L, V]."""
+Follow = Callable[["Tensor", "Tensor | TokenTrees"], "Tensor"]
+"""Images [R] (indices) and the tokens [R, L] that follow the prompt of each -> logits [R, L, V]. Places in trees count
+the prompt, and every token sees all of it."""
 
 
 @runtime_checkable
@@ -275,6 +276,11 @@ class ReadsPrompts(Protocol):
     """What an adapter may offer where its image is a part of the prompt, so that scoring reads both once for all
     sequences about the image. The values must be those of `logits`.
     """
+
+    @property
+    def follows_trees(self) -> bool:
+        """Whether the tokens that follow may be TokenTrees."""
+        ...
 
     def read_prompts(self, pixels: Tensor, prompts: Tensor) -> tuple[Tensor, Follow]:
         """Reads images [B, 3, H, W] with prompts [B, n]: logits [B, V] of what follows each, and a function that reads

@@ -224,6 +224,10 @@ class TokenTrees:
     places: Tensor
     sees: Tensor
 
+    def after(self, count: int) -> TokenTrees:
+        """Returns all but the first tokens of each, so many."""
+        return TokenTrees(self.tokens[:, count:], self.places[:, count:], self.sees[:, count:, count:])
+
     def to(self, device: torch.device) -> TokenTrees:
         """Returns the same trees on a device."""
         return TokenTrees(self.tokens.to(device), self.places.to(device), self.sees.to(device))

@@ -67,9 +67,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its parent h
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._whole: tuple[Tensor, Tensor] | None = (
-            None  # with the room, of which `keys` and `values` are the beginning
-        )
+        # Both with the room; `keys` and `values` are their beginning.
+        self._whole: tuple[Tensor, Tensor] | None = None
         self._filled: Tensor | None = None  # `keys` as they were left here: others have no room
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

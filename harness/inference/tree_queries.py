@@ -85,13 +85,15 @@ def _answer_after_prompts(adapter: ReadsPrompts, pixels: Tensor, asked: Sequence
             tokens = torch.tensor([prompts[image] for image in some], device=pixels.device)
             first, follow = adapter.read_prompts(pixels[some], tokens)
             trees = [(queries, place) for place, image in enumerate(some) for queries in asked[image]]
-            for part in _parts(trees, packed=False):
+            # Trees of a size go together, so that little is padding.
+            for part in _parts(sorted(trees, key=lambda tree: len(tree[0].tree)), packed=adapter.follows_trees):
                 queries = [of_tree for of_tree, _ in part]
-                rows, places, owners = _laid_out(queries, adapter)
-                assert isinstance(rows, Tensor)
+                layout, places, owners = _laid_out(queries, adapter)
+                after = layout.after(length) if isinstance(layout, TokenTrees) else layout[:, length:]
                 images = torch.tensor([part[index][1] for index in owners], device=pixels.device)
-                after = rows[:, length:].to(pixels.device)
-                rest = follow(images, after) if after.shape[1] else first[:0, None]
+                # Where nothing follows any prompt nothing is read.
+                anything = max(len(of_tree.tree) for of_tree in queries) > length
+                rest = follow(images, after.to(pixels.device)) if anything else first[:0, None]
                 after_prompt = [(row, column - length + 1) for row, column in places]
                 _fill(adapter.codec, queries, after_prompt, _Followed(first[images], rest))
 
@@ -143,12 +145,18 @@ def _laid_out(
     """Returns the trees in the adapter's form, (row, column) of every queried node in order, and the tree of each
     row."""
     pad, trees = adapter.codec.tokens.pad, [queries.tree for queries in asked]
-    if isinstance(adapter, EncodesImages) and adapter.reads_trees:
+    if _takes_trees(adapter):
         places = [(row, node) for row, queries in enumerate(asked) for node in queries.nodes()]
         return pack(trees, pad), places, list(range(len(trees)))
     rows, where, owners = unroll(trees, pad)
     places = [where[index][node] for index, queries in enumerate(asked) for node in queries.nodes()]
     return rows, places, owners
+
+
+def _takes_trees(adapter: Adapter) -> bool:
+    if isinstance(adapter, ReadsPrompts):
+        return adapter.follows_trees
+    return isinstance(adapter, EncodesImages) and adapter.reads_trees
 
 
 def _fill(

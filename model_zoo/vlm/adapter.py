@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from harness.inference.outline import NetworkShape, makes_outlines
 from harness.inference.pixels import read_pixels
 from harness.protocols import Follow
 from harness.sequence import Codec, vocabulary_names
-from harness.types import Category, Example, Sample
+from harness.types import Category, Example, Sample, TokenTrees
 from model_zoo import checkpoint
 from model_zoo.cache_name import CACHE, cache_of
 from model_zoo.settings import vlm as checks
@@ -152,6 +153,11 @@ class Vlm:
         logits: Tensor = self.model(**inputs, use_cache=False).logits
         return logits
 
+    @property
+    def follows_trees(self) -> bool:
+        implementation = self.model.config.get_text_config()._attn_implementation
+        return self.family.tree is not None and implementation == "sdpa"  # others take another kind of mask
+
     def read_prompts(self, pixels: Tensor, prompts: Tensor) -> tuple[Tensor, Follow]:
         """As logits, but image and prompt are read once for any number of rows that follow."""
         reading = PromptReading(self, pixels, prompts)
@@ -238,14 +244,19 @@ class PromptReading:
         self.logits: Tensor = output.logits[:, -1]
         self._cache, self._image_states = cache_of(output), adapter.family.image_states(model, output)
 
-    def follow(self, images: Tensor, tokens: Tensor) -> Tensor:
+    def follow(self, images: Tensor, tokens: Tensor | TokenTrees) -> Tensor:
         """Logits [R, L, V] of tokens [R, L] that follow the prompts of these images [R]."""
         adapter, model = self._adapter, self._adapter.model
         cache = deepcopy(self._cache)
         cache.batch_select_indices(images)
         states = {name: tensor[images] for name, tensor in self._image_states.items()}
-        past = cache.get_seq_length()
-        inputs = adapter.family.next(model, adapter.prompt, states, adapter._quiet(tokens, 0), past)
+        past, prompt = cache.get_seq_length(), adapter.prompt
+        plain = adapter._quiet(tokens.tokens if isinstance(tokens, TokenTrees) else tokens, 0)
+        inputs = adapter.family.next(model, prompt, states, plain, past)
+        if isinstance(tokens, TokenTrees):
+            assert adapter.family.tree is not None
+            sees = F.pad(tokens.sees, (past, 0), value=True)[:, None]
+            inputs |= adapter.family.tree(prompt, tokens.places, sees)
         logits: Tensor = model(**inputs, **{CACHE: cache}, use_cache=True).logits
         return logits
 

@@ -85,6 +85,8 @@ class Family:
     before        what stands before every name (see TokenizerTokens)
     answer        an encoder reads the prompt, and the decoder begins with this text; None where there is one decoder
     first, next   arguments of a pass over whole rows, and of one over tokens that follow `past` others
+    tree          arguments of a pass over trees that follow `past` tokens: where they stand, [R, L], and what they see,
+                  [R, 1, L, past + L]; None where the model takes no such mask
     image_states  from the output of `first`, for later passes
     native        whether its pretrained models know the format: no token is new to them
     grow          makes room for so many vocabulary entries, where tokens were added to a pretrained model's
@@ -113,6 +115,7 @@ class Family:
     step: Callable[[Any], int] = lambda config: 1
     first: Callable[[Any, ImagePrompt, Tensor, Tensor], Inputs] = plain_first
     next: Callable[[Any, ImagePrompt, ImageStates, Tensor, int], Inputs] = plain_next
+    tree: Callable[[ImagePrompt, Tensor, Tensor], Inputs] | None = None
     image_states: Callable[[Any, Any], ImageStates] = no_image_states
     native: bool = True
     grow: Callable[[Any, int], None] = grow_plainly

@@ -22,6 +22,12 @@ def _paligemma_first(model: Any, prompt: ImagePrompt, pixels: Tensor, tokens: Te
     return {**plain_first(model, prompt, pixels, tokens), "token_type_ids": answer.long()}
 
 
+def _paligemma_tree(prompt: ImagePrompt, places: Tensor, sees: Tensor) -> Inputs:
+    """Places are counted from 1."""
+    del prompt
+    return {"position_ids": places + 1, "attention_mask": sees}
+
+
 def _boxes_first(tokens: TokenizerTokens) -> Format:
     return TokenFormat(tokens, separator=tokens.encode_text(" ; "), name_first=False)
 
@@ -60,7 +66,8 @@ PALIGEMMA = Family(
     locations=tuple(f"<loc{bin:04d}>" for bin in range(1024)),
     before=" ",
     first=_paligemma_first,
+    tree=_paligemma_tree,
 )
 
 
-PALIGEMMA2 = replace(PALIGEMMA, toy=_paligemma_toy(Gemma2Config))
+PALIGEMMA2 = replace(PALIGEMMA, toy=_paligemma_toy(Gemma2Config), tree=None)  # half of its layers have a window

@@ -68,6 +68,11 @@ def _qwen_next(model: Any, prompt: ImagePrompt, image_states: ImageStates, token
     return {"input_ids": tokens, "position_ids": places.expand(3, *tokens.shape)}
 
 
+def _qwen_tree(prompt: ImagePrompt, places: Tensor, sees: Tensor) -> Inputs:
+    after = places - prompt.images + math.isqrt(prompt.images)
+    return {"position_ids": after.expand(3, -1, -1), "attention_mask": sees}
+
+
 def _qwen_toy(
     make: Callable[..., PreTrainedConfig], vision: Mapping[str, Any], rope: Mapping[str, Any], **text: Any
 ) -> Callable[..., PreTrainedConfig]:
@@ -108,6 +113,7 @@ QWEN2_5_VL = Family(
     step=lambda config: _merged(config),
     first=_qwen_first,
     next=_qwen_next,
+    tree=_qwen_tree,
 )
 
 

@@ -289,15 +289,17 @@ def test_scoring_puts_the_model_into_eval_mode() -> None:
 
 
 def emitted(adapter: Adapter, seed: int = 3) -> tuple[list[Example], list[tuple[int, ...]], list[tuple[float, ...]]]:
-    """Different answers to some images, with a decoding grammar: a random model has something to say then. A format
-    without a grammar has targets instead, whose log-probabilities are not known."""
+    """Different answers to some images, with a decoding grammar: a random model has something to say then. Where the
+    format has no grammar, or the model ends at once, targets, whose log-probabilities are not known."""
     examples = list(small.benchmark().split("val")[:5])
-    if isinstance(adapter.codec.form, JsonFormat):
-        targets = [tokens for example in examples for tokens in members(example, adapter.codec, "random", 0, 0, 2)]
-        return [example for example in examples for _ in range(2)], targets, []
-    answers = adapter.generate(examples, [0.0, 1.0, 1.0], seed, 40, grammar=True)
-    own = {(i, s.tokens): s.log_probs for i, samples in enumerate(answers) for s in samples}
-    return [examples[i] for i, _ in own], [tokens for _, tokens in own], list(own.values())
+    own: dict[tuple[int, tuple[int, ...]], tuple[float, ...]] = {}
+    if not isinstance(adapter.codec.form, JsonFormat):
+        answers = adapter.generate(examples, [0.0, 1.0, 1.0], seed, 40, grammar=True)
+        own = {(i, s.tokens): s.log_probs for i, samples in enumerate(answers) for s in samples}
+    if any(len(tokens) > 1 for _, tokens in own):
+        return [examples[i] for i, _ in own], [tokens for _, tokens in own], list(own.values())
+    targets = [tokens for example in examples for tokens in members(example, adapter.codec, "random", 0, 0, 2)]
+    return [example for example in examples for _ in range(2)], targets, []
 
 
 def _built(name: str, **settings: object) -> Adapter:
@@ -381,6 +383,13 @@ def test_an_image_is_encoded_once_and_what_stands_before_names_is_read_once(
     assert int((trees.tokens != adapter.codec.tokens.pad).sum()) <= most
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_which_families_read_trees_after_a_prompt(family: str) -> None:
+    adapter = MODELS[f"vlm {family}"]()
+    assert isinstance(adapter, ReadsPrompts)
+    assert adapter.follows_trees == (family in ("paligemma", "qwen2_5_vl", "qwen3_vl"))
+
+
 @pytest.mark.parametrize("family", ["paligemma", "florence2"])
 def test_an_image_and_its_prompt_are_read_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the number of sequences about it; every row that follows is as long as what is said, and no longer."""
@@ -394,8 +403,9 @@ def test_an_image_and_its_prompt_are_read_once(family: str, monkeypatch: pytest.
         read.append(len(pixels))
         first, follow = read_prompts(pixels, prompts)
 
-        def counted(images: Tensor, tokens: Tensor) -> Tensor:
-            followed.append((len(tokens), tokens.shape[1]))
+        def counted(images: Tensor, tokens: Tensor | TokenTrees) -> Tensor:
+            plain = tokens.tokens if isinstance(tokens, TokenTrees) else tokens
+            followed.append((len(plain), plain.shape[1]))
             return follow(images, tokens)
 
         return first, counted
@@ -403,7 +413,10 @@ def test_an_image_and_its_prompt_are_read_once(family: str, monkeypatch: pytest.
     monkeypatch.setattr(adapter, "read_prompts", watched)
     examples, sequences, log_probs = emitted(adapter)
     parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
-    score(adapter, examples, sequences, parsed, log_probs=log_probs)
+    score(adapter, examples, sequences, parsed, log_probs=log_probs or None)
     assert read == [len({example.image_id for example in examples})]
     longest = max(len(ids) for ids in adapter.codec.name_ids.values())
-    assert max(length for _, length in followed) <= max(map(len, sequences)) + longest
+    if adapter.follows_trees:
+        assert sum(rows for rows, _ in followed) <= len(sequences)
+    else:
+        assert max(length for _, length in followed) <= max(map(len, sequences)) + longest
