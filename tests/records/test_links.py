@@ -61,6 +61,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "publish --whole": lambda run: publish(run, run.with_name("published"), whole=True),
     "send": lambda run: Mirror("memory://links", run).send(),
     "bring": lambda run: Mirror(f"file://{run}", run.with_name("here")).bring(),
+    "bring, by another name": lambda run: Mirror(f"local://{run}", run.with_name("here")).bring(),
     "clean": clean.find,
 }
 

@@ -82,7 +82,7 @@ class Mirror:
     def bring(self) -> None:
         """Downloads everything that is complete at the URL and not finished here."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.url.startswith("file://"):
+        if "local" in self._files.protocol:  # file:// is another name of it
             layout.require_no_links(Path(self._root))
         with self._reached():
             self._files.invalidate_cache()
@@ -229,8 +229,9 @@ def _file_system(url: str) -> tuple[Any, str]:
 
     try:
         system, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # "Install s3fs to access S3"; "Protocol not known: ..."
-        raise ConfigError(f"{url}: expected a URL that fsspec can open: {error}") from None
+    except Exception as error:  # "Install s3fs to access S3"; "Protocol not known: ..."; whatever a service raises
+        told = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{url}: expected a URL that fsspec can open: {told}") from None
     return system, str(root)
 
 

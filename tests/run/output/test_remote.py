@@ -318,6 +318,15 @@ def test_an_unknown_protocol_is_one_line() -> None:
         Mirror("nosuch://x")
 
 
+@pytest.mark.parametrize("url", ["reference://x", "github://x", "generic://x", "tar://no-such-file"])
+def test_a_url_that_cannot_be_opened_is_one_line(url: str) -> None:
+    """Some file systems want more than a URL, and raise whatever that leads to."""
+    with pytest.raises(ConfigError) as caught:
+        Mirror(url)
+    assert str(caught.value).startswith(f"{url}: expected a URL that fsspec can open: ")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is where s3fs is not installed."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
