@@ -424,6 +424,12 @@ def test_help_and_listings_load_nothing_heavy(code: str) -> None:
     assert loaded(code, HEAVY) == []
 
 
+def test_a_suite_is_checked_before_anything_heavy_is_loaded() -> None:
+    """Every model's settings, and the benchmark's, which comes with its evaluator."""
+    heavy = (HEAVY | TRAINING | {"scipy.optimize"}) - {"hotcoco"}
+    assert loaded("from harness.suite import load; assert load.load('zoo')", heavy) == []
+
+
 FREE = [name for name in SOURCES if within(name, TORCH_FREE) and name not in WITH_TORCH]
 
 

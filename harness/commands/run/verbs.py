@@ -51,9 +51,7 @@ def run(
     where it was. Several runs of one suite on one folder share its cells, on several machines too.
     """
     from harness.commands.run import option_checks
-    from harness.run import trackers
     from harness.run.interval import CheckpointInterval
-    from harness.run.output import mirror as mirrors
     from harness.suite import load
     from harness.suite.permissions import Permissions
 
@@ -65,16 +63,20 @@ def run(
         option_checks.require_one_process("--dry-run")
         option_checks.require_device(on)
     if track is not None:
+        from harness.run import trackers
+
         trackers.require(track)
     chosen = load.load(suite, Permissions.of(allow, trust_remote_code), changes or ())
     if seeds is not None:
         chosen = load.with_seeds(chosen, seeds)
+    from harness.run.output import mirror as mirrors
+
+    folder, mirror = mirrors.opened(output or f"runs/{chosen.suite}")
     # What a user may have mistyped is told by now: what follows imports torch, which takes seconds.
     from harness.commands import console
     from harness.commands.run import launch, plan
     from harness.run.context import open_context
 
-    folder, mirror = mirrors.opened(output or f"runs/{chosen.suite}")
     if dry_run:
         plan.show_plan(replace(open_context(chosen, data, device), snapshot_every=snapshot_every), folder, only, on)
         return

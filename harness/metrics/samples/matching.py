@@ -11,9 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from harness.metrics.samples.mentions import Flags, Floats, Integers, Mentions, Truth, mentions_of, truth_of
 from harness.types import Category, Example, Mention, Parsed
@@ -217,6 +214,10 @@ def _hungarian(mention: Integers, slot: Integers, iou: Floats) -> Integers:
     """
     if not len(iou):
         return np.zeros(0, dtype=np.int64)
+    from scipy.optimize import linear_sum_assignment  # late: suites name rewards, and are read without any matching
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     mentions, row = np.unique(mention, return_inverse=True)
     slots, column = np.unique(slot, return_inverse=True)
     nodes = len(mentions) + len(slots)
