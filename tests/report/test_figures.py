@@ -24,7 +24,7 @@ from harness.report import estimates, figures
 from harness.report.figures import data, lines, points
 from harness.report.figures import strips as pictures
 from harness.report.figures.data import Line
-from harness.report.figures.style import look
+from harness.report.figures.style import BEHIND, COLOURS, GREY, OTHERS, Look, look
 from harness.report.paths import interpolate_path
 from harness.report.results import Key, Results, load
 from harness.report.rows import figures_of, path_of, path_source, temperature_lines
@@ -329,14 +329,17 @@ def test_line_figures_draw_their_data(results: Results) -> None:
 
 
 def test_point_figures_draw_their_data(results: Results) -> None:
-    (axes,) = points.draw_trajectories(results).axes
-    drawn = [points for points in drawn_lines_in_order(axes) if len(points) == 3]
+    along, ends = points.draw_trajectories(results).axes
+    drawn = [points for points in drawn_lines_in_order(along) if len(points) == 3]
     paths = data.trajectories(results, "toy")
     assert drawn == [list(zip(path.diversity, path.ap, strict=True)) for path in paths[1:]]
+    last = [bars.lines[0].get_xydata()[0] for bars in ends.containers]  # type: ignore[attr-defined]
+    assert np.array(last) == pytest.approx(np.array([(path.diversity[-1], path.ap[-1]) for path in paths[1:]]))
     base, *clouds = data.clouds(results, "toy")
     for panel, cloud in zip(points.draw_clouds(results).axes, clouds, strict=True):
         shown = drawn_lines_in_order(panel)
-        assert list(zip(base.train_images, base.diversity, strict=True)) in shown
+        assert points_of(base.middle) in shown  # its points would be repeated in every panel
+        assert list(zip(base.train_images, base.diversity, strict=True)) not in shown
         assert list(zip(cloud.train_images, cloud.diversity, strict=True)) in shown
         assert panel.get_title() == cloud.label
 
@@ -348,8 +351,58 @@ def drawn_lines_in_order(axes: Axes) -> list[list[tuple[float, float]]]:
 def test_wide_bands_do_not_hide_the_lines() -> None:
     """With two seeds an interval of a share may reach from -2 to 3."""
     axes = Figure().subplots()
-    lines.draw_lines(axes, [Line("base", (1, 2), (0.4, 1.1), (-2, 0.9), (3, 1.2))], [])
+    lines.draw_lines(axes, [Line("base", (1, 2), (0.4, 1.1), (-2, 0.9), (3, 1.2))], {"base": Look("black", "*", "-")})
     assert axes.get_ylim() == pytest.approx((-0.03, 1.13))
+
+
+def test_error_bars_stay_within_what_a_share_can_be() -> None:
+    """By hand: 0.9 in [0.7, 1.1] reaches 0.2 down and 0.1 up; 1.05, by noise, in [0.9, 1.2] no further than itself."""
+    assert points._bars(0.9, Interval(0.9, 0.7, 1.1, 3)) == [[pytest.approx(0.2)], [pytest.approx(0.1)]]
+    assert points._bars(1.05, Interval(1.05, 0.9, 1.2, 3)) == [[pytest.approx(0.15)], [0.0]]
+    assert points._bars(0.02, Interval(0.02, -0.1, 0.1, 3)) == [[0.02], [pytest.approx(0.08)]]
+    assert points._bars(0.5, Interval(0.5, math.nan, math.nan, 1)) is None
+
+
+def test_of_many_rows_those_that_hypotheses_are_about_are_in_colour(tmp_path: Path) -> None:
+    labels = ["ce", *(f"row{index}" for index in range(7))]
+    rows = [{"name": "ce", "label": label} for label in labels]
+    about = [("row6", "ce"), ("row6", "row5"), ("row3", "ce")]
+    hypotheses = [
+        {"id": f"H{number}", "claim": "", "metric": "AP", "a": a, "b": b} for number, (a, b) in enumerate(about)
+    ]
+    suite = fake_cells.suite(objectives=rows, early_stops=[], hypotheses=hypotheses, seeds=[0])
+    skills = dict.fromkeys(labels, fake_cells.DETECTORS["ce"])
+    made = load(fake_cells.write_run(tmp_path, suite, images=5, detectors=fake_cells.DETECTORS | skills))
+    assert data.emphasised_rows(made) == ["ce", "row0", "row3", "row5", "row6"]
+    looks = lines.row_looks(made)
+    assert [label for label in labels if looks[label] is BEHIND] == ["row1", "row2", "row4"]
+    figure = lines.draw_coverage(made)
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == OTHERS
+    assert len(figure.axes[0].collections) == 8  # bands of five objectives, base and oracles
+
+
+def contrast_on_white(colour: str) -> float:
+    """Of WCAG 2: (1 + 0.05) / (relative luminance + 0.05)."""
+    shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 1.05 / (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+
+
+def test_every_line_can_be_seen_on_white() -> None:
+    assert contrast_on_white("#777777") == pytest.approx(4.48, abs=0.01)  # as WCAG's own examples have it
+    assert min(map(contrast_on_white, (*COLOURS, GREY))) >= 3
+
+
+def test_an_svg_says_what_is_seen(results: Results) -> None:
+    text = figures.svg(results, "ap-vs-diversity")
+    root = ElementTree.fromstring(text)
+    title, description = (root.find(f"{{http://www.w3.org/2000/svg}}{name}") for name in ("title", "desc"))
+    assert title is not None
+    assert title.text == "ap vs diversity"
+    ap, diversity = (seed_means(results, "sed", 240, name) for name in ("AP", "name_diversity"))
+    assert description is not None
+    assert f"sed {ap:.2f} and {diversity:.2f}" in str(description.text)
+    assert "<text" in text
 
 
 def test_no_two_objectives_look_alike() -> None:
@@ -407,9 +460,8 @@ def test_several_models_have_a_panel_each(tmp_path: Path) -> None:
 def test_a_suite_that_trains_nothing_has_no_training(tmp_path: Path) -> None:
     suite = fake_cells.suite(objectives=[], early_stops=[], hypotheses=[], seeds=[0])
     made = load(fake_cells.write_run(tmp_path, suite))
-    assert figures.available(made) == ["ap-vs-diversity", "category-diversity", "coverage", "temperature"]
-    for name in ("ap-vs-diversity", "category-diversity"):
-        ElementTree.fromstring(figures.svg(made, name))
+    assert figures.available(made) == ["category-diversity", "coverage", "temperature"]  # the base is a single point
+    ElementTree.fromstring(figures.svg(made, "category-diversity"))
 
 
 def test_every_figure_has_a_caption(results: Results) -> None:

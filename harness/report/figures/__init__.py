@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from harness.report.figures import data, lines, points, strips
-from harness.report.figures.style import STYLE, render, save
+from harness.report.figures.style import STYLE, Words, render, save
 from harness.report.results import Results
 
 GALLERY = "gallery"
@@ -20,13 +20,15 @@ GALLERY = "gallery"
 TEXTS = {
     "frontier": "Normalised name diversity at equal AP: along the path from the base through the evaluated steps of "
     "each objective; bands are 95% intervals",
-    "ap-vs-diversity": "AP against normalised name diversity along training; bars are 95% intervals of the last step",
+    "ap-vs-diversity": "AP against normalised name diversity: the path of training, and its last step with 95% "
+    "intervals",
     "category-diversity": "Normalised name diversity of every reportable category against the number of training "
     "images that have it (seed means); the lines are medians of bins of categories, the base is grey",
     "coverage": "Expected share of the instances that k samples find; bands are 95% intervals",
     "temperature": "Recall, precision and name diversity of samples at several temperatures; bands are 95% intervals",
-    "training": "Training: means over seeds",
-    "dynamics": "What a fixed probe set shows along training, the base at step 0: means over seeds",
+    "training": "Training: means over seeds, bands from the smallest to the largest",
+    "dynamics": "What a fixed probe set shows along training, the base at step 0: means over seeds, bands from the "
+    "smallest to the largest",
     GALLERY: "What the samples of the first seed say about some validation images: one colour per sample, dashed where "
     "no instance verifies it; below, in how many samples a name occurs, in italics where it is never verified",
 }
@@ -36,10 +38,11 @@ TEXTS = {
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """One kind of figure. data: returns what the figure shows (dataclasses, sequences and dicts by name), empty where
-    there is nothing to show."""
+    there is nothing to show. seen: says in words what one sees."""
 
     data: Callable[[Results], Mapping[str, object]]
     draw: Callable[[Results], Figure]
+    seen: Callable[[Results], str] = lambda results: ""
 
 
 def available(results: Results) -> list[str]:
@@ -74,14 +77,22 @@ def draw(results: Results, folder: Path, suffixes: Sequence[str] = ("svg", "png"
         with styled():
             figure = _FIGURES[name].draw(results)
             # Each layout starts from the previous one: the SVG comes first, as it does in `svg`.
-            paths += [save(figure, folder / f"{name}.{suffix}") for suffix in suffixes]
+            words = Words(name.replace("-", " "), description(results, name))
+            paths += [save(figure, folder / f"{name}.{suffix}", words) for suffix in suffixes]
     return paths
 
 
 def svg(results: Results, name: str) -> str:
     """Renders one of the available figures as SVG, as `draw` writes it."""
     with styled():
-        return render(_FIGURES[name].draw(results), "svg").decode()
+        words = Words(name.replace("-", " "), description(results, name))
+        return render(_FIGURES[name].draw(results), "svg", words).decode()
+
+
+def description(results: Results, name: str) -> str:
+    """Says what a figure shows and what is seen in it: for those who do not see it."""
+    seen = _FIGURES[name].seen(results)
+    return f"{TEXTS[name]}. {seen}" if seen else f"{TEXTS[name]}."
 
 
 @contextmanager
@@ -96,8 +107,8 @@ def _each(find: Callable[[Results, str], object]) -> Callable[[Results], Mapping
 
 
 _FIGURES = {
-    "frontier": _Kind(_each(data.frontier_lines), lines.draw_frontier),
-    "ap-vs-diversity": _Kind(_each(data.trajectories), points.draw_trajectories),
+    "frontier": _Kind(_each(data.frontier_lines), lines.draw_frontier, data.ends_in_words),
+    "ap-vs-diversity": _Kind(_each(data.trajectories), points.draw_trajectories, data.ends_in_words),
     "category-diversity": _Kind(_each(data.clouds), points.draw_clouds),
     "coverage": _Kind(_each(data.coverage_lines), lines.draw_coverage),
     "temperature": _Kind(_each(data.heat_lines), lines.draw_heat),

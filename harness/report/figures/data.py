@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,6 +24,8 @@ Numbers = tuple[float, ...]
 HEAT = ("recall", "precision", "name_diversity")
 """The figures that are shown over the temperature of the samples."""
 
+EMPHASISED = 5
+"""Rows in colour where a suite has many: as many as a reader follows."""
 POINTS = 13
 """Number of APs along a frontier at which the rows are compared."""
 
@@ -41,7 +44,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """y over x of one row; low and high: 95% intervals, empty where there are none."""
+    """y over x of one row; low and high: 95% intervals, or the range over seeds; empty where there are none."""
 
     label: str
     x: Numbers
@@ -80,6 +83,19 @@ def rows_of(results: Results, oracles: bool = False) -> list[str]:
     return [BASE, *objectives, *(ORACLES if oracles else ())]
 
 
+def emphasised_rows(results: Results) -> list[str]:
+    """Lists the objectives that figures draw in colour, in the suite's order: all of up to EMPHASISED + 1; of more, the
+    first one (the control), and those that most hypotheses and early stops are about, of equals the earlier one."""
+    labels = rows_of(results)[1:]
+    if len(labels) <= EMPHASISED + 1:
+        return labels
+    suite = results.suite
+    named = Counter(name.rpartition("/")[2] for item in suite.hypotheses for name in (item.a, item.b))
+    named.update(item.at_ap_of for item in suite.early_stops)
+    others = sorted(labels[1:], key=lambda label: -named[label])
+    return [label for label in labels if label in (labels[0], *others[: EMPHASISED - 1])]
+
+
 def trajectories(results: Results, model: str) -> list[Trajectory]:
     """Returns the paths of the base (one step) and every objective of a model; empty where the task has no AP."""
     if results.suite.task == "caption":
@@ -91,7 +107,22 @@ def trajectories(results: Results, model: str) -> list[Trajectory]:
         ap = tuple(seed_mean(results, model, label, step, "AP") for step in steps)
         last = figures_of(results, model, label, ("name_diversity", "AP"))
         paths.append(Trajectory(label, steps, diversity, ap, (last["name_diversity"], last["AP"]) if last else None))
-    return [path for path in paths if path.steps]
+    paths = [path for path in paths if path.steps]
+    return paths if sum(len(path.steps) for path in paths) > 1 else []  # one point is no figure
+
+
+def ends_in_words(results: Results) -> str:
+    """Says where the emphasised rows end: AP and name diversity at the last step."""
+    parts = []
+    for model in models(results):
+        ends = {path.label: (path.ap[-1], path.diversity[-1]) for path in trajectories(results, model)}
+        told = [
+            f"{label} {ends[label][0]:.2f} and {ends[label][1]:.2f}"
+            for label in emphasised_rows(results)
+            if label in ends
+        ]
+        parts.append(f"{model}: " * (len(models(results)) > 1) + "; ".join(told))
+    return f"AP and name diversity at the last step: {'. '.join(parts)}."
 
 
 def frontier_lines(results: Results, model: str) -> list[Line]:
@@ -176,7 +207,8 @@ def middle(label: str, x: Numbers, y: Numbers, per_bin: int = 4, most: int = 8) 
 
 
 def training_lines(results: Results, model: str) -> dict[str, list[Line]]:
-    """Maps the measures of TRAINING that were logged to their lines over training steps, mean over seeds."""
+    """Maps the measures of TRAINING that were logged to their lines over training steps: mean over seeds, and their
+    range."""
 
     def lines(quantity: str) -> list[Line]:
         return _over_steps(results, model, lambda record: _log(record, quantity), base=quantity == "heldout_nll")
@@ -185,8 +217,8 @@ def training_lines(results: Results, model: str) -> dict[str, list[Line]]:
 
 
 def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
-    """Maps the measures of PROBE that were recorded to their lines over training steps (0 is the base), mean over
-    seeds."""
+    """Maps the measures of PROBE that were recorded to their lines over training steps (0 is the base): mean over
+    seeds, and their range."""
 
     def lines(quantity: str) -> list[Line]:
         return _over_steps(results, model, lambda record: _defined(record.probe, quantity), base=False)
@@ -196,21 +228,25 @@ def probe_lines(results: Results, model: str) -> dict[str, list[Line]]:
 
 def _over_steps(results: Results, model: str, log: Callable[[Record], dict[int, float]], base: bool) -> list[Line]:
     """Returns the lines of a measure over training steps. base: whether they begin with the base's value, at step 0."""
-    start = _seed_means(results, results.finished(model, BASE), log) if base else {}
+    start = _over_seeds(results, results.finished(model, BASE), log) if base else {}
     lines = []
     for objective in results.suite.objectives:
-        points = _seed_means(results, results.finished(model, objective.label), log)
+        points = _over_seeds(results, results.finished(model, objective.label), log)
         if points:
             points = start | points
-            lines.append(Line(objective.label, tuple(map(float, points)), tuple(points.values())))
+            mean, low, high = zip(*points.values(), strict=True)
+            lines.append(Line(objective.label, tuple(map(float, points)), mean, low, high))
     return lines
 
 
-def _seed_means(results: Results, keys: Sequence[Key], log: Callable[[Record], dict[int, float]]) -> dict[int, float]:
-    """Returns the mean at each step that every seed has."""
+def _over_seeds(
+    results: Results, keys: Sequence[Key], log: Callable[[Record], dict[int, float]]
+) -> dict[int, tuple[float, float, float]]:
+    """Returns mean, smallest and largest value over the seeds at each step that every seed has."""
     logs = [log(results.records[key]) for key in keys]
     steps = sorted(set.intersection(*map(set, logs))) if logs else []
-    return {step: float(np.mean([log[step] for log in logs])) for step in steps}
+    values = {step: [log[step] for log in logs] for step in steps}
+    return {step: (float(np.mean(each)), min(each), max(each)) for step, each in values.items()}
 
 
 def _log(record: Record, quantity: str) -> dict[int, float]:

@@ -15,6 +15,7 @@ from harness.report.figures.data import (
     Line,
     by_model,
     coverage_lines,
+    emphasised_rows,
     frontier_lines,
     heat_lines,
     models,
@@ -22,7 +23,7 @@ from harness.report.figures.data import (
     rows_of,
     training_lines,
 )
-from harness.report.figures.style import Look, legend_below, look, shown
+from harness.report.figures.style import BEHIND, OTHERS, Look, label_ends, legend_below, looks, shown
 from harness.report.results import Results
 from harness.suite.cells import BASE, ORACLES
 
@@ -36,22 +37,33 @@ def draw_frontier(results: Results) -> Figure:
     """Draws diversity at equal AP, one panel per model."""
     figure = Figure(figsize=(5.4 * len(models(results)), 4.4), layout="constrained")
     panels = figure.subplots(1, len(models(results)), sharex=True, sharey=True, squeeze=False)[0]
+    look_of = row_looks(results)
     for axes, model in zip(panels, models(results), strict=True):
-        draw_lines(axes, frontier_lines(results, model), rows_of(results)[1:])
+        drawn = frontier_lines(results, model)
+        draw_lines(axes, drawn, look_of)
+        label_ends(axes, {line.label: (line.x[-1], line.y[-1]) for line in drawn}, look_of)
         axes.set_xlabel(axis_label("AP"))
         axes.set_title(model if len(panels) > 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(6))
     panels[0].set_ylabel(axis_label("name_diversity"))
-    legend_below(figure, panels)
+    if BEHIND in look_of.values():
+        legend_below(figure, panels, only=(OTHERS,))
     return figure
+
+
+def row_looks(results: Results) -> dict[str, Look]:
+    """Returns the look of every row of a suite: base and oracles without a hue, emphasised objectives in colour."""
+    return looks(rows_of(results)[1:], emphasised_rows(results)) | {
+        label: Look(*look) for label, look in BOUNDS.items()
+    }
 
 
 def draw_coverage(results: Results) -> Figure:
     figure = Figure(figsize=(4.8 * len(models(results)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(models(results)), sharey=True, squeeze=False)[0]
     for axes, model in zip(panels, models(results), strict=True):
-        draw_lines(axes, coverage_lines(results, model), rows_of(results)[1:])
-        axes.set_xlabel("k samples")
+        draw_lines(axes, coverage_lines(results, model), row_looks(results))
+        axes.set_xlabel("samples per image, k")
         axes.set_title(model if len(panels) > 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panels[0].set_ylabel(axis_label("coverage@k"))
@@ -63,18 +75,18 @@ def draw_heat(results: Results) -> Figure:
     """Draws every figure of HEAT over the temperature, and recall against diversity along it."""
     figure = Figure(figsize=(11.2, 2.9 * len(models(results)) + 0.5), layout="constrained")
     panels = figure.subplots(len(models(results)), len(HEAT) + 1, squeeze=False)
-    labels = rows_of(results)[1:]
+    look_of = row_looks(results)
     for line, model in zip(panels, models(results), strict=True):
         by_figure, heats = heat_lines(results, model), results.suite.sample.curve
         for axes, name in zip(line[:-1], HEAT, strict=True):
-            draw_lines(axes, by_figure[name], labels)
+            draw_lines(axes, by_figure[name], look_of)
             axes.set_title(_titled(results, model, axis_label(name)), fontsize=9)
             axes.set_xlabel("temperature")
             axes.set_xticks(heats, [f"{heat:g}" for heat in heats])
         along = paths(by_figure["name_diversity"], by_figure["recall"])
-        draw_lines(line[-1], along, labels, every_point=True)
+        draw_lines(line[-1], along, look_of, every_point=True)
         for path in along:
-            _hollow(line[-1], path, labels)
+            _hollow(line[-1], path, look_of[path.label])
         line[-1].set_title(_titled(results, model, "hollow: the coldest"), fontsize=9)
         line[-1].set(xlabel=axis_label("name_diversity"), ylabel=axis_label("recall"))
     legend_below(figure, list(panels.flat))
@@ -120,7 +132,7 @@ def _draw_over_steps(
     figure = Figure(figsize=(width * across, height * down + 0.5), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, squeeze=False)
     for axes, (model, measure) in zip(panels.flat, contents, strict=True):
-        draw_lines(axes, by_name[model].get(measure.name, ()), rows_of(results)[1:])
+        draw_lines(axes, by_name[model].get(measure.name, ()), row_looks(results))
         axes.set_title(_titled(results, model, measure.heading), fontsize=9)
     for axes in panels[-1]:
         axes.set_xlabel("training step")
@@ -128,12 +140,11 @@ def _draw_over_steps(
     return figure
 
 
-def draw_lines(axes: Axes, lines: Sequence[Line], labels: Sequence[str], every_point: bool = False) -> None:
-    """Draws lines with their bands; labels: those of the objectives in the suite's order, which determines their
-    looks."""
+def draw_lines(axes: Axes, lines: Sequence[Line], look_of: Mapping[str, Look], every_point: bool = False) -> None:
+    """Draws lines, the emphasised ones with their bands and in front; look_of: the look of each row."""
     for line in lines:
-        style = _look(line.label, labels)
-        if line.low:
+        style = look_of[line.label]
+        if line.low and style is not BEHIND:
             axes.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
         axes.plot(
             line.x,
@@ -143,9 +154,9 @@ def draw_lines(axes: Axes, lines: Sequence[Line], labels: Sequence[str], every_p
             marker=style.marker,
             markevery=1 if every_point else max(1, len(line.x) // MARKS),
             markersize=7 if style.marker == "*" else 3.5,
-            linewidth=1.2,
-            label=shown(line.label),
-            zorder=3 if line.label in BOUNDS else 2,
+            linewidth=0.8 if style is BEHIND else 1.4,
+            label=OTHERS if style is BEHIND else shown(line.label),
+            zorder=1.5 if style is BEHIND else 3 if line.label in BOUNDS else 2,
         )
     if any(line.low for line in lines):
         _keep_in_view(axes, lines)
@@ -153,9 +164,8 @@ def draw_lines(axes: Axes, lines: Sequence[Line], labels: Sequence[str], every_p
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
 
 
-def _hollow(axes: Axes, line: Line, labels: Sequence[str]) -> None:
+def _hollow(axes: Axes, line: Line, style: Look) -> None:
     """Marks the beginning of a line with a hollow marker."""
-    style = _look(line.label, labels)
     axes.plot(
         line.x[:1],
         line.y[:1],
@@ -165,10 +175,6 @@ def _hollow(axes: Axes, line: Line, labels: Sequence[str]) -> None:
         ms=7 if style.marker == "*" else 5,
         zorder=4,
     )
-
-
-def _look(label: str, labels: Sequence[str]) -> Look:
-    return Look(*BOUNDS[label]) if label in BOUNDS else look(labels.index(label))
 
 
 def _keep_in_view(axes: Axes, lines: Sequence[Line]) -> None:

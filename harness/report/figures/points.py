@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +12,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 from harness.metrics.catalogue import axis_label
 from harness.metrics.stats import Interval
 from harness.report.figures.data import Cloud, Trajectory, clouds, models, rows_of, trajectories
-from harness.report.figures.style import Look, legend_below, look, shown
+from harness.report.figures.lines import row_looks
+from harness.report.figures.style import BEHIND, OTHERS, Look, legend_below, look, shown
 from harness.report.results import Results
 from harness.suite.cells import BASE
 
@@ -22,56 +23,76 @@ ACROSS = 4
 
 
 def draw_trajectories(results: Results) -> Figure:
-    labels = rows_of(results)[1:]
-    figure = Figure(figsize=(4.6 * len(models(results)), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(models(results)), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, model in zip(panels, models(results), strict=True):
-        _draw_trajectories(axes, trajectories(results, model), labels)
-        axes.set_xlabel(axis_label("name_diversity"))
-        if len(panels) > 1:
-            axes.set_title(model, pad=16)
-    panels[0].set_ylabel(axis_label("AP"))
-    legend_below(figure, panels)
+    """Draws two panels per model: the paths of training from the base, and where they end, with intervals."""
+    look_of = row_looks(results)
+    figure = Figure(figsize=(8.4, 3.9 * len(models(results))), layout="constrained")
+    panels = figure.subplots(len(models(results)), 2, squeeze=False)
+    for (paths, ends), model in zip(panels, models(results), strict=True):
+        drawn = trajectories(results, model)
+        _draw_paths(paths, drawn, look_of)
+        _draw_ends(ends, [path for path in drawn if path.label != BASE], look_of)
+        for axes, title in ((paths, "along training"), (ends, "at the last step")):
+            axes.set_title(title if len(panels) == 1 else f"{model}: {title}", pad=16, fontsize=9)
+            axes.set_xlabel(axis_label("name_diversity"))
+        paths.set_ylabel(axis_label("AP"))
+    legend_below(figure, list(panels[:, 0]))
     return figure
 
 
-def _draw_trajectories(axes: Axes, trajectories: Sequence[Trajectory], labels: Sequence[str]) -> None:
+def _draw_paths(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping[str, Look]) -> None:
     axes.grid(visible=False, axis="x")
     for bound, meaning, side in ((0.0, "one name", "left"), (1.0, "uniform", "right")):
         axes.axvline(bound, color="#b0b0b0", linewidth=1, zorder=0.5)
         axes.text(bound, 1.01, meaning, color="#707070", size=8, ha=side, transform=axes.get_xaxis_transform())
     for path in trajectories:
+        style = look_of[path.label]
         if path.label == BASE:
-            axes.plot(path.diversity, path.ap, "*", color="black", markersize=13, label=BASE, zorder=4)
+            axes.plot(path.diversity, path.ap, "*", color="black", markersize=11, label=BASE, zorder=4)
             continue
-        style = look(labels.index(path.label))
-        axes.plot(path.diversity, path.ap, "-", color=style.colour, linewidth=1.2, alpha=0.7, zorder=2)
         axes.plot(
-            path.diversity[:-1], path.ap[:-1], style.marker, color=style.colour, markersize=4.5, mfc="w", zorder=3
+            path.diversity,
+            path.ap,
+            style.dash,
+            marker=style.marker,
+            color=style.colour,
+            linewidth=0.8 if style is BEHIND else 1.4,
+            markersize=4,
+            label=OTHERS if style is BEHIND else shown(path.label),
+            zorder=1.5 if style is BEHIND else 3,
         )
-        _draw_last(axes, path, style.colour, style.marker)
     axes.xaxis.set_major_locator(MaxNLocator(6))
 
 
-def _draw_last(axes: Axes, path: Trajectory, colour: str, marker: str) -> None:
-    diversity, ap = path.last or (None, None)
-    axes.errorbar(
-        path.diversity[-1],
-        path.ap[-1],
-        xerr=_half(diversity),
-        yerr=_half(ap),
-        fmt=marker,
-        color=colour,
-        markersize=7,
-        elinewidth=1.2,
-        capsize=2,
-        label=shown(path.label),
-        zorder=5,
-    )
+def _draw_ends(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping[str, Look]) -> None:
+    """Draws the last step of each row: its interval where the row is emphasised, a grey point elsewhere."""
+    for path in trajectories:
+        style = look_of[path.label]
+        x, y = path.diversity[-1], path.ap[-1]
+        if style is BEHIND:
+            axes.plot(x, y, "o", color=style.colour, markersize=4, zorder=2)
+            continue
+        diversity, ap = path.last or (None, None)
+        axes.errorbar(
+            x,
+            y,
+            xerr=_bars(x, diversity),
+            yerr=_bars(y, ap),
+            fmt=style.marker,
+            color=style.colour,
+            markersize=6,
+            elinewidth=1.2,
+            capsize=2,
+            zorder=5,
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _half(figure: Interval | None) -> float | None:
-    return None if figure is None or math.isnan(figure.high) else (figure.high - figure.low) / 2
+def _bars(value: float, figure: Interval | None) -> list[list[float]] | None:
+    """Returns how far the interval reaches below and above the value, [2, 1]: not beyond what a share can be."""
+    if figure is None or math.isnan(figure.high):
+        return None
+    low, high = max(figure.low, min(0.0, value)), min(figure.high, max(1.0, value))
+    return [[value - low], [high - value]]
 
 
 def draw_clouds(results: Results) -> Figure:
@@ -83,14 +104,14 @@ def draw_clouds(results: Results) -> Figure:
         for cloud in of_model
         if cloud.label != BASE or len(of_model) == 1
     ]
-    across = min(ACROSS, len(drawn))
-    down = math.ceil(len(drawn) / across)
+    down = math.ceil(len(drawn) / ACROSS)
+    across = math.ceil(len(drawn) / down)
     figure = Figure(figsize=(max(2.4 * across, 3.6), 2.1 * down + 0.7), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     labels = rows_of(results)[1:]
     for axes, (model, cloud, of_model) in zip(panels.flat, drawn, strict=False):
         for base in (other for other in of_model if other.label == BASE):
-            _draw_cloud(axes, base, GREY, BASE)
+            _draw_cloud(axes, base, GREY, BASE, only_middle=cloud.label != BASE)
         if cloud.label != BASE:
             _draw_cloud(axes, cloud, look(labels.index(cloud.label)), None)
         axes.set_title(cloud.label if len(by_model) == 1 else f"{model}: {cloud.label}", fontsize=9)
@@ -106,8 +127,12 @@ def draw_clouds(results: Results) -> Figure:
     return figure
 
 
-def _draw_cloud(axes: Axes, cloud: Cloud, style: Look, name: str | None) -> None:
+def _draw_cloud(axes: Axes, cloud: Cloud, style: Look, name: str | None, only_middle: bool = False) -> None:
+    """Draws the points of a row and its medians; only_middle: the medians alone, where the points would be repeated."""
     dash = "--" if name else "-"  # one line a panel beside the base's: no other dash is needed
+    if only_middle:
+        axes.plot(cloud.middle.x, cloud.middle.y, dash, color=style.colour, linewidth=1.6, zorder=3, label=name)
+        return
     axes.plot(cloud.train_images, cloud.diversity, style.marker, color=style.colour, ms=4, alpha=0.55, mew=0, zorder=2)
     axes.plot(cloud.middle.x, cloud.middle.y, dash, color=style.colour, linewidth=1.6, zorder=3)
     axes.plot([], [], dash, marker=style.marker, color=style.colour, label=name)

@@ -3,6 +3,7 @@ suite."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ SIDE = 200
 """Longer side of a drawn picture in pixels: it is shown at less than 2 inches."""
 SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8C8C00")
 
-WIDTH, TITLE, TEXT_LINE, GAP = 1.75, 0.2, 0.125, 0.12
+WIDTH, TITLE, TEXT_LINE, GAP = 1.9, 0.2, 0.15, 0.12
 """Sizes in inches: of a panel, its title, a line of text below it, and the space between panels."""
 
 
@@ -157,7 +158,8 @@ def draw_gallery(results: Results) -> Figure:
 
 def draw_strips(strips: Sequence[Strip], pictures: Path) -> Figure:
     """Draws the strips; `pictures`: the folder of the picture files."""
-    across = min(PER_LINE, max(len(strip.panels) for strip in strips))
+    most = max(len(strip.panels) for strip in strips)
+    across = math.ceil(most / math.ceil(most / PER_LINE))  # lines of equal length
     lines = [(strip, strip.panels[i : i + across]) for strip in strips for i in range(0, len(strip.panels), across)]
     heights = [_height(strip.picture, panels) for strip, panels in lines]
     width, height = across * (WIDTH + GAP) + GAP, sum(heights) + GAP
@@ -207,7 +209,7 @@ def _draw_panel(
             (1, -72 * TEXT_LINE * (index + 1) - 1),
             xycoords="axes fraction",
             textcoords="offset points",
-            size=6.5,
+            size=8,
             color="black" if verified else "#707070",
             style="normal" if verified else "italic",
         )
@@ -239,5 +241,5 @@ def _draw_boxes(axes: Axes, boxes: Sequence[Drawn]) -> None:
 def _fitting(lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """Returns at most NAMES + 1 lines, cut to the width of a panel; omitted lines are counted."""
     chosen = list(lines) if len(lines) <= NAMES + 1 else [*lines[:NAMES], (f"and {len(lines) - NAMES} more", False)]
-    widest = round(WIDTH / 0.054)
+    widest = round(WIDTH / 0.066)
     return [(text if len(text) <= widest else f"{text[: widest - 1]}…", verified) for text, verified in chosen]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -17,14 +19,20 @@ from PIL import Image
 
 from harness.system.files import replacing
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""The Okabe-Ito colours, which colour-blind readers can tell apart; black belongs to the base."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#8A6D00", "#332288")
+"""Colours that colour-blind readers can tell apart, with a contrast of 3 to 1 or more on white; black is the base's."""
+GREY = "#949494"
+"""The colour of rows that stand behind the emphasised ones."""
+OTHERS = "other rows"
+LINE_HEIGHT = 0.2
+"""Inches between the names of two rows, about."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 """Markers for readers of grey prints; eleven, so that no pair of colour and marker repeats before 66 objectives."""
 DASHES = ("-", "--", "-.", ":")
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "detmodes",  # ids in an SVG are random without it
+    "svg.fonttype": "none",  # text that can be searched, read aloud and scaled
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,8 +54,16 @@ class Look:
 
 
 def look(index: int) -> Look:
-    """Returns the look of the suite's objective with this index."""
+    """Returns the look of the emphasised row with this index."""
     return Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+
+
+def looks(labels: Sequence[str], emphasised: Sequence[str]) -> dict[str, Look]:
+    """Returns the look of each row: its own where it is emphasised, a thin grey line elsewhere."""
+    return {label: look(emphasised.index(label)) if label in emphasised else BEHIND for label in labels}
+
+
+BEHIND = Look(GREY, "", "-")
 
 
 def shown(label: str) -> str:
@@ -55,34 +71,81 @@ def shown(label: str) -> str:
     return f" {label}" if label.startswith("_") else label
 
 
-def legend_below(figure: Figure, panels: Sequence[Axes]) -> Legend:
-    """Puts one legend for all panels below them."""
+def legend_below(figure: Figure, panels: Sequence[Axes], only: Sequence[str] = ()) -> Legend:
+    """Puts one legend for all panels below them, in lines of equal length, OTHERS last; only: these entries alone."""
     entries: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+            if not only or label in only:
+                entries.setdefault(label, handle)
+    if OTHERS in entries:
+        entries[OTHERS] = entries.pop(OTHERS)
     widest = 0.5 + 0.085 * max(map(len, entries))  # inches: handle and gaps, then the text at 9 points
-    columns = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
+    most = max(1, min(len(entries), int(figure.get_figwidth() / widest)))
+    columns = math.ceil(len(entries) / math.ceil(len(entries) / most))
     return figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
-def render(figure: Figure, suffix: str) -> bytes:
-    """Renders a figure as PNG or SVG ("png", "svg"), without date and library version, so that the same figure is the
-    same file."""
+def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], look_of: Mapping[str, Look]) -> None:
+    """Writes the name of each emphasised row beside the end of its line, apart from each other, in room that it makes
+    on the right. ends: (x, y) of each row."""
+    written = {label: end for label, end in ends.items() if look_of[label] is not BEHIND}
+    if not written:
+        return
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    gap = (high - low) * LINE_HEIGHT / axes.get_figure(root=True).get_figheight()  # type: ignore[union-attr]
+    edge = max(x for x, _ in written.values())
+    longest = max(map(len, written))
+    width = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
+    axes.set_xlim(left, max(right, edge + (edge - left) * (0.3 + 0.08 * longest) / width))
+    at = -math.inf
+    for label, (x, y) in sorted(written.items(), key=lambda item: item[1][1]):
+        at = max(y, at + gap)
+        axes.annotate(
+            shown(label),
+            (x, y),
+            (edge + (edge - left) * 0.03, at),
+            color=look_of[label].colour,
+            va="center",
+            size=8.5,
+            arrowprops={"arrowstyle": "-", "color": look_of[label].colour, "linewidth": 0.5, "shrinkB": 2},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a figure is called, and what is seen in it: for those who do not see it, and for search engines."""
+
+    title: str
+    description: str
+
+
+def render(figure: Figure, suffix: str, words: Words | None = None) -> bytes:
+    """Renders a figure as PNG or SVG ("png", "svg"; an SVG with its words), without date and library version, so that
+    the same figure is the same file."""
     metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
     file = io.BytesIO()
     figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
     if suffix == "svg":
-        return _pictures_once(file.getvalue().decode()).encode()
+        return _with_words(_pictures_once(file.getvalue().decode()), words).encode()
     return _few_colours(file) if any(axes.images for axes in figure.axes) else file.getvalue()
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path, words: Words | None = None) -> Path:
     """Writes a figure as PNG or SVG by its suffix, completely or not at all."""
-    content = render(figure, path.suffix[1:])
+    content = render(figure, path.suffix[1:], words)
     with replacing(path) as partial:
         partial.write_bytes(content)
     return path
+
+
+def _with_words(svg: str, words: Words | None) -> str:
+    """Puts title and description into an SVG, as its first elements."""
+    if words is None:
+        return svg
+    start = svg.index(">", svg.index("<svg")) + 1
+    told = f"\n <title>{escape(words.title)}</title>\n <desc>{escape(words.description)}</desc>"
+    return svg[:start] + told + svg[start:]
 
 
 def _few_colours(png: io.BytesIO) -> bytes:

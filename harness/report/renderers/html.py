@@ -22,11 +22,17 @@ PROSE = 36
 """Characters from which on the words in a column are broken into lines."""
 
 STYLE = """
-:root { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
+:root { --ink: #1a1a1a; --ground: #fff; --faint: #555; --rule: #ddd; --hover: #f2f7fa; --code: #f4f4f4; }
+:root { --link: #005a8f; }
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --ground: #16181c; --faint: #a8a8a8; --rule: #3a3d44; --hover: #23272e; --code: #23272e; }
+  :root { --link: #7cc4f5; }
+}
 body { margin: 0 auto; max-width: 76rem; padding: 0 1rem 4rem; overflow-wrap: anywhere; }
 h1 { margin: 1.5rem 0 .25rem; line-height: 1.2; }
-h2 { margin: 3rem 0 1rem; padding-bottom: .25rem; border-bottom: 2px solid #005a8f; line-height: 1.2; }
-a { color: #005a8f; }
+h2 { margin: 3rem 0 1rem; padding-bottom: .25rem; border-bottom: 2px solid var(--link); line-height: 1.2; }
+a { color: var(--link); }
 .skip { position: absolute; left: -999rem; }
 .skip:focus { position: static; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-style: none; }
@@ -35,31 +41,35 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-s
 .long { max-height: 75vh; overflow-y: auto; }
 table { border-collapse: collapse; font-size: .875rem; overflow-wrap: normal; }
 caption { text-align: left; font-size: 1rem; font-weight: 600; padding: .25rem 0 .5rem; }
-caption small { display: block; font-weight: 400; color: #555; }
+caption small { display: block; font-weight: 400; color: var(--faint); }
 th, td { padding: .25rem .75rem .25rem .25rem; text-align: left; vertical-align: top; white-space: nowrap; }
 .number { text-align: right; padding: .25rem .25rem .25rem .75rem; font-variant-numeric: tabular-nums; }
 .prose { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
-thead th { position: sticky; top: 0; z-index: 1; background: #fff; vertical-align: bottom; }
-thead th { box-shadow: inset 0 -2px #1a1a1a; }
+thead th { position: sticky; top: 0; z-index: 1; background: var(--ground); vertical-align: bottom; }
+thead th { box-shadow: inset 0 -2px var(--ink); }
 tbody th { background: inherit; font-weight: 400; }
 @media (min-width: 50rem) { tbody th { position: sticky; left: 0; } }
-tbody tr { border-bottom: 1px solid #ddd; background: #fff; }
-tbody tr:hover { background: #f2f7fa; }
-td small { color: #555; font-size: inherit; }
+@media (max-width: 50rem) { /* what goes on to the right fades out */
+  .scroll { mask-image: linear-gradient(to right, #000 calc(100% - 2rem), transparent); }
+  table { margin-right: 2rem; }
+}
+tbody tr { border-bottom: 1px solid var(--rule); background: var(--ground); }
+tbody tr:hover { background: var(--hover); }
+td small { color: var(--faint); font-size: inherit; }
 strong small { color: inherit; }
 thead button { all: unset; cursor: pointer; font: inherit; font-weight: 600; }
 thead button:focus-visible { outline: 3px solid #d55e00; }
 th { --arrow: "\\2195"; }
 th[aria-sort=ascending] { --arrow: "\\2191"; }
 th[aria-sort=descending] { --arrow: "\\2193"; }
-button:after, .number button:before { content: var(--arrow); color: #555; padding: 0 .25rem; }
+button:after, .number button:before { content: var(--arrow); color: var(--faint); padding: 0 .25rem; }
 .number button:after { content: none; }
 figure { margin: 0 0 2rem; }
-figure img { max-width: 100%; height: auto; }
-figcaption { color: #555; }
+figure img { width: 100%; max-width: 75rem; height: auto; background: #fff; border-radius: .25rem; }
+figcaption { color: var(--faint); }
 dt { font-weight: 600; font-family: ui-monospace, monospace; margin-top: .75rem; }
 dd { margin: 0 0 0 1.5rem; max-width: 60rem; }
-pre { padding: 1rem; background: #f4f4f4; white-space: pre-wrap; }
+pre { padding: 1rem; background: var(--code); white-space: pre-wrap; }
 @page { size: landscape; }
 @media print {
   :root { font-size: 10px; }
@@ -105,13 +115,13 @@ for (const table of document.querySelectorAll("table")) {
 
 
 def to_html(results: Results) -> str:
-    """Renders verdicts, figures, tables (all categories with an image), definitions, and how to make them again."""
+    """Renders figures, verdicts, tables (all categories with an image), definitions, and how to make them again."""
     made = grids(results)
     claims = [grid for grid in made if grid.title.startswith(HYPOTHESES)]
     summary = [grid for grid in made if grid not in claims]
     sections = {
-        "Hypotheses": "".join(map(_table, claims)),
         "Figures": "".join(_figures(results)),
+        "Hypotheses": "".join(map(_table, claims)),
         "Tables": "".join(map(_table, summary)),
         "Categories": "".join(map(_table, category_grids(results, everything=True))),
         "Definitions": _definitions(),
@@ -161,8 +171,9 @@ def _policy() -> str:
 def _figures(results: Results) -> Iterator[str]:
     for name in figures.available(results):
         data = b64encode(figures.svg(results, name).encode()).decode()
+        seen = escape(figures.description(results, name))
         yield (
-            f'<figure>\n<img src="data:image/svg+xml;base64,{data}" alt="Figure: {escape(name.replace("-", " "))}">\n'
+            f'<figure>\n<img src="data:image/svg+xml;base64,{data}" alt="{seen}">\n'
             f"<figcaption>{escape(figures.TEXTS[name])}</figcaption>\n</figure>\n"
         )
 
