@@ -357,9 +357,14 @@ def test_wide_bands_do_not_hide_the_lines() -> None:
 
 def test_error_bars_stay_within_what_a_share_can_be() -> None:
     """By hand: 0.9 in [0.7, 1.1] reaches 0.2 down and 0.1 up; 1.05, by noise, in [0.9, 1.2] no further than itself."""
-    assert points._bars(0.9, Interval(0.9, 0.7, 1.1, 3)) == [[pytest.approx(0.2)], [pytest.approx(0.1)]]
-    assert points._bars(1.05, Interval(1.05, 0.9, 1.2, 3)) == [[pytest.approx(0.15)], [0.0]]
-    assert points._bars(0.02, Interval(0.02, -0.1, 0.1, 3)) == [[0.02], [pytest.approx(0.08)]]
+    for value, low, high, down, up in (
+        (0.9, 0.7, 1.1, 0.2, 0.1),
+        (1.05, 0.9, 1.2, 0.15, 0.0),
+        (0.02, -0.1, 0.1, 0.02, 0.08),
+    ):
+        bars = points._bars(value, Interval(value, low, high, 3))
+        assert bars is not None
+        assert [bars[0][0], bars[1][0]] == pytest.approx([down, up])
     assert points._bars(0.5, Interval(0.5, math.nan, math.nan, 1)) is None
 
 

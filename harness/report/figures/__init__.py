@@ -38,11 +38,11 @@ TEXTS = {
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """One kind of figure. data: returns what the figure shows (dataclasses, sequences and dicts by name), empty where
-    there is nothing to show. seen: says in words what one sees."""
+    there is nothing to show. tell: says in words what is seen."""
 
     data: Callable[[Results], Mapping[str, object]]
     draw: Callable[[Results], Figure]
-    seen: Callable[[Results], str] = lambda results: ""
+    tell: Callable[[Results], str] = lambda results: ""
 
 
 def available(results: Results) -> list[str]:
@@ -91,8 +91,8 @@ def svg(results: Results, name: str) -> str:
 
 def description(results: Results, name: str) -> str:
     """Says what a figure shows and what is seen in it: for those who do not see it."""
-    seen = _FIGURES[name].seen(results)
-    return f"{TEXTS[name]}. {seen}" if seen else f"{TEXTS[name]}."
+    observation = _FIGURES[name].tell(results)
+    return f"{TEXTS[name]}. {observation}" if observation else f"{TEXTS[name]}."
 
 
 @contextmanager

@@ -171,9 +171,9 @@ def _policy() -> str:
 def _figures(results: Results) -> Iterator[str]:
     for name in figures.available(results):
         data = b64encode(figures.svg(results, name).encode()).decode()
-        seen = escape(figures.description(results, name))
+        words = escape(figures.description(results, name))
         yield (
-            f'<figure>\n<img src="data:image/svg+xml;base64,{data}" alt="{seen}">\n'
+            f'<figure>\n<img src="data:image/svg+xml;base64,{data}" alt="{words}">\n'
             f"<figcaption>{escape(figures.TEXTS[name])}</figcaption>\n</figure>\n"
         )
 
