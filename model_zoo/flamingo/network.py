@@ -21,6 +21,7 @@ from open_flamingo.src.flamingo_lm import FlamingoLMMixin
 from open_flamingo.src.helpers import MaskedCrossAttention, PerceiverResampler
 from open_flamingo.src.utils import extend_instance
 from torch import Tensor, nn
+from torch.nn import functional
 
 from harness.types import TokenTrees
 from model_zoo.cache_name import CACHE, AutocastCache, cache_of
@@ -222,6 +223,37 @@ class MemoLinear(nn.Linear):
         return super().forward(x) if self.memo is None else self.memo
 
 
+class LatentAttention(MaskedCrossAttention):  # type: ignore[misc]
+    """Upstream's cross-attention; on a GPU as one kernel. On a CPU it stays upstream's own, operation by operation, so
+    that results that were published are made again to the last digit."""
+
+    def forward(
+        self, x: Tensor, media: Tensor, media_locations: Tensor | None = None, use_cached_media: bool = False
+    ) -> Tensor:
+        """x [B, L, D] reads the latents [B, 1, n, D'] of its one image, wherever `media_locations` has it before."""
+        if x.device.type == "cpu" or media_locations is None:
+            whole: Tensor = super().forward(x, media, media_locations, use_cached_media)
+            return whole
+        return self.fused(x, media, media_locations, use_cached_media)
+
+    def fused(self, x: Tensor, media: Tensor, media_locations: Tensor, use_cached_media: bool) -> Tensor:
+        """The same, of one image in each row."""
+        keys, values = self.to_kv(media.flatten(1, 2)).chunk(2, dim=-1)
+        queries, keys, values = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.to_q(self.norm(x)), keys, values)
+        )
+        read = functional.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
+        image_before = media_locations.any(1, keepdim=True) if use_cached_media else media_locations.cumsum(1) > 0
+        out: Tensor = self.to_out(read * image_before[:, :, None])
+        return out
+
+
+def _adapt(attention: nn.Module) -> None:
+    """Changes upstream's modules in place: drawing new weights would shift the random stream."""
+    attention.__class__ = LatentAttention
+    attention.to_kv.__class__ = MemoLinear
+
+
 @dataclass(frozen=True, slots=True)
 class ReaderSizes:
     """Sizes of the parts that read the image: the perceiver and the gated cross-attention; `width` is that of one
@@ -257,7 +289,7 @@ def assemble(
     )
     model.reads_trees = of_transformers
     for block in model.readers():
-        block.attn.to_kv.__class__ = MemoLinear  # same weights: drawing new ones would shift the random stream
+        _adapt(block.attn)
     return model
 
 
@@ -267,6 +299,6 @@ def resize(model: TrainableFlamingo, sizes: ReaderSizes) -> None:
     model.perceiver = PerceiverResampler(dim=model.vis_dim, depth=sizes.depth, num_latents=sizes.latents, **heads)
     for block in model.readers():
         block.attn = MaskedCrossAttention(dim=model.lang_dim, dim_visual=model.vis_dim, **heads)
-        block.attn.to_kv.__class__ = MemoLinear
+        _adapt(block.attn)
         nn.init.constant_(block.attn_gate, sizes.gate)
         nn.init.constant_(block.ff_gate, sizes.gate)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from harness.errors import ConfigError, DataError
 from harness.inference.padding import target_batch
@@ -17,6 +18,7 @@ from harness.training.objective import prepare
 from harness.types import Example, Sample
 from model_zoo import checkpoint
 from model_zoo.flamingo import toy
+from model_zoo.flamingo.network import LatentAttention
 from model_zoo.flamingo.toy import OpenFlamingo
 from model_zoo.settings.open_flamingo import CONFIGS
 from tests.support import small
@@ -259,3 +261,39 @@ def test_every_wrong_setting_is_reported_at_once() -> None:
 @pytest.mark.parametrize("settings", [{}, {"bins": 2}, {"bins": 10_000}, {"trains": "flamingo", "weights": "random"}])
 def test_good_settings_have_no_problems(settings: dict[str, object]) -> None:
     assert OpenFlamingo.problems(settings) == []
+
+
+def test_attention_to_the_image_in_one_kernel_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does: logits where the image stands in the middle of a row, gradients, and answers token by token."""
+    adapter, examples = small.fitted(), small.train_examples(3)
+    pixels, tokens = adapter.pixels(examples), tokens_for(adapter, 3, 12)
+    tokens[1] = tokens[1].roll(4)  # some tokens stand before the image
+    tokens[1, :4] = adapter.tokens.pad
+    calls: list[bool] = []
+
+    def everything() -> tuple[Tensor, Tensor, list[list[Sample]]]:
+        adapter.model.zero_grad()
+        logits = adapter.logits(pixels, tokens)
+        logits.log_softmax(-1)[..., 7].sum().backward()  # type: ignore[no-untyped-call]
+        gradient = torch.cat([p.grad.flatten() for p in adapter.model.parameters() if p.grad is not None])
+        return logits.detach(), gradient, adapter.generate(examples, [0.0, 1.0], 0, 12)
+
+    logits, gradient, answers = everything()
+    fused = LatentAttention.fused
+
+    def observed(self: LatentAttention, x: Tensor, media: Tensor, locations: Tensor, cached: bool) -> Tensor:
+        calls.append(cached)
+        return fused(self, x, media, locations, cached)
+
+    monkeypatch.setattr(
+        LatentAttention,
+        "forward",
+        lambda self, x, media, media_locations, use_cached_media: observed(
+            self, x, media, media_locations, use_cached_media
+        ),
+    )
+    again = everything()
+    assert {True, False} == set(calls)
+    torch.testing.assert_close(again[0], logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(again[1], gradient, atol=1e-4, rtol=1e-4)
+    assert [[s.tokens for s in own] for own in again[2]] == [[s.tokens for s in own] for own in answers]
