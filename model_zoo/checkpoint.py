@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from harness.errors import DataError
 from harness.system.files import give_usual_permissions, replacing
 from harness.system.files import sha256 as sha256
+from model_zoo.lora import scale_of
 
 DIGESTS = "digests.json"
 LORA_A = ".lora_A.default.weight"
 LORA_SCALE = 2.0
-"""Low-rank changes are multiplied by alpha / rank, which is 2 in every adapter here."""
+"""What low-rank changes are multiplied by, alpha / rank, unless a file says otherwise."""
 SHOWN = 10
 """Number of mismatches that an error names."""
 VOCABULARY = ("lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight")
@@ -29,8 +30,10 @@ def save(model: nn.Module, entries: Sequence[str], path: Path, names: Collection
     """Writes parameters and buffers (each aliased tensor once, under its first name), or only `names`; returns the
     sha256."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _chosen(model, names).items()}
+    scale = scale_of(model)
+    scaled = {} if scale in (None, LORA_SCALE) else {"lora_scale": repr(scale)}
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata={"entries": json.dumps(list(entries))})
+        save_file(tensors, partial, metadata={"entries": json.dumps(list(entries)), **scaled})
         give_usual_permissions(partial)
     return sha256(path)
 
@@ -45,6 +48,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         raise DataError(f"{path}: no such weights file") from None
     except (SafetensorError, KeyError, OSError) as error:
         raise DataError(f"{path}: expected safetensors written by detmodes, got: {error}") from None
+
+
+def _saved_scale(path: Path) -> float:
+    """Reads alpha / rank of the low-rank changes in a file."""
+    with safe_open(path, framework="pt") as file:
+        return float((file.metadata() or {}).get("lora_scale", LORA_SCALE))
 
 
 def read_shipped(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
@@ -84,13 +93,18 @@ def load_parts(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) ->
     given = {name: tensor for name, tensor in tensors.items() if name in places}
     if wrong := mismatches(expected, given):
         raise DataError(f"{source}: does not fit the model: {'; '.join(wrong[:SHOWN])}")
+    low_rank = any(name.endswith(LORA_A) for name in tensors)
+    saved_scale = _saved_scale(source) if low_rank else LORA_SCALE
+    model_scale = scale_of(model)
+    if low_rank and not changes and model_scale != saved_scale:
+        raise DataError(f"{source}: expected low-rank changes times {model_scale} (alpha / rank), got {saved_scale}")
     with torch.no_grad():
         for name, tensor in given.items():
             named[str(places[name])].copy_(tensor)
         for name, down in changes.items():
             up = tensors[down.replace("lora_A", "lora_B")]
             weight = named[str(_place(f"{name}.weight", named))]
-            weight += (LORA_SCALE * up.float() @ tensors[down].float()).to(weight)
+            weight += (saved_scale * up.float() @ tensors[down].float()).to(weight)
 
 
 def _place(name: str, tensors: Mapping[str, Tensor]) -> str | None:

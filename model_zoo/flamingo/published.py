@@ -25,7 +25,9 @@ from model_zoo.flamingo.language import END, IMAGE, PAD, Language, load
 from model_zoo.flamingo.network import ReaderSizes, TrainableFlamingo, assemble, resize
 from model_zoo.flamingo.new_embeddings import Rows, grow
 from model_zoo.location_rows import WAVES
+from model_zoo.lora import add_lora
 from model_zoo.settings import open_flamingo_hf as checks
+from model_zoo.settings.lora import LoraSettings
 from model_zoo.settings.open_flamingo_hf import with_defaults
 from model_zoo.settings.sources import find_saved
 
@@ -42,7 +44,6 @@ TOY_READING = ReaderSizes(depth=1, latents=16, heads=4, width=16, gate=1.0)
 PROMPT = f"{IMAGE}Output:"
 """The prompt with which upstream asks for a caption."""
 ASKING = f"{IMAGE}Detect {NAMES}. Output:"
-LORA_RANK = 16
 ADDED = ".rows.added"
 """Suffixes of the parameters of new tokens' rows."""
 
@@ -64,6 +65,8 @@ class OpenFlamingoHf(FlamingoAdapter):
                     "frozen_embeddings" (only the new tokens' rows of them); "lora" (that, and low-rank changes of the
                     language model's attention; needs peft). New tokens' rows of an output embedding always train:
                     they could not be told apart otherwise.
+    lora            {rank: 16, alpha: 32, targets: [...]}: the low-rank changes; targets: how the names of the linear
+                    maps end, by default those of the attention
     trust_remote_code  run the code that comes with the language model
     """
 
@@ -77,7 +80,7 @@ class OpenFlamingoHf(FlamingoAdapter):
         tokens = _tokens(language.tokenizer, full["bins"])
         grow(language.model, original, tokens.size, full["bins"])
         if full["trains"] == "lora":
-            _add_lora(language)
+            add_lora("open_flamingo_hf", language.model, LoraSettings.of(settings), language.family.attention)
         self.vision = vision.build(full["vision"], full["vision_weights"], full["image_size"] or 224)
         model = self._assemble(language, tokens)
         entries = _added(tokens, original)
@@ -180,13 +183,6 @@ def _freeze(model: TrainableFlamingo, trains: str) -> None:
     for name, parameter in language.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
-
-
-def _add_lora(language: Language) -> None:
-    import peft
-
-    config = peft.LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=list(language.family.attention))
-    peft.inject_adapter_in_model(config, language.model)
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from harness.errors import unknown
 from harness.settings import Setting
 from model_zoo.flamingo.architectures import FAMILIES, TOY
 from model_zoo.flamingo.released_sizes import RANDOM, SIZES, released_size
-from model_zoo.settings import sources
+from model_zoo.settings import lora, sources
 from model_zoo.settings.sources import named_place
 from model_zoo.settings.sources import places_behind as places_behind
 
@@ -42,6 +42,7 @@ SETTINGS = {
     "bins": checks.whole(2, MAX_BINS),
     "trains": checks.named(TRAINS),
     "trust_remote_code": checks.flag(),
+    "lora": lora.SETTING,
 }
 
 
@@ -50,6 +51,7 @@ def problems(settings: Mapping[str, Any]) -> list[str]:
     given = {key: value for key, value in settings.items() if (key, value) != ("image_size", None)}
     lines = checks.problems("open_flamingo_hf", given, SETTINGS)
     full = with_defaults(settings)
+    lines += lora.problems("open_flamingo_hf", full)
     lines += _language_problems(full["language"])
     lines += _vision_problems(full["vision"], full["vision_weights"], full["image_size"])
     return lines + sources.problems("weights", full["weights"], "a path")

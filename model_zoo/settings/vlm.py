@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness import settings as checks
+from model_zoo.settings import lora
 from model_zoo.settings.sources import HUB, has_revision, named_place
 from model_zoo.settings.sources import places_behind as places_behind
 
@@ -30,13 +31,14 @@ SETTINGS = {
     "trains": checks.named(TRAINS),
     "image_size": checks.whole(1, 4096),
     "question": checks.text(),
+    "lora": lora.SETTING,
 }
 
 
 def problems(settings: Mapping[str, Any]) -> list[str]:
     """Lists what is wrong with the settings."""
     given = {key: value for key, value in settings.items() if value is not None or key not in UNLESS_GIVEN}
-    return checks.problems("vlm", given, SETTINGS)
+    return [*checks.problems("vlm", given, SETTINGS), *lora.problems("vlm", settings)]
 
 
 def places(settings: Mapping[str, Any]) -> list[str]:

@@ -97,8 +97,10 @@ class Vlm:
     Settings: `family` (a name in FAMILIES), `weights` ("random" for a toy, a folder that `from_pretrained` reads,
     hub:OWNER/NAME@REVISION, or the folder of a cell that fine-tuned one of these), `trains` ("all"; "decoder":
     everything but the image encoder; "lora": low-rank changes of its attention, and the token embeddings where no
-    pretraining has seen them), `image_size` (pixels of a side; the family's by default, and open to some alone),
-    `question` (what the prompt asks; the family's by default; with {names} in it, it asks about categories).
+    pretraining has seen them), `lora` ({rank: 16, alpha: 32, targets: [...]}: the low-rank changes; targets: how the
+    names of the linear maps end, by default those of the attention), `image_size` (pixels of a side; the family's by
+    default, and open to some alone), `question` (what the prompt asks; the family's by default; with {names} in it, it
+    asks about categories).
     """
 
     def __init__(self, categories: Sequence[Category], settings: Mapping[str, Any]) -> None:
@@ -117,7 +119,7 @@ class Vlm:
         self.model: Any = loading.build(config, folder, self.family, self.tokens.size)
         self.weights_digest = None if folder is None or makes_outlines() else loading.digest(folder)
         new = folder is None or not self.family.native
-        loading.choose_trained(self.model, self.family, self.settings["trains"], new)
+        loading.choose_trained(self.model, self.family, self.settings, new)
         self._image = tokenizer.convert_tokens_to_ids(self.family.image)
         if saved is not None and not makes_outlines():
             tensors, entries = checkpoint.read(saved.file)

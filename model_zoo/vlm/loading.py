@@ -6,7 +6,7 @@ Weights are read only from safetensors files, and no code that comes with them i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from harness.errors import ConfigError, DataError
 from harness.inference.outline import makes_outlines
 from harness.sequence import NameQuestion, TokenizerTokens
 from model_zoo import checkpoint
+from model_zoo.lora import add_lora
+from model_zoo.settings.lora import LoraSettings
 from model_zoo.settings.sources import HUB
 from model_zoo.vlm.families import FAMILIES
 from model_zoo.vlm.family import TOY_SIDE, Family, ImagePrompt
@@ -37,7 +39,6 @@ DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 TOY_ENTRIES = 1200
 """Entries of a toy's tokenizer, before the family's tokens: 256 bytes, and merges for the names."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
-LORA_RANK = 16
 
 
 def weights_folder(weights: str) -> Path | None:
@@ -105,32 +106,19 @@ def _rows(model: PreTrainedModel) -> int:
     return len(table.weight) + getattr(table, "num_additional_embeddings", 0)
 
 
-def choose_trained(model: PreTrainedModel, family: Family, trains: str, new: bool) -> None:
-    """Enables gradients for the parameters of `trains`. ConfigError where peft is needed and missing.
+def choose_trained(model: PreTrainedModel, family: Family, settings: Mapping[str, Any], new: bool) -> None:
+    """Enables gradients for the parameters of the setting `trains`. ConfigError where peft is needed and missing.
 
     new: the model has not learnt the meaning of its tokens, so their embeddings are trained beside low-rank changes.
     """
     embeddings: Any = model.get_input_embeddings()
+    trains = settings["trains"]
     if trains == "lora":
-        _add_lora(model, family)
+        add_lora("vlm", model, LoraSettings.of(settings), ATTENTION, frozen=family.vision)
     for name, parameter in model.named_parameters():
         adapted = "lora_" in name or (parameter is embeddings.weight and new)
         decoder = not name.startswith(family.vision)
         parameter.requires_grad_({"all": True, "decoder": decoder, "lora": adapted}[trains])
-
-
-def _add_lora(model: PreTrainedModel, family: Family) -> None:
-    """Adds low-rank changes to the attention outside the image encoder (Hu et al., ICLR 2022; arXiv 2106.09685)."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ConfigError("vlm.trains: lora needs peft; install it with: pip install 'detmodes[lora]'") from None
-    targets = [
-        name
-        for name, _ in model.named_modules()
-        if name.rpartition(".")[2] in ATTENTION and not name.startswith(family.vision)
-    ]
-    inject_adapter_in_model(LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules=targets), model)
 
 
 def digest(folder: Path) -> str:
