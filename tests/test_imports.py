@@ -180,13 +180,13 @@ def within(module: str, names: tuple[str, ...]) -> bool:
 
 def problems_of(module: str, imported: set[str]) -> list[str]:
     """What these imports of this module break, as text; empty if nothing."""
-    found = []
+    problems = []
     for name in sorted(imported):
         if package_of(name) not in PACKAGES or name == "harness" or folder_of(name) == folder_of(module):
             continue  # harness itself is its version
         far = package_of(name) != "harness" and folder_of(module) not in TOGETHER
-        found += [f"{module} imports {name}"] * (far or line(name) >= line(module))
-    return found
+        problems += [f"{module} imports {name}"] * (far or line(name) >= line(module))
+    return problems
 
 
 def circles(imports: dict[str, set[str]]) -> list[set[str]]:
@@ -228,15 +228,15 @@ def resolves(reference: str) -> bool:
 @cache
 def names_of(module: str) -> frozenset[str]:
     """What a module has at its top: definitions, values, imports."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.parse((SOURCES | TESTS)[module]).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
         else:
-            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
-    return frozenset(found)
+            names |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return frozenset(names)
 
 
 # ---- the source ----------------------------------------------------------------------------------------------
@@ -283,7 +283,12 @@ def test_files_are_short() -> None:
 def test_every_module_named_by_a_string_exists() -> None:
     """Of "module:name" and of what is patched, run or printed by name; in docstrings and comments too."""
     every = {name: source for name, source in (SOURCES | TESTS).items() if name != "tests.test_imports"}
-    broken = {(name, found) for name, source in every.items() for found in references(source) if not resolves(found)}
+    broken = {
+        (name, reference)
+        for name, source in every.items()
+        for reference in references(source)
+        if not resolves(reference)
+    }
     assert broken == {("tests.commands.models.test_skeleton", "harness.types:Model")}  # a wrong one, to be refused
 
 
@@ -292,15 +297,15 @@ def test_every_file_named_in_a_text_exists() -> None:
     texts = {str(page.relative_to(ROOT)): page.read_text() for page in pages} | SOURCES | TESTS
     written = r"(?<![\w/])(?:\.\./)?((?:harness|benchmarks|model_zoo|tests)/[\w/]+\.\w+)"
     missing = {
-        (name, found)
+        (name, path)
         for name, text in texts.items()
-        for found in re.findall(written, text)
-        if name != "tests.test_imports" and not (ROOT / found).exists()
+        for path in re.findall(written, text)
+        if name != "tests.test_imports" and not (ROOT / path).exists()
     }
     assert sorted(missing) == []
 
 
-NAMED = sorted({found for source in SOURCES.values() for found in references(source) if ":" in found})
+NAMED = sorted({reference for source in SOURCES.values() for reference in references(source) if ":" in reference})
 
 
 @pytest.mark.parametrize("reference", NAMED)
@@ -331,8 +336,8 @@ def late():
     class Inner:
         from benchmarks import shapes as s
 """
-    known = frozenset({"harness.suite", "harness.metrics.ap", "benchmarks.shapes"})
-    assert imports_of(source, known) == {
+    modules = frozenset({"harness.suite", "harness.metrics.ap", "benchmarks.shapes"})
+    assert imports_of(source, modules) == {
         *("os.path", "sys", "harness.suite", "harness", "harness.metrics.ap"),
         *("harness.protocols", "harness.runner", "benchmarks.shapes"),
     }
@@ -395,9 +400,9 @@ def test_circles_are_noticed() -> None:
 
 def test_names_of_modules_are_found_and_resolved() -> None:
     source = '"""See harness.types.Card."""\nrun("tests.test_imports:line")  # by harness.gone, not harness/gone.py\n'
-    found = references(source)
-    assert found == {"harness.types.Card", "tests.test_imports:line", "harness.gone"}
-    assert {name for name in found if not resolves(name)} == {"harness.gone"}
+    resolved = references(source)
+    assert resolved == {"harness.types.Card", "tests.test_imports:line", "harness.gone"}
+    assert {name for name in resolved if not resolves(name)} == {"harness.gone"}
     assert not resolves("harness.types:NotThere")
 
 

@@ -42,19 +42,19 @@ def random_case(seed: int, protocol: Protocol, images: int = 5, crowded: int = 4
     objects: dict[int, list[Instance]] = {i: [] for i in image_ids}
     for k in rng.sample(range(1, 500), 24 * images):
         objects[rng.choice(image_ids)].append(Instance(k, rng.choice(ids[:-2]), box()))
-    areas = {o.id: o.box.w * o.box.h * rng.choice([0, 0.5, 1, 1, 1]) for own in objects.values() for o in own}
-    is_crowd = {o.id: protocol == "coco" and rng.random() < 0.15 for own in objects.values() for o in own}
+    areas = {o.id: o.box.w * o.box.h * rng.choice([0, 0.5, 1, 1, 1]) for of_image in objects.values() for o in of_image}
+    is_crowd = {o.id: protocol == "coco" and rng.random() < 0.15 for of_image in objects.values() for o in of_image}
     examples = [
         Example(
             image_id,
             Path(f"{image_id}.jpg"),
             640,
             480,
-            tuple(o for o in own if not is_crowd[o.id]),
+            tuple(o for o in of_image if not is_crowd[o.id]),
             frozenset(rng.sample(ids, 3)),
             frozenset(rng.sample(ids, 2)),
         )
-        for image_id, own in objects.items()
+        for image_id, of_image in objects.items()
     ]
 
     def score(low: float = 0.0) -> float:
@@ -62,14 +62,14 @@ def random_case(seed: int, protocol: Protocol, images: int = 5, crowded: int = 4
 
     rows = [Detection(image_ids[0], rng.choice([*ids[:1] * 8, *ids]), box(), score()) for _ in range(crowded)]
     rows += [Detection(rng.choice(image_ids), rng.choice(ids), box(), score()) for _ in range(10 * images)]
-    for image_id, own in objects.items():  # two thirds of the objects are found, some of them twice
-        for o in own:
+    for image_id, of_image in objects.items():  # two thirds of the objects are found, some of them twice
+        for o in of_image:
             for _ in range(rng.choice([0, 1, 1, 2])):
                 near = Box(o.box.x + rng.choice([0, 0, 2]), o.box.y, o.box.w, o.box.h)
                 rows.append(Detection(image_id, o.category_id, near, score(0.5)))
     rng.shuffle(rows)
     categories = tuple(Category(c, (f"c{c}",), FREQUENCIES[k % 4]) for k, c in enumerate(ids))
-    crowds = {i: tuple(o for o in own if is_crowd[o.id]) for i, own in objects.items()}
+    crowds = {i: tuple(o for o in of_image if is_crowd[o.id]) for i, of_image in objects.items()}
     return Annotations(Path("random.json"), "", categories, tuple(examples), areas, crowds), Detections.of(rows)
 
 
@@ -83,9 +83,9 @@ def repeated(case: Case, times: Sequence[int]) -> Case:
     for example, count in zip(annotations.examples, times, strict=True):
         for _ in range(count):
             image_id, first = len(examples) + 1, len(areas) + 1
-            own = [*example.instances, *annotations.crowds.get(example.image_id, ())]
-            copies = [replace(o, id=first + n) for n, o in enumerate(own)]
-            areas |= {copy.id: annotations.areas[o.id] for copy, o in zip(copies, own, strict=True)}
+            of_image = [*example.instances, *annotations.crowds.get(example.image_id, ())]
+            copies = [replace(o, id=first + n) for n, o in enumerate(of_image)]
+            areas |= {copy.id: annotations.areas[o.id] for copy, o in zip(copies, of_image, strict=True)}
             split = len(example.instances)
             examples.append(replace(example, image_id=image_id, instances=tuple(copies[:split])))
             crowds[image_id] = tuple(copies[split:])

@@ -31,7 +31,7 @@ SOFA, BED, COUCH, DESK, LAMP, SECOND_LAMP = (TOKENS[p] for p in ("sofa", "_bed",
 BOX = Box(0, 0, 4, 4)  # 3 bins on 8 pixels: locations 0 0 1 1
 
 
-def known() -> Tensor:
+def transitions() -> Tensor:
     """P(next | current); every other row is uniform over the vocabulary."""
     begin = {SOFA: 0.4, COUCH: 0.2, LAMP: 0.1, DESK: 0.25, TOKENS.end: 0.05}
     again = {SOFA: 0.1, COUCH: 0.7, LAMP: 0.2}
@@ -60,11 +60,11 @@ def scored(adapter: Adapter, tokens: tuple[int, ...], example: Example | None = 
 
 
 def first_score(name: str) -> MentionScore:
-    return scored(adapter_of(known()[None]), CODEC.encode([(name, BOX)], 8, 8))[0]
+    return scored(adapter_of(transitions()[None]), CODEC.encode([(name, BOX)], 8, 8))[0]
 
 
 def test_the_stand_in_is_an_adapter() -> None:
-    assert isinstance(adapter_of(known()[None]), Adapter)
+    assert isinstance(adapter_of(transitions()[None]), Adapter)
 
 
 def test_names_by_hand() -> None:
@@ -87,7 +87,7 @@ def test_locations_by_hand() -> None:
 
 def test_a_later_mention_is_scored_in_its_place() -> None:
     tokens = CODEC.encode([("sofa", BOX), ("couch", BOX)], 8, 8)
-    first, second = scored(adapter_of(known()[None]), tokens)
+    first, second = scored(adapter_of(transitions()[None]), tokens)
     assert first.category == pytest.approx(0.44, abs=1e-6)
     # After the separator: couch 0.7, sofa 0.1 * 0.6.
     assert second.name == pytest.approx(0.7, abs=1e-6)
@@ -98,7 +98,7 @@ def test_a_later_mention_is_scored_in_its_place() -> None:
 def test_an_unknown_name_has_no_category() -> None:
     # couch sofa is no name: 0.2 * 0.5, and sofa -> L0 is 0.3 as before.
     tokens = (COUCH, SOFA, L0, L0, L1, L1, TOKENS.end)
-    (found,) = scored(adapter_of(known()[None]), tokens)
+    (found,) = scored(adapter_of(transitions()[None]), tokens)
     assert found.category is None
     assert found.name == pytest.approx(0.1, abs=1e-6)
     assert found.locations == pytest.approx(0.3 * 0.5 * 0.5 * 0.2, abs=1e-7)
@@ -123,7 +123,7 @@ def test_sources() -> None:
 )
 def test_other_names_have_rows_of_their_own_only_where_they_are_needed(name: str, rows: int) -> None:
     """In one forward pass, whatever is asked."""
-    adapter = adapter_of(known()[None])
+    adapter = adapter_of(transitions()[None])
     scored(adapter, CODEC.encode([(name, BOX)], 8, 8))
     assert adapter.forwards == [rows]
 
@@ -140,10 +140,10 @@ def test_other_names_have_rows_of_their_own_only_where_they_are_needed(name: str
     ],
 )
 def test_the_model_is_asked_no_more_than_the_source_needs(source: str, name: str, forwards: list[int]) -> None:
-    adapter, example = adapter_of(known()[None]), example_of(0)
+    adapter, example = adapter_of(transitions()[None]), example_of(0)
     tokens = CODEC.encode([(name, BOX)], 8, 8)
     parsed = CODEC.decode(tokens, 8, 8)
-    raw = known().log()
+    raw = transitions().log()
     log_probs = [float(raw[a, b]) for a, b in pairwise((TOKENS.begin, *tokens))]
     ((found,),) = score(adapter, [example], [tokens], [parsed], source, [log_probs])
     assert adapter.forwards == forwards
@@ -154,12 +154,12 @@ def test_the_model_is_asked_no_more_than_the_source_needs(source: str, name: str
 
 def test_a_truncated_sequence_is_scored_alike() -> None:
     tokens = CODEC.encode([("couch", BOX)], 8, 8)
-    adapter = adapter_of(known()[None])
+    adapter = adapter_of(transitions()[None])
     assert scored(adapter, tokens[:-1]) == scored(adapter, tokens)
 
 
 def test_nothing_to_score() -> None:
-    assert scored(adapter_of(known()[None]), (TOKENS.end,)) == []
+    assert scored(adapter_of(transitions()[None]), (TOKENS.end,)) == []
 
 
 # ---- other formats -----------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_images_and_lengths_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scoring_puts_the_model_into_eval_mode() -> None:
-    adapter = adapter_of(known()[None])
+    adapter = adapter_of(transitions()[None])
     adapter.model.train()
     scored(adapter, (TOKENS.end,))
     assert not adapter.model.training

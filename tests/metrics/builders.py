@@ -47,9 +47,9 @@ def columns(
 def tables(
     images: Sequence[Example], samples: Sequence[Sequence[Parsed]], categories: Sequence[Category]
 ) -> tuple[CategoryTable, ImageTable]:
-    found = columns(images, samples, categories)
+    parts = columns(images, samples, categories)
     names = np.array([len(category.names) for category in categories], dtype=np.int64)
-    return category_table(*found, names), image_table(*found)
+    return category_table(*parts, names), image_table(*parts)
 
 
 # ---- small random cases ---------------------------------------------------------------------------------------------

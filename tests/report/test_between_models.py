@@ -33,7 +33,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("run")
     stated: dict[str, Any] = {"hypotheses": [BETWEEN, EQUAL, EACH], "early_stops": []}
     weaker = {
-        label: [replace(skill, found=0.6 * skill.found) for skill in skills] if label in ("ce", "sed") else skills
+        label: [replace(skill, recall=0.6 * skill.recall) for skill in skills] if label in ("ce", "sed") else skills
         for label, skills in fake_cells.DETECTORS.items()
     }
     fake_cells.write_run(folder, fake_cells.suite(models=[BIG], **stated), images=20, detectors=weaker)

@@ -73,7 +73,7 @@ def expected(suite: Path, output: Path, only: str) -> list[dict[str, Any]]:
     return [same(record) for record in made]
 
 
-def found(output: Path) -> list[dict[str, Any]]:
+def records_of(output: Path) -> list[dict[str, Any]]:
     """Every record of a folder, in the suite's order; a cell has exactly one folder."""
     folders = [item.folder for item in states(output) if (item.folder / records.RECORD).is_file()]
     assert sorted(folders) == sorted((output / layout.CELLS).iterdir())
@@ -123,7 +123,7 @@ def test_a_killed_worker_loses_nothing(suite: Path, tmp_path: Path) -> None:
     assert Counter(line.split()[0] for line in err.splitlines() if re.fullmatch(r" *finished  \S+ *", line)) == {
         "finished": 2
     }
-    assert found(output) == expected(suite, tmp_path / "local", TRAINED[1])
+    assert records_of(output) == expected(suite, tmp_path / "local", TRAINED[1])
     assert nothing_left(output)
 
 
@@ -183,8 +183,8 @@ def test_a_cluster_of_others_sends_to_a_url(cluster: str, suite: Path, tmp_path:
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("Detection (greedy answer)") == 1
-    assert found(tmp_path / "there") == expected(suite, tmp_path / "local", only)
-    assert found(mirror.local(url)) == found(tmp_path / "there")
+    assert records_of(tmp_path / "there") == expected(suite, tmp_path / "local", only)
+    assert records_of(mirror.local(url)) == records_of(tmp_path / "there")
 
 
 # ---- what is sent, and what comes back -------------------------------------------------------------------------------

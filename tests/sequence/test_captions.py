@@ -74,7 +74,7 @@ def captioning(codec: Codec, task: Task) -> CaptionCodec:
     return made
 
 
-def said(codec: Codec, text: str) -> Parsed:
+def parsed_text(codec: Codec, text: str) -> Parsed:
     """What a codec makes of an answer that is this text."""
     assert isinstance(codec.tokens, TokenizerTokens)
     return codec.decode((*codec.tokens.encode_text(text), codec.tokens.end), 8, 8)
@@ -133,7 +133,7 @@ def test_every_lvis_name_is_found_in_order_in_every_sentence(kind: str) -> None:
     ],
 )
 def test_what_a_caption_mentions(text: str, expected: list[str]) -> None:
-    parsed = said(prose(), text)
+    parsed = parsed_text(prose(), text)
     assert names(parsed) == expected
     assert (parsed.malformed, parsed.truncated) == (0, False)
     assert {mention.box for mention in parsed.mentions} <= {Box(0, 0, 8, 8)}

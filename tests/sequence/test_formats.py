@@ -90,7 +90,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 TWO = [("sofa_bed", Box(64, 48, 320, 240)), ("cat's_eye", Box(0, 0, 640, 480))]
 
 
-def said(codec: Codec, tokens: Sequence[int]) -> str:
+def text_of(codec: Codec, tokens: Sequence[int]) -> str:
     """What the tokenizer itself makes of a sequence without its end."""
     assert tokens[-1] == codec.tokens.end
     assert isinstance(codec.tokens, TokenizerTokens)
@@ -117,7 +117,7 @@ WRITTEN = {
 @every_family
 def test_what_is_written_by_hand(family: str) -> None:
     codec = FAMILIES[family]()
-    assert said(codec, codec.encode(TWO, WIDTH, HEIGHT)) == WRITTEN[family]
+    assert text_of(codec, codec.encode(TWO, WIDTH, HEIGHT)) == WRITTEN[family]
 
 
 @every_family
@@ -126,13 +126,13 @@ def test_the_tokens_are_those_of_the_text_as_a_whole(family: str) -> None:
     codec = FAMILIES[family]()
     tokens = codec.encode(TWO, WIDTH, HEIGHT)
     assert isinstance(codec.tokens, TokenizerTokens)
-    assert codec.tokens.encode_text(said(codec, tokens)) == tokens[:-1]
+    assert codec.tokens.encode_text(text_of(codec, tokens)) == tokens[:-1]
 
 
 def test_json_is_json() -> None:
     codec = FAMILIES["qwen"]()
     for objects in ([], TWO[:1], TWO, TWO * 3):
-        found = json.loads(said(codec, codec.encode(objects, WIDTH, HEIGHT)))
+        found = json.loads(text_of(codec, codec.encode(objects, WIDTH, HEIGHT)))
         assert [entry["label"] for entry in found] == [name.replace("_", " ") for name, _ in objects]
         assert all(entry["bbox_2d"] in ([64, 48, 386, 286], [0, 0, 644, 476]) for entry in found)
 
@@ -140,7 +140,7 @@ def test_json_is_json() -> None:
 def test_kosmos_itself_reads_what_is_written() -> None:
     codec = FAMILIES["kosmos"]()
     tokens = codec.encode(TWO, WIDTH, HEIGHT)
-    _, entities = processing_kosmos2.clean_text_and_extract_entities_with_bboxes(said(codec, tokens))  # type: ignore[no-untyped-call]
+    _, entities = processing_kosmos2.clean_text_and_extract_entities_with_bboxes(text_of(codec, tokens))  # type: ignore[no-untyped-call]
     mentions = codec.decode(tokens, WIDTH, HEIGHT).mentions
     for (name, _, (corners,)), mention in zip(entities, mentions, strict=True):
         assert name == mention.name.replace("_", " ")
@@ -179,7 +179,7 @@ def test_kosmos_itself_reads_several_boxes_of_a_phrase_as_we_do() -> None:
 def test_nothing_is_there(family: str) -> None:
     codec = FAMILIES[family]()
     tokens = codec.encode([], WIDTH, HEIGHT)
-    assert said(codec, tokens) == ("[]" if family.startswith("qwen") else "")
+    assert text_of(codec, tokens) == ("[]" if family.startswith("qwen") else "")
     for empty in (tokens, (codec.tokens.end,)):
         parsed = codec.decode(empty, WIDTH, HEIGHT)
         assert (parsed.mentions, parsed.malformed, parsed.truncated) == ((), 0, False)
@@ -358,8 +358,8 @@ def test_reading_json_by_hand(case: str) -> None:
     assert (parsed.malformed, parsed.truncated, parsed.lenient) == (malformed, False, lenient)
     assert codec.text(tokens) == f"{text} <end>"
     for mention in parsed.mentions:
-        said = codec.tokens.decode_text(tokens[mention.name_start : mention.name_end])
-        assert mention.name.replace("_", " ") in said or "\\" in said
+        name = codec.tokens.decode_text(tokens[mention.name_start : mention.name_end])
+        assert mention.name.replace("_", " ") in name or "\\" in name
 
 
 SCRAPS = (*"[]{},:", " ", "\n", "0", "12", "-1", "1.5", '"label"', '"bbox_2d"', '"x"', '"cat"', "[1, 2, 3, 4]", "null")

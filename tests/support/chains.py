@@ -118,9 +118,9 @@ def log_probs(adapter: OpenFlamingo, row: Row) -> Tensor:
     return logits[learnt].log_softmax(-1).gather(1, batch.labels[0][learnt][:, None])[:, 0]
 
 
-def brevity(truth: Truth, answers: Answers, found: Verification) -> Floats:
+def brevity(truth: Truth, answers: Answers, verification: Verification) -> Floats:
     """1 for a sample that says nothing, less for each entry."""
-    del found
-    said = np.zeros((len(truth.image_ids), answers.malformed.shape[1]))
-    np.add.at(said, (answers.mentions.image, answers.mentions.sample), 1.0)
-    return np.asarray(1.0 / (1.0 + said + answers.malformed))
+    del verification
+    lengths = np.zeros((len(truth.image_ids), answers.malformed.shape[1]))
+    np.add.at(lengths, (answers.mentions.image, answers.mentions.sample), 1.0)
+    return np.asarray(1.0 / (1.0 + lengths + answers.malformed))

@@ -38,7 +38,7 @@ CATEGORIES = (
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    found: float
+    recall: float
     evenness: float
     jitter: float = 1.0
 
@@ -195,16 +195,18 @@ def _measure(
     frame, official = _detections(step, records.GREEDY, examples, greedy)
     images, detections, consensus = [], [frame], None
     for heat in heats:
-        hot = Skill(skill.found / max(1.0, heat), min(1.0, skill.evenness * heat), skill.jitter)
-        said = [[_mentions(rng, example, hot) for _ in range(samples)] for example in examples]
-        answers = answers_of([[Parsed(tuple(own), 0, False) for own in each] for each in said], CATEGORIES)
-        found = verify(truth, answers.mentions)
-        table = category_table(truth, answers, found, names)
-        images.append(tables.image_frame(step, heat, truth, ids, table, image_table(truth, answers, found)))
+        hot = Skill(skill.recall / max(1.0, heat), min(1.0, skill.evenness * heat), skill.jitter)
+        mentions = [[_mentions(rng, example, hot) for _ in range(samples)] for example in examples]
+        answers = answers_of(
+            [[Parsed(tuple(of_sample), 0, False) for of_sample in each] for each in mentions], CATEGORIES
+        )
+        verification = verify(truth, answers.mentions)
+        table = category_table(truth, answers, verification, names)
+        images.append(tables.image_frame(step, heat, truth, ids, table, image_table(truth, answers, verification)))
         if heat == main:
-            gallery = _gallery(said, (found.instance >= 0).tolist(), examples)
+            gallery = _gallery(mentions, (verification.instance >= 0).tolist(), examples)
         if last:
-            steadier = _greedy(rng, examples, Skill(skill.found, 0.0, skill.jitter / 2))
+            steadier = _greedy(rng, examples, Skill(skill.recall, 0.0, skill.jitter / 2))
             frame, of_consensus = _detections(step, heat, examples, steadier)
             detections.append(frame)
             consensus = of_consensus if heat == main else consensus
@@ -213,27 +215,27 @@ def _measure(
         metrics={"AP": official},
         consensus={"AP": consensus} if last else {},
         diversity={},
-        heldout_nll=2.0 - skill.found - 0.001 * step,
+        heldout_nll=2.0 - skill.recall - 0.001 * step,
     )
     return info, pd.concat(images), pd.concat(detections), gallery
 
 
 def _gallery(
-    said: Sequence[Sequence[Sequence[Mention]]], verified: Sequence[bool], examples: Sequence[Example]
+    of_images: Sequence[Sequence[Sequence[Mention]]], verified: Sequence[bool], examples: Sequence[Example]
 ) -> pd.DataFrame:
     """What gallery.parquet holds, of the first two images."""
     flags = iter(verified)
     rows: list[dict[str, Any]] = []
-    for example, samples in zip(examples, said, strict=True):
+    for example, samples in zip(examples, of_images, strict=True):
         for sample, mentions in enumerate(samples):
             empty = {"image_id": example.image_id, "sample": sample, "verified": False}
-            own = [
+            shown = [
                 empty
                 | {"position": position, "name": item.name, "category_id": item.category_id, "verified": next(flags)}
                 | {side: getattr(item.box, side) for side in "xywh"}
                 for position, item in enumerate(mentions)
             ]
-            rows += own or [empty]
+            rows += shown or [empty]
     frame = pd.DataFrame(rows, columns=["image_id", "sample", "position", "name", "category_id", *"xywh", "verified"])
     frame = frame.astype({"position": "Int64", "category_id": "Int64"})
     return frame[frame["image_id"] < examples[0].image_id + 2].reset_index(drop=True)
@@ -243,13 +245,13 @@ def _greedy(rng: np.random.Generator, examples: Sequence[Example], skill: Skill)
     return [
         Detection(example.image_id, mention.category_id, mention.box, float(rng.uniform(0.3, 1.0)))
         for example in examples
-        for mention in _mentions(rng, example, Skill(skill.found, 0.0, skill.jitter))
+        for mention in _mentions(rng, example, Skill(skill.recall, 0.0, skill.jitter))
         if mention.category_id is not None
     ]
 
 
 def _mentions(rng: np.random.Generator, example: Example, skill: Skill) -> list[Mention]:
-    return [_mention(rng, item, skill) for item in example.instances if rng.random() < skill.found]
+    return [_mention(rng, item, skill) for item in example.instances if rng.random() < skill.recall]
 
 
 def _mention(rng: np.random.Generator, instance: Instance, skill: Skill) -> Mention:
@@ -304,8 +306,8 @@ def _curve(rng: np.random.Generator, suite: Suite, cell: Cell) -> tuple[dict[str
     if cell.objective is not None and cell.objective.then is not None:  # the entropy of seed 1 collapses
         for step, share in ((5, 1.0), (10, 0.05 if cell.seed == 1 else 0.11), (15, 0.3)):
             now = suite.train.steps + step
-            own = {"reward": 0.5} if cell.objective.then.name == "grpo" else {}
-            rows.append({"step": now, "loss": 0.0, "entropy": 0.8 * share, "seconds": 0.1 * now, **own})
+            further = {"reward": 0.5} if cell.objective.then.name == "grpo" else {}
+            rows.append({"step": now, "loss": 0.0, "entropy": 0.8 * share, "seconds": 0.1 * now, **further})
     return tuple(rows)
 
 

@@ -86,8 +86,8 @@ class GruDetector:
     ) -> list[list[Sample]]:
         device = self.model.head.weight.device
 
-        def begin(own: Sequence[Example], samples: int) -> Steps:  # one picture, many rows
-            features = self.model.encoder(self.pixels(own).to(device)).repeat_interleave(samples, dim=0)
+        def begin(pictures: Sequence[Example], samples: int) -> Steps:  # one picture, many rows
+            features = self.model.encoder(self.pixels(pictures).to(device)).repeat_interleave(samples, dim=0)
             state: Tensor | None = None
 
             def step(tokens: Tensor) -> Tensor:  # the prompt first, then one token at a time: the state holds the rest

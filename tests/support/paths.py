@@ -76,9 +76,9 @@ def step_gradient(case: str, accelerator: Accelerator, micro_batch: int, adapter
     objective = objective_of(case)
     rows = rows_of(adapter, objective)
     sets = sorted({row.example.image_id for row in rows})
-    own = sets[accelerator.process_index :: accelerator.num_processes]
+    share = sets[accelerator.process_index :: accelerator.num_processes]
     adapter.model.zero_grad()
-    accumulate(adapter, [row for row in rows if row.example.image_id in own], objective, micro_batch, accelerator)
+    accumulate(adapter, [row for row in rows if row.example.image_id in share], objective, micro_batch, accelerator)
     return flat([p.grad for p in adapter.model.parameters()], adapter)
 
 
@@ -206,24 +206,24 @@ def _eco(targets: list[Scored], every: list[Scored], weight: float, log_prob: st
     def value(one: Scored) -> Tensor:
         return one.log_prob / (len(one.labels) if log_prob == "mean" else 1)
 
-    spread = [torch.stack([value(one) for one in own]).var(correction=0) for own in _sets(targets)]
+    spread = [torch.stack([value(one) for one in of_set]).var(correction=0) for of_set in _sets(targets)]
     return _per_token(_ce)(targets, every) + weight * torch.stack(spread).mean()
 
 
 def _kl_uniform(targets: list[Scored], every: list[Scored], weight: float) -> Tensor:
     parts = []
-    for own in _sets(targets):
-        q = torch.stack([one.log_prob for one in own]).log_softmax(0)
-        parts.append(F.kl_div(q, torch.full_like(q, 1 / len(own)), reduction="sum"))
+    for of_set in _sets(targets):
+        q = torch.stack([one.log_prob for one in of_set]).log_softmax(0)
+        parts.append(F.kl_div(q, torch.full_like(q, 1 / len(of_set)), reduction="sum"))
     return _per_token(_ce)(targets, every) + weight * torch.stack(parts).mean()
 
 
 def _mrt(targets: list[Scored], every: list[Scored], weight: float, samples: int) -> Tensor:
     assert len(targets) < len(every) <= len(targets) + samples * len(_sets(every))
     parts = []
-    for own in _sets(every):
-        q = torch.stack([one.log_prob for one in own]).softmax(0)
-        parts.append((q * torch.tensor([one.row.cost for one in own])).sum())
+    for of_set in _sets(every):
+        q = torch.stack([one.log_prob for one in of_set]).softmax(0)
+        parts.append((q * torch.tensor([one.row.cost for one in of_set])).sum())
     return _per_token(_ce)(targets, every) + weight * torch.stack(parts).mean()
 
 

@@ -33,7 +33,7 @@ def score(
 ) -> list[list[MentionScore]]:
     """Scores of every mention of one sequence per example, from teacher-forced forward passes."""
     adapter.model.eval()
-    found: list[list[MentionScore]] = []
+    scores: list[list[MentionScore]] = []
     device = next(adapter.model.parameters()).device
     for start in range(0, len(examples), CHUNK):
         rows = slice(start, start + CHUNK)
@@ -43,8 +43,8 @@ def score(
         log_p = _log_probs(adapter, pixels, [_with_room(*pair) for pair in pairs], prompts)
         for row, (tokens, mentions) in enumerate(pairs):
             asked = _Asked(adapter, pixels[row : row + 1], prompts[row])
-            found.append([_mention(asked, tokens, mention, log_p[row]) for mention in mentions.mentions])
-    return found
+            scores.append([_mention(asked, tokens, mention, log_p[row]) for mention in mentions.mentions])
+    return scores
 
 
 class _Asked(NamedTuple):
@@ -69,7 +69,7 @@ def _log_probs(
     before = [len(prompt) - 1 for prompt in prompts]
     logits = adapter.logits(pixels, batch.inputs.to(pixels.device)).float()
     log_p = logits[:, min(before) :].log_softmax(-1).cpu()
-    return [log_p[row, own - min(before) :] for row, own in enumerate(before)]
+    return [log_p[row, place - min(before) :] for row, place in enumerate(before)]
 
 
 def _mention(asked: _Asked, tokens: tuple[int, ...], mention: Mention, log_p: Tensor) -> MentionScore:
@@ -77,10 +77,10 @@ def _mention(asked: _Asked, tokens: tuple[int, ...], mention: Mention, log_p: Te
     codec = asked.adapter.codec
     box = sum(float(log_p[position, tokens[position]]) for position in range(mention.box_start, mention.box_end))
     ids = tokens[mention.name_start : mention.name_end]
-    own = _name_log_prob(codec, ids, mention.name, log_p[mention.name_start :])
+    of_name = _name_log_prob(codec, ids, mention.name, log_p[mention.name_start :])
     if mention.category_id is None:
-        return MentionScore(math.exp(own), None, math.exp(box))
-    total = math.exp(own)
+        return MentionScore(math.exp(of_name), None, math.exp(box))
+    total = math.exp(of_name)
     slow = []
     for name in codec.names_of[mention.category_id]:
         if name == mention.name:
@@ -90,7 +90,7 @@ def _mention(asked: _Asked, tokens: tuple[int, ...], mention: Mention, log_p: Te
         else:
             slow.append(name)
     total += _alternatives(asked, tokens[: mention.name_start], slow)
-    return MentionScore(math.exp(own), total, math.exp(box))
+    return MentionScore(math.exp(of_name), total, math.exp(box))
 
 
 def _alternatives(asked: _Asked, before: tuple[int, ...], names: Sequence[str]) -> float:
@@ -103,8 +103,8 @@ def _alternatives(asked: _Asked, before: tuple[int, ...], names: Sequence[str]) 
     repeated = asked.pixels.expand(len(names), *asked.pixels.shape[1:])
     log_p = _log_probs(asked.adapter, repeated, sequences, [asked.prompt] * len(names))
     return sum(
-        math.exp(_name_log_prob(codec, codec.name_ids[name], name, own[len(before) :]))
-        for name, own in zip(names, log_p, strict=True)
+        math.exp(_name_log_prob(codec, codec.name_ids[name], name, of_tokens[len(before) :]))
+        for name, of_tokens in zip(names, log_p, strict=True)
     )
 
 

@@ -93,8 +93,10 @@ def fork(processes: int, reference: str, place: str) -> int:
         if not child:
             code = 1
             try:
-                size, own = str(processes), str(index)
-                os.environ.update(address, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size, RANK=own, LOCAL_RANK=own)
+                size, index_of_rank = str(processes), str(index)
+                os.environ.update(
+                    address, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size, RANK=index_of_rank, LOCAL_RANK=index_of_rank
+                )
                 play(reference, place)
                 code = 0
             except BaseException:

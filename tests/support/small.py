@@ -117,10 +117,10 @@ def checkpointer(folder: Path, caught: Interrupts | None = None) -> CellCheckpoi
     return CellCheckpointer(folder, Log(), "cell", CheckpointInterval(steps=50), caught or Interrupts(), accelerator())
 
 
-def work_of(adapter: Adapter, kept: CellCheckpointer | None = None) -> Work:
+def work_of(adapter: Adapter, checkpointer: CellCheckpointer | None = None) -> Work:
     """What a chain of stages on the fitted images works on, and with what was kept of it."""
-    own: dict[str, Any] = {} if kept is None else {"log": kept.log, "cache": kept.tables}
-    return Work(adapter, fitted_examples(), 3, accelerator(), fresh=fresh, **own)
+    stored: dict[str, Any] = {} if checkpointer is None else {"log": checkpointer.log, "cache": checkpointer.tables}
+    return Work(adapter, fitted_examples(), 3, accelerator(), fresh=fresh, **stored)
 
 
 def fine_tune(

@@ -50,7 +50,7 @@ class PieceTokens:
 
 def codec_of(*names: Sequence[str], bins: int, split: Split = words) -> Codec:
     """Categories 1, 2, ... with these names each, and the piece tokenizer."""
-    categories = [Category(index, tuple(own), "f") for index, own in enumerate(names, start=1)]
+    categories = [Category(index, tuple(of_category), "f") for index, of_category in enumerate(names, start=1)]
     return Codec(categories, PieceTokens(vocabulary_names(categories), bins, split), CoordinateSpace(bins))
 
 

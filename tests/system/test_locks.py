@@ -185,7 +185,9 @@ def test_heartbeats_come_until_the_release(tmp_path: Path, monkeypatch: pytest.M
                 break
             deadline.wait(0.01)
         assert lock.path.stat().st_mtime > 0
-        (thread,) = [found for found in threading.enumerate() if found.name == f"heartbeat of {NAME}"]
+        (thread,) = [
+            thread_of_lock for thread_of_lock in threading.enumerate() if thread_of_lock.name == f"heartbeat of {NAME}"
+        ]
     thread.join(5)
     assert not thread.is_alive()
 
@@ -193,7 +195,7 @@ def test_heartbeats_come_until_the_release(tmp_path: Path, monkeypatch: pytest.M
 # ---- several at once -----------------------------------------------------------------------------------------------
 
 
-def together(action: Callable[[], None], count: int = CONTENDERS) -> None:
+def at_once(action: Callable[[], None], count: int = CONTENDERS) -> None:
     """All threads begin at the same moment."""
     start = threading.Barrier(count)
 
@@ -221,7 +223,7 @@ def test_of_many_one_wins(tmp_path: Path, gone: int, stale: bool) -> None:
             if (lock := acquire(folder, NAME)) is not None:
                 winners.append(lock)
 
-        together(fight)
+        at_once(fight)
         assert len(winners) == 1
         assert owner(folder, NAME) == winners[0].owner
 
@@ -229,7 +231,7 @@ def test_of_many_one_wins(tmp_path: Path, gone: int, stale: bool) -> None:
 def test_never_two_inside(tmp_path: Path) -> None:
     """Taken, released and taken again by threads that all want it: what two at once would write is not lost."""
     inside: set[int] = set()
-    seen: list[set[int]] = []
+    at_a_time: list[set[int]] = []
 
     def work() -> None:
         me, entries = threading.get_ident(), 0
@@ -238,14 +240,14 @@ def test_never_two_inside(tmp_path: Path) -> None:
                 continue
             inside.add(me)
             time.sleep(0.001)
-            seen.append(set(inside))
+            at_a_time.append(set(inside))
             inside.discard(me)
             entries += 1
             lock.release()
 
-    together(work, count=6)
-    assert [len(who) for who in seen] == [1] * 30
-    assert sorted(Counter(min(who) for who in seen).values()) == [5] * 6
+    at_once(work, count=6)
+    assert [len(who) for who in at_a_time] == [1] * 30
+    assert sorted(Counter(min(who) for who in at_a_time).values()) == [5] * 6
     assert list(tmp_path.iterdir()) == []
 
 

@@ -31,12 +31,12 @@ IMAGES = 7
 def three_ranks(folder: Path) -> Any:
     """Played on each of three."""
     accelerator = Accelerator(cpu=True)
-    own = accelerator.process_index
-    found: dict[str, Any] = {
-        "same": ranks.same(accelerator, f"of {own}"),
-        "gathered": ranks.gathered(accelerator, own),
-        "tensors": [ranks.same_tensor(accelerator, t if own == 0 else None).tolist() for t in TENSORS],
-        "signal": ranks.meet(accelerator, signal=(0, signal.SIGTERM, signal.SIGINT)[own]),
+    rank = accelerator.process_index
+    outcomes: dict[str, Any] = {
+        "same": ranks.same(accelerator, f"of {rank}"),
+        "gathered": ranks.gathered(accelerator, rank),
+        "tensors": [ranks.same_tensor(accelerator, t if rank == 0 else None).tolist() for t in TENSORS],
+        "signal": ranks.meet(accelerator, signal=(0, signal.SIGTERM, signal.SIGINT)[rank]),
         "interrupted": _interrupted(accelerator),
     }
     for name, action in {
@@ -45,10 +45,10 @@ def three_ranks(folder: Path) -> Any:
         "while they share": lambda: ranks.same(accelerator, 1),
         "while they gather": lambda: ranks.gathered(accelerator, 1),
     }.items():
-        found[f"one fails {name}"] = _one_fails(accelerator, action)
-    found["afterwards"] = ranks.same(accelerator, own)
-    found["shared"] = _shared(accelerator, folder)
-    return found
+        outcomes[f"one fails {name}"] = _one_fails(accelerator, action)
+    outcomes["afterwards"] = ranks.same(accelerator, rank)
+    outcomes["shared"] = _shared(accelerator, folder)
+    return outcomes
 
 
 TENSORS = (torch.tensor([[True, False]]), torch.tensor(1.5), torch.zeros(0, 2), torch.arange(3))
@@ -93,21 +93,21 @@ def _shared(accelerator: Accelerator, folder: Path) -> Any:
 
     original = generation.generate_batch
 
-    def said(cache: SharedCache) -> tuple[list[Any], list[Any], list[int]]:
+    def generated(cache: SharedCache) -> tuple[list[Any], list[Any], list[int]]:
         images: list[int] = []
-        own = sample_and_score(predictor, examples, EvaluationSettings(settings), images.append, cache)[1.0]
-        return [[s.tokens for s in row] for row in own.emitted], [str(row) for row in own.scores], images
+        scored = sample_and_score(predictor, examples, EvaluationSettings(settings), images.append, cache)[1.0]
+        return [[s.tokens for s in row] for row in scored.emitted], [str(row) for row in scored.scores], images
 
     settings = SampleSettings(samples=2, max_tokens=12, batch_images=2, temperatures=(0.5,), grammar=True)
     with patch("harness.evaluation.scored_samples.generate_batch", counted):
-        first = said(cache), made.copy()
+        first = generated(cache), made.copy()
         made.clear()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             for path in sorted((folder / "parts").glob("said-*.json"))[1:3]:
                 path.unlink()
-        second = said(cache), made.copy()
-        return {"first": first, "second": second, "alone": said(NoCache())}
+        second = generated(cache), made.copy()
+        return {"first": first, "second": second, "alone": generated(NoCache())}
 
 
 @pytest.fixture(scope="module")
@@ -116,22 +116,22 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_values_reach_every_rank(three: list[dict[str, Any]]) -> None:
-    assert [own["same"] for own in three] == ["of 0"] * 3
-    assert [own["gathered"] for own in three] == [[0, 1, 2], [], []]
-    assert [own["tensors"] for own in three] == [[[[True, False]], 1.5, [], [0, 1, 2]]] * 3
-    assert [own["afterwards"] for own in three] == [0] * 3
+    assert [of_rank["same"] for of_rank in three] == ["of 0"] * 3
+    assert [of_rank["gathered"] for of_rank in three] == [[0, 1, 2], [], []]
+    assert [of_rank["tensors"] for of_rank in three] == [[[[True, False]], 1.5, [], [0, 1, 2]]] * 3
+    assert [of_rank["afterwards"] for of_rank in three] == [0] * 3
 
 
 def test_all_ranks_stop_for_a_signal_that_one_got(three: list[dict[str, Any]]) -> None:
-    assert [own["signal"] for own in three] == [max(signal.SIGTERM, signal.SIGINT)] * 3
-    assert [own["interrupted"] for own in three] == ["SIGTERM"] * 3
+    assert [of_rank["signal"] for of_rank in three] == [max(signal.SIGTERM, signal.SIGINT)] * 3
+    assert [of_rank["interrupted"] for of_rank in three] == ["SIGTERM"] * 3
 
 
 @pytest.mark.parametrize("where", ["at the end", "while they meet", "while they share", "while they gather"])
 def test_what_fails_on_one_rank_fails_on_all(three: list[dict[str, Any]], where: str) -> None:
     """And they go on from there: nobody is left waiting."""
     elsewhere = "ElsewhereError: process 1: ValueError: a bad value"
-    assert [own[f"one fails {where}"] for own in three] == [elsewhere, "ValueError: a bad\nvalue", elsewhere]
+    assert [of_rank[f"one fails {where}"] for of_rank in three] == [elsewhere, "ValueError: a bad\nvalue", elsewhere]
 
 
 def test_seven_images_are_shared_without_duplicates_or_losses(three: list[dict[str, Any]]) -> None:
@@ -142,10 +142,10 @@ def test_seven_images_are_shared_without_duplicates_or_losses(three: list[dict[s
     assert [answers, scores] == alone[:2]
     assert len(answers) == IMAGES
     assert sum(images) == sum(alone[2]) == 2 * IMAGES
-    made = [own["shared"]["first"][1] for own in three]
+    made = [of_rank["shared"]["first"][1] for of_rank in three]
     assert [len(images) for images in made] == [4, 2, 2]
     assert sorted(made[0] + made[1] + made[2]) == sorted([1, 3, 5, 7] * 2)
     (answers, scores, _), _ = three[0]["shared"]["second"]
     assert [answers, scores] == alone[:2]
-    assert [len(own["shared"]["second"][1]) for own in three] == [1, 1, 0]
+    assert [len(of_rank["shared"]["second"][1]) for of_rank in three] == [1, 1, 0]
     assert three[1]["shared"]["first"][0][0] == []  # only rank 0 goes on with them

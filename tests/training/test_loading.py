@@ -184,24 +184,24 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path) -> None:
     examples = small.train_examples(10)
 
     def go(
-        adapter: OpenFlamingo, workers: int, kept: CellCheckpointer | None = None, stop: int | None = None
+        adapter: OpenFlamingo, workers: int, saved: CellCheckpointer | None = None, stop: int | None = None
     ) -> list[dict[str, Any]]:
         def progress(step: int, _: float) -> None:
             caught.pending = signal.SIGTERM if step == stop else None
 
         ready = prepare("ce", {}, adapter, (), plan, 0)
-        hooks, log = Hooks(progress=progress), Log() if kept is None else kept.log
-        curve = small.fine_tune(adapter, ready, plan, examples, hooks, kept, workers=workers, log=log)
+        hooks, log = Hooks(progress=progress), Log() if saved is None else saved.log
+        curve = small.fine_tune(adapter, ready, plan, examples, hooks, saved, workers=workers, log=log)
         return [{key: value for key, value in row.items() if key not in TIMES} for row in curve]
 
-    def kept() -> CellCheckpointer:
+    def checkpointer() -> CellCheckpointer:
         return small.checkpointer(tmp_path, caught)
 
     whole, adapter = small.fitted(), small.fitted()
     expected = go(whole, 0)
     with pytest.raises(Interrupted):
-        go(small.fitted(), 3, kept(), stop=2)
-    assert go(adapter, 1, kept()) == expected
+        go(small.fitted(), 3, checkpointer(), stop=2)
+    assert go(adapter, 1, checkpointer()) == expected
     assert all(torch.equal(a, b) for a, b in zip(adapter.model.parameters(), whole.model.parameters(), strict=True))
 
 
@@ -235,8 +235,8 @@ class _WithOther:
         self._benchmark, self._splits = benchmark, splits
 
     def split(self, name: str) -> tuple[Example, ...]:
-        found: tuple[Example, ...] = self._splits.get(name) or self._benchmark.split(name)
-        return found
+        examples: tuple[Example, ...] = self._splits.get(name) or self._benchmark.split(name)
+        return examples
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._benchmark, name)

@@ -33,15 +33,15 @@ def row(image_id: int, sample: int, *mentions: Any, **fields: Any) -> Document:
     return {"image_id": image_id, "sample": sample, "mentions": list(mentions), **fields}
 
 
-def said(name: str, bbox: Any = DOG, **fields: Any) -> Document:
+def named(name: str, bbox: Any = DOG, **fields: Any) -> Document:
     return {"name": name, "bbox": bbox, **fields}
 
 
 def rows() -> list[Document]:
     """K = 2 samples of both images, not in order."""
     return [
-        row(3, 5, said("dog", DOG, score=0.5), said("couch", SOFA)),
-        row(7, 1, said("couch", SOFA, score=1)),
+        row(3, 5, named("dog", DOG, score=0.5), named("couch", SOFA)),
+        row(7, 1, named("couch", SOFA, score=1)),
         row(7, 0, {"category_id": 1, "bbox": SOFA}, malformed=2, truncated=True, lenient=1),
         row(3, 9),
     ]
@@ -152,7 +152,7 @@ def test_a_misspelled_field_is_refused(tmp_path: Path, annotations: Annotations,
 
 def test_temperatures_are_kept_apart_and_zero_is_the_greedy_answer(tmp_path: Path, annotations: Annotations) -> None:
     hot = [line | {"temperature": 2} for line in rows()]
-    greedy = [row(k, 0, said("dog"), temperature=0) for k in (3, 7)]
+    greedy = [row(k, 0, named("dog"), temperature=0) for k in (3, 7)]
     path = lines(tmp_path, hot + greedy + rows())
     found = load(path, annotations)
     assert list(found.answers) == [1.0, 2.0]
@@ -168,10 +168,10 @@ def test_temperatures_are_kept_apart_and_zero_is_the_greedy_answer(tmp_path: Pat
     "mention",
     [
         {"name": "dog"},
-        *(said("dog", box) for box in (None, "no", 5, [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, "3", 4], [1, 2, None, 4])),
-        *(said("dog", box) for box in ([1, 2, 0, 4], [1, 2, 3, -4], [1, 2, True, 4], [[1], 2, 3, 4], {"x": 1})),
-        *(said("dog", [1, 2, float(value), 4]) for value in ("nan", "inf", "-inf")),
-        *(said("dog", [1, 2, 3, value]) for value in (10**400, 1e200)),
+        *(named("dog", box) for box in (None, "no", 5, [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, "3", 4], [1, 2, None, 4])),
+        *(named("dog", box) for box in ([1, 2, 0, 4], [1, 2, 3, -4], [1, 2, True, 4], [[1], 2, 3, 4], {"x": 1})),
+        *(named("dog", [1, 2, float(value), 4]) for value in ("nan", "inf", "-inf")),
+        *(named("dog", [1, 2, 3, value]) for value in (10**400, 1e200)),
         {"bbox": DOG},
         {"bbox": DOG, "name": None, "category_id": None, "score": 0.5},
     ],
@@ -194,7 +194,7 @@ def test_the_malformed_of_a_cell_are_counted_too(tmp_path: Path, annotations: An
 
 def test_names_are_spelt_as_in_the_annotations_or_with_spaces(tmp_path: Path, annotations: Annotations) -> None:
     """Two spellings of one name are one name; an unknown one has no category, but counts as a name of its own."""
-    content = [row(7, 0, *map(said, ["sofa bed", "sofa_bed", "Sofa_bed", "sofa", "sofa"])), row(3, 0)]
+    content = [row(7, 0, *map(named, ["sofa bed", "sofa_bed", "Sofa_bed", "sofa", "sofa"])), row(3, 0)]
     mentions = load(lines(tmp_path, content), annotations).answers[1.0].mentions
     np.testing.assert_array_equal(mentions.category, [0, 0, -1, -1, -1])
     assert mentions.name[0] == mentions.name[1] == 0
@@ -300,7 +300,7 @@ NATURAL = "expected an integer of at least 0, got"
         (edited(1, mentions=[MENTION, MENTION | {"name": 5}]), "line 2: mentions[1].name: expected a string, got 5"),
         (edited(1, mentions=[MENTION | {"score": "0.5"}]), 'score: expected a number from 0 to 1, got "0.5"'),
         (
-            edited(1, mentions=[said("x", 0), MENTION | {"score": 2}]),
+            edited(1, mentions=[named("x", 0), MENTION | {"score": 2}]),
             "line 2: mentions[1]: score: expected a number from 0 to 1, got 2.0",
         ),
         (edited(1, mentions=[MENTION | {"score": -0.1}]), "expected a number from 0 to 1, got -0.1"),
@@ -317,7 +317,7 @@ NATURAL = "expected an integer of at least 0, got"
             edited(1, mentions=[MENTION | {"category_id": 1}]),
             "category_id: expected the category of its name, 'dog' (of category 2 in annotations.json), got 1",
         ),
-        (edited(1, mentions=[said("x", category_id=1)]), "'x' (of no category in annotations.json), got 1"),
+        (edited(1, mentions=[named("x", category_id=1)]), "'x' (of no category in annotations.json), got 1"),
         ([*rows(), rows()[1]], "line 5: expected every sample once, got image_id 7, sample 1, temperature 1.0 again"),
         (rows()[:3], "image 3: expected K = 2 samples at temperature 1 as other images have, got 1"),
         (

@@ -51,12 +51,12 @@ def test_predictions_follow_the_order_of_the_images_and_the_seed(output: Path, m
     paths = [e.path for e in small.benchmark().split("val")[:2]]
     model = str(cell_folder(output, "ce"))
     first = list(predict.predict(paths, model, samples=3, temperature=1.0, seed=0))
-    assert [seen.example.path for seen in first] == paths
-    assert [len(seen.samples) for seen in first] == [3, 3]
+    assert [answer.example.path for answer in first] == paths
+    assert [len(answer.samples) for answer in first] == [3, 3]
     other = list(predict.predict(paths, model, samples=3, temperature=1.0, seed=1))
-    assert [seen.greedy for seen in other] == [seen.greedy for seen in first]
-    assert len({repr(parsed) for seen in (*first, *other) for parsed in seen.samples}) > 1
-    assert all(len(seen.scores) == len(seen.greedy.mentions) for seen in first)
+    assert [answer.greedy for answer in other] == [answer.greedy for answer in first]
+    assert len({repr(parsed) for answer in (*first, *other) for parsed in answer.samples}) > 1
+    assert all(len(answer.scores) == len(answer.greedy.mentions) for answer in first)
     assert first == list(predict.predict(paths, model, samples=3, temperature=1.0, seed=0))
     assert next(predict.predict(paths, model, samples=0, temperature=1.0, seed=0)).samples == ()
 
@@ -96,7 +96,7 @@ def test_images_are_checked_before_a_model_is_loaded(tmp_path: Path, monkeypatch
 # ---- text and drawing --------------------------------------------------------------------------------------------
 
 
-def seen(path: Path) -> Seen:
+def prediction_for(path: Path) -> Seen:
     greedy = Parsed((Mention("red_disc", 1, Box(8, 16, 24, 20.5)), Mention("dot", 1, Box(0, 0, 5, 5))), 0, False)
     samples = (Parsed((Mention("crimson_dot", 1, Box(40, 40, 16, 16)),), 2, True), Parsed((), 0, False))
     return Seen(Example(3, path, 64, 64, ()), greedy, (0.934, 0.5), samples)
@@ -110,7 +110,7 @@ def black(tmp_path: Path) -> Path:
 
 
 def test_as_text(black: Path) -> None:
-    assert as_text(seen(black)).splitlines() == [
+    assert as_text(prediction_for(black)).splitlines() == [
         f"{black} (64x64)",
         "  0.93  red_disc                 x 8  y 16  w 24  h 20.5",
         "  0.50  dot                      x 0  y 0  w 5  h 5",
@@ -132,7 +132,7 @@ def test_as_text_of_nothing(black: Path) -> None:
 def test_a_drawing_has_a_panel_each_and_its_boxes_in_place(black: Path, tmp_path: Path) -> None:
     """64 pixels become 320 (x 5); 3 panels of 320 with gaps of 8; boxes below a caption of 20. The greedy box
     x 8..32, y 16..36.5 has its left edge at 40 and, in the middle of its height, is of the first colour."""
-    path = draw(seen(black), tmp_path / "deep" / "folder")
+    path = draw(prediction_for(black), tmp_path / "deep" / "folder")
     assert path.name == "003-black.png"
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))

@@ -52,7 +52,7 @@ TRUTH = document(
 )
 
 
-def said(name: str, bbox: tuple[float, ...], score: float | None = 0.5) -> Document:
+def named(name: str, bbox: tuple[float, ...], score: float | None = 0.5) -> Document:
     return {"name": name, "bbox": list(bbox), **({} if score is None else {"score": score})}
 
 
@@ -63,11 +63,11 @@ def row(image_id: int, sample: int, *mentions: Document, **fields: Any) -> Docum
 def samples() -> list[Document]:
     """K = 2, and the greedy answer."""
     return [
-        row(1, 1, said("sofa", SOFA), said("cup", LEFT_CUP)),
-        row(1, 2, said("cup", LEFT_CUP), said("couch", SHIFTED), said("dog", SOFA), said("couch", SOFA, 0.4)),
-        row(2, 1, said("couch", SOFA), said("settee", SOFA), malformed=1, truncated=True),
+        row(1, 1, named("sofa", SOFA), named("cup", LEFT_CUP)),
+        row(1, 2, named("cup", LEFT_CUP), named("couch", SHIFTED), named("dog", SOFA), named("couch", SOFA, 0.4)),
+        row(2, 1, named("couch", SOFA), named("settee", SOFA), malformed=1, truncated=True),
         row(2, 2),
-        row(1, 0, said("sofa", SOFA, 0.9), said("cup", LEFT_CUP, 0.8), temperature=0),
+        row(1, 0, named("sofa", SOFA, 0.9), named("cup", LEFT_CUP, 0.8), temperature=0),
         row(2, 0, temperature=0),
     ]
 
@@ -185,7 +185,7 @@ def test_coco_has_the_names_of_lvis_and_no_frequencies(tmp_path: Path) -> None:
     truth = document(
         [coco_image(1)], [annotation(1, 1, 1, *SOFA)], [coco_category(1, "couch"), coco_category(2, "cup")]
     )
-    content = [row(1, k, said(name, SOFA)) for k, name in enumerate(("couch", "sofa"))]
+    content = [row(1, k, named(name, SOFA)) for k, name in enumerate(("couch", "sofa"))]
     found = measured(tmp_path, content, truth, protocol="coco")
     assert only(found)["figures"]["name_diversity"] == 1.0
     assert only(found)["figures"]["recall/f"] is None
@@ -245,7 +245,7 @@ def test_real_photographs(shared: Shared, tmp_path: Path) -> None:
     annotations = load(path, path.parent / "images")
     names = {category.id: category.names for category in annotations.categories}
     content = [
-        row(e.image_id, k, *(said(names[i.category_id][-k], sides(i.box), 1.0) for i in e.instances))
+        row(e.image_id, k, *(named(names[i.category_id][-k], sides(i.box), 1.0) for i in e.instances))
         for e in annotations.examples
         for k in (0, 1)
     ]

@@ -22,38 +22,38 @@ def shifted(d: float, score: float, image_id: int = 1, category_id: int = 1) -> 
     return Detection(image_id, category_id, Box(d, 0, LENGTH, 10), score)
 
 
-def kept(*detections: Detection, threshold: float = 0.9) -> list[int]:
+def rows_left(*detections: Detection, threshold: float = 0.9) -> list[int]:
     return list(map(int, non_maximum_suppression(Detections.of(detections), threshold)))
 
 
 def test_the_better_of_two_close_boxes_stays() -> None:
-    assert kept(shifted(0, 0.5), shifted(5, 0.6), shifted(20, 0.1)) == [1, 2]
-    assert kept(shifted(0, 0.5), shifted(6, 0.6)) == [0, 1]
+    assert rows_left(shifted(0, 0.5), shifted(5, 0.6), shifted(20, 0.1)) == [1, 2]
+    assert rows_left(shifted(0, 0.5), shifted(6, 0.6)) == [0, 1]
 
 
 def test_a_suppressed_box_suppresses_none() -> None:
     # 5 is close to 0 and 10 is close to 5, but 10 is not close to 0.
-    assert kept(shifted(0, 0.9), shifted(5, 0.8), shifted(10, 0.7)) == [0, 2]
+    assert rows_left(shifted(0, 0.9), shifted(5, 0.8), shifted(10, 0.7)) == [0, 2]
 
 
 def test_of_equal_scores_the_earlier_stays() -> None:
-    assert kept(shifted(0, 0.5), shifted(1, 0.5)) == [0]
+    assert rows_left(shifted(0, 0.5), shifted(1, 0.5)) == [0]
 
 
 def test_other_images_and_categories_are_apart() -> None:
-    assert kept(shifted(0, 0.5), shifted(0, 0.6, image_id=2), shifted(0, 0.7, category_id=2)) == [0, 1, 2]
+    assert rows_left(shifted(0, 0.5), shifted(0, 0.6, image_id=2), shifted(0, 0.7, category_id=2)) == [0, 1, 2]
 
 
 def test_at_the_threshold_both_stay() -> None:
     wide, half = Detection(1, 1, Box(0, 0, 10, 10), 0.9), Detection(1, 1, Box(0, 0, 5, 10), 0.8)
-    assert kept(wide, half, threshold=0.5) == [0, 1]
-    assert kept(wide, half, threshold=0.4999) == [0]
+    assert rows_left(wide, half, threshold=0.5) == [0, 1]
+    assert rows_left(wide, half, threshold=0.4999) == [0]
 
 
 def test_no_detections_and_boxes_without_area() -> None:
-    assert kept() == []
+    assert rows_left() == []
     empty = Detection(1, 1, Box(3, 3, 0, 5), 0.5)
-    assert kept(empty, empty) == [0, 1]
+    assert rows_left(empty, empty) == [0, 1]
 
 
 rows = st.builds(
@@ -69,13 +69,13 @@ thresholds = st.sampled_from([0.3, 0.5, 0.9])
 
 def brute_force(detections: list[Detection], threshold: float) -> list[int]:
     """The rule as it is told: row after row, best first, against everything that is kept."""
-    found: list[int] = []
+    rows: list[int] = []
     for index in sorted(range(len(detections)), key=lambda i: -detections[i].score):
         a = detections[index]
-        same = (detections[i] for i in found)
+        same = (detections[i] for i in rows)
         if not any((a.image_id, a.category_id) == (b.image_id, b.category_id) and iou(a, b) > threshold for b in same):
-            found.append(index)
-    return sorted(found)
+            rows.append(index)
+    return sorted(rows)
 
 
 def iou(a: Detection, b: Detection) -> float:
@@ -87,14 +87,14 @@ def iou(a: Detection, b: Detection) -> float:
 @settings(max_examples=60, deadline=None)
 @given(sets, thresholds)
 def test_equals_the_rule_as_a_loop(detections: list[Detection], threshold: float) -> None:
-    assert kept(*detections, threshold=threshold) == brute_force(detections, threshold)
+    assert rows_left(*detections, threshold=threshold) == brute_force(detections, threshold)
 
 
 @settings(max_examples=30, deadline=None)
 @given(sets, thresholds)
 def test_idempotent_and_nothing_close_is_left(detections: list[Detection], threshold: float) -> None:
-    left = [detections[row] for row in kept(*detections, threshold=threshold)]
-    assert kept(*left, threshold=threshold) == list(range(len(left)))
+    left = [detections[row] for row in rows_left(*detections, threshold=threshold)]
+    assert rows_left(*left, threshold=threshold) == list(range(len(left)))
     for a in left:
         same = [b for b in left if (a.image_id, a.category_id) == (b.image_id, b.category_id) and a is not b]
         boxes = Detections.of([a, *same]).boxes

@@ -51,7 +51,7 @@ def annotated(
     return Annotations(Path("a.json"), "", CATEGORIES, (example,), areas, {1: crowds} if crowds else {})
 
 
-def found(*rows: tuple[int, Box, float]) -> Detections:
+def detections_of(*rows: tuple[int, Box, float]) -> Detections:
     return Detections.of(Detection(1, c, box, score) for c, box, score in rows)
 
 
@@ -90,50 +90,50 @@ ONE_OF_EACH: dict[str, tuple[Objects, list[tuple[int, Box, float]], dict[str, tu
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_one_of_each_kind(name: str, protocol: Protocol) -> None:
     objects, rows, expected = ONE_OF_EACH[name]
-    kinds = summary(annotated(objects, negative=frozenset({2, 3})), found(*rows), protocol)
+    kinds = summary(annotated(objects, negative=frozenset({2, 3})), detections_of(*rows), protocol)
     assert kinds == {kind: (count, pytest.approx(gain)) for kind, (count, gain) in expected.items()}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_kinds_are_tried_in_order(protocol: Protocol) -> None:
     # The detection has IoU 0.4 with its own and 1 with another: localisation. The other object is missed.
-    kinds = summary(annotated([(1, POOR), (2, A)]), found((1, A, 0.9)), protocol)
+    kinds = summary(annotated([(1, POOR), (2, A)]), detections_of((1, A, 0.9)), protocol)
     assert {name: count for name, (count, _) in kinds.items()} == {"localisation": 1, "missed": 1}
     # The second repeats the first, and has IoU 1 with another too: classification.
-    kinds = summary(annotated([(1, A), (2, A)]), found((1, A, 0.9), (1, A, 0.8)), protocol)
+    kinds = summary(annotated([(1, A), (2, A)]), detections_of((1, A, 0.9), (1, A, 0.8)), protocol)
     assert {name: count for name, (count, _) in kinds.items()} == {"classification": 1}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_of_several_errors_about_an_object_the_best_is_repaired(protocol: Protocol) -> None:
     # Ranks 1 and 2 are about A, rank 3 is right: AP50 1/3 * 51/101; fixed: ranks 1 and 2 of 2 right.
-    rows = found((1, POOR, 0.9), (1, POOR, 0.8), (1, B, 0.7))
+    rows = detections_of((1, POOR, 0.9), (1, POOR, 0.8), (1, B, 0.7))
     kinds = summary(annotated([(1, A), (1, B)]), rows, protocol)
     assert kinds == {"localisation": (2, pytest.approx(1 - HALF / 3))}
 
 
 def test_what_nobody_looked_for_is_no_error_under_lvis() -> None:
-    rows = found((2, A, 0.9), (1, A, 0.8))
+    rows = detections_of((2, A, 0.9), (1, A, 0.8))
     assert summary(annotated([(1, A)]), rows, "lvis") == {}
     assert summary(annotated([(1, A)]), rows, "coco") == {"classification": (1, 0.0)}
 
 
 def test_what_is_not_annotated_exhaustively_is_neutral_under_lvis() -> None:
-    rows = found((1, FAR, 0.9), (1, A, 0.8))
+    rows = detections_of((1, FAR, 0.9), (1, A, 0.8))
     assert summary(annotated([(1, A)], not_exhaustive=frozenset({1})), rows, "lvis") == {}
     assert summary(annotated([(1, A)]), rows, "lvis") == {"background": (1, pytest.approx(0.5))}
 
 
 def test_a_detection_on_a_crowd_is_neutral_and_a_crowd_is_never_missed() -> None:
     annotations = annotated([(1, A)], crowd=[(1, B)])
-    assert summary(annotations, found((1, B, 0.9), (1, B, 0.8), (1, A, 0.7)), "coco") == {}
-    assert summary(annotations, found((1, A, 0.7)), "coco") == {}
+    assert summary(annotations, detections_of((1, B, 0.9), (1, B, 0.8), (1, A, 0.7)), "coco") == {}
+    assert summary(annotations, detections_of((1, A, 0.7)), "coco") == {}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_detections_and_no_objects(protocol: Protocol) -> None:
-    assert summary(annotated([(1, A)]), found(), protocol)["missed"][0] == 1
-    kinds = errors(annotated([], negative=frozenset({1})), found((1, A, 0.9)), protocol)
+    assert summary(annotated([(1, A)]), detections_of(), protocol)["missed"][0] == 1
+    kinds = errors(annotated([], negative=frozenset({1})), detections_of((1, A, 0.9)), protocol)
     assert {name: kind.count for name, kind in kinds.items() if kind.count} == {"background": 1}
     assert {kind.gain for kind in kinds.values()} == {None}
 
@@ -187,28 +187,33 @@ class Spelled:
     def _image(self, objects: tuple[Instance, ...], detections: Detections, rows: list[int]) -> None:
         boxes = np.array([(o.box.x, o.box.y, o.box.w, o.box.h) for o in objects]).reshape(-1, 4)
         iou = dict(zip(rows, iou_matrix(detections.boxes[rows], boxes), strict=True))
-        own = {row: [o.category_id == detections.category_id[row] for o in objects] for row in rows}
+        same_category = {row: [o.category_id == detections.category_id[row] for o in objects] for row in rows}
         for row in rows:
-            free = [own[row][k] and iou[row][k] >= 0.5 and o.id not in self.match for k, o in enumerate(objects)]
+            free = [
+                same_category[row][k] and iou[row][k] >= 0.5 and o.id not in self.match for k, o in enumerate(objects)
+            ]
             if any(free):
                 best = max(iou[row][free])
                 last = max(k for k in range(len(objects)) if free[k] and iou[row][k] == best)
                 self.match[objects[last].id] = row
         for row in set(rows) - set(self.match.values()):
-            with_own, with_other = np.where(own[row], iou[row], 0.0), np.where(own[row], 0.0, iou[row])
+            with_own, with_other = (
+                np.where(same_category[row], iou[row], 0.0),
+                np.where(same_category[row], 0.0, iou[row]),
+            )
             self.kind[row] = kind = self._kind(with_own.max(initial=0), with_other.max(initial=0))
             if kind in ("localisation", "classification"):
                 self.about[row] = objects[int((with_own if kind == "localisation" else with_other).argmax())]
 
     @staticmethod
-    def _kind(own: float, other: float) -> str:
-        if 0.1 <= own <= 0.5:
+    def _kind(of_category: float, other: float) -> str:
+        if 0.1 <= of_category <= 0.5:
             return "localisation"
         if other >= 0.5:
             return "classification"
-        if own >= 0.5:
+        if of_category >= 0.5:
             return "duplicate"
-        return "background" if max(own, other) <= 0.1 else "both"
+        return "background" if max(of_category, other) <= 0.1 else "both"
 
     def missed(self, annotations: Annotations) -> set[int]:
         ids = {item.id for example in annotations.examples for item in example.instances}
@@ -278,7 +283,9 @@ def test_agrees_with_hotcoco(seed: int, protocol: Protocol) -> None:
     with redirect_stdout(io.StringIO()):
         evaluation.run()
     theirs, ours = evaluation.tide_errors(), errors(annotations, detections, protocol)
-    assert {kind: found.count for kind, found in ours.items()} == {k: theirs["counts"][HOTCOCO[k]] for k in KINDS}
+    assert {kind: errors_of_kind.count for kind, errors_of_kind in ours.items()} == {
+        k: theirs["counts"][HOTCOCO[k]] for k in KINDS
+    }
     assert min(theirs["counts"].values()) > 0  # the comparison is about something
     gains = {kind: pytest.approx(theirs["delta_ap"][HOTCOCO[kind]], abs=1e-9) for kind in KINDS}
-    assert {kind: found.gain for kind, found in ours.items()} == gains
+    assert {kind: errors_of_kind.gain for kind, errors_of_kind in ours.items()} == gains

@@ -25,7 +25,7 @@ def mentions(rows: list[Row]) -> Mentions:
     return Mentions(image, sample, np.zeros_like(image), category, boxes, np.array([row[4] for row in rows], float))
 
 
-def found(result: Consensus) -> list[Found]:
+def clusters_of(result: Consensus) -> list[Found]:
     boxes = [(x, y, w, h) for x, y, w, h in result.boxes.tolist()]
     return list(zip(result.image.tolist(), result.category.tolist(), boxes, result.scores.tolist(), strict=True))
 
@@ -50,7 +50,7 @@ def test_hand_derived_image() -> None:
         (3, 3, 6, A, 0.8),  # another category
     ]
     expected: list[Found] = [(3, 5, (0, 0, 10, 9), 0.35), (3, 5, (0, 0, 10, 5), 0.225), (3, 6, A, 0.2)]
-    assert_same(found(consensus(mentions(rows), samples=4)), expected)
+    assert_same(clusters_of(consensus(mentions(rows), samples=4)), expected)
 
 
 def test_iou_of_exactly_a_half_joins() -> None:
@@ -66,7 +66,7 @@ def test_of_equals_the_earlier_mention_seeds_and_joins() -> None:
         (0, 1, 1, (0, 2, 10, 8), 0.5),
     ]
     expected: list[Found] = [(0, 1, (0, 0, 10, 9), 0.5), (0, 1, (0, 2, 10, 8), 0.25)]
-    assert_same(found(consensus(mentions(rows), samples=2)), expected)
+    assert_same(clusters_of(consensus(mentions(rows), samples=2)), expected)
 
 
 def test_a_sample_that_repeats_a_mention_gives_two_detections() -> None:
@@ -77,7 +77,7 @@ def test_a_sample_that_repeats_a_mention_gives_two_detections() -> None:
 
 def test_unknown_categories_and_unknown_scores_neither_seed_nor_join() -> None:
     rows: list[Row] = [(0, 0, -1, A, 0.9), (0, 0, 1, A, 0.4), (0, 1, 1, A, math.nan), (1, 0, 1, B, math.nan)]
-    assert_same(found(consensus(mentions(rows), samples=2)), [(0, 1, A, 0.2)])
+    assert_same(clusters_of(consensus(mentions(rows), samples=2)), [(0, 1, A, 0.2)])
     assert len(consensus(mentions(rows[2:]), samples=2)) == 0
     assert len(consensus(mentions([]), samples=2)) == 0
 
@@ -143,7 +143,7 @@ def answers(draw: st.DrawFn) -> list[Row]:
 @settings(max_examples=150, deadline=None)
 @given(answers())
 def test_equals_the_definition(rows: list[Row]) -> None:
-    assert_same(found(consensus(mentions(rows), samples=4)), consensus_by_loops(rows, samples=4))
+    assert_same(clusters_of(consensus(mentions(rows), samples=4)), consensus_by_loops(rows, samples=4))
 
 
 def random_rows(seed: int, samples: int) -> list[Row]:
@@ -165,13 +165,13 @@ def random_rows(seed: int, samples: int) -> list[Row]:
 def test_random_samples(seed: int) -> None:
     rows = random_rows(seed, samples=6)
     result = consensus(mentions(rows), samples=6)
-    assert_same(found(result), consensus_by_loops(rows, samples=6))
+    assert_same(clusters_of(result), consensus_by_loops(rows, samples=6))
     # Every mention is in exactly one detection.
     assert result.scores.sum() == pytest.approx(sum(row[4] for row in rows) / 6)
     # The number of a sample does not matter.
     order = np.random.default_rng(seed).permutation(6)
     permuted = [(image, int(order[k]), c, box, score) for image, k, c, box, score in rows]
-    assert_same(found(consensus(mentions(permuted), samples=6)), found(result))
+    assert_same(clusters_of(consensus(mentions(permuted), samples=6)), clusters_of(result))
 
 
 @settings(max_examples=60, deadline=None)
@@ -180,8 +180,8 @@ def test_identical_samples_give_the_boxes_and_probabilities_of_one(rows: list[Ro
     first = [row for row in rows if row[1] == 0 and row[3][2] * row[3][3] > 0]
     repeated: list[Row] = [(image, k, c, box, score) for k in range(samples) for image, _, c, box, score in first]
     expected = sorted((row[0], row[2], row[3], row[4]) for row in first if row[2] >= 0 and not math.isnan(row[4]))
-    assert_same(sorted(found(consensus(mentions(repeated), samples))), expected)
+    assert_same(sorted(clusters_of(consensus(mentions(repeated), samples))), expected)
 
 
 def test_a_mention_of_one_sample_alone_has_its_probability_over_k() -> None:
-    assert_same(found(consensus(mentions([(0, 2, 1, A, 0.6)]), samples=8)), [(0, 1, A, 0.075)])
+    assert_same(clusters_of(consensus(mentions([(0, 2, 1, A, 0.6)]), samples=8)), [(0, 1, A, 0.075)])

@@ -42,14 +42,14 @@ IMAGE = example([(5, A), (7, B)], negative=[8])
 SEPARATOR, END = CODEC.tokens.separator, CODEC.tokens.end
 
 
-def said(*objects: tuple[str, XYWH], codec: Codec = CODEC) -> tuple[int, ...]:
+def encoded(*objects: tuple[str, XYWH], codec: Codec = CODEC) -> tuple[int, ...]:
     """Tokens with the end."""
     return codec.encode([(name, Box(*xywh)) for name, xywh in objects], 64, 64)
 
 
 def unknown(xywh: XYWH) -> tuple[int, ...]:
     """The tokens of "sofa bed" with a box: two names in one, which no category has."""
-    return (*CODEC.name_ids["sofa"], *said(("bed", xywh))[:-1])
+    return (*CODEC.name_ids["sofa"], *encoded(("bed", xywh))[:-1])
 
 
 def corrections(
@@ -87,15 +87,15 @@ def test_there_are_several_templates_for_every_kind_of_error() -> None:
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        ("classification", said(("bed", A))[:-1]),
-        ("localisation", said(("couch", POOR))[:-1]),
+        ("classification", encoded(("bed", A))[:-1]),
+        ("localisation", encoded(("couch", POOR))[:-1]),
         ("wrong_name", unknown(A)),
     ],
 )
 def test_the_right_object_in_place_of_the_wrong_one(kind: str, wrong: tuple[int, ...]) -> None:
-    first = (*wrong, SEPARATOR, *said(("bed", B)))  # the error, then what is right
+    first = (*wrong, SEPARATOR, *encoded(("bed", B)))  # the error, then what is right
     assert forms(IMAGE, first, kind) == {("", SOFA), EVERYTHING}
-    last = (*said(("bed", B))[:-1], SEPARATOR, *wrong, END)
+    last = (*encoded(("bed", B))[:-1], SEPARATOR, *wrong, END)
     assert forms(IMAGE, last, kind) == {(BED, f"; {SOFA}"), (BED, f"; {SOFA} <end>")}
 
 
@@ -103,7 +103,7 @@ def test_the_right_object_in_place_of_the_wrong_one(kind: str, wrong: tuple[int,
     ("kind", "wrong"), [("duplicate", ("couch", A)), ("background", ("cup", FAR)), ("both", ("cup", POOR))]
 )
 def test_what_should_not_be_there_gives_way_to_what_is_left_or_the_end(kind: str, wrong: tuple[str, XYWH]) -> None:
-    early, late = said(("sofa", A), wrong, ("bed", B)), said(("sofa", A), ("bed", B), wrong)
+    early, late = encoded(("sofa", A), wrong, ("bed", B)), encoded(("sofa", A), ("bed", B), wrong)
     assert forms(IMAGE, early, kind) == {(SOFA, f"; {BED} <end>")}
     assert forms(IMAGE, late, kind) == {(f"{SOFA} ; {BED}", "<end>")}
     more = example([(5, A), (7, B), (7, (0, 50, 10, 10))], negative=[8])
@@ -112,58 +112,61 @@ def test_what_should_not_be_there_gives_way_to_what_is_left_or_the_end(kind: str
 
 
 def test_missed_objects_follow_what_was_said() -> None:
-    assert forms(IMAGE, said(("sofa", A)), "missed") == {(SOFA, f"; {BED} <end>"), EVERYTHING}
-    assert forms(IMAGE, said(), "missed") == {EVERYTHING}
+    assert forms(IMAGE, encoded(("sofa", A)), "missed") == {(SOFA, f"; {BED} <end>"), EVERYTHING}
+    assert forms(IMAGE, encoded(), "missed") == {EVERYTHING}
     # An object that was said wrongly is not said again.
     poor = "couch <loc0> <loc0> <loc4> <loc10>"
-    assert forms(IMAGE, said(("couch", POOR)), "missed") == {(poor, f"; {BED} <end>"), EVERYTHING}
+    assert forms(IMAGE, encoded(("couch", POOR)), "missed") == {(poor, f"; {BED} <end>"), EVERYTHING}
 
 
 def test_a_miscounted_category_in_its_right_number() -> None:
     image = example([(5, A), (5, FAR), (7, B)], negative=[8])
     both = f"{SOFA} ; sofa <loc50> <loc50> <loc60> <loc60>"
     everything = ("", f"{SOFA} ; {BED} ; sofa <loc50> <loc50> <loc60> <loc60> <end>")  # reading order
-    assert forms(image, said(("bed", B), ("couch", A)), "miscount") == {(BED, f"; {both}"), everything}
+    assert forms(image, encoded(("bed", B), ("couch", A)), "miscount") == {(BED, f"; {both}"), everything}
     # Never said: what was said goes on.
-    assert forms(IMAGE, said(("sofa", A)), "miscount") == {(SOFA, f"; {BED}"), EVERYTHING}
+    assert forms(IMAGE, encoded(("sofa", A)), "miscount") == {(SOFA, f"; {BED}"), EVERYTHING}
     # Not there at all: what is left instead.
-    assert forms(IMAGE, said(("sofa", A), ("bed", B), ("cup", FAR)), "miscount") == {
+    assert forms(IMAGE, encoded(("sofa", A), ("bed", B), ("cup", FAR)), "miscount") == {
         (f"{SOFA} ; {BED}", "<end>"),
         EVERYTHING,
     }
 
 
 def test_what_cannot_be_read_and_what_does_not_end() -> None:
-    garbled = (*said(("sofa", A))[:-1], SEPARATOR, 7, 7, SEPARATOR, *said(("bed", B)))
+    garbled = (*encoded(("sofa", A))[:-1], SEPARATOR, 7, 7, SEPARATOR, *encoded(("bed", B)))
     assert forms(IMAGE, garbled, "malformed") == {EVERYTHING, (SOFA, f"; {BED} <end>")}
-    late = (*said(("sofa", A), ("bed", B))[:-1], SEPARATOR, 7, 7, END)
+    late = (*encoded(("sofa", A), ("bed", B))[:-1], SEPARATOR, 7, 7, END)
     assert forms(IMAGE, late, "malformed") == {EVERYTHING, (f"{SOFA} ; {BED}", "<end>")}
-    assert forms(IMAGE, (7, 7, SEPARATOR, *said(("sofa", A))), "malformed") == {EVERYTHING}
-    assert forms(IMAGE, said(("sofa", A))[:-1], "truncated") == {EVERYTHING, (SOFA, f"; {BED} <end>")}
-    assert forms(IMAGE, said(("sofa", A), ("bed", B))[:-1], "truncated") == {EVERYTHING, (f"{SOFA} ; {BED}", "<end>")}
+    assert forms(IMAGE, (7, 7, SEPARATOR, *encoded(("sofa", A))), "malformed") == {EVERYTHING}
+    assert forms(IMAGE, encoded(("sofa", A))[:-1], "truncated") == {EVERYTHING, (SOFA, f"; {BED} <end>")}
+    assert forms(IMAGE, encoded(("sofa", A), ("bed", B))[:-1], "truncated") == {
+        EVERYTHING,
+        (f"{SOFA} ; {BED}", "<end>"),
+    }
 
 
 def test_a_context_stops_before_a_name_whose_tokens_are_not_known() -> None:
-    tokens = (*said(("sofa", A))[:-1], SEPARATOR, *unknown(FAR), SEPARATOR, *said(("cup", FAR)))
+    tokens = (*encoded(("sofa", A))[:-1], SEPARATOR, *unknown(FAR), SEPARATOR, *encoded(("cup", FAR)))
     assert {context for context, _ in forms(IMAGE, tokens, "missed")} == {SOFA, ""}
 
 
 def test_in_words() -> None:
-    found = every(IMAGE, said(("bed", A), ("bed", B), codec=CODEC), "classification")
+    corrections = every(IMAGE, encoded(("bed", A), ("bed", B), codec=CODEC), "classification")
     bed = "bed <loc0> <loc0> <loc10> <loc10>"
-    assert {question: c.reply for question, c in found.items()} == {
+    assert {question: c.reply for question, c in corrections.items()} == {
         "What is the object at <loc0> <loc0> <loc10> <loc10>?": f"{SOFA}.",
         f"Is there {bed}?": f"No, it is {SOFA}.",
         f"You said: {bed} ; {BED}. Is the category of {bed} right?": f"No, it should be {SOFA}.",
     }
-    found = every(IMAGE, said(("sofa", A)), "missed")
-    assert {question: c.reply for question, c in found.items()} == {
+    corrections = every(IMAGE, encoded(("sofa", A)), "missed")
+    assert {question: c.reply for question, c in corrections.items()} == {
         f"You said: {SOFA}. What is missing?": f"{BED}.",
         f"Is this everything: {SOFA}?": f"No, there is also {BED}.",
         "What is in the image?": f"{SOFA} ; {BED}.",
     }
-    found = every(IMAGE, said(("sofa", A), ("sofa", A), ("bed", B)), "miscount")
-    assert {question: c.reply for question, c in found.items()} == {
+    corrections = every(IMAGE, encoded(("sofa", A), ("sofa", A), ("bed", B)), "miscount")
+    assert {question: c.reply for question, c in corrections.items()} == {
         "How many objects of the category sofa are there?": "1.",
         "You named 2 of the category sofa. Which are there?": f"{SOFA}.",
         "You named 2 of the category sofa. What is in the image?": f"{SOFA} ; {BED}.",
@@ -173,7 +176,7 @@ def test_in_words() -> None:
 # ---- random samples ------------------------------------------------------------------------------------------------
 
 ENTRIES = st.one_of(
-    st.tuples(st.sampled_from(NAMES), BOXES).map(lambda item: said(item)[:-1]),
+    st.tuples(st.sampled_from(NAMES), BOXES).map(lambda item: encoded(item)[:-1]),
     BOXES.map(unknown),
     st.just((7, 7)),  # two locations: malformed
 )
@@ -195,9 +198,9 @@ def test_what_an_answer_says_is_right_and_makes_nothing_twice(
     rejected = CODEC.decode(tokens, 64, 64)
     ((errors,),) = sample_errors([image], [[rejected]])
     made = corrections(image, tokens, seed, targets)
-    together = ("missed", "malformed")  # one correction for all of them
+    shared = ("missed", "malformed")  # one correction for all of them
     counts = Counter(errors.kinds)
-    assert Counter(c.kind for c in made) == {kind: 1 if kind in together else n for kind, n in counts.items()}
+    assert Counter(c.kind for c in made) == {kind: 1 if kind in shared else n for kind, n in counts.items()}
     for correction in made:
         before = CODEC.decode((*correction.context, END), 64, 64)
         whole = CODEC.decode((*correction.context, *correction.answer), 64, 64)
@@ -211,8 +214,8 @@ def test_what_an_answer_says_is_right_and_makes_nothing_twice(
         left = Counter((o.category_id, o.box) for i, o in enumerate(image.instances) if i not in dealt_with)
         right = Counter((item.category_id, item.box) for item in answered)
         assert right <= left if whole.truncated else right == left
-        ((found,),) = sample_errors([image], [[whole]])
-        assert [item.kind for item in found.mentions[len(before.mentions) :]] == [None] * len(answered)
+        ((sample,),) = sample_errors([image], [[whole]])
+        assert [item.kind for item in sample.mentions[len(before.mentions) :]] == [None] * len(answered)
 
 
 @settings(max_examples=60)
@@ -231,9 +234,11 @@ def test_order_and_names_are_those_of_the_targets(
 
 
 def test_random_targets_use_every_name_and_order() -> None:
-    drawn = {c.answer for seed in range(60) for c in corrections(IMAGE, said(), seed, "random") if c.kind == "missed"}
-    assert drawn == {said((name, A), ("bed", B)) for name in ("sofa", "couch")} | {
-        said(("bed", B), (name, A)) for name in ("sofa", "couch")
+    drawn = {
+        c.answer for seed in range(60) for c in corrections(IMAGE, encoded(), seed, "random") if c.kind == "missed"
+    }
+    assert drawn == {encoded((name, A), ("bed", B)) for name in ("sofa", "couch")} | {
+        encoded(("bed", B), (name, A)) for name in ("sofa", "couch")
     }
 
 
@@ -247,11 +252,11 @@ def test_they_depend_on_the_seed_alone(
 
 
 def test_a_right_answer_needs_none() -> None:
-    assert corrections(IMAGE, said(("bed", B), ("couch", A))) == []
+    assert corrections(IMAGE, encoded(("bed", B), ("couch", A))) == []
 
 
 def test_names_of_several_tokens() -> None:
-    tokens = said(("couch", A), codec=PIECES)
+    tokens = encoded(("couch", A), codec=PIECES)
     for seed in range(10):
         (missed, miscount) = corrections(IMAGE, tokens, seed, codec=PIECES)
         assert miscount.kind == "miscount"
@@ -286,8 +291,8 @@ def read(codec: Codec, tokens: tuple[int, ...]) -> list[tuple[str, tuple[int, ..
     form = codec.form
     assert isinstance(form, TokenFormat | JsonFormat)
     ends = [()] if codec.tokens.end in tokens else [(*form.closing[n:], codec.tokens.end) for n in range(4)]
-    found = [codec.decode((*tokens, *end), WIDTH, HEIGHT) for end in ends]
-    whole = next(parsed for parsed in found if not parsed.malformed)
+    readings = [codec.decode((*tokens, *end), WIDTH, HEIGHT) for end in ends]
+    whole = next(parsed for parsed in readings if not parsed.malformed)
     assert not whole.truncated
     return [(mention.name, codec.space.quantise(mention.box, WIDTH, HEIGHT)) for mention in whole.mentions]
 
@@ -407,7 +412,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("installed")
 def test_another_package_can_bring_its_own() -> None:
     corrector = registry.corrector("mine", CODEC, "random")
-    parsed = CODEC.decode(said(("bed", A)), 64, 64)
+    parsed = CODEC.decode(encoded(("bed", A)), 64, 64)
     ((errors,),) = sample_errors([IMAGE], [[parsed]])
     (made,) = corrector(IMAGE, parsed, errors, np.random.default_rng(0))
     assert made.question.startswith("What of classification, missed, miscount")

@@ -49,7 +49,7 @@ from tests.support.chains import (
     weights,
 )
 from tests.support.tiny import Scripted
-from tests.training.stages.test_corrections import CODEC, FAR, A, B, installed, said
+from tests.training.stages.test_corrections import CODEC, FAR, A, B, encoded, installed
 
 __all__ = ["installed"]  # a fixture
 
@@ -177,7 +177,7 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_split(negative: float, k
 # ---- what was said -> corrections ------------------------------------------------------------------------------------
 
 IMAGE = example([(5, A), (7, B)], image_id=4, negative=[8])
-RIGHT, WORSE, WORST = said(("sofa", A), ("bed", B)), said(("sofa", A)), said(("cup", FAR))
+RIGHT, WORSE, WORST = encoded(("sofa", A), ("bed", B)), encoded(("sofa", A)), encoded(("cup", FAR))
 
 
 def rolled(*sequences: tuple[int, ...], image: Example = IMAGE) -> Rollout:

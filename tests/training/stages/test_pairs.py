@@ -35,7 +35,7 @@ from tests.support.chains import DIVPO, DPO
 from tests.training.stages.test_preference import tiny
 
 
-def said(tokens: int, reward: float, samples: int = 1) -> RatedAnswer:
+def rated(tokens: int, reward: float, samples: int = 1) -> RatedAnswer:
     return RatedAnswer((tokens,), Parsed((), 0, False), reward, samples)
 
 
@@ -44,16 +44,16 @@ def said(tokens: int, reward: float, samples: int = 1) -> RatedAnswer:
 
 def test_the_worst_samples_are_rejected() -> None:
     """0.1 twice by one sequence, so 0.1, 0.3 and 0.9 are left; the third target has nothing that is worse."""
-    own = [said(1, 0.9), said(2, 0.1), said(3, 0.3), said(2, 0.1)]
-    targets = [said(10, 1.0), said(11, 1.0), said(12, 0.9)]
-    found = chosen_over_worst(targets, own)
-    assert [(chosen.tokens, rejected.tokens) for chosen, rejected in found] == [((10,), (2,)), ((11,), (3,))]
-    assert chosen_over_worst([said(10, 1.0)], [said(1, 1.0)]) == []
+    samples = [rated(1, 0.9), rated(2, 0.1), rated(3, 0.3), rated(2, 0.1)]
+    targets = [rated(10, 1.0), rated(11, 1.0), rated(12, 0.9)]
+    pairs_made = chosen_over_worst(targets, samples)
+    assert [(chosen.tokens, rejected.tokens) for chosen, rejected in pairs_made] == [((10,), (2,)), ((11,), (3,))]
+    assert chosen_over_worst([rated(10, 1.0)], [rated(1, 1.0)]) == []
 
 
 def test_of_equally_bad_samples_the_first_is_rejected() -> None:
-    own = [said(5, 0.4), said(7, 0.2), said(6, 0.2), said(7, 0.2)]
-    ((_, rejected),) = chosen_over_worst([said(10, 1.0)], own)
+    samples = [rated(5, 0.4), rated(7, 0.2), rated(6, 0.2), rated(7, 0.2)]
+    ((_, rejected),) = chosen_over_worst([rated(10, 1.0)], samples)
     assert rejected.tokens == (7,)
 
 
@@ -61,16 +61,16 @@ def test_of_equally_bad_samples_the_first_is_rejected() -> None:
     ("own", "expected"),
     [
         # the rarest good one, however good; the most common bad one, however bad
-        ([said(1, 0.9, 3), said(2, 0.6, 1), said(3, 0.4, 2), said(4, 0.0, 1)], (2, 3)),
+        ([rated(1, 0.9, 3), rated(2, 0.6, 1), rated(3, 0.4, 2), rated(4, 0.0, 1)], (2, 3)),
         # of equally rare ones the better, of equally common ones the worse, of equal ones the first
-        ([said(1, 0.7, 1), said(2, 0.9, 1), said(3, 0.3, 1), said(4, 0.1, 1), said(5, 0.1, 1)], (2, 4)),
-        ([said(1, 0.9, 1), said(2, 0.59, 1), said(3, 0.41, 1)], None),  # neither good nor bad
-        ([said(1, 0.2, 1), said(2, 0.3, 1)], None),
+        ([rated(1, 0.7, 1), rated(2, 0.9, 1), rated(3, 0.3, 1), rated(4, 0.1, 1), rated(5, 0.1, 1)], (2, 4)),
+        ([rated(1, 0.9, 1), rated(2, 0.59, 1), rated(3, 0.41, 1)], None),  # neither good nor bad
+        ([rated(1, 0.2, 1), rated(2, 0.3, 1)], None),
     ],
 )
 def test_rare_and_good_over_common_and_bad(own: list[RatedAnswer], expected: tuple[int, int] | None) -> None:
-    found = rare_over_common(own, 0.6, 0.4)
-    assert [(chosen.tokens[0], rejected.tokens[0]) for chosen, rejected in found] == ([expected] if expected else [])
+    pair = rare_over_common(own, 0.6, 0.4)
+    assert [(chosen.tokens[0], rejected.tokens[0]) for chosen, rejected in pair] == ([expected] if expected else [])
 
 
 def rolled(*objects: list[tuple[str, Box]]) -> tuple[Rollout, Example]:
