@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -180,12 +181,22 @@ def show_leftovers(leftovers: Sequence[Leftover], folder: Path) -> None:
     print(f"{sum(item.size for item in leftovers) / 2**20:10.2f} MiB  in all")
 
 
-def show_report(folder: Path, per_category: bool = False) -> Results:
-    """Prints the tables, and returns what they were made from, with every figure computed."""
+def show_report(folder: Path) -> Results:
+    """Prints every table, and returns what they were made from, with every figure computed."""
     from harness.report.renderers import text
 
     results = text.load(folder)
-    screen().print(text.to_console(results, per_category))
+    screen().print(text.to_console(results, per_category=True))
+    return results
+
+
+def show_summary(folder: Path) -> Results:
+    """Prints one table, the verdicts, and where everything else is; returns what they were made from."""
+    from harness.report.renderers import text
+
+    results = text.load(folder)
+    screen().print(text.to_summary(results))
+    screen().print(f"\nEvery table: detmodes report {shlex.quote(str(folder))} --full", markup=False, highlight=False)
     return results
 
 

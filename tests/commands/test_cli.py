@@ -108,7 +108,7 @@ def test_progress_goes_to_stderr_and_only_selects(invoke: Invoke, mini: Path) ->
 def test_a_failed_cell_is_told_and_exits_with_1(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fail_in_training(patch)
-        monkeypatch.setattr("harness.commands.console.show_report", lambda folder: print("report of", folder))
+        monkeypatch.setattr("harness.commands.console.show_summary", lambda folder: print("report of", folder))
         done = invoke("run", mini, "--output", "out", "--device", "cpu", "--quiet")
     assert done.code == 1
     assert done.problems == ["detmodes: cell open_flamingo-ce-s0 failed: RuntimeError: out of memory"]
@@ -476,7 +476,7 @@ def test_report_writes_the_format_to_stdout(invoke: Invoke, simulated: Path, kin
 
 
 def test_report_shows_categories_and_draws(invoke: Invoke, simulated: Path) -> None:
-    done = invoke("report", simulated, "--figures", "drawn")
+    done = invoke("report", simulated, "--full", "--figures", "drawn")
     assert done.code == 0
     assert "Per category: AP" in done.out
     assert {path.suffix for path in Path("drawn").iterdir()} == {".png", ".svg"}

@@ -99,3 +99,26 @@ def test_it_compiles_as_it_is(results: Results, tmp_path: Path) -> None:
     assert "Overfull" not in made.stdout
     assert "mktexpk" not in made.stderr  # no bitmap fonts
     assert (tmp_path / "tables.pdf").stat().st_size > 10_000
+
+
+def test_every_table_is_a_file_to_input(results: Results, tmp_path: Path) -> None:
+    paths = latex.write_tables(results, tmp_path / "tables")
+    assert {"detection.tex", "diversity.tex", "hypotheses.tex"} <= {path.name for path in paths}
+    assert len({path.name for path in paths}) == len(paths) == len(list((tmp_path / "tables").iterdir()))
+    detection = (tmp_path / "tables" / "detection.tex").read_text()
+    body = detection.partition("\\midrule\n")[2].partition("\\bottomrule")[0]
+    assert body.count("\n") == len(grids(results)[0].rows)
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    inputs = "".join(f"\\input{{tables/{path.stem}}}\n\n" for path in paths)
+    packages = "\\documentclass{article}\n\\usepackage{array,booktabs}\n"
+    document = f"{packages}\\begin{{document}}\\tiny\n{inputs}\\end{{document}}"
+    (tmp_path / "paper.tex").write_text(document)
+    made = subprocess.run(
+        ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="latin-1",
+        timeout=120,
+    )
+    assert made.returncode == 0, made.stdout[-2000:]

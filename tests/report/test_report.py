@@ -605,6 +605,21 @@ def rendered(results: Results, per_category: bool = False, styles: bool = False)
     return console.export_text(styles=styles)
 
 
+def test_the_summary_fits_80_columns_and_has_the_verdicts(results: Results) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.to_summary(results))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    shown = text.split()
+    summary, verdicts = tables.summary_grids(results)
+    assert summary.headings == ("row", "seeds", "AP", "recall", "coverage@4", "name diversity", "unique name sequences")
+    detection = report.grids(results)[0]
+    assert [row[2].text for row in summary.rows] == [row[2].text for row in detection.rows]  # AP of every row
+    assert verdicts == report.grids(results)[-1]
+    for row in summary.rows:
+        assert all(part in shown for cell in row for part in cell.text.split())
+
+
 def test_console_fits_120_columns(results: Results) -> None:
     text = rendered(results, per_category=True)
     assert max(map(len, text.splitlines())) <= 120

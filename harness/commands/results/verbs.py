@@ -23,7 +23,9 @@ def report(
     format: Annotated[
         Literal["console", "md", "latex", "csv", "html"], typer.Option(help="On the screen, or as a text on stdout.")
     ] = "console",
+    full: Annotated[bool, typer.Option("--full", help="On the screen: every table, those of categories too.")] = False,
     figures: Annotated[Optional[Path], typer.Option(help="Also draw the figures into this folder.")] = None,  # noqa: UP045
+    tables: Annotated[Optional[Path], typer.Option(help="Also write each table into this folder, as NAME.tex.")] = None,  # noqa: UP045
 ) -> None:
     """Tables, verdicts and figures of the records in a folder: text, a LaTeX document, or a page for the browser."""
     _compute_in_one_thread()
@@ -32,7 +34,13 @@ def report(
     from harness.run.output import mirror
 
     place = mirror.local(folder)
-    results = console.show_report(place, per_category=True) if format == "console" else console.write(place, format)
+    show = console.show_report if full else console.show_summary
+    results = show(place) if format == "console" else console.write(place, format)
+    if tables is not None:
+        from harness.report.renderers import latex
+
+        for path in latex.write_tables(results, tables):
+            print(path, file=sys.stderr)
     if figures is not None:
         for path in drawing.draw(results, figures):
             print(path, file=sys.stderr)

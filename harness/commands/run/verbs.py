@@ -94,7 +94,7 @@ def run(
     if mirror is not None and shows():
         mirror.send()
     if only is None and worker is None and code != 2 and shows():
-        console.show_report(folder)
+        console.show_summary(folder)
         if profile:
             console.show_profile(folder)
     raise typer.Exit(code)

@@ -91,6 +91,19 @@ def grids(results: Results) -> list[Grid]:
 
 
 @once
+def summary_grids(results: Results) -> list[Grid]:
+    """Makes what a reader wants first: one table of AP and diversity, and the verdicts."""
+    names = ("recall", f"coverage@{results.samples}", "name_diversity", "unique_name_sequences")
+    if results.suite.task != "caption":
+        names = ("AP", *names)
+    title = f"{results.suite.suite}: the greedy answer's AP, and K = {results.samples} samples"
+    made = [figure_grid(results, title, table(results), names)]
+    if results.suite.hypotheses:
+        made.append(_verdict_grid(verdicts(results), len(results.suite.models) > 1))
+    return made
+
+
+@once
 def category_grids(results: Results, everything: bool = False) -> list[Grid]:
     """Makes one table per figure of CATEGORY_COLUMNS: a line per category, a column per row of the suite. It has only
     categories that are reportable (with `everything`, all that have an image) and for which some row has the figure."""

@@ -3,12 +3,15 @@ across pages."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from textwrap import wrap
 
 from harness.report.grids.grid import Grid, GridCell, split
 from harness.report.grids.tables import category_grids, grids
 from harness.report.notes import caption, command
 from harness.report.results import Results
+from harness.system.files import write_text
 
 COLUMNS = 10
 """Number of columns of numbers, beside the words, that fit across A4."""
@@ -73,6 +76,33 @@ def to_latex(results: Results) -> str:
         f"\\begin{{itemize}}\n{items}\\end{{itemize}}\n\n{typed}\n"
         f"\\footnotesize\n{''.join(map(_table, shown))}"
         "\\end{document}\n"
+    )
+
+
+def write_tables(results: Results, folder: Path) -> list[Path]:
+    """Writes each table into a file of its own, a tabular to \\input into a document that loads array and booktabs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for grid in (part for whole in grids(results) + category_grids(results) for part in split(whole, COLUMNS)):
+        path = folder / f"{_file_name(grid.title)}.tex"
+        if path in paths:  # a wide table in parts
+            path = folder / f"{_file_name(grid.title)}-{len(paths)}.tex"
+        write_text(path, _tabular(grid))
+        paths.append(path)
+    return paths
+
+
+def _file_name(title: str) -> str:
+    """Makes a name that TeX takes without quoting: "Diversity (K = 8 samples)" is diversity."""
+    return re.sub(r"[^a-z0-9]+", "-", title.partition(" (")[0].lower()).strip("-")
+
+
+def _tabular(grid: Grid) -> str:
+    headings = " & ".join(_heading(heading, index < grid.words) for index, heading in enumerate(grid.headings))
+    body = "".join(f"{' & '.join(map(_cell, row))} \\\\\n" for row in grid.rows)
+    return (
+        f"% {' '.join(grid.title.split())}\n\\begin{{tabular}}{{{_columns(grid)}}}\n"
+        f"\\toprule\n{headings} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
     )
 
 

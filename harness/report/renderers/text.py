@@ -7,9 +7,12 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from textwrap import fill
+from typing import Literal
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +20,7 @@ from rich.text import Text
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval
 from harness.report.grids.grid import NOTHING, UNDEFINED, Grid, GridCell, format_interval, split
-from harness.report.grids.tables import category_grids, grids
+from harness.report.grids.tables import category_grids, grids, summary_grids
 from harness.report.notes import caption
 from harness.report.results import Results, load
 from harness.report.rows import category_lines, figure_lines, table
@@ -40,10 +43,15 @@ __all__ = [
     "to_console",
     "to_csv",
     "to_markdown",
+    "to_summary",
     "verdicts",
 ]
 
 NUMBER_WIDTH = len("+0.412 ±0.021")
+WORD_WIDTH = 20
+"""Characters from which on a word may be broken."""
+GAP = 2
+"""Spaces between two columns."""
 SCREEN_COLUMNS = 6
 """Number of columns of numbers, beside the words, that fit into 120 characters."""
 
@@ -96,11 +104,16 @@ def to_console(results: Results, per_category: bool = False) -> RenderableType:
     return Group(*map(panel, shown), *(Text(line, style="dim") for line in caption(results)))
 
 
+def to_summary(results: Results) -> RenderableType:
+    """Renders one table and the verdicts for a terminal of 80 columns or more, with the notes."""
+    return Group(*map(panel, summary_grids(results)), *(Text(line, style="dim") for line in caption(results)))
+
+
 def panel(whole: Grid) -> RenderableType:
     """Renders one table for a terminal of 120 columns, in as many parts as needed, with its title and note."""
     parts: list[RenderableType] = []
     for grid in split(whole, SCREEN_COLUMNS):
-        parts += [Text(grid.title, style="bold"), Padding(_rich_table(grid), (0, 0, 1, 0))]
+        parts += [Text(grid.title, style="bold"), Padding(FittingTable(grid), (0, 0, 1, 0))]
     if whole.note:
         parts.append(Padding(Text(whole.note, style="dim"), (0, 0, 1, 0)))
     return Group(*parts)
@@ -140,16 +153,41 @@ def _escape(text: str) -> str:
     return escaped.replace("&", "&amp;")
 
 
-def _rich_table(grid: Grid) -> Table:
-    made = Table(box=None, pad_edge=False, header_style="italic", padding=(0, 2, 0, 0))
-    for index, heading in enumerate(grid.headings):
-        is_number = index >= grid.words
-        made.add_column(
-            Text(fill(heading, NUMBER_WIDTH) if is_number else heading),
-            justify="right" if is_number else "left",
-            no_wrap=index == 0,  # on a narrow screen a figure breaks before its ±, a label is never broken
-            overflow="fold",
-        )
+@dataclass(frozen=True, slots=True)
+class FittingTable:
+    """A table that breaks lines between words until it fits the screen: a figure before its ±, a label at a space."""
+
+    grid: Grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield _rich_table(self.grid, options.max_width)
+
+
+def _rich_table(grid: Grid, screen_width: int) -> Table:
+    headings = [
+        fill(heading, NUMBER_WIDTH) if index >= grid.words else heading for index, heading in enumerate(grid.headings)
+    ]
+    columns = [(heading, *(row[index].text for row in grid.rows)) for index, heading in enumerate(headings)]
+    widths = fitting_widths(columns, screen_width)
+    made = Table(box=None, pad_edge=False, header_style="italic", padding=(0, GAP, 0, 0))
+    for index, (heading, width) in enumerate(zip(headings, widths, strict=True)):
+        justify: Literal["right", "left"] = "right" if index >= grid.words else "left"
+        made.add_column(Text(heading), justify=justify, width=width, overflow="fold")
     for row in grid.rows:
         made.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
     return made
+
+
+def fitting_widths(columns: Sequence[Sequence[str]], screen_width: int) -> list[int]:
+    """Returns the width of each column of texts: their longest line where all fit, else the widest column is narrowed
+    first, none to less than its longest word (of WORD_WIDTH characters at most)."""
+    widths = [max((len(line) for text in texts for line in text.splitlines()), default=1) for texts in columns]
+    words = [
+        min(WORD_WIDTH, max((len(word) for text in texts for word in text.split()), default=1)) for texts in columns
+    ]
+    while sum(widths) + GAP * (len(widths) - 1) > screen_width:
+        room, index = max((width - word, index) for index, (width, word) in enumerate(zip(widths, words, strict=True)))
+        if room <= 0:
+            break
+        widths[index] -= 1
+    return [max(1, width) for width in widths]
