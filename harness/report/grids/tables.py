@@ -93,9 +93,8 @@ def grids(results: Results) -> list[Grid]:
 @once
 def summary_grids(results: Results) -> list[Grid]:
     """Makes what a reader wants first: one table of AP and diversity, and the verdicts."""
-    names = ("recall", f"coverage@{results.samples}", "name_diversity", "unique_name_sequences")
-    if results.suite.task != "caption":
-        names = ("AP", *names)
+    of_samples = ("recall", f"coverage@{results.samples}", "name_diversity", "unique_name_sequences")
+    names = of_samples if results.suite.task == "caption" else ("AP", *of_samples)
     title = f"{results.suite.suite}: the greedy answer's AP, and K = {results.samples} samples"
     made = [figure_grid(results, title, table(results), names)]
     if results.suite.hypotheses:

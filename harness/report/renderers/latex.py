@@ -82,7 +82,7 @@ def to_latex(results: Results) -> str:
 def write_tables(results: Results, folder: Path) -> list[Path]:
     """Writes each table into a file of its own, a tabular to \\input into a document that loads array and booktabs."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths: list[Path] = []
     for grid in (part for whole in grids(results) + category_grids(results) for part in split(whole, COLUMNS)):
         path = folder / f"{_file_name(grid.title)}.tex"
         if path in paths:  # a wide table in parts
