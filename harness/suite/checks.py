@@ -34,6 +34,10 @@ def follows_from_another(item: Any) -> bool:
     return item["type"] == "too_short" and len(item["input"]) > 0
 
 
+SHOWN = 200
+"""Characters of a value in a message."""
+
+
 def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
     """Puts one of pydantic's mistakes into words; `prefix`: where the part that was validated stands in the suite."""
     location, stage = _without_tag((*prefix, *item["loc"]))
@@ -61,7 +65,7 @@ def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
             return f"key {where!r}: expected in {home}, as in {home}: {{{key}: {item['input']}}}"
         return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
     message = item["msg"].removeprefix("Value error, ")
-    shown = "" if item["type"] == "missing" else f", got {item['input']!r}"
+    shown = "" if item["type"] == "missing" else f", got {repr(item['input'])[:SHOWN]}"
     return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
 
 
