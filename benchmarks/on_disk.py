@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from benchmarks import published
 from benchmarks.evaluators import evaluator
@@ -97,6 +97,13 @@ class OnDisk:
     splits: tuple[str, ...]
     """Names of LAYOUTS, the default first."""
     protocol: Protocol
+    SETTINGS: ClassVar[Mapping[str, Setting]]
+    DEFAULTS: ClassVar[Mapping[str, Any]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.SETTINGS = _known(cls.splits)
+        cls.DEFAULTS = {"split": cls.splits[0], "calibration_images": 0, "captions": False}
 
     def __init__(self, settings: Mapping[str, object], data: Path | None = None) -> None:
         self.settings = DataSetSettings.read(self.name, settings, self.splits)

@@ -17,13 +17,23 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from PIL import Image
 
 from benchmarks.evaluators import evaluator
 from benchmarks.readers.annotations import left_out, load, without
-from benchmarks.shapes_pictures import FORMAT, SPLITS, Placed, ShapesSettings, frequency_of, image_rng, looks, render
+from benchmarks.shapes_pictures import (
+    FORMAT,
+    SETTINGS,
+    SPLITS,
+    Placed,
+    ShapesSettings,
+    frequency_of,
+    image_rng,
+    looks,
+    render,
+)
 from harness.errors import ConfigError
 from harness.metrics.detection.accumulate import Matches
 from harness.system.files import cache_root, give_usual_permissions
@@ -34,6 +44,8 @@ class Shapes:
     """The Benchmark protocol over a rendered set."""
 
     name = "shapes"
+    SETTINGS = SETTINGS
+    DEFAULTS: ClassVar[dict[str, Any]] = asdict(ShapesSettings())
     renders_pictures = True
     """The pictures follow from the settings and the digests of annotations."""
 

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.benchmark_checks import require_valid
 from harness.errors import ConfigError, DataError, unknown
 from harness.extension_checks import blaming, origin, require_class, require_lines, require_methods
+from harness.settings import Setting
 from harness.system.extras import install_command
 
 if TYPE_CHECKING:  # both import torch, which listing names does not need
@@ -98,6 +100,17 @@ def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]
         return require_lines(kind, name, point, reported)
     except ConfigError as error:
         return list(error.problems)
+
+
+def known_settings(kind: Kind, name: str) -> dict[str, Setting]:
+    """Returns the settings of a name with their defaults, for lists and for the reference, where they are declared as
+    SETTINGS and DEFAULTS beside what checks them; empty where they are not."""
+    source = _settings_of(kind, name)
+    defaults = getattr(source, "DEFAULTS", {})
+    return {
+        key: replace(setting, default=defaults.get(key, setting.default))
+        for key, setting in getattr(source, "SETTINGS", {}).items()
+    }
 
 
 def places(kind: Kind, name: str, settings: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import unknown
@@ -24,6 +24,7 @@ class Setting:
         kind: what a right value becomes in complete settings, so that 5 and 5.0 are one number.
         default: None where it is absent unless given.
         names: where it is one of these names, of which the nearest to a wrong one is suggested.
+        meaning: one sentence, for lists and for the reference.
     """
 
     expected: str
@@ -31,6 +32,11 @@ class Setting:
     default: Any = None
     kind: Callable[[Any], Any] = lambda value: value
     names: tuple[str, ...] = ()
+    meaning: str = ""
+
+    def means(self, meaning: str) -> Setting:
+        """Returns the setting with its meaning."""
+        return replace(self, meaning=meaning)
 
     def problem(self, place: str, value: object) -> str | None:
         """Describes the mistake in a value at this place (`pix2seq.bins`); None if there is none."""

@@ -46,28 +46,34 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         "token",
         "-log p_y + weight * KL(p || q), q: the model as training or the stage begins",
         "continued SFT with a per-token divergence, Zhu et al., CVPR 2025 (table 7); arXiv 2411.14797",
-        {"weight": at_least(0, default=1.0)},
+        {"weight": at_least(0, default=1.0).means("Weight of the divergence, in nats per token.")},
         needs=lambda settings: frozenset({"reference_logits"} if settings["weight"] else ()),
     ),
     "label_smoothing": ObjectiveSpec(
         "token",
         "-(1 - epsilon) * log p_y - epsilon * mean_v log p_v",
         "Szegedy et al., CVPR 2016; arXiv 1512.00567",
-        {"epsilon": fraction(0.1)},
+        {"epsilon": fraction(0.1).means("Share of the probability that is spread over the vocabulary.")},
     ),
     "sed_sft": ObjectiveSpec(
         "token",
         "-log p_y + weight * m * (p_y*(p_y - 1) + 1/4), m = 1 where the top_k mass < threshold, else 0",
         "Chen et al., ACL 2026; arXiv 2602.07464",
         {
-            "top_k": whole(1),
-            "threshold": number("a number in (0, 1]", lambda t: 0 < t <= 1),
-            "quantile": number("a number in (0, 1)", lambda q: 0 < q < 1),
-            "calibration_top_k": whole(1),
-            "calibration_positions": one_of(("targets", "all")),
-            "calibration_examples": whole(1),
-            "weight": at_least(0, default=1.0),
-            "mask": one_of(MASKS, default="live"),
+            "top_k": whole(1).means("How many of the largest probabilities make up the mass."),
+            "threshold": number("a number in (0, 1]", lambda t: 0 < t <= 1).means(
+                "Mass below which a token is selected."
+            ),
+            "quantile": number("a number in (0, 1)", lambda q: 0 < q < 1).means(
+                "Share of the base's tokens that the threshold selects, in its place."
+            ),
+            "calibration_top_k": whole(1).means("top_k of the masses that the quantile is of; by default top_k."),
+            "calibration_positions": one_of(("targets", "all")).means("Whether prompts count in the quantile too."),
+            "calibration_examples": whole(1).means("Images of the calibration split that it is of; by default all."),
+            "weight": at_least(0, default=1.0).means("Weight of the penalty."),
+            "mask": one_of(MASKS, default="live").means(
+                "Whose mass selects: the trained model's, that of the base, or none, where all tokens are."
+            ),
         },
         _sed_sft_problems,
         _sed_sft_needs,
@@ -76,7 +82,10 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         "token",
         "-sum_v q_v * h(z_v - z_y) * (log p_y - log p_v), q = softmax(z / beta), h = 1 or sigmoid(0.01 * .)",
         "Li et al., ICLR 2025; arXiv 2408.16673",
-        {"beta": above(0, default=0.7), "h": one_of(("linear", "logsigmoid"), default="linear")},
+        {
+            "beta": above(0, default=0.7).means("Temperature of q; with 1 and linear the gradient is that of ce."),
+            "h": one_of(("linear", "logsigmoid"), default="linear").means("Weight of a pair of tokens."),
+        },
     ),
     "dft": ObjectiveSpec("token", "-sg(p_y) * log p_y", "Wu et al., ICLR 2026; arXiv 2508.05629"),
     "precision_recall": ObjectiveSpec(
@@ -84,45 +93,57 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         "-sg(lam^(t/L) * [r <= lam^(1/L)] * r) * log p_y, r = p_y / (gamma + (1 - gamma) * p_y), the t-th token of L",
         "Verine et al., ICML 2025; arXiv 2508.09654",
         {
-            "lam": number("a number in (0, 1]", lambda share: 0 < share <= 1, default=0.1),
-            "gamma": number("a number in (0, 1]", lambda share: 0 < share <= 1, default=0.1),
+            "lam": number("a number in (0, 1]", lambda share: 0 < share <= 1, default=0.1).means("The equation's lam."),
+            "gamma": number("a number in (0, 1]", lambda share: 0 < share <= 1, default=0.1).means(
+                "The equation's gamma."
+            ),
         },
     ),
     "entropy_bonus": ObjectiveSpec(
         "token",
         "-log p_y - weight * H(p)",
         "Pereyra et al., 2017; arXiv 1701.06548",
-        {"weight": at_least(0, default=0.1)},
+        {"weight": at_least(0, default=0.1).means("Weight of the entropy, in nats per token.")},
     ),
     "eaft": ObjectiveSpec(
         "token",
         "-log p_y * sg(H_k / z)^alpha, H_k: entropy of the top_k largest logits' softmax, z = ln k by default",
         "Diao et al., 2026; arXiv 2601.02151",
-        {"alpha": at_least(0, default=1.0), "top_k": whole(1, default=20), "z": above(0)},
+        {
+            "alpha": at_least(0, default=1.0).means("How strongly the entropy weighs a token; with 0 it is ce."),
+            "top_k": whole(1, default=20).means("Logits that the entropy is of."),
+            "z": above(0).means("What the entropy is divided by, in nats; by default the logarithm of top_k."),
+        },
     ),
     "focal": ObjectiveSpec(
         "token",
         "-(1 - p_y)^gamma * log p_y",
         "Lin et al., ICCV 2017; arXiv 1708.02002",
-        {"gamma": at_least(0, default=2.0)},
+        {"gamma": at_least(0, default=2.0).means("How much less a likely token counts; with 0 it is ce.")},
     ),
     "eco": ObjectiveSpec(
         "set",
         "ce + weight * variance of log P over the members of a set, mean over sets",
         "equivalence consistency: half the mean squared difference of two members' log P",
-        {"weight": at_least(0, default=0.01), "log_prob": one_of(("sum", "mean"), default="sum")},
+        {
+            "weight": at_least(0, default=0.01).means("Weight of the variance."),
+            "log_prob": one_of(("sum", "mean"), default="sum").means("Of a sequence: over its tokens."),
+        },
     ),
     "kl_uniform": ObjectiveSpec(
         "set",
         "ce + weight * KL(uniform over the members of a set || their normalised probabilities), mean over sets",
         "forward KL to the uniform distribution over the right answers",
-        {"weight": at_least(0, default=0.1)},
+        {"weight": at_least(0, default=0.1).means("Weight of the divergence, in nats.")},
     ),
     "mrt": ObjectiveSpec(
         "set",
         "ce + weight * sum_i q_i * (1 - F_i) over the members and samples of a set, q: normalised probabilities",
         "minimum-risk training, Shen et al., ACL 2016; arXiv 1512.02433",
-        {"weight": at_least(0, default=1.0), "samples": whole(1, default=2)},
+        {
+            "weight": at_least(0, default=1.0).means("Weight of the risk."),
+            "samples": whole(1, default=2).means("Sequences that the model draws for an image in each step."),
+        },
         needs=lambda settings: frozenset({"samples"}),
     ),
 }

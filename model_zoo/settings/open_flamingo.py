@@ -57,6 +57,8 @@ CONFIGS: dict[str, Config] = {
 
 CHOICES = {"config": tuple(CONFIGS), "trains": ("all", "flamingo"), "weights": ("shipped", "random")}
 MAX_BINS = 10_000
+DEFAULTS = {"config": "tiny", "trains": "all", "weights": "shipped"}
+SETTINGS = {**{key: checks.named(names) for key, names in CHOICES.items()}, "bins": checks.whole(2, MAX_BINS)}
 
 
 def problems(settings: Mapping[str, Any]) -> list[str]:
@@ -66,7 +68,7 @@ def problems(settings: Mapping[str, Any]) -> list[str]:
     return checks.problems(
         "open_flamingo",
         {key: value for key, value in settings.items() if not (saved and key == "weights")},
-        {**{key: checks.named(names) for key, names in CHOICES.items()}, "bins": checks.whole(2, MAX_BINS)},
+        SETTINGS,
     )
 
 
@@ -78,6 +80,6 @@ def places(settings: Mapping[str, Any]) -> list[str]:
 
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Completes the settings; the number of bins is that of the configuration."""
-    full = {"config": "tiny", "trains": "all", "weights": "shipped", **settings}
+    full = {**DEFAULTS, **settings}
     config = CONFIGS.get(str(full["config"]), CONFIGS["tiny"])
     return {"bins": config.bins, **full}

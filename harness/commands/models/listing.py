@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from rich.markup import escape
 from rich.table import Table
 
+import benchmarks
+import model_zoo
 from harness import registry
 from harness.errors import DetmodesError
 from harness.system.terminal import screen
@@ -34,6 +36,7 @@ def _models() -> None:
         for row in _rows(reference):
             table.add_row(escape(name), *map(escape, row))
     screen().print(table)
+    _print_settings("model")
 
 
 def _rows(reference: str) -> list[tuple[str, ...]]:
@@ -66,6 +69,19 @@ def _benchmarks() -> None:
     for name, reference in registry.names("benchmark").items():
         table.add_row(escape(name), escape(reference))
     screen().print(table)
+    _print_settings("benchmark")
+
+
+def _print_settings(kind: registry.Kind) -> None:
+    """Prints the settings of each name with their defaults, where they are declared."""
+    console = screen()
+    declared = {"benchmark": list(benchmarks.BENCHMARKS), "model": list(model_zoo.SETTINGS)}[kind]
+    for name in declared:
+        settings = registry.known_settings(kind, name)
+        shown = ", ".join(
+            key if setting.default is None else f"{key}={setting.default}" for key, setting in settings.items()
+        )
+        console.print(f"[bold]{name:<16}[/bold] settings: {escape(shown)}", soft_wrap=True, highlight=False)
 
 
 def _suites() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from harness import objectives
+from harness import objectives, registry
 from harness.commands.suites.schema import suite_schema
+from harness.settings import Setting
 from harness.suite.stage_settings import STAGES
 
 PARTS = (
@@ -49,16 +51,16 @@ def suite_page() -> str:
         "## Top level\n",
         *_section(schema, parts),
     ]
-    for name in ("NamedBenchmark", "NamedModel"):
+    kinds: tuple[tuple[str, registry.Kind], ...] = (("NamedBenchmark", "benchmark"), ("NamedModel", "model"))
+    for name, kind in kinds:
         lines += [f"## {KEYS[name]}\n", *_section(parts[name]["anyOf"][-1], parts)]
+        for alternative in parts[name]["anyOf"][2:-1]:
+            known_name = alternative["properties"]["name"]["const"]
+            lines += [f"### {known_name}\n", *_settings_table(registry.known_settings(kind, known_name))]
     lines += ["## objectives\n", *_section(parts["NamedObjective"]["anyOf"][-1], parts)]
     for name, spec in objectives.OBJECTIVES.items():
         lines += [f"### {name}\n", f"`{spec.equation}`\n\n{_sentence(spec.source)}\n"]
-        if spec.settings:
-            lines += ["| key | default | values |", "| --- | --- | --- |"]
-            for key, setting in spec.settings.items():
-                lines.append(f"| `{key}` | {_default({'default': setting.default})} | {setting.expected} |")
-            lines.append("")
+        lines += _settings_table(spec.settings, meanings=True)
     for name in PARTS:
         whole = parts[name]
         lines += [f"## {KEYS[name]}\n", *_section(whole.get("anyOf", [whole])[-1], parts)]
@@ -69,6 +71,20 @@ def suite_page() -> str:
         lines += _table({key: value for key, value in part["properties"].items() if key != "name"}, parts, [])
     lines += [f"### {KEYS['Prefilter']}\n", *_section(parts["Prefilter"], parts)]
     return "\n".join(lines)
+
+
+def _settings_table(settings: Mapping[str, Setting], meanings: bool = False) -> list[str]:
+    """A row for each setting of an objective, a model or a benchmark; what these mean is said where they are made."""
+    if not settings:
+        return []
+    lines = ["| key | default | values | meaning |", "| --- | --- | --- | --- |"]
+    if not meanings:
+        lines = ["| key | default | values |", "| --- | --- | --- |"]
+    for key, setting in settings.items():
+        values = ", ".join(f"`{name}`" for name in setting.names) or setting.expected
+        row = [f"`{key}`", _default({"default": setting.default}), values, *([setting.meaning] if meanings else [])]
+        lines.append(f"| {' | '.join(row)} |")
+    return [*lines, ""]
 
 
 def _section(schema: dict[str, Any], parts: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 import benchmarks
 import model_zoo
-from harness import objectives
+from harness import objectives, registry
 from harness.commands.suites.field_words import words_of
 from harness.settings import Setting
 from harness.suite.schema import Suite
@@ -43,7 +43,7 @@ def suite_schema() -> dict[str, Any]:
         del schema["properties"][name]
     parts["NamedObjective"] = _objective(parts["NamedObjective"])
     parts["NamedModel"] = _model(parts["NamedModel"])
-    parts["NamedBenchmark"] = _named(parts["NamedBenchmark"], benchmarks.BENCHMARKS)
+    parts["NamedBenchmark"] = _named(parts["NamedBenchmark"], "benchmark", list(benchmarks.BENCHMARKS))
     parts["MaxObjects"] = {"anyOf": [{"type": "integer", "minimum": 1}, parts["MaxObjects"]]}
     then = parts["NamedObjective"]["anyOf"][1]["properties"]["then"]
     for alternative in parts["NamedObjective"]["anyOf"][1:]:
@@ -59,9 +59,10 @@ def suite_schema() -> dict[str, Any]:
 
 def setting_schema(setting: Setting) -> dict[str, Any]:
     """Describes a setting that harness.settings checks."""
-    schema: dict[str, Any] = {"description": setting.expected[0].upper() + setting.expected[1:] + "."}
+    expected = ", ".join(setting.names) if setting.names else setting.expected
+    schema: dict[str, Any] = {"description": f"{setting.meaning} {expected[0].upper()}{expected[1:]}.".strip()}
     if setting.names:
-        schema["enum"] = list(setting.names)
+        schema["anyOf"] = [{"enum": list(setting.names)}, {"type": "string"}]  # a path, where a name may be one
     return schema if setting.default is None else {**schema, "default": setting.default}
 
 
@@ -94,17 +95,31 @@ def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
             field.pop("default", None)
 
 
-def _named(schema: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A part that may be given as a bare name; `names` are suggested, others are of other packages."""
-    name = {"anyOf": [{"enum": sorted(names)}, {"type": "string"}], "description": "What it is found by."}
-    required = [key for key in schema["required"] if key != "label"]
-    whole = {**schema, "properties": {**schema["properties"], "name": name}, "required": required}
-    return {"anyOf": [{"enum": sorted(names)}, {"type": "string"}, whole]}
+def _named(schema: dict[str, Any], kind: registry.Kind, names: list[str]) -> dict[str, Any]:
+    """A part that may be given as a bare name: an alternative for each name of detmodes, with its settings, and one for
+    the names of other packages, with any settings."""
+    common = {key: value for key, value in schema["properties"].items() if key != "name"}
+    alternatives = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, **_settings(registry.known_settings(kind, name)), **common},
+            "required": ["name"],
+            "additionalProperties": False,
+        }
+        for name in sorted(names)
+    ]
+    name = {**schema["properties"]["name"], "not": {"enum": sorted(names)}}
+    foreign = {**schema, "properties": {"name": name, **common}, "required": ["name"]}
+    return {"anyOf": [{"enum": sorted(names)}, {"type": "string"}, *alternatives, foreign]}
+
+
+def _settings(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    return {key: setting_schema(setting) for key, setting in settings.items()}
 
 
 def _model(schema: dict[str, Any]) -> dict[str, Any]:
     schema["properties"]["train"] = {**TRAIN, "description": schema["properties"]["train"]["description"]}
-    return _named(schema, {name: path for name, path in model_zoo.ADAPTERS.items() if not name.startswith("oracle")})
+    return _named(schema, "model", [name for name in model_zoo.ADAPTERS if not name.startswith("oracle")])
 
 
 def _objective(schema: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +133,7 @@ def _objective(schema: dict[str, Any]) -> dict[str, Any]:
             "description": f"{objectives.OBJECTIVES[name].equation} ({objectives.OBJECTIVES[name].source})",
             "properties": {
                 "name": {"const": name},
-                **{key: setting_schema(setting) for key, setting in objectives.OBJECTIVES[name].settings.items()},
+                **_settings(objectives.OBJECTIVES[name].settings),
                 **common,
             },
             "required": ["name"],
