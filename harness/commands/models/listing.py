@@ -77,11 +77,9 @@ def _print_settings(kind: registry.Kind) -> None:
     console = screen()
     declared = {"benchmark": list(benchmarks.BENCHMARKS), "model": list(model_zoo.SETTINGS)}[kind]
     for name in declared:
-        settings = registry.known_settings(kind, name)
-        shown = ", ".join(
-            key if setting.default is None else f"{key}={setting.default}" for key, setting in settings.items()
-        )
-        console.print(f"[bold]{name:<16}[/bold] settings: {escape(shown)}", soft_wrap=True, highlight=False)
+        values = {key: setting.default for key, setting in registry.known_settings(kind, name).items()}
+        shown = ", ".join(key if value is None else f"{key}={value}" for key, value in values.items())
+        console.print(f"settings of [bold]{name}[/bold]: {escape(shown)}", soft_wrap=True, highlight=False)
 
 
 def _suites() -> None:

@@ -80,6 +80,8 @@ def test_what_a_suite_may_say(changes: dict[str, Any], check: Any) -> None:
         {"objectives": [{"name": "gem", "bta": 0.7}]},
         {"objectives": [{"name": "ce", "train": {"step": 3}}]},
         {"objectives": [{"name": "ce", "then": {"name": "grpo", "sampels": 3}}]},
+        {"benchmark": {"name": "shapes", "train_image": 3}},
+        {"models": [{"name": "vlm", "traisn": "lora"}]},
         {"train": {"step": 3}},
         {"train": {"lr": -1}},
         {"train": {"schedule": "step"}},
@@ -121,6 +123,41 @@ def test_the_page_has_every_key_objective_and_stage() -> None:
         assert f"| `{key}` |" in page
     assert "| `lr` | `0.0003` | number > 0 | Learning rate. |" in page
     assert "| `schedule` | `constant` | `constant`, `cosine`, `linear` |" in page
+
+
+def test_every_setting_of_an_objective_has_a_meaning() -> None:
+    page = suite_page()
+    for name, spec in OBJECTIVES.items():
+        for key, setting in spec.settings.items():
+            assert setting.meaning.endswith("."), f"{name}.{key}"
+            assert setting.meaning in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("benchmarks", "settings of shapes: domain=cluttered, train_images=256, val_images=300"),
+        ("benchmarks", "settings of lvis: split=lvis, train, val, images"),
+        ("models", "settings of pix2seq: backbone=resnet10t, backbone_weights=random"),
+        ("models", "settings of vlm: family=paligemma, weights=random, trains=all"),
+        ("stages", "filter=False, low=0.2, high=0.28"),
+        ("objectives", "settings: beta=0.7, h=linear"),
+    ],
+)
+def test_settings_are_listed_with_their_defaults(kind: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show(kind)
+    assert expected in capsys.readouterr().out
+
+
+def test_declared_settings_and_defaults_are_the_checked_ones() -> None:
+    for name in ("shapes", "lvis", "coco"):
+        known = registry.known_settings("benchmark", name)
+        assert registry.problems("benchmark", name, {"x": 1})[0].endswith(", ".join(sorted(known)))
+    for name in ("open_flamingo", "open_flamingo_hf", "pix2seq", "vlm"):
+        known = registry.known_settings("model", name)
+        assert registry.problems("model", name, {"x": 1})[0].endswith(", ".join(sorted(known)))
+        given = {key: own.default for key, own in known.items() if own.default is not None}
+        assert registry.problems("model", name, given) == []
 
 
 def test_measures_are_listed_with_what_they_mean(
