@@ -30,6 +30,8 @@ from harness.types import IGNORED_LABEL, LossOutput, Projection, Term, TokenBatc
 
 CHUNK_ELEMENTS = 2**20
 """Number of logits of a chunk: 4 MiB in float32; a chunk has three to five tensors of this size."""
+GPU_CHUNK_ELEMENTS = 2**25
+"""The same on a GPU, which a product of a few positions with the whole embedding would leave idle: 128 MiB."""
 LARGEST_SHARE = 80
 """Largest number of chunks of a long batch: 1/8 of its logits at ten tensors a chunk."""
 
@@ -82,7 +84,7 @@ def token_nll(logits: Tensor | Projection, labels: Tensor) -> Tensor:
         hidden, weight = _operands(logits)
         parts = [
             checkpoint(_nll, hidden[rows], weight, labels[rows], use_reentrant=False)
-            for rows in _chunks(len(labels), len(weight))
+            for rows in _chunks(len(labels), weight)
         ]
         nll = torch.cat(parts)
     else:
@@ -196,7 +198,7 @@ def _chunked(measure: Callable[..., _Block], projection: Projection, positions: 
     hidden, weight = _operands(projection)
     gradients = _Gradients(hidden, weight) if torch.is_grad_enabled() else None
     total = _Total(positions)
-    for rows in _chunks(positions, len(weight)):
+    for rows in _chunks(positions, weight):
         with torch.no_grad():
             log_p = log_probs(hidden[rows] @ weight.T)  # [n, V]
         with torch.set_grad_enabled(gradients is not None):
@@ -221,9 +223,14 @@ def _operands(projection: Projection) -> tuple[Tensor, Tensor]:
     return hidden.to(dtype), weight.to(dtype)
 
 
-def _chunks(positions: int, vocabulary: int) -> Iterator[slice]:
+def chunk_elements(device: torch.device) -> int:
+    """Returns how many logits a chunk has at most, of a batch that is not so long that they are more."""
+    return CHUNK_ELEMENTS if device.type == "cpu" else GPU_CHUNK_ELEMENTS
+
+
+def _chunks(positions: int, weight: Tensor) -> Iterator[slice]:
     """Cuts the positions into chunks: at least one, so that an empty batch has its terms too."""
-    size = max(1, CHUNK_ELEMENTS // vocabulary, -(-positions // LARGEST_SHARE))
+    size = max(1, chunk_elements(weight.device) // len(weight), -(-positions // LARGEST_SHARE))
     return (slice(start, start + size) for start in range(0, max(positions, 1), size))
 
 

@@ -102,6 +102,15 @@ def test_sizes_of_chunks(
     assert seen == expected
 
 
+def test_a_gpu_has_larger_chunks() -> None:
+    """671 positions of 50,000 tokens instead of 20; a device without memory stands in for it."""
+    sizes = {}
+    for device in ("cpu", "meta"):
+        first, *_ = apply._chunks(1000, torch.empty(50_000, 1, device=device))
+        sizes[device] = first.stop
+    assert sizes == {"cpu": 20, "meta": 671}
+
+
 @every_objective
 def test_without_gradients(name: str, settings: dict[str, Any]) -> None:
     batch = factored_batch(12)

@@ -17,7 +17,7 @@ from harness.inference.outline import NetworkShape, leaves, making_outlines, sha
 from harness.inference.precision import choose_numbers, hold_frozen_in_bf16
 from harness.inference.teacher_forcing import CHUNK
 from harness.inference.tree_queries import IMAGES
-from harness.objectives.apply import CHUNK_ELEMENTS
+from harness.objectives.apply import chunk_elements
 from harness.protocols import Adapter, EncodesImages, Predictor, Refills
 from harness.run import lengths
 from harness.run.context import Context, prepare_predictor
@@ -115,6 +115,7 @@ class RowEstimate:
     def __init__(self, estimator: Estimator, outline: ModelOutline, shape: NetworkShape, cell: Cell) -> None:
         objective = cell.objective
         self.context, self.suite, self.hardware = estimator.context, estimator.suite, estimator.hardware
+        self.device = estimator.device
         self.outline, self.shape, self.objective = outline, shape, objective
         self.plans = () if objective is None else self.suite.plans_of(cell.model, objective)
         self.plan = self.plans[0] if self.plans else self.suite.train_of(cell.model)
@@ -158,7 +159,7 @@ class RowEstimate:
     @cached_property
     def _step_cost(self) -> Cost:
         """Of one step."""
-        chunk = max(1, CHUNK_ELEMENTS // self.shape.vocabulary)
+        chunk = max(1, chunk_elements(self.device) // self.shape.vocabulary)
         recomputed = self.plan.gradient_checkpointing
         passed, _ = self._step
         cost = arithmetic.training(self.shape, passed, _size(self.trains_bf16), recomputed=recomputed, chunk=chunk)
