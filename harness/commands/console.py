@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from harness.records.layout import PROFILE
+from harness.report.grids.grid import Grid
 from harness.report.results import Results
 from harness.run.output.clean import Leftover
 from harness.run.output.status import STATES, CellStatus, Status
@@ -213,6 +214,16 @@ def write(folder: Path, format: Literal["md", "latex", "csv", "html"]) -> Result
     results = text.load(folder)
     sys.stdout.write(texts[format](results))
     return results
+
+
+def show_grid(grid: Grid, format: Literal["console", "md"]) -> None:
+    """Shows one table."""
+    from harness.report.renderers import text
+
+    if format == "console":
+        screen().print(text.panel(grid))
+    else:
+        sys.stdout.write(text.markdown(grid))
 
 
 def show_codebook(

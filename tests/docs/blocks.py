@@ -24,6 +24,7 @@ MARKS = (
     "excerpt",
     "not tried: needs a GPU",
     "not tried: needs a cluster",
+    "not tried: needs a server of a language model",
     "not tried: needs a download",
     "not tried: changes the reader's environment",
     "not tried: needs the cells of a finished quickstart",

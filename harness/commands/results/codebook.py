@@ -84,9 +84,7 @@ def read(
     that the cells were evaluated on.
     """
     results = load(folder)
-    keys = _chosen(results, pattern)
-    for key in keys:
-        _check_tables(results, key)
+    keys = finished_cells(results, pattern)
     benchmark = benchmark_of(folder, results, keys, data, permissions)
     examples = benchmark.split("val")
     truth = truth_of(examples, benchmark.categories)
@@ -103,13 +101,15 @@ def read(
     )
 
 
-def _chosen(results: Results, pattern: str | None) -> list[Key]:
-    """Lists the finished cells, in the suite's order."""
+def finished_cells(results: Results, pattern: str | None) -> list[Key]:
+    """Lists the finished cells, in the suite's order, whose answers are there. Raises as `read`."""
     ids = {key: folder.name.rpartition("-")[0] for key, folder in results.folders.items()}
     chosen = select_cells(ids, pattern, "--cell")
     finished = [key for key in chosen if key in results.records]
     if not finished:
         raise DataError(f"suite {results.suite.suite}: expected a finished cell, got none; run it first")
+    for key in finished:
+        _check_tables(results, key)
     return finished
 
 

@@ -54,12 +54,32 @@ def codebook(
     ] = "console",
     data: DataOption = None,
     allow: AllowOption = None,
+    judge: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Instead: let a language model judge so many samples, and compare (console, md)."),
+    ] = None,
+    judge_address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="URL of its OpenAI-compatible server; default: DETMODES_LLM_ADDRESS. Key: DETMODES_LLM_KEY."),
+    ] = None,
+    judge_model: Annotated[Optional[str], typer.Option(help="Default: DETMODES_LLM_MODEL.")] = None,  # noqa: UP045
 ) -> None:
     """How often each kind of error occurs in a run's answers, by row and category: greedy answers and samples."""
     from harness.commands import console
     from harness.suite.permissions import Permissions
 
-    console.show_codebook(folder, cell, format, data, Permissions.of(allow, None))
+    permissions = Permissions.of(allow, None)
+    if judge is None:
+        console.show_codebook(folder, cell, format, data, permissions)
+        return
+    from harness.commands.results import judge as judging
+    from harness.errors import ConfigError
+    from harness.training.stages.chat import ChatServer
+
+    if format not in ("console", "md"):
+        raise ConfigError(f"--judge: expected --format console or md, got {format}")
+    server = ChatServer.of(judge_address, judge_model)
+    console.show_grid(judging.judge(folder, judge, server, cell, data, permissions), format)
 
 
 def pairs(

@@ -43,7 +43,10 @@ from harness.types import Box, Example, Instance, Mention, Parsed
 Objects = list[tuple[str, Box]]
 
 
-CORRECTORS = {"templates": "harness.training.stages.corrections:Templates"}
+CORRECTORS = {
+    "templates": "harness.training.stages.corrections:Templates",
+    "language_model": "harness.training.stages.language_corrector:LanguageModel",
+}
 
 
 class Templates:
@@ -55,11 +58,11 @@ class Templates:
     def __call__(
         self, example: Example, parsed: Parsed, errors: SampleErrors, rng: np.random.Generator, /
     ) -> list[Correction]:
-        case = _Case(self._codec, self._targets, example, parsed.mentions, errors, rng)
+        case = Case(self._codec, self._targets, example, parsed.mentions, errors, rng)
         return [_correction(case, error) for error in _errors(case)]
 
 
-def _correction(case: _Case, error: _Error) -> Correction:
+def _correction(case: Case, error: _Error) -> Correction:
     templates = TEMPLATES[error.kind]
     template = templates[int(case.rng.integers(len(templates)))]
     context, answer = template.form(case, error)
@@ -79,7 +82,7 @@ class _Error:
     claimed: int = 0
 
 
-def _errors(case: _Case) -> Iterator[_Error]:
+def _errors(case: Case) -> Iterator[_Error]:
     mentions, errors = case.mentions, case.errors
     for position, (mention, outcome) in enumerate(zip(mentions, errors.mentions, strict=True)):
         if outcome.kind is not None:
@@ -98,7 +101,7 @@ def _errors(case: _Case) -> Iterator[_Error]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
     """A sample with its errors, and the means to make right answers about its image."""
 
     codec: Codec
@@ -184,29 +187,29 @@ class _Case:
 # ---- in tokens: (context, answer) ----------------------------------------------------------------------------------
 
 
-def _instead(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
+def _instead(case: Case, error: _Error) -> tuple[Tokens, Tokens]:
     listed, left = case.before(error.cut)
     if error.about is not None and (meant := case.example.instances[error.about]) in left:
-        return _followed(case, listed, case.objects([meant]), ends=False)
-    return _followed(case, listed, case.objects(left)[:1], ends=len(left) <= 1)
+        return followed(case, listed, case.objects([meant]), ends=False)
+    return followed(case, listed, case.objects(left)[:1], ends=len(left) <= 1)
 
 
-def _onwards(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
+def _onwards(case: Case, error: _Error) -> tuple[Tokens, Tokens]:
     listed, left = case.before(error.cut)
-    return _followed(case, listed, case.objects(left), ends=True)
+    return followed(case, listed, case.objects(left), ends=True)
 
 
-def _of_category(case: _Case, error: _Error) -> tuple[Tokens, Tokens]:
+def _of_category(case: Case, error: _Error) -> tuple[Tokens, Tokens]:
     listed, left = case.before(error.cut)
     of_category = [item for item in left if item.category_id == error.category_id]
-    return _followed(case, listed, case.objects(of_category or left), ends=not of_category)
+    return followed(case, listed, case.objects(of_category or left), ends=not of_category)
 
 
-def _afresh(case: _Case, _: _Error) -> tuple[Tokens, Tokens]:
+def _afresh(case: Case, _: _Error) -> tuple[Tokens, Tokens]:
     return (), case.encode(case.objects(case.example.instances))
 
 
-def _followed(case: _Case, listed: Objects, right: Objects, ends: bool) -> tuple[Tokens, Tokens]:
+def followed(case: Case, listed: Objects, right: Objects, ends: bool) -> tuple[Tokens, Tokens]:
     """Returns context and answer: the listed objects, and the right ones after them; `ends`: nothing follows."""
     context = case.begun(listed)
     whole = case.encode(listed + right) if ends else case.begun(listed + right)
@@ -220,7 +223,7 @@ def _followed(case: _Case, listed: Objects, right: Objects, ends: bool) -> tuple
 class Template:
     question: str
     reply: str
-    form: Callable[[_Case, _Error], tuple[Tokens, Tokens]]
+    form: Callable[[Case, _Error], tuple[Tokens, Tokens]]
 
 
 TEMPLATES: dict[Kind, tuple[Template, ...]] = {

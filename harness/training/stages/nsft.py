@@ -89,10 +89,11 @@ def problems(settings: Nsft, examples: Sequence[Example]) -> list[str]:
     """Lists why the stage cannot run with these training images (see harness.training.stages.kinds)."""
     del examples
     try:
-        registry.find("corrector", settings.corrector)
+        made_by = registry.find("corrector", settings.corrector)
     except ConfigError as error:
         return [f"then.corrector: {problem}" for problem in error.problems]
-    return []
+    unready = getattr(made_by, "unready", list)  # what a corrector needs beside its settings
+    return [f"then.corrector: {problem}" for problem in unready()]
 
 
 # ---- what was said -> corrections ------------------------------------------------------------------------------------

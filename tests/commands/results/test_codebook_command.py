@@ -15,7 +15,7 @@ import pytest
 
 from harness import records
 from harness.commands.app import main
-from harness.commands.results import codebook
+from harness.commands.results import codebook, judge
 from harness.commands.results.codebook import ALL, NO_CATEGORY, ErrorRow, ErrorTable
 from harness.errors import ConfigError, DataError
 from harness.evaluation.generation import generate
@@ -28,6 +28,7 @@ from harness.suite.schema import Suite
 from harness.types import Parsed
 from model_zoo.flamingo.toy import OpenFlamingo
 from tests.support import fake_cells, small
+from tests.support.chat import Reply, chat_server
 
 IMAGES = 8
 
@@ -194,3 +195,71 @@ def test_a_run_without_a_finished_cell(tmp_path: Path) -> None:
     assert not load(folder).records
     with pytest.raises(DataError, match="suite fake: expected a finished cell, got none; run it first"):
         codebook.read(folder)
+
+
+# ---- a language model beside it --------------------------------------------------------------------------------------
+
+
+def judging(run: Path, reply: Reply, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    with chat_server(reply) as there:
+        address = ("--judge-address", there.address, "--judge-model", "small")
+        asked = ["codebook", str(run), "--cell", "*-base-*", "--format", "md", "--judge", "12", *address, *options]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["detmodes", *asked])
+            with pytest.raises(SystemExit) as left:
+                main()
+        assert left.value.code == 0
+        assert len(there.asked) == 12
+    return capsys.readouterr().out
+
+
+def cells_of(printed: str) -> dict[str, list[str]]:
+    lines = [line.split("|") for line in printed.splitlines() if line.startswith("| ")]
+    return {cells[1].strip(): [cell.strip() for cell in cells[2:7]] for cells in lines}
+
+
+def test_a_judge_that_says_nothing_finds_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = judging(run, lambda question: '{"errors": []}', capsys)
+    lines = cells_of(printed)
+    assert int(lines["missed object"][0]) > 0
+    assert all(line[1:3] == ["0", "0"] for name, line in lines.items() if name in codebook.HEADINGS.values())
+    assert "Of 12 answers." in printed
+
+
+def test_a_judge_that_says_every_object_is_missed_finds_all_that_are(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recall 1, and as precise as objects are missed. Each answer has one more thing in it that is no error."""
+
+    def every(question: str) -> str:
+        told = question.partition("True objects:")[2].partition("Mentions:")[0]
+        numbers = [int(line.partition(".")[0]) for line in told.splitlines() if line[:1].isdigit()]
+        error: dict[str, object] = {
+            "kind": "missed",
+            "mention": None,
+            "question": "?",
+            "reply": "!",
+            "objects": [],
+            "ends": True,
+        }
+        return json.dumps({"errors": ["nonsense", *({**error, "object": number} for number in numbers)]})
+
+    printed = judging(run, every, capsys)
+    exact, judged, both, precision, recall = cells_of(printed)["missed object"]
+    assert exact == both
+    assert recall == "1.000"
+    assert float(precision) == pytest.approx(int(both) / int(judged), abs=5e-4)
+    assert "12 of its errors did not have the form" in printed
+
+
+def test_the_judge_is_asked_about_the_answers_of_the_tables(run: Path) -> None:
+    """Read back from the tables, they have the errors that the codebook counts."""
+    table = codebook.read(run, "*-base-s0")
+    results = load(run)
+    (key,) = codebook.finished_cells(results, "*-base-s0")
+    examples = open_context(suite(), None, "cpu").benchmark.split("val")
+    answers = list(judge.answers_of_cell(results.folders[key], examples, 0, 1.0))
+    assert len(answers) == IMAGES * 3
+    counts = Counter(kind for image, read in answers for kind in sample_errors([image], [[read]])[0][0].kinds)
+    expected = row(table, "base", "samples").counts
+    assert {kind: counts[kind] for kind in KINDS} == {kind: int(expected[kind].sum()) for kind in KINDS}
