@@ -43,7 +43,6 @@ UNSAFE = {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle", "
 UNSAFE |= {"torch.hub.load", "torch.jit.load", "runpy.run_path", "runpy.run_module"}
 ALLOWED = {
     "model_zoo/flamingo/language.py": ["trust_remote_code"] * 3,
-    "tests/api/test_docs.py": [*["exec"] * 3, *["compile"] * 2],  # the examples of our own pages
     "tests/model_zoo/test_open_flamingo_hf.py": ["trust_remote_code"] * 2,
 }
 """What the command line alone asks for: see tests/suite/test_permissions.py."""
