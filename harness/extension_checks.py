@@ -1,13 +1,13 @@
-"""What a model, benchmark or corrector of another package must have, asked at the door.
+"""What a part of another package (a model, a benchmark, an objective, ...) must have, asked at the door.
 
 A mistake in it is one line with the package, the entry point and what was expected, not a fault of detmodes. (What a
-benchmark's examples must be is in harness.benchmark_checks; `detmodes check-adapter` asks much more of a model.)
+benchmark's examples must be is in harness.benchmark_checks; `detmodes check KIND NAME` asks much more.)
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -19,6 +19,8 @@ CONTRACTS = {
     "model": "a class as harness.protocols describes an Adapter",
     "benchmark": "a class as harness.protocols describes a Benchmark",
     "corrector": "a function as harness.protocols describes a Corrector",
+    "objective": "an ObjectiveSpec (harness.objectives.spec) with its function",
+    "reward": "a Reward (harness.metrics.samples.reward)",
 }
 PREDICTOR = ("codec", "generate", "describe")
 TRAINABLE = ("model", "pixels", "logits", "save", "load")
@@ -43,7 +45,8 @@ def blaming(kind: str, name: str, point: EntryPoint | None, doing: str) -> Itera
             raise
         told = f"{type(error).__name__}: {error}".removesuffix(": ")
         told = " ".join(told.split())[:SHOWN]
-        raise ConfigError(f"{origin(kind, name, point)}: {doing} failed: {told}{_line(error)}") from error
+        contract = f"; its contract: {CONTRACTS[kind]}"
+        raise ConfigError(f"{origin(kind, name, point)}: {doing} failed: {told}{_line(error)}{contract}") from error
 
 
 def require_class(kind: str, name: str, point: EntryPoint | None, made_by: Any) -> None:
@@ -54,6 +57,12 @@ def require_class(kind: str, name: str, point: EntryPoint | None, made_by: Any) 
         raise ConfigError(_expectation(kind, name, point, f"got {type(made_by).__name__}"))
     if kind != "corrector" and not callable(getattr(made_by, "problems", None)):
         raise ConfigError(_expectation(kind, name, point, "it has no static method problems(settings)"))
+
+
+def require_kind(kind: str, name: str, point: EntryPoint, part: Any, is_one: Callable[[Any], bool]) -> None:
+    """ConfigError where what an entry point names is no part of this kind."""
+    if not is_one(part):
+        raise ConfigError(_expectation(kind, name, point, f"got {part!r:.60}"))
 
 
 def require_lines(kind: str, name: str, point: EntryPoint | None, problems: Any) -> list[str]:

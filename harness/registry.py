@@ -1,8 +1,8 @@
 """Finds benchmarks, adapters and correctors by name; no other module knows where they are defined.
 
 Names come from the string dicts of `benchmarks`, `model_zoo` and `harness.training.stages.corrections`, and from the
-entry-point groups `detmodes.benchmarks`, `detmodes.adapters` and `detmodes.correctors` of other packages; a class is
-imported only when it is used.
+entry points of other packages (harness.extensions); a class is imported only when it is used. Parts that are values
+and no classes (objectives, rewards) are found where they are listed, by the same rules.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness import extensions
 from harness.benchmark_checks import require_valid
 from harness.errors import ConfigError, DataError, unknown
 from harness.extension_checks import blaming, origin, require_class, require_lines, require_methods
@@ -31,25 +32,27 @@ if TYPE_CHECKING:  # both import torch, which listing names does not need
 
 Kind = Literal["benchmark", "model", "corrector"]
 _SOURCES = {
-    "benchmark": ("benchmarks", "BENCHMARKS", "detmodes.benchmarks"),
-    "model": ("model_zoo", "ADAPTERS", "detmodes.adapters"),
-    "corrector": ("harness.training.stages.corrections", "CORRECTORS", "detmodes.correctors"),
+    "benchmark": ("benchmarks", "BENCHMARKS"),
+    "model": ("model_zoo", "ADAPTERS"),
+    "corrector": ("harness.training.stages.corrections", "CORRECTORS"),
 }
 
 
 def names(kind: Kind) -> dict[str, str]:
-    """Maps each name to "module:Class". Names of detmodes win over those of other packages."""
-    package, attribute, group = _SOURCES[kind]
+    """Maps each name to "module:Class": those of other packages, then ours."""
+    return {**{point.name: point.value for point in extensions.foreign_points(kind)}, **_ours(kind)}
+
+
+def _ours(kind: Kind) -> dict[str, str]:
+    package, attribute = _SOURCES[kind]
     built_in: dict[str, str] = getattr(importlib.import_module(package), attribute)
-    return {**{point.name: point.value for point in entry_points(group=group)}, **built_in}
+    return built_in
 
 
 def foreign(kind: Kind, name: str) -> EntryPoint | None:
-    """Returns the entry point of another package for this name; None if the name belongs to detmodes, or is unknown."""
-    package, attribute, group = _SOURCES[kind]
-    if name in getattr(importlib.import_module(package), attribute):
-        return None
-    return next((point for point in entry_points(group=group) if point.name == name), None)
+    """Returns the entry point of another package for this name; None if the name belongs to detmodes, or is unknown.
+    ConfigError where two parts have the name."""
+    return extensions.find_point(kind, name, _ours(kind))
 
 
 def find(kind: Kind, name: str) -> Any:
@@ -92,8 +95,8 @@ def problems(kind: Kind, name: str, settings: Mapping[str, object]) -> list[str]
 
     What only the model's own libraries know (timm's list of backbones) is checked when the model is made.
     """
-    point = foreign(kind, name)
     try:
+        point = foreign(kind, name)
         checks = _settings_of(kind, name)
         with blaming(kind, name, point, "problems(settings)"):
             reported = checks.problems(settings)

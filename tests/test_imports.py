@@ -24,11 +24,10 @@ PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 ORDER: tuple[frozenset[str], ...] = (
     frozenset({"harness.types", "harness.errors"}),
-    frozenset({"harness.settings"}),
+    frozenset({"harness.settings", "harness.extension_checks"}),
+    frozenset({"harness.extensions"}),
     frozenset({"harness.system", "harness.sequence", "harness.metrics", "harness.objectives", "harness.images"}),
-    frozenset(
-        {"harness.records", "harness.protocols", "harness.benchmark_checks", "harness.extension_checks", "benchmarks"}
-    ),
+    frozenset({"harness.records", "harness.protocols", "harness.benchmark_checks", "benchmarks"}),
     frozenset({"harness.registry", "harness.inference"}),
     frozenset({"harness.suite", "model_zoo"}),
     frozenset({"harness.evaluation", "harness.training", "harness.report"}),
@@ -50,6 +49,8 @@ TORCH_FREE = (
         "harness.types",
         "harness.errors",
         "harness.settings",
+        "harness.extension_checks",
+        "harness.extensions",
         "harness.protocols",
         "harness.registry",
         "harness.images",

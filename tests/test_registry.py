@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from benchmarks.shapes import Shapes
-from harness import registry
+from harness import extensions, registry
 from harness.errors import ConfigError
 from model_zoo.oracle import OracleUniform
 
@@ -41,9 +41,14 @@ def test_other_packages_can_add_but_not_replace(monkeypatch: pytest.MonkeyPatch)
         EntryPoint("open_flamingo", "elsewhere:Impostor", "detmodes.adapters"),
         EntryPoint("other", "benchmarks.shapes:Shapes", "detmodes.benchmarks"),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(points).select(group=group))
+    monkeypatch.setattr(
+        extensions, "foreign_points", lambda kind: tuple(p for p in points if p.group == extensions.GROUPS[kind])
+    )
     assert registry.find("model", "mine") is OracleUniform
-    assert registry.names("model")["open_flamingo"] == "model_zoo.flamingo.toy:OpenFlamingo"
+    with pytest.raises(ConfigError, match="open_flamingo: expected one part of this name, got those of detmodes and "):
+        registry.find("model", "open_flamingo")
+    (problem,) = registry.problems("model", "open_flamingo", {})
+    assert "elsewhere:Impostor" in problem
     assert registry.find("benchmark", "other") is Shapes
     assert "mine" not in registry.names("benchmark")
 

@@ -1,8 +1,9 @@
 """Lists the objectives by name, as data: equation, source, settings. It does not import torch, so that suites can be
-read without it."""
+read without it. Other packages add theirs by the entry-point group `detmodes.objectives`."""
 
 from __future__ import annotations
 
+from harness.extensions import Extended
 from harness.objectives.spec import Need, ObjectiveSpec
 from harness.settings import Settings, above, at_least, fraction, number, one_of, whole
 
@@ -40,7 +41,7 @@ def _sed_sft_needs(settings: Settings) -> frozenset[Need]:
     return frozenset(needs)
 
 
-OBJECTIVES: dict[str, ObjectiveSpec] = {
+OURS: dict[str, ObjectiveSpec] = {
     "ce": ObjectiveSpec("token", "-log p_y", "cross-entropy, the maximum-likelihood baseline"),
     "ce_kl": ObjectiveSpec(
         "token",
@@ -147,3 +148,5 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         needs=lambda settings: frozenset({"samples"}),
     ),
 }
+
+OBJECTIVES = Extended("objective", OURS, lambda part: isinstance(part, ObjectiveSpec) and callable(part.function))

@@ -12,11 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness import settings as checks
-from harness.errors import ConfigError, ObjectiveError, unknown
+from harness.errors import ConfigError, ObjectiveError
 from harness.objectives.names import CALIBRATION, OBJECTIVES
 from harness.objectives.spec import Need, ObjectiveSpec
 from harness.settings import Settings
-from harness.types import LossOutput
+from harness.types import LossOutput, TokenBatch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,12 +48,18 @@ class ReadyObjective:
                 f"{self.name} has no threshold yet, only quantile {self.settings['quantile']}: "
                 "calibrate it with the base model's top-k masses before training (ReadyObjective.calibrated)"
             )
+        spec = OBJECTIVES[self.name]
         settings = {key: value for key, value in self.settings.items() if key not in OF_THE_LOOP}
-        if OBJECTIVES[self.name].level == "set":
-            function = partial(getattr(sets, self.name), **settings)
-            return lambda batch, logged=True: apply.set_level(function, self.name, batch, logged)
-        function = partial(getattr(token, self.name), **settings)
-        return lambda batch, logged=True: apply.token_level(function, batch, logged)
+        of_level = sets if spec.level == "set" else token
+        function = partial(spec.function or getattr(of_level, self.name), **settings)
+
+        def loss(batch: TokenBatch, logged: bool = True) -> LossOutput:
+            with OBJECTIVES.blaming(self.name, "computing its loss"):
+                if spec.level == "set":
+                    return apply.set_level(function, self.name, batch, logged)
+                return apply.token_level(function, batch, logged)
+
+        return loss
 
     @property
     def selection(self) -> Selection:
@@ -63,7 +69,8 @@ class ReadyObjective:
 
         if "reference" not in self.needs or "calibration" in self.needs:
             raise ObjectiveError(f"{self.name} selects nothing by a reference under these settings: {self.settings}")
-        return partial(getattr(token, f"{self.name}_selection"), **self.settings)
+        select = OBJECTIVES[self.name].selection or getattr(token, f"{self.name}_selection")
+        return partial(select, **self.settings)
 
     def calibrated(self, masses: Tensor) -> ReadyObjective:
         """Replaces the quantile by the threshold calibrated for it.
@@ -89,7 +96,8 @@ def ready(name: str, settings: Settings) -> ReadyObjective:
         raise ConfigError(*wrong)
     spec = OBJECTIVES[name]
     complete = {key: spec.settings[key].kind(value) for key, value in _with_defaults(spec, settings).items()}
-    needs = spec.needs(complete)
+    with OBJECTIVES.blaming(name, "needs(settings)"):
+        needs = spec.needs(complete)
     return ReadyObjective(name, complete, needs | {"sets"} if spec.level == "set" else needs)
 
 
@@ -100,10 +108,14 @@ def build(name: str, **settings: Any) -> LossFunction:
 
 def problems(name: str, settings: Settings) -> list[str]:
     """Lists all mistakes in an objective's name and settings, one line each."""
-    if name not in OBJECTIVES:
-        return [unknown("objective", name, OBJECTIVES)]
+    if wrong := OBJECTIVES.problems(name):
+        return wrong
     spec = OBJECTIVES[name]
-    between = spec.problems(_with_defaults(spec, settings))
+    try:
+        with OBJECTIVES.blaming(name, "problems(settings)"):
+            between = list(spec.problems(_with_defaults(spec, settings)))
+    except ConfigError as error:
+        return list(error.problems)
     return [*checks.problems(name, settings, spec.settings), *(f"{name}: {problem}" for problem in between)]
 
 

@@ -1,14 +1,15 @@
 """Describes a training objective without torch: its equation, its settings, and what must be supplied.
 
-The values here are data; the functions that compute the losses are looked up by the objective's name (see
-harness.objectives.ready).
+The values here are data; the functions that compute the losses of detmodes' own objectives are looked up by name (see
+harness.objectives.ready). An objective of another package brings its function along, which imports torch when it is
+called, so that suites can be read without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from harness.settings import Setting, Settings
 
@@ -37,6 +38,9 @@ class ObjectiveSpec:
         settings: by name; each is one keyword argument of the function, but for those of the calibration and the loop.
         problems: says what is wrong between the settings, defaults included.
         needs: says what must be supplied under complete settings, beside what its level needs.
+        function: computes the loss; `(at, **settings) -> PerToken` as in harness.objectives.token, or, at the level of
+            sets, `(of, **settings) -> Term` as in harness.objectives.sets. None for the one of this name there.
+        selection: for one that needs "reference": `(logits [N, V], **settings) -> bool [N]` of the base model.
     """
 
     level: Level
@@ -45,3 +49,5 @@ class ObjectiveSpec:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     problems: Callable[[Settings], list[str]] = lambda settings: []
     needs: Callable[[Settings], frozenset[Need]] = lambda settings: frozenset()
+    function: Callable[..., Any] | None = None
+    selection: Callable[..., Any] | None = None

@@ -4,17 +4,18 @@ and the seeds that its record names."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from harness import records, registry
+from harness import extensions, records
 from harness.errors import DataError
 from harness.inference.device import BASE_SEED
 from harness.protocols import Benchmark
 from harness.records import CellInfo
 from harness.suite.cells import Cell
 from harness.suite.schema import Suite
+from harness.suite.stage_settings import Sft
 from harness.system.provenance.parts import PartInfo, describe_part
 from harness.system.provenance.pictures import digest_pictures
 
@@ -49,14 +50,26 @@ def _shifted(progress: Callable[[int, int], None], before: int, total: int, done
 
 
 def foreign_parts(suite: Suite, cell: Cell) -> dict[str, PartInfo]:
-    """Describes the parts of a cell from other packages, by kind and name: "benchmark mine", "model theirs"."""
-    used: list[tuple[registry.Kind, str]] = [("benchmark", suite.benchmark.name), ("model", cell.model.name)]
-    then = None if cell.objective is None else cell.objective.then
-    corrector = getattr(then, "corrector", None)
-    if corrector is not None:
-        used.append(("corrector", corrector))
-    points = {f"{kind} {name}": registry.foreign(kind, name) for kind, name in used}
+    """Describes the parts of a cell from other packages, by kind and name: "benchmark mine", "objective theirs"."""
+    points = {f"{kind} {name}": extensions.find_point(kind, name) for kind, name in _named_parts(suite, cell)}
     return {name: describe_part(point) for name, point in points.items() if point is not None}
+
+
+def _named_parts(suite: Suite, cell: Cell) -> Iterator[tuple[str, str]]:
+    """Yields kind and name of every part that a cell's settings name."""
+    yield "benchmark", suite.benchmark.name
+    yield "model", cell.model.name
+    if cell.objective is None:
+        return
+    yield "objective", cell.objective.name
+    then = cell.objective.then
+    if then is None:
+        return
+    if isinstance(then, Sft):
+        yield "objective", then.of[0]
+    for kind in ("corrector", "reward"):
+        if (name := getattr(then, kind, None)) is not None:
+            yield kind, name
 
 
 def seeds_of(cell: Cell) -> dict[str, int]:

@@ -126,15 +126,20 @@ def _has(row: Any, setting: object) -> bool:
     if not isinstance(whole, Mapping) or not isinstance(whole.get("name"), str) or not isinstance(setting, str):
         return False
     about, _, key = setting.rpartition(".")
-    spec = objectives.OBJECTIVES.get(whole["name"])
+    spec = _spec(whole["name"])
     has_key = key in Train.model_fields or (spec is not None and key in spec.settings)
     return has_key and about in ("", _label(whole))
 
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """Names everything that may be swept."""
-    specs = [objectives.OBJECTIVES[row["name"]] for row in rows if row["name"] in objectives.OBJECTIVES]
-    return {*Train.model_fields, *(key for spec in specs for key in spec.settings)}
+    specs = [_spec(row["name"]) for row in rows]
+    return {*Train.model_fields, *(key for spec in specs if spec is not None for key in spec.settings)}
+
+
+def _spec(name: str) -> objectives.ObjectiveSpec | None:
+    """Returns None for an objective that cannot be used, which is told where its settings are checked."""
+    return None if objectives.OBJECTIVES.problems(name) else objectives.OBJECTIVES[name]
 
 
 def _label(row: Mapping[str, Any]) -> str:

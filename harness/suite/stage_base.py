@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from harness.errors import unknown
 from harness.metrics.samples.reward import REWARDS
 from harness.system.strict import DigestedModel
 
@@ -103,6 +102,6 @@ class Sampling(StageSettings):
     @field_validator("reward")
     @classmethod
     def _known(cls, reward: str) -> str:
-        if reward not in REWARDS:
-            raise ValueError(unknown("reward", reward, REWARDS))
+        if wrong := REWARDS.problems(reward):
+            raise ValueError("; ".join(wrong))
         return reward

@@ -6,14 +6,14 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from harness import records, registry
+from harness import extensions, records
 from harness.run import runner
 from harness.run.context import Context, open_context
 from harness.run.identity import ChangedWarning
@@ -32,7 +32,9 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path.write_text("from model_zoo.flamingo.toy import OpenFlamingo as Theirs\n")
     monkeypatch.syspath_prepend(str(path.parent))
     points = [EntryPoint("theirs", f"{MODULE}:Theirs", "detmodes.adapters")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(points).select(group=group))
+    monkeypatch.setattr(
+        extensions, "foreign_points", lambda kind: tuple(p for p in points if p.group == extensions.GROUPS[kind])
+    )
     parts.digest_source.cache_clear()
     yield path
     parts.digest_source.cache_clear()

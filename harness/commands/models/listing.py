@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Protocol, TypeVar
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,7 +12,19 @@ import benchmarks
 import model_zoo
 from harness import registry
 from harness.errors import DetmodesError
+from harness.extension_checks import origin
+from harness.extensions import Extended
 from harness.system.terminal import screen
+
+
+class HasSource(Protocol):
+    """Says who published it."""
+
+    @property
+    def source(self) -> str: ...
+
+
+Described = TypeVar("Described", bound=HasSource)
 
 
 def show(kind: str) -> None:
@@ -99,9 +112,9 @@ def _objectives() -> None:
     """Prints each objective: its equation, its settings with their defaults, and its source."""
     from harness import objectives
 
-    for name, spec in objectives.OBJECTIVES.items():
+    for name, spec, source in _parts(objectives.OBJECTIVES):
         settings = {key: setting.default for key, setting in spec.settings.items()}
-        _print_equation(name, spec.equation, settings, spec.source)
+        _print_equation(name, spec.equation, settings, source)
 
 
 def _stages() -> None:
@@ -118,8 +131,19 @@ def _stages() -> None:
 def _rewards() -> None:
     from harness.metrics.samples.reward import REWARDS
 
-    for name, reward in REWARDS.items():
-        _print_equation(name, reward.equation, {}, reward.source)
+    for name, reward, source in _parts(REWARDS):
+        _print_equation(name, reward.equation, {}, source)
+
+
+def _parts(parts: Extended[Described]) -> Iterator[tuple[str, Described, str]]:
+    """Yields every part with its source, and with its package where that is another. Of one that cannot be used, the
+    reason is printed in its place."""
+    for name in parts:
+        if wrong := parts.problems(name):
+            _print_equation(name, "; ".join(wrong), {}, "")
+            continue
+        point, part = parts.point(name), parts[name]
+        yield name, part, part.source if point is None else f"{part.source}; {origin(parts.kind, name, point)}"
 
 
 def _measures() -> None:

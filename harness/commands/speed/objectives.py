@@ -28,7 +28,7 @@ from harness.training.step import accumulate, with_samples
 from harness.types import Projection, TokenBatch
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in objectives.OBJECTIVES if name != "sed_sft"},
+    **{name: (name, {}) for name in objectives.OBJECTIVES.ours if name != "sed_sft"},
     "sed_sft": ("sed_sft", {"top_k": 5, "threshold": 0.9}),
     "sed_sft base": ("sed_sft", {"top_k": 5, "threshold": 0.9, "mask": "base"}),
     "sed_sft none": ("sed_sft", {"mask": "none"}),

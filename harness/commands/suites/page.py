@@ -58,7 +58,7 @@ def suite_page() -> str:
             known_name = alternative["properties"]["name"]["const"]
             lines += [f"### {known_name}\n", *_settings_table(registry.known_settings(kind, known_name))]
     lines += ["## objectives\n", *_section(parts["NamedObjective"]["anyOf"][-1], parts)]
-    for name, spec in objectives.OBJECTIVES.items():
+    for name, spec in objectives.OBJECTIVES.ours.items():
         lines += [f"### {name}\n", f"`{spec.equation}`\n\n{_sentence(spec.source)}\n"]
         lines += _settings_table(spec.settings, meanings=True)
     for name in PARTS:

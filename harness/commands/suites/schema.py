@@ -126,14 +126,14 @@ def _objective(schema: dict[str, Any]) -> dict[str, Any]:
     """One alternative for each objective of detmodes, with its settings; any settings for those of other packages."""
     common = {key: value for key, value in schema["properties"].items() if key != "name"}
     common["train"] = {**TRAIN, "description": common["train"]["description"]}
-    names = sorted(objectives.OBJECTIVES)
+    names = sorted(objectives.OBJECTIVES.ours)
     alternatives = [
         {
             "type": "object",
-            "description": f"{objectives.OBJECTIVES[name].equation} ({objectives.OBJECTIVES[name].source})",
+            "description": f"{objectives.OBJECTIVES.ours[name].equation} ({objectives.OBJECTIVES.ours[name].source})",
             "properties": {
                 "name": {"const": name},
-                **_settings(objectives.OBJECTIVES[name].settings),
+                **_settings(objectives.OBJECTIVES.ours[name].settings),
                 **common,
             },
             "required": ["name"],

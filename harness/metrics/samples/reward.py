@@ -1,7 +1,8 @@
 """Computes rewards: how correct a whole sequence is, one number in [0, 1] per sample.
 
 A reward is a pure function `(truth, answers, verification) -> [I, K]` of ground truth, K samples of each of I images,
-and their verification. To add one, write its function and its line in REWARDS.
+and their verification. To add one, write its function and its line in REWARDS, or bring a Reward from another package
+by the entry-point group `detmodes.rewards`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import ConfigError, unknown
+from harness.errors import ConfigError
+from harness.extensions import Extended
 from harness.metrics.samples.matching import Verification, verify
 from harness.metrics.samples.mentions import Answers, Floats, Truth, answers_of, truth_of
 from harness.types import Category, Example, Parsed
@@ -65,7 +67,7 @@ def f_score(truth: Truth, answers: Answers, verification: Verification) -> Float
     return _ratio(verified, _count_claims(answers, verification, verification.neutral) + _instances(truth, answers))
 
 
-REWARDS: dict[str, Reward] = {
+OURS: dict[str, Reward] = {
     "detection": Reward(
         detection,
         "max(0, 2 * (sum of the verified mentions' IoUs - duplicates / 2) / (said + instances))",
@@ -79,12 +81,32 @@ REWARDS: dict[str, Reward] = {
 }
 
 
+REWARDS = Extended("reward", OURS, lambda part: isinstance(part, Reward))
+
+
 def rewards(name: str, examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> Floats:
     """Computes the reward of this name for K >= 1 samples of each of I examples, [I, K]. ConfigError for an unknown
     name."""
-    if name not in REWARDS:
-        raise ConfigError(unknown("reward", name, REWARDS))
-    return REWARDS[name](*judged(examples, parsed))
+    if wrong := REWARDS.problems(name):
+        raise ConfigError(*wrong)
+    return pay(name, *judged(examples, parsed))
+
+
+def pay(name: str, truth: Truth, answers: Answers, verification: Verification) -> Floats:
+    """Computes a reward by its name, [I, K]. ConfigError where one of another package gives anything else than that
+    many numbers in [0, 1]."""
+    with REWARDS.blaming(name, "computing it"):
+        worth = np.asarray(REWARDS[name](truth, answers, verification), dtype=np.float64)
+        if REWARDS.point(name) is not None:
+            _require_worth(worth, answers.malformed.shape)
+    return worth
+
+
+def _require_worth(worth: Floats, expected: tuple[int, ...]) -> None:
+    if worth.shape != expected:
+        raise ValueError(f"expected one number for each sample, {list(expected)}; got {list(worth.shape)}")
+    if not ((worth >= 0) & (worth <= 1)).all():
+        raise ValueError(f"expected numbers in [0, 1], got {worth.min():g} to {worth.max():g}")
 
 
 def judged(examples: Sequence[Example], parsed: Sequence[Sequence[Parsed]]) -> tuple[Truth, Answers, Verification]:

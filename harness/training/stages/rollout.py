@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from harness.metrics.samples.reward import REWARDS, judged
+from harness.metrics.samples.reward import judged, pay
 from harness.objectives.policy import advantages, has_spread
 from harness.protocols import Predictor
 from harness.suite.stage_base import Sampling
@@ -63,7 +63,7 @@ def rollout(
         for example, of_image in zip(examples, drawn, strict=True)
     ]
     truth, answers, verification = judged(examples, parsed)
-    worth = torch.from_numpy(REWARDS[reward](truth, answers, verification))
+    worth = torch.from_numpy(pay(reward, truth, answers, verification))
     sequences = answers.malformed.size
     log_probs = [value for of_image in drawn for sample in of_image for value in sample.log_probs]
     figures = {
