@@ -11,6 +11,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -175,15 +176,27 @@ def corrector(name: str, codec: Codec, targets: Targets) -> Corrector:
     return made
 
 
+def first_sentence(reference: str) -> str:
+    """Reads the first sentence of the docstring of the module of "module:Class" from its source; empty without one."""
+    path = _source_of(reference)
+    words = "" if path is None else " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
+    return re.split(r"(?<=\.)\s", words, maxsplit=1)[0]
+
+
+def _source_of(reference: str) -> Path | None:
+    module, _, _ = reference.partition(":")
+    spec = importlib.util.find_spec(module)
+    path = Path(spec.origin) if spec is not None and spec.origin is not None else None
+    return path if path is not None and path.suffix == ".py" else None
+
+
 def cards(reference: str) -> list[Card]:
     """Reads CARDS of the module of "module:Class" from its source, importing only the packages that contain it. Empty
     if it has none; DataError if they are not literals, or do not fit harness.types.Card."""
     from harness.types import Card
 
-    module, _, _ = reference.partition(":")
-    spec = importlib.util.find_spec(module)
-    path = Path(spec.origin) if spec is not None and spec.origin is not None else None
-    if path is None or path.suffix != ".py":
+    path = _source_of(reference)
+    if path is None:
         return []
     try:
         return [Card(**card) for card in _literal(path.read_text(), "CARDS") or []]

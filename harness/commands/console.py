@@ -81,12 +81,12 @@ class _Bars:
         self._work: TaskID | None = None
         self._kind = ""
 
-    def cell(self, cell: Cell, index: int, total: int, state: str) -> None:
+    def cell(self, cell: Cell, index: int, total: int, state: str, outcome: str = "") -> None:
         self._bars.start()  # not before: bad input is one line on the screen and no bars
         done = state != "running"
         self._bars.update(self._cells, total=total, completed=index if done else index - 1, note=escape(cell.id))
         if done:
-            self._bars.console.print(f"{state:>9}  {escape(cell.id)}", highlight=False)
+            self._bars.console.print(f"{state:>9}  {escape(cell.id)}  {outcome}".rstrip(), highlight=False)
         self._end()
 
     def work(self, kind: str, done: int, total: int, note: str = "") -> None:

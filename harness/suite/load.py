@@ -7,6 +7,7 @@ A suite is data: YAML read with the safe loader, no code. In: a path or name, an
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ from harness.suite.yaml_text import read_yaml
 OTHER_LENGTH = {"steps": "epochs", "epochs": "steps"}
 
 
+def _similar(path: Path) -> str:
+    """Names the suite file beside a missing one that was probably meant; empty where there is none."""
+    present = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, present, n=1)
+    return f", did you mean {path.with_name(close[0])}?" if close else ""
+
+
 def load(reference: str, permissions: Permissions | None = NOTHING, changes: Sequence[str] = ()) -> Suite:
     """Reads a suite by path, or by the name of a shipped one. ConfigError lists every mistake.
 
@@ -37,7 +45,7 @@ def load(reference: str, permissions: Permissions | None = NOTHING, changes: Seq
     if not path.is_file():
         if reference not in shipped:
             if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-                raise ConfigError(f"{reference}: no such suite file")
+                raise ConfigError(f"{reference}: no such suite file{_similar(path)}")
             raise ConfigError(unknown("suite", reference, shipped))
         path = shipped[reference]
     try:

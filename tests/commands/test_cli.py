@@ -122,8 +122,8 @@ def test_a_dry_run_shows_cells_and_cost_and_writes_nothing(invoke: Invoke, mini:
     assert "mini: 5 cells into runs/mini" in done.out
     for cell in ("open_flamingo-base-s0", "open_flamingo-ce-s1", "oracle-collapsed-s0"):
         assert cell in done.out
-    assert "'steps': 3" in done.out
-    assert "'train_images': 24" in done.out
+    assert "steps: 3," in done.out
+    assert "train_images: 24" in done.out
     assert "minutes on cpu" in done.out
     assert "memory in GB" in done.out
     for phase in ("training", "generation", "scoring", "checkpoints"):
@@ -268,6 +268,8 @@ def assert_one_problem(done: Done, *parts: str) -> None:
 def test_unknown_names(invoke: Invoke, mini: Path) -> None:
     assert_one_problem(invoke("run", "quikstart"), "unknown suite 'quikstart', did you mean 'quickstart'?")
     assert_one_problem(invoke("run", "none.yaml"), "none.yaml: no such suite file")
+    Path("mine.yaml").write_text("")
+    assert_one_problem(invoke("run", "mine.yml"), "mine.yml: no such suite file, did you mean mine.yaml?")
     assert_one_problem(invoke("run", change(mini, models=["open_flamingoo"])), "unknown model 'open_flamingoo'")
     change(mini, models=["open_flamingo"])
     assert_one_problem(invoke("run", change(mini, objectives=["cee"])), "unknown objective 'cee', did you mean 'ce'?")

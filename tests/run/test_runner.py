@@ -185,8 +185,10 @@ def test_a_second_run_computes_nothing(finished: Path, monkeypatch: pytest.Monke
 def test_another_setting_makes_new_cells_beside_the_old(copy: Path) -> None:
     before = times(copy)
     train = {"steps": 2, "batch_size": 4}
-    (record,) = runner.run(context(train=train), copy, "*-ce-*")
+    told = Told()
+    (record,) = runner.run(replace(context(train=train), watch=told), copy, "*-ce-*")
     assert record.steps == (2,)
+    assert told.outcomes == ["", f"AP {record.evaluations[-1].metrics['AP']:.3f}  {record.seconds:.0f} s"]
     assert set(before) < set(times(copy))
     assert len(times(copy)) == 6
     assert all(times(copy)[name] == time for name, time in before.items())
@@ -361,9 +363,11 @@ def others(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Others:
 class Told(Silence):
     def __init__(self) -> None:
         self.states: list[str] = []
+        self.outcomes: list[str] = []
 
-    def cell(self, cell: Cell, index: int, total: int, state: str) -> None:
+    def cell(self, cell: Cell, index: int, total: int, state: str, outcome: str = "") -> None:
         self.states.append(f"{state} {cell.id} {index}/{total}")
+        self.outcomes.append(outcome)
 
 
 def test_a_cell_of_another_process_is_waited_for(copy: Path, others: Others, monkeypatch: pytest.MonkeyPatch) -> None:

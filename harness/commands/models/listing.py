@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from rich.markup import escape
@@ -78,9 +80,9 @@ def count(parameters: int) -> str:
 
 
 def _benchmarks() -> None:
-    table = Table("benchmark", "class")
+    table = Table("benchmark", "what it is", "class")
     for name, reference in registry.names("benchmark").items():
-        table.add_row(escape(name), escape(reference))
+        table.add_row(escape(name), escape(registry.first_sentence(reference)), escape(reference))
     screen().print(table)
     _print_settings("benchmark")
 
@@ -99,13 +101,22 @@ def _suites() -> None:
     from harness.suite import load
     from harness.suite.cells import cells
 
-    table = Table("suite", "cells", "what it runs")
-    for name in registry.shipped_suites():
+    table = Table("suite", "cells", "what it asks, and its rows")
+    for name, path in registry.shipped_suites().items():
         loaded = load.load(name)
         labels = ", ".join(objective.label for objective in loaded.objectives)
         number = sum(1 for _ in cells(loaded))
-        table.add_row(name, str(number), f"{loaded.benchmark.name}: {labels}; seeds {list(loaded.seeds)}")
+        rows = f"{loaded.benchmark.name}{f': {labels}' if labels else ''}; seeds {', '.join(map(str, loaded.seeds))}"
+        table.add_row(name, str(number), f"{escape(question(path))}\n[dim]{escape(rows)}[/dim]")
+        table.add_section()
     screen().print(table)
+
+
+def question(path: Path) -> str:
+    """Reads what a suite file says of itself: the first sentence of its opening comment, after the command's line."""
+    lines = [line.removeprefix("#").strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    words = " ".join(line for line in lines if not line.startswith(("detmodes run", "yaml-language-server")))
+    return re.split(r"(?<=[.?!])\s", words, maxsplit=1)[0]
 
 
 def _objectives() -> None:

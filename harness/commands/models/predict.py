@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,23 +157,33 @@ def draw(prediction: Seen, folder: Path) -> Path:
     size = (round(image.width * scale), round(image.height * scale))
     enlarged = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
     panels = [("greedy", prediction.greedy), *((f"sample {i}", s) for i, s in enumerate(prediction.samples, 1))]
+    every = [_kind(mention) for _, parsed in panels for mention in parsed.mentions]
+    colour_of = {kind: number for number, kind in enumerate(dict.fromkeys(every))}
     caption = 20
     sheet = Image.new("RGB", ((size[0] + 8) * len(panels) - 8, size[1] + caption), "white")
     for column, (title, parsed) in enumerate(panels):
         left = column * (size[0] + 8)
-        sheet.paste(_annotated(enlarged, parsed.mentions, scale), (left, caption))
+        sheet.paste(_annotated(enlarged, parsed.mentions, scale, colour_of), (left, caption))
         ImageDraw.Draw(sheet).text((left + 2, 3), title, fill="black", font=ImageFont.load_default(13))
     path = folder / f"{prediction.example.image_id:03d}-{prediction.example.path.stem}.png"
     sheet.save(path)
     return path
 
 
-def _annotated(image: Image.Image, mentions: Sequence[Mention], scale: float) -> Image.Image:
+def _kind(mention: Mention) -> int | str:
+    """Returns what gives a mention its colour: the category, or the name where the vocabulary has no such name."""
+    return mention.name if mention.category_id is None else mention.category_id
+
+
+def _annotated(
+    image: Image.Image, mentions: Sequence[Mention], scale: float, colour_of: Mapping[int | str, int]
+) -> Image.Image:
+    """Draws the boxes of one answer; a category has one colour in every panel."""
     copy = image.copy()
     pen = ImageDraw.Draw(copy)
     font = ImageFont.load_default(12)
-    for index, mention in enumerate(mentions):
-        colour = COLOURS[index % len(COLOURS)]
+    for mention in mentions:
+        colour = COLOURS[colour_of[_kind(mention)] % len(COLOURS)]
         x0, y0, x1, y1 = (side * scale for side in mention.box.corners)
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=2)
         text = pen.textbbox((0, 0), mention.name, font=font)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from rich.markup import escape
 from rich.table import Table
 
@@ -94,7 +95,7 @@ def _memory_table(rows: Mapping[str, CellEstimate], hardware: Hardware) -> Table
     parts = list(next(iter(rows.values())).memory)
     table = Table(title=f"memory in GB, of {hardware.memory / GIGA:.0f} on {hardware.name}")
     for heading in ("row", *parts, "most at once"):
-        table.add_column(heading, justify="left" if heading == "row" else "right")
+        table.add_column(heading, justify="left" if heading == "row" else "right", overflow="fold")
     for label, cost in rows.items():
         sizes = [f"{_gigabytes(cost.memory[part])}" for part in parts]
         table.add_row(escape(label), *sizes, _gigabytes(cost.peak))
@@ -108,13 +109,14 @@ def _gigabytes(size: float) -> str:
 def _show_settings(context: Context) -> None:
     console, suite = screen(), context.suite
     console.print(f"task:      {suite.task}", highlight=False)
-    lines = {
-        "train:     ": suite.train.in_steps(suite.epoch_images or 1).model_dump(exclude_none=True),
-        "sample:    ": suite.sample.model_dump(),
-        "benchmark: ": f"{suite.benchmark.name} {suite.benchmark.settings}",
+    settings = {
+        "train": suite.train.in_steps(suite.epoch_images or 1).model_dump(mode="json", exclude_none=True),
+        "sample": suite.sample.model_dump(mode="json"),
+        "benchmark": {"name": suite.benchmark.name, **suite.benchmark.settings},
     }
-    for heading, value in lines.items():
-        console.print(f"{heading}{value}", soft_wrap=True, highlight=False)
+    for heading, value in settings.items():  # as a suite may say it
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).strip()
+        console.print(f"{f'{heading}:':<11}{text}", soft_wrap=True, highlight=False, markup=False)
     if (tune := suite.tune) is not None:
         trials = len(suite.objectives) * len(tune.lr)
         budget = "" if tune.steps is None else f" of {tune.steps} steps"

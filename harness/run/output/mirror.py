@@ -211,8 +211,8 @@ class SendingWatch:
     def __init__(self, watch: Watch, mirror: Mirror) -> None:
         self._watch, self._mirror = watch, mirror
 
-    def cell(self, cell: Cell, index: int, total: int, state: str) -> None:
-        self._watch.cell(cell, index, total, state)
+    def cell(self, cell: Cell, index: int, total: int, state: str, outcome: str = "") -> None:
+        self._watch.cell(cell, index, total, state, outcome)
         self._mirror.send_or_warn()
 
     def work(self, kind: str, done: int, total: int, note: str = "") -> None:

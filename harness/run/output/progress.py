@@ -69,8 +69,8 @@ class ProgressWriter:
         finally:
             self._name = ""
 
-    def cell(self, cell: Cell, index: int, total: int, state: str) -> None:
-        self._watch.cell(cell, index, total, state)
+    def cell(self, cell: Cell, index: int, total: int, state: str, outcome: str = "") -> None:
+        self._watch.cell(cell, index, total, state, outcome)
 
     def work(self, kind: str, done: int, total: int, note: str = "") -> None:
         self._watch.work(kind, done, total, note)

@@ -146,6 +146,17 @@ def test_a_drawing_has_a_panel_each_and_its_boxes_in_place(black: Path, tmp_path
     assert (pixels[20:, 656:] == 0).all()  # sample 2 saw nothing
 
 
+def test_a_category_has_one_colour_in_every_panel(black: Path, tmp_path: Path) -> None:
+    """A box of category 2 comes second in the greedy answer and first in the sample: 8..32 in both, on one line."""
+    box = Box(8, 16, 24, 20)
+    greedy = Parsed((Mention("red_disc", 1, Box(40, 40, 8, 8)), Mention("star", 2, box)), 0, False)
+    sample = Parsed((Mention("five_points", 2, box), Mention("crimson_dot", 1, Box(40, 40, 8, 8))), 0, False)
+    with Image.open(draw(Seen(Example(0, black, 64, 64, ()), greedy, (1.0, 1.0), (sample,)), tmp_path)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    second = tuple(int(predict.COLOURS[1][i : i + 2], 16) for i in (1, 3, 5))
+    assert tuple(pixels[20 + 130, 40]) == tuple(pixels[20 + 130, 328 + 40]) == second
+
+
 def test_a_box_at_every_edge_can_be_drawn(black: Path, tmp_path: Path) -> None:
     boxes = [Box(0, 0, 64, 64), Box(63, 63, 1, 1), Box(0, 0, 0.2, 0.2), Box(60, 0, 4, 64)]
     mentions = tuple(Mention("a_rather_long_name_" * 3, 1, box) for box in boxes)

@@ -237,7 +237,7 @@ class Told:
         self.store, self.sent_when = store, list[tuple[str, int]]()
 
     def cell(self, *news: Any) -> None:
-        self.sent_when.append((news[-1], sum(RECORD in name for name in sent(self.store))))
+        self.sent_when.append((news[3], sum(RECORD in name for name in sent(self.store))))
 
     def work(self, kind: str, done: int, total: int, note: str = "") -> None: ...
 
