@@ -4,8 +4,8 @@ there is in the image and what the model answered, and writes down the errors wi
 It reads words and numbers only, no picture, and is not told the exact errors. Which server is asked is the business of
 the one who runs the program alone (harness.training.stages.chat). What it answers is checked: an error that is none by
 the codebook's form, a name that the vocabulary lacks, a box outside of the image, or a list that the codec does not
-read back as it was written is left out. What is left becomes the cell's corrections.parquet as with any corrector, so that
-a run goes on without asking again.
+read back as it was written is left out. What is left becomes the corrections.parquet of the cell, as with any
+corrector, so that a run goes on without asking again.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from harness.types import Box
 from tests.support import small
 from tests.support.chains import NSFT, TablesInMemory, chain_of, first_step, stage_of
 from tests.support.chat import Conversation, chat_server
-from tests.training.stages.test_corrections import CODEC, END, FAR, IMAGE, A, B, said
+from tests.training.stages.test_corrections import CODEC, END, FAR, IMAGE, A, B, encoded
 
 RIGHT = {"name": "couch", "box": list(A)}
 ERROR: dict[str, Any] = {
@@ -32,7 +32,7 @@ ERROR: dict[str, Any] = {
     "objects": [RIGHT],
     "ends": False,
 }
-ANSWER = said(("bed", B), ("cup", FAR))
+ANSWER = encoded(("bed", B), ("cup", FAR))
 """Of an image with a sofa at A and a bed at B."""
 
 
