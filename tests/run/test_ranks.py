@@ -46,6 +46,8 @@ CHANGES: dict[str, Any] = {
         "eval_at": [2],
         "log_every": 1,
         "targets": "random",
+        "schedule": "linear",
+        "ema": 0.5,
         "probe": {"every": 2, "images": 2},
     },
     "sample": {"samples": 2, "max_tokens": 12, "batch_images": 1, "temperatures": [0.5]},

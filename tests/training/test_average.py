@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from harness.errors import ConfigError
+from harness.run.resume import CellCheckpointer
 from harness.suite.train_settings import Train
 from harness.system.interrupts import Interrupted, Interrupts
 from harness.training import average
 from harness.training.engines.data_parallel import require_whole_weights
-from harness.training.loop import Hooks
+from harness.training.finetuning import FineTuning
+from harness.training.loop import Hooks, train
 from harness.training.objective import prepare
+from harness.training.stage import Work
 from model_zoo.flamingo.toy import OpenFlamingo
 from tests.support import small
 
+Looks = dict[int, dict[str, Tensor]]
+"""The weights at each evaluation."""
 PLAN = Train(steps=4, batch_size=4, log_every=1, eval_at=(2,), warm_up=0, lr=1e-3)
 
 
@@ -134,6 +139,44 @@ def test_training_that_was_stopped_goes_on_with_its_mean(stopped: int, tmp_path:
     assert all(torch.equal(own, end[name]) for name, own in last.items())
     for step, seen in later.items():
         assert all(torch.equal(own, looks[step][name]) for name, own in seen.items())
+
+
+def test_a_later_stage_begins_with_the_mean(tmp_path: Path) -> None:
+    """Also where training goes on that was stopped at the stage's end. The second stage changes next to nothing."""
+    still = PLAN.model_copy(update={"lr": 1e-12, "weight_decay": 0.0, "eval_at": (), "steps": 1})
+    plan = PLAN.model_copy(update={"ema": 0.5})
+
+    def run(
+        checkpointer: CellCheckpointer | None, looks: dict[int, dict[str, Tensor]], stop: Interrupts | None
+    ) -> None:
+        adapter = small.fitted()
+
+        def look(step: int) -> None:
+            looks[step] = weights(adapter)
+            if stop is not None and step == plan.steps:
+                stop.pending = signal.SIGTERM
+                stop.check()
+
+        stages = [FineTuning(prepare("ce", {}, small.fitted(), (), own, 0), own) for own in (plan, still)]
+        more: dict[str, Any] = {} if checkpointer is None else {"log": checkpointer.log}
+        work = Work(adapter, small.train_examples(8), 0, small.accelerator(), **more)
+        train(work, stages, Hooks(evaluate=look), checkpointer)
+
+    whole: Looks = {}
+    run(None, whole, None)
+    assert sorted(whole) == [2, 4, 5]
+    for name, mean in whole[4].items():
+        torch.testing.assert_close(whole[5][name], mean, atol=1e-9, rtol=0)
+    caught, resumed = Interrupts(), Looks()
+    first = small.checkpointer(tmp_path / "resume", caught)
+    with pytest.raises(Interrupted), first:
+        run(first, {}, caught)
+    second = small.checkpointer(tmp_path / "resume")
+    with second:
+        run(second, resumed, None)
+    assert sorted(resumed) == [4, 5]
+    for step, seen in resumed.items():
+        assert all(torch.equal(own, whole[step][name]) for name, own in seen.items())
 
 
 def test_split_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
