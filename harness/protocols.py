@@ -8,7 +8,7 @@ these protocols return. Two things are asked of the class itself: how it is call
 
 and a static method `problems(settings) -> list[str]` that lists, without loading anything, the mistakes in settings
 (unknown keys, types, ranges), so that all mistakes of a suite file are reported at once. The module of a predictor
-also defines CARDS (see harness.types.Card). `detmodes check-adapter` checks this contract.
+also defines CARDS (see harness.types.Card). `detmodes check adapter` checks this contract.
 """
 
 from __future__ import annotations

@@ -186,6 +186,8 @@ def command_line() -> str:
     program = typer.main.get_command(app)
     parts = ["# Command line\n", "Made from the program; `detmodes VERB --help` says the same.\n"]
     for name, verb in program.commands.items():  # type: ignore[attr-defined]
+        if verb.hidden:
+            continue
         verbs = getattr(verb, "commands", None)
         if verbs is None:
             parts.append(_verb(f"detmodes {name}", verb))

@@ -14,6 +14,7 @@ import typer
 
 from harness import __version__
 from harness.commands.models import verbs as models
+from harness.commands.parts import verbs as parts
 from harness.commands.results import verbs as results
 from harness.commands.run import verbs as run
 from harness.commands.score import verbs as score
@@ -24,6 +25,7 @@ from harness.system.interrupts import Deserted, Stopped
 from harness.system.terminal import shows, tell
 
 RUN, MODELS, RESULTS, SCORE, SPEED = "Run suites", "Models", "Results", "Score files", "Speed"
+PARTS = "Parts of your own"
 """The panels of `--help`: one for each job of a user."""
 
 app = typer.Typer(
@@ -46,9 +48,10 @@ app.command(rich_help_panel=SCORE)(score.measure)
 app.command(rich_help_panel=SCORE)(score.check_data)
 app.command(rich_help_panel=MODELS)(models.predict)
 app.command(rich_help_panel=MODELS)(models.pretrain)
-app.command(rich_help_panel=MODELS)(models.check_adapter)
-app.command(rich_help_panel=MODELS)(models.new_adapter)
 app.command(name="list", rich_help_panel=MODELS)(models.list_)
+app.command(rich_help_panel=PARTS)(parts.check)
+app.command(hidden=True)(parts.check_adapter)
+app.command(rich_help_panel=PARTS)(parts.new_adapter)
 app.add_typer(speed.app, name="speed", rich_help_panel=SPEED)
 
 

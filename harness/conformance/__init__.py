@@ -1,7 +1,9 @@
-"""Checks whether a model family fulfils the contract of harness.protocols, with nothing but rendered pictures.
+"""Checks whether a part fulfils the contract of its kind: a model family that of harness.protocols, with nothing but
+rendered pictures; an objective, a reward or a benchmark what its module here asks.
 
-Every check is a function of a Subject that raises ContractError with what was expected, what came and what to do, or
-NotApplicableError with the reason. A predictor that has no logits is asked what a Predictor promises.
+Every check is a function of a subject (of a model: Subject) that raises ContractError with what was expected, what
+came and what to do, or NotApplicableError with the reason. A predictor that has no logits is asked what a Predictor
+promises.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from harness.conformance import contract, forward, learning, sampling, vocabulary
+from harness.conformance import benchmarks, contract, forward, learning, objectives, rewards, sampling, vocabulary
 from harness.conformance.network import no_network
 from harness.conformance.subject import ContractError, NotApplicableError, Subject
+from harness.errors import DetmodesError
 from harness.inference.device import Device, accelerator_on
 
 CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -67,35 +70,69 @@ class Outcome:
     message: str = ""
 
 
+Tell = Callable[[Outcome], None]
+Part = TypeVar("Part")
+
+
 def check(
     made_by: type[Any],
     settings: Mapping[str, Any] | None = None,
     device: Device = "cpu",
-    tell: Callable[[Outcome], None] = lambda outcome: None,
+    tell: Tell = lambda outcome: None,
 ) -> list[Outcome]:
-    """Returns the outcome of every check; `tell` is called with each as soon as it ends. If the class cannot be made,
-    all other checks are skipped. During the checks this process cannot use the network."""
-    outcomes: list[Outcome] = []
+    """Returns the outcome of every check of a model; `tell` is called with each as soon as it ends. If the class cannot
+    be made, all other checks are skipped. During the checks this process cannot use the network."""
     with TemporaryDirectory() as folder, no_network() as tried:
         subject = Subject(made_by, settings or {}, accelerator_on(device), Path(folder), tried)
-        for name in CHECKS:
-            hopeless = outcomes and outcomes[0].state == "failed"
-            outcomes.append(Outcome(name, "skipped", 0.0, "see `protocol`") if hopeless else run(name, subject))
-            tell(outcomes[-1])
+        return run_all(CHECKS, subject, tell)
+
+
+def check_objective(name: str, settings: Mapping[str, Any] | None = None, tell: Tell = lambda _: None) -> list[Outcome]:
+    """Returns the outcome of every check of an objective under these settings."""
+    return run_all(objectives.CHECKS, objectives.ObjectiveSubject(name, settings or {}), tell)
+
+
+def check_reward(name: str, tell: Tell = lambda _: None) -> list[Outcome]:
+    """Returns the outcome of every check of a reward."""
+    return run_all(rewards.CHECKS, rewards.RewardSubject(name), tell)
+
+
+def check_benchmark(
+    name: str, settings: Mapping[str, Any] | None = None, data: Path | None = None, tell: Tell = lambda _: None
+) -> list[Outcome]:
+    """Returns the outcome of every check of a benchmark; data: the folder of its files."""
+    return run_all(benchmarks.CHECKS, benchmarks.BenchmarkSubject(name, settings or {}, data), tell)
+
+
+def run_all(checks: Mapping[str, Callable[[Part], None]], subject: Part, tell: Tell) -> list[Outcome]:
+    """Runs the checks one after another. If the first one fails, the others are skipped."""
+    outcomes: list[Outcome] = []
+    for name, one in checks.items():
+        hopeless = outcomes and outcomes[0].state == "failed"
+        see = f"see `{outcomes[0].check}`" if hopeless else ""
+        outcomes.append(Outcome(name, "skipped", 0.0, see) if hopeless else run_check(name, one, subject))
+        tell(outcomes[-1])
     return outcomes
 
 
 def run(name: str, subject: Subject) -> Outcome:
-    """Runs one check. The message of an error contains the line of the adapter's code that raised it."""
+    """Runs one check of a model."""
+    return run_check(name, CHECKS[name], subject)
+
+
+def run_check(name: str, one: Callable[[Part], None], subject: Part) -> Outcome:
+    """Runs a check. The message of an error contains the line of the code that raised it."""
     started = time.perf_counter()
     state: State = "passed"
     message = ""
     try:
-        CHECKS[name](subject)
+        one(subject)
     except NotApplicableError as reason:
         state, message = "skipped", str(reason)
     except ContractError as failure:
         state, message = "failed", str(failure)
+    except DetmodesError as error:  # says all there is to say
+        state, message = "failed", str(error)
     except Exception as error:
         state, message = "failed", f"{_kind(error)}{error}{_where(error)}"
     return Outcome(name, state, time.perf_counter() - started, " ".join(message.split()))

@@ -81,7 +81,7 @@ OURS: dict[str, ObjectiveSpec] = {
     ),
     "gem": ObjectiveSpec(
         "token",
-        "-sum_v q_v * h(z_v - z_y) * (log p_y - log p_v), q = softmax(z / beta), h = 1 or sigmoid(0.01 * .)",
+        "-sum_v sg(q_v * h(z_v - z_y)) * (log p_y - log p_v), q = softmax(z / beta), h = 1 or sigmoid(0.01 * .)",
         "Li et al., ICLR 2025; arXiv 2408.16673",
         {
             "beta": above(0, default=0.7).means("Temperature of q; with 1 and linear the gradient is that of ce."),

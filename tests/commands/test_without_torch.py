@@ -156,6 +156,7 @@ def test_suites_are_checked_without_torch(place: Path) -> None:
         "run quickstart --output new --dry-run",
         "budget quickstart",
         "predict picture.png --model open_flamingo",
+        "check adapter vlm",
         "check-adapter vlm",
         "pretrain --output new",
         "pairs run",

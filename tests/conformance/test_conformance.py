@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness import conformance, registry
-from harness.commands.models import check_adapter
+from harness.commands.parts import check as command
 from harness.conformance import CHECKS, Outcome, network, subject, vocabulary
 from harness.errors import ConfigError
 from harness.inference.device import accelerator_on
@@ -411,10 +411,10 @@ def test_nothing_is_reached_without_a_network() -> None:
 
 
 def test_settings_are_read_as_yaml() -> None:
-    read = check_adapter.read_settings(["bins=33", "trains=flamingo", "weights=/a=b.pt", "layers=[1, 2]", "path="])
+    read = command.read_settings(["bins=33", "trains=flamingo", "weights=/a=b.pt", "layers=[1, 2]", "path="])
     assert read == {"bins": 33, "trains": "flamingo", "weights": "/a=b.pt", "layers": [1, 2], "path": None}
     with pytest.raises(ConfigError) as caught:
-        check_adapter.read_settings(["bins", "=3", "a=["])
+        command.read_settings(["bins", "=3", "a=["])
     assert caught.value.problems == (
         "--set: expected KEY=VALUE, got 'bins'",
         "--set: expected KEY=VALUE, got '=3'",
@@ -424,17 +424,17 @@ def test_settings_are_read_as_yaml() -> None:
 
 def test_wrong_settings_are_refused_before_anything_is_made() -> None:
     with pytest.raises(ConfigError, match=r"'bin', did you mean 'bins'"):
-        check_adapter.check("oracle-uniform", ["bin=33"], "cpu")
+        command.check("adapter", "oracle-uniform", ["bin=33"])
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_command_prints_a_table_and_exits_with_one_on_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check_adapter.check("oracle-collapsed", ["bins=33"], "cpu") == 0
+    assert command.check("adapter", "oracle-collapsed", ["bins=33"]) == 0
     find = registry.find
     monkeypatch.setattr(registry, "find", lambda kind, name: NotBuilt if name == "broken" else find(kind, name))
-    assert check_adapter.check("broken", [], "cpu") == 1
+    assert command.check("adapter", "broken") == 1
     shown = capsys.readouterr().out
     assert "oracle-collapsed" in shown
     assert "build: return the model" in shown

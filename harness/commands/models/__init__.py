@@ -1,1 +1,1 @@
-"""Commands about models: predict, pretrain, check, begin and list them."""
+"""Commands about models: predict, pretrain, and list what there is to name."""

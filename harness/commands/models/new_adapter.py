@@ -15,7 +15,7 @@ from harness import registry
 from harness.errors import ConfigError
 from harness.system.files import write_text
 
-MODULE = '''"""The model family ${name}. Check it with: detmodes check-adapter ${name}"""
+MODULE = '''"""The model family ${name}. Check it with: detmodes check adapter ${name}"""
 
 from __future__ import annotations
 

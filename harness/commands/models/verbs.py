@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from harness.commands.options import AllowOption, DeviceOption, TrustOption
+from harness.commands.options import AllowOption, TrustOption
 
 
 def predict(
@@ -40,29 +40,6 @@ def pretrain(
     from model_zoo.flamingo.pretrain import command
 
     command(output, seed, install)
-
-
-def check_adapter(
-    name: Annotated[str, typer.Argument(help="A model's name, as in a suite file.")],
-    settings: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in YAML; again for more.")] = None,  # noqa: UP045
-    device: DeviceOption = "cpu",
-    trust_remote_code: TrustOption = None,
-) -> None:
-    """Whether a model keeps what the harness relies on: no data, no download. Exit code 1 if it does not."""
-    from harness.commands.models import check_adapter as command
-
-    raise typer.Exit(command.check(name, settings or [], device, trust_remote_code or []))
-
-
-def new_adapter(
-    name: Annotated[str, typer.Argument(help="Of the model and its module: a Python identifier.")],
-    to: Annotated[Optional[Path], typer.Option(help="Folder; default: detmodes-NAME, here.")] = None,  # noqa: UP045
-) -> None:
-    """Write the skeleton of a model adapter, as a package to install, and its test. Replaces nothing."""
-    from harness.commands.models import new_adapter as skeleton
-
-    for path in skeleton.write(name, to or skeleton.default_folder(name)):
-        print(path)
 
 
 def list_(
