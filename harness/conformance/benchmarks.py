@@ -47,7 +47,9 @@ class BenchmarkSubject:
         ]
 
     def ap(self, detections: list[Detection]) -> float:
-        return float(self.benchmark.evaluate("val", detections).metrics["AP"])
+        """Returns AP, nan where it is undefined."""
+        value = self.benchmark.evaluate("val", detections).metrics["AP"]
+        return math.nan if value is None else value
 
 
 def loads(subject: BenchmarkSubject) -> None:
@@ -125,8 +127,8 @@ def _present(example: Example) -> frozenset[int]:
 def _false_detection(examples: Any, categories: Callable[[Example], frozenset[int] | set[int]]) -> Detection | None:
     """A confident detection of a category that some image says this of; None where no image does."""
     for example in examples:
-        if example.instances and (found := categories(example)):
-            return Detection(example.image_id, min(found), example.instances[0].box, 1.0)
+        if example.instances and (chosen := categories(example)):
+            return Detection(example.image_id, min(chosen), example.instances[0].box, 1.0)
     return None
 
 

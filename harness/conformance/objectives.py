@@ -141,11 +141,12 @@ def weights(subject: ObjectiveSubject) -> None:
         raise NotApplicableError("weights of positions are for the cross-entropy of a sequence-level objective alone")
     batch = subject.batch()
     whole = _sum(subject.loss(batch))
-    _require_near("with all weights 1", _sum(subject.loss(_weighted(batch, lambda n: torch.ones(n)))), whole)
-    _require_near(
-        "with all weights 2", _sum(subject.loss(_weighted(batch, lambda n: torch.full((n,), 2.0)))), 2 * whole
-    )
-    parts = [_weighted(batch, lambda n, at=at: (torch.arange(n) % 3 == at).double()) for at in range(3)]
+    for factor in (1.0, 2.0):
+        same = torch.full_like(batch.labels, factor, dtype=torch.float64)
+        got = _sum(subject.loss(replace(batch, logits=_plain(batch), weight=same)))
+        _require_near(f"with all weights {factor:g}", got, factor * whole)
+    thirds = [(torch.arange(len(batch.labels)) % 3 == at).double() for at in range(3)]
+    parts = [replace(batch, logits=_plain(batch), weight=third) for third in thirds]
     _require_near("summed over thirds", torch.stack([_sum(subject.loss(part)) for part in parts]).sum(), whole)
 
 
@@ -236,10 +237,6 @@ def _rows(batch: TokenBatch, rows: slice) -> TokenBatch:
         batch.selected[rows],
         reference=batch.reference[rows],
     )
-
-
-def _weighted(batch: TokenBatch, weight: Callable[[int], Tensor]) -> TokenBatch:
-    return replace(batch, logits=_plain(batch), weight=weight(len(batch.labels)).double())
 
 
 def _require_near(what: str, got: Tensor, expected: Tensor) -> None:

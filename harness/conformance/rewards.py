@@ -53,12 +53,12 @@ class RewardSubject:
         return [[self._worsened(self.right(example)) for _ in range(SAMPLES)] for example in self.examples]
 
     def _worsened(self, answer: Parsed) -> Parsed:
-        said = [mention for mention in answer.mentions if self.rng.random() < 0.7]
-        moved = [replace(mention, box=_moved(mention.box, self.rng)) for mention in said]
-        said = [old if self.rng.random() < 0.5 else new for old, new in zip(said, moved, strict=True)]
-        said += [mention for mention in said if self.rng.random() < 0.2]
-        said += [Mention("no such name", None, Box(0, 0, 9, 9))] * int(self.rng.integers(2))
-        return Parsed(tuple(said), malformed=int(self.rng.integers(3)), truncated=bool(self.rng.integers(2)))
+        mentions = [mention for mention in answer.mentions if self.rng.random() < 0.7]
+        moved = [replace(mention, box=_moved(mention.box, self.rng)) for mention in mentions]
+        mentions = [old if self.rng.random() < 0.5 else new for old, new in zip(mentions, moved, strict=True)]
+        mentions += [mention for mention in mentions if self.rng.random() < 0.2]
+        mentions += [Mention("no such name", None, Box(0, 0, 9, 9))] * int(self.rng.integers(2))
+        return Parsed(tuple(mentions), malformed=int(self.rng.integers(3)), truncated=bool(self.rng.integers(2)))
 
 
 def _moved(box: Box, rng: np.random.Generator) -> Box:
@@ -129,10 +129,10 @@ def synonyms(subject: RewardSubject) -> None:
 def independent(subject: RewardSubject) -> None:
     """What a sample is paid depends on its picture and itself, not on other samples and pictures."""
     answers = subject.mixed()
-    together = subject.pay(answers)
+    in_batch = subject.pay(answers)
     for place, example in enumerate(subject.examples):
         alone = subject.pay([[answers[place][1]]], [example])
-        _require_same("alone", alone[0], together[place, 1:2])
+        _require_same("alone", alone[0], in_batch[place, 1:2])
 
 
 CHECKS: dict[str, Callable[[RewardSubject], None]] = {
