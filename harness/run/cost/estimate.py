@@ -301,6 +301,8 @@ class RowEstimate:
         parts = memory.training_parts(self.outline.weights, kept_bytes, "reference" in self.needs)
         if not self.plans:
             parts |= dict.fromkeys(("gradients", "optimizer"), 0.0)
+        elif self.plan.ema is not None:
+            parts["optimizer"] += float(self.outline.weights.trained)  # the mean of the weights
         return {**parts, "keys and values": memory.cache(self.shape, rows, longest, size)}
 
     @property

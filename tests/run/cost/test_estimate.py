@@ -173,6 +173,20 @@ def test_a_frozen_mask_asks_the_base_and_keeps_it() -> None:
     assert (found["live"].memory["reference"], found["base"].memory["reference"] > 0) == (0.0, True)
 
 
+def test_the_mean_of_the_weights_is_as_large_as_they_are() -> None:
+    """Two moments without it, three times the weights with it."""
+    plan = {"steps": 3, "batch_size": 4}
+    plain, mean = (estimates(context(train={**plan, **own}))["ce"].memory for own in ({}, {"ema": 0.9}))
+    assert plain["optimizer"] == 2 * plain["trained weights"]
+    assert mean == {**plain, "optimizer": 3 * plain["trained weights"]}
+
+
+def test_epochs_cost_what_their_steps_cost() -> None:
+    """24 images in batches of 8 are 3 steps."""
+    found = [seconds("training", train={**own, "batch_size": 8}) for own in ({"epochs": 1}, {"steps": 3}, {"steps": 6})]
+    assert found[0] == found[1] < found[2]
+
+
 def test_what_a_later_stage_draws_and_trains_on_is_counted() -> None:
     chain = {"name": "ce", "label": "chain", "then": {"name": "grpo", "steps": 4, "images": 4, "samples": 4}}
     own, plain = (estimates(context(objectives=[item])) for item in (chain, "ce"))
