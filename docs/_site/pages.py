@@ -229,7 +229,8 @@ def _parameter(parameter: Any) -> str:
 
 def measures() -> str:
     """Makes the reference of the measures from the catalogue."""
-    from harness.metrics.catalogue import HIGHER, LOWER, MEASURES
+    from harness.metrics.catalogue import MEASURES
+    from harness.metrics.measure import HIGHER, LOWER
 
     better = {HIGHER: "higher", LOWER: "lower"}
     lines = [

@@ -7,36 +7,8 @@ bold, the definitions in the report, the axes of figures and the names that a hy
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-HIGHER, LOWER, NEITHER = 1, -1, 0
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """Describes one measure, whatever function computes it.
-
-    name          as records, suites and CSV files have it; `@k` stands for every k
-    heading       of its column in a table
-    direction     HIGHER or LOWER is better; NEITHER where that depends
-    group         the table that shows it
-    meaning       a sentence or two for those who read the tables
-    source        its name in `aggregate.category_figures`, for means over categories; "" for others
-    axis          how figures call it, where the heading would not do
-    per_category  whether a table shows it for every category
-    needs_boxes   whether it is undefined where the task has no boxes
-    """
-
-    name: str
-    heading: str
-    direction: int
-    group: str
-    meaning: str
-    source: str = ""
-    axis: str = ""
-    per_category: bool = False
-    needs_boxes: bool = False
-
+from harness.metrics.measure import HIGHER, LOWER, NEITHER, Measure
 
 MEASURES: tuple[Measure, ...] = (
     Measure(
@@ -131,6 +103,17 @@ MEASURES: tuple[Measure, ...] = (
         *("vendi", "Vendi score", HIGHER, "text"),
         "Vendi score: effective number of different name sequences among the K samples of an image, from 1 to K. "
         "Grows with K.",
+    ),
+    Measure(
+        *("way_diversity", "way diversity", HIGHER, "ways"),
+        "Share of pairs of an image's samples that answer in different ways. A way is the rule of order that the "
+        "verified mentions keep best (reading order, left to right, largest first, none), whether they are all of the "
+        "image's objects, at least half or fewer, and the set of their names. Unbiased; undefined where fewer than two "
+        "samples have a verified mention.",
+    ),
+    Measure(
+        *("distinct_ways", "distinct ways", HIGHER, "ways"),
+        "Number of different ways of answering among the K samples of an image. Grows with K.",
     ),
     Measure(
         *("duplicate_rate", "duplicate rate", LOWER, "faults"),
@@ -260,6 +243,8 @@ AP_COLUMNS = _columns("detection")
 CONSENSUS_COLUMNS = _columns("consensus")
 TEXT_COLUMNS = _columns("text")
 CLUSTER_COLUMNS = _columns("clusters")
+WAY_COLUMNS = _columns("ways")
+"""Not in tables and CSV files of records that do not have them: those of older code."""
 FAULT_COLUMNS = _columns("faults")
 COST_COLUMNS = _columns("cost")
 CATEGORY_COLUMNS = tuple(measure.name for measure in MEASURES if measure.per_category)
@@ -306,7 +291,7 @@ def diversity_columns(samples: int) -> tuple[str, ...]:
 def figure_names(samples: int) -> list[str]:
     """Lists every figure that a hypothesis may name, in the order of the tables; `samples` is K."""
     per_category = category_figures(samples)
-    further = [*TEXT_COLUMNS, *_columns("mentioned")]
+    further = [*TEXT_COLUMNS, *WAY_COLUMNS, *_columns("mentioned")]
     columns = [*AP_COLUMNS, *diversity_columns(samples), *FAULT_COLUMNS]
     more = [name for name in per_category if name not in columns]
     by_frequency = [f"{name}/{group}" for name in per_category if not _of_k(name, samples) for group in FREQUENCIES]

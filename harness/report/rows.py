@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.metrics.catalogue import CATEGORY_COLUMNS, GAIN, direction, diversity_columns, figure_names, gain_names
+from harness.metrics.catalogue import (
+    CATEGORY_COLUMNS,
+    GAIN,
+    WAY_COLUMNS,
+    direction,
+    diversity_columns,
+    figure_names,
+    gain_names,
+)
 from harness.metrics.stats import REPLICATES, Interval, interval, intervals
 from harness.report.estimates import Floats
 from harness.report.paths import Source, interpolate_path, on_same_images, over_images
@@ -112,10 +120,16 @@ def table(results: Results) -> list[ReportRow]:
     return [compare_rows(results, source, names) for source in sources(results)]
 
 
+def _has(row: ReportRow, name: str) -> bool:
+    return name in row.figures and not math.isnan(row.figures[name].estimate)
+
+
 def figure_lines(results: Results) -> Iterator[tuple[ReportRow, str]]:
     """Yields every row with the name of each figure of the table, defined or not, followed by the gains of chains."""
-    names = figure_names(results.samples)
-    for row in table(results):
+    rows = table(results)
+    measured = {name for row in rows for name in WAY_COLUMNS if _has(row, name)}
+    names = [name for name in figure_names(results.samples) if name not in WAY_COLUMNS or name in measured]
+    for row in rows:
         yield from ((row, name) for name in names)
     for row in gains(results):
         yield from ((row, name) for name in row.figures)

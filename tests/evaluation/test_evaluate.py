@@ -225,7 +225,7 @@ def test_every_sample_has_a_row_and_tables_have_their_columns(tmp_path: Path) ->
             *("name_diversity", "distinct_names", "box_spread", "samples", "mentions", "verified_mentions"),
             *("neutral_mentions", "duplicates", "hallucinations", "unknown_names", "malformed", "truncated", "lenient"),
             *("unique_name_sequences", "unique_sequences", "order_distance"),
-            *("self_bleu", "distinct_1", "distinct_2", "vendi"),
+            *("self_bleu", "distinct_1", "distinct_2", "vendi", "distinct_ways", "way_diversity"),
         ],
     }
     assert {name: sorted(table.columns) for name, table in result.tables.items()} == {

@@ -32,7 +32,19 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = sorted((ROOT / "results" / "quickstart" / "cells").glob("*/record.json"))
 SOURCES = {measure.source for measure in MEASURES if measure.source}
 GROUPS = {
-    *("detection", "diversity", "text", "clusters", "faults", "mentioned", "consensus", "cost", "log cost", "no table"),
+    *(
+        "detection",
+        "diversity",
+        "text",
+        "clusters",
+        "ways",
+        "faults",
+        "mentioned",
+        "consensus",
+        "cost",
+        "log cost",
+        "no table",
+    ),
 }
 
 

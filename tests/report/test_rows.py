@@ -151,7 +151,7 @@ def test_records_of_older_code_leave_new_figures_undefined(tmp_path: Path) -> No
     folder = fake_cells.write_run(tmp_path, fake_cells.suite(sample={"samples": 4}))
     new = [
         *("temperature", "names", "present", "choices", "verified_mentions", "neutral_mentions"),
-        *("self_bleu", "distinct_1", "distinct_2", "vendi"),
+        *("self_bleu", "distinct_1", "distinct_2", "vendi", "distinct_ways", "way_diversity"),
     ]
     fresh = table(load(folder))
     for cell in (folder / "cells").iterdir():
@@ -159,7 +159,7 @@ def test_records_of_older_code_leave_new_figures_undefined(tmp_path: Path) -> No
     for before, after in zip(fresh, table(load(folder)), strict=True):
         for name in ("AP", "recall", "name_diversity", "distinct_names", "duplicate_rate", "box_spread"):
             assert after.figures[name] == pytest.approx(before.figures[name], nan_ok=True)
-        for name in ("self_bleu", "consensus_AP", "cluster_coverage", "distinct_names@2", "precision"):
+        for name in ("self_bleu", "way_diversity", "consensus_AP", "cluster_coverage", "distinct_names@2", "precision"):
             assert math.isnan(after.figures[name].estimate)
 
 

@@ -159,7 +159,8 @@ def _parts(parts: Extended[Described]) -> Iterator[tuple[str, Described, str]]:
 
 def _measures() -> None:
     """Prints each figure that tables show and hypotheses name, with what it means; `@k` and `/r` are endings."""
-    from harness.metrics.catalogue import HIGHER, LOWER, MEASURES
+    from harness.metrics.catalogue import MEASURES
+    from harness.metrics.measure import HIGHER, LOWER
 
     better = {HIGHER: "higher is better", LOWER: "lower is better"}
     for measure in MEASURES:

@@ -188,6 +188,8 @@ def _image_table(images: int, rng: np.random.Generator) -> ImageTable:
         malformed=rng.poisson(0.1, images).astype(float),
         truncated=rng.binomial(SAMPLES, 0.02, images).astype(float),
         vendi=1.0 + (SAMPLES - 1.0) * rng.beta(2.0, 3.0, images),
+        distinct_ways=rng.integers(1, SAMPLES + 1, images).astype(float),
+        way_diversity=rng.integers(0, 29, images) / 28,
         **shares,
         **{name: rng.beta(3.0, 2.0, images) for name in TEXT},
     )

@@ -30,6 +30,8 @@ MEANS = (
     "distinct_1",
     "distinct_2",
     "vendi",
+    "distinct_ways",
+    "way_diversity",
 )
 """Columns of ImageTable whose weighted mean over the images is the figure."""
 
@@ -146,8 +148,9 @@ def normalise(name_diversity: Floats, names: Integers) -> Floats:
 def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str, Floats]:
     """Computes figures from the columns of each image, each [R], nan where undefined; weights [R, I] or None (all 1).
 
-    unique_name_sequences, unique_sequences, order_distance, self_bleu, distinct_1, distinct_2, vendi: weighted mean
-    over the images that define them. All but order_distance depend on K: compare them at equal K only.
+    unique_name_sequences, unique_sequences, order_distance, self_bleu, distinct_1, distinct_2, vendi, distinct_ways,
+    way_diversity: weighted mean over the images that define them. All but order_distance and way_diversity
+    depend on K: compare them at equal K only.
     Rates are pooled over images: duplicates, hallucinations, unknown names and what was read leniently over mentions;
     malformed entries over mentions and malformed entries; truncated samples over samples. precision, likewise pooled:
     verified mentions over those that are right or wrong (not neutral).

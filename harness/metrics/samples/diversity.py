@@ -19,6 +19,7 @@ import numpy as np
 from harness.metrics.samples import text as texts
 from harness.metrics.samples.matching import CHUNK, Verification, box_iou
 from harness.metrics.samples.mentions import Answers, Flags, Floats, Integers, Mentions, Truth, ratio
+from harness.metrics.samples.ways import ways_of_answering
 
 SIGNS = 4_000_000
 """Entries of the arrays from which order distances are computed: up to 32 MB each."""
@@ -68,6 +69,7 @@ class ImageTable:
     unique_sequences       the same for names with their boxes
     order_distance         see `order_distance`; undefined where no two samples share two verified instances
     self_bleu, distinct_1, distinct_2, vendi  see harness.metrics.samples.text
+    distinct_ways, way_diversity  see harness.metrics.samples.ways
     """
 
     samples: Floats
@@ -87,6 +89,8 @@ class ImageTable:
     distinct_1: Floats
     distinct_2: Floats
     vendi: Floats
+    distinct_ways: Floats
+    way_diversity: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,7 @@ def image_table(truth: Truth, answers: Answers, verification: Verification, text
     def figure(function: Callable[[texts.NameSequences], Floats]) -> Floats:
         return function(sequences) if text else np.full(images, np.nan)
 
+    ways = ways_of_answering(truth, mentions, verification, samples)
     return ImageTable(
         samples=np.full(images, float(samples)),
         mentions=_counted(mentions.image, images),
@@ -196,6 +201,8 @@ def image_table(truth: Truth, answers: Answers, verification: Verification, text
         distinct_1=figure(lambda names: texts.distinct(names, 1)),
         distinct_2=figure(lambda names: texts.distinct(names, 2)),
         vendi=figure(texts.vendi),
+        distinct_ways=ways.distinct,
+        way_diversity=ways.diversity,
     )
 
 

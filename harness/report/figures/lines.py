@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.metrics.catalogue import PROBE, TRAINING, Measure, axis_label
+from harness.metrics.catalogue import PROBE, TRAINING, axis_label
+from harness.metrics.measure import Measure
 from harness.report.figures.data import (
     HEAT,
     Line,

@@ -278,6 +278,8 @@ def test_image_figures_of_a_hand_derived_table() -> None:
         "distinct_1": [np.nan, 0.4],
         "distinct_2": [0.1, 0.3],
         "vendi": [1, 3],
+        "distinct_ways": [np.nan, 2],
+        "way_diversity": [np.nan, 0.6],
     }
     table = ImageTable(**{name: np.array(values, dtype=np.float64) for name, values in columns.items()})
     figures = image_figures(table, np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 2.0]]))
@@ -290,6 +292,8 @@ def test_image_figures_of_a_hand_derived_table() -> None:
         "distinct_1": [0.4, np.nan, 0.4],
         "distinct_2": [0.2, 0.1, 0.3],
         "vendi": [2, 1, 3],
+        "distinct_ways": [2, np.nan, 2],
+        "way_diversity": [0.6, np.nan, 0.6],
         "duplicate_rate": [4 / 9, np.nan, 2 / 9],
         "hallucination_rate": [2 / 9, np.nan, 1 / 9],
         "unknown_name_rate": [6 / 9, np.nan, 3 / 9],

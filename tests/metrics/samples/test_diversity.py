@@ -366,6 +366,7 @@ def test_order_of_mentions_within_samples_changes_sequence_figures_only() -> Non
     (table, per_image), (again, per_image_again) = (tables(images, said, CATEGORIES) for said in (samples, shuffled))
     assert_equal(table, again)
     ordered = ["unique_sequences", "unique_name_sequences", "order_distance", "self_bleu", "distinct_2", "vendi"]
+    ordered += ["distinct_ways", "way_diversity"]
     assert_equal(per_image, per_image_again, ordered)
     assert not np.allclose(per_image.order_distance, per_image_again.order_distance)
 
