@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 
-from benchmarks.on_disk import OnDisk
+from benchmarks.annotation_files import AnnotationFiles
 from harness.metrics.detection.rules import Protocol
 from harness.types import Category
 
 
-class Coco(OnDisk):
+class Coco(AnnotationFiles):
     """The Benchmark protocol over a COCO-format data set."""
 
     name = "coco"

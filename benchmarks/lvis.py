@@ -7,11 +7,11 @@ in val2017: the published annotation file, or a list of image ids), "lvis-v0.5-v
 
 from __future__ import annotations
 
-from benchmarks.on_disk import OnDisk
+from benchmarks.annotation_files import AnnotationFiles
 from harness.metrics.detection.rules import Protocol
 
 
-class Lvis(OnDisk):
+class Lvis(AnnotationFiles):
     """The Benchmark protocol over an LVIS-format data set."""
 
     name = "lvis"

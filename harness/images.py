@@ -21,6 +21,10 @@ GREY_LEVELS = 1 << 16
 SAFE_MODES = frozenset({"1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "La", "RGBa", "RGBX"})
 """Modes of 8 bits a channel, which Pillow converts correctly."""
 
+ORIENTATION = 0x0112
+"""The EXIF tag, and the values with which a picture is shown turned by a quarter."""
+TURNED = (5, 6, 7, 8)
+
 
 def read(example: Example) -> Image.Image:
     """Reads the picture of an example with `read_rgb`.
@@ -44,6 +48,22 @@ def read_rgb(path: Path) -> Image.Image:
     """Reads an image as RGB, decoded completely; orientation tags are applied, transparency is put on white, and
     16-bit grey is scaled to 8 bits. Raises DataError for a file that cannot be read correctly."""
     return _read(path, None)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Reads width and height of an image, orientation tags applied, without decoding it. DataError for a file that is
+    no image, or one of more than MOST_PIXELS."""
+    try:
+        with Image.open(path) as image:
+            _check_size(image, path, None)
+            turned = image.getexif().get(ORIENTATION, 1) in TURNED
+            return (image.height, image.width) if turned else image.size
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image") from None
+    except (MemoryError, DataError):
+        raise
+    except Exception as error:  # as below
+        raise DataError(f"{path}: expected a readable image, got: {error}") from None
 
 
 def _read(path: Path, expected: tuple[int, int] | None) -> Image.Image:

@@ -24,7 +24,7 @@ PACKAGES = ("harness", "benchmarks", "model_zoo")
 
 ORDER: tuple[frozenset[str], ...] = (
     frozenset({"harness.types", "harness.errors"}),
-    frozenset({"harness.settings", "harness.extension_checks"}),
+    frozenset({"harness.settings", "harness.extension_checks", "harness.yaml_text"}),
     frozenset({"harness.extensions"}),
     frozenset({"harness.system", "harness.sequence", "harness.metrics", "harness.objectives", "harness.images"}),
     frozenset({"harness.records", "harness.protocols", "harness.benchmark_checks", "benchmarks"}),
@@ -54,6 +54,7 @@ TORCH_FREE = (
         "harness.protocols",
         "harness.registry",
         "harness.images",
+        "harness.yaml_text",
         "harness.system",
     ),
     *("harness.metrics", "harness.sequence", "harness.records", "harness.suite", "harness.report", "benchmarks"),

@@ -21,7 +21,7 @@ from harness.suite.checks import content_problems, follows_from_another, referen
 from harness.suite.permissions import NOTHING, Permissions, permit_suite
 from harness.suite.schema import Suite
 from harness.suite.train_checks import train_problems
-from harness.suite.yaml_text import read_yaml
+from harness.yaml_text import read_yaml
 
 OTHER_LENGTH = {"steps": "epochs", "epochs": "steps"}
 

@@ -103,7 +103,7 @@ def test_every_wrong_setting_is_reported_at_once(data: Path) -> None:
         Lvis(wrong, data)
     assert caught.value.problems == (
         "lvis: unknown setting 'val_image', did you mean 'val_images'? available: "
-        "calibration_images, captions, images, split, train, train_images, val, val_images",
+        "calibration_images, captions, images, split, synonyms, train, train_images, val, val_images",
         "lvis.train_images: expected an integer of at least 1, got 0",
         "lvis.calibration_images: expected an integer of at least 0, got -1",
         "lvis.val_images: expected an integer of at least 1, got True",

@@ -19,7 +19,7 @@ from harness.metrics.catalogue import MEASURES
 from harness.objectives import OBJECTIVES
 from harness.suite.stage_settings import STAGES, Grpo
 from harness.suite.train_settings import Train
-from harness.suite.yaml_text import read_yaml
+from harness.yaml_text import read_yaml
 
 SUITES = registry.shipped_suites()
 SMALL: dict[str, Any] = {"suite": "s", "benchmark": "shapes", "models": ["open_flamingo"], "seeds": [0]}

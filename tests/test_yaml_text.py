@@ -12,7 +12,7 @@ import yaml
 from harness.errors import ConfigError
 from harness.registry import shipped_suites
 from harness.suite.load import load
-from harness.suite.yaml_text import read_yaml
+from harness.yaml_text import read_yaml
 
 
 @pytest.mark.parametrize(

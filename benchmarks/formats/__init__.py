@@ -1,0 +1,1 @@
+"""Reads data sets that come as other files than annotations of LVIS or COCO, and names from a file of one's own."""
