@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol, cast
 from harness.errors import ConfigError
 from harness.sequence.codec import Codec
 from harness.sequence.formats import NAME, SEPARATOR
-from harness.sequence.tokens import Ids, NameVocabulary, TextTokens
+from harness.sequence.tokens import Ids, NameVocabulary, PieceVocabulary, TextTokens
 from harness.types import Box, Mention, Parsed
 
 Task = Literal["boxes", "caption", "caption+boxes"]
@@ -152,7 +152,7 @@ def for_task(codec: Codec, task: Task) -> Codec:
 
 
 def _writing(codec: Codec) -> Writing:
-    if isinstance(codec.tokens, NameVocabulary):
+    if isinstance(codec.tokens, NameVocabulary) and not isinstance(codec.tokens, PieceVocabulary):
         return Names(codec.tokens, codec.name_ids)
     if hasattr(codec.tokens, "encode_text"):
         return Prose(cast(TextTokens, codec.tokens), codec.name_ids)

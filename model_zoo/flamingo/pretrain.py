@@ -1,4 +1,4 @@
-"""Pretrains the shipped base: a tiny OpenFlamingo that detects `plain` shapes and emits every mode evenly.
+"""Pretrains a shipped base: a tiny OpenFlamingo that detects `plain` shapes and emits every mode evenly.
 
 Trained end to end from scratch, this model learns nothing for a long time: the decoder ignores the image
 until the vision tower is useful. Hence four stages, each ending in a learning-rate decay: the vision tower
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness import registry
+from harness.errors import ConfigError, unknown
 from harness.protocols import Benchmark
 from harness.sequence.targets import target
 from harness.types import IGNORED_LABEL, Box, Example, Instance
@@ -58,6 +59,8 @@ BENCHMARK: dict[str, object] = {
     "calibration_images": 256,
 }
 """The validation images are those of the suite `base`: fixed before training, used for no choice."""
+SUITES = {"tiny": "base", "spelled": "base-spelled"}
+"""The suite that asks how each base detects."""
 WARM_UP, CONSTANT = 50, 0.6
 BOX_WEIGHT = 20.0
 LOG_PATTERN = r"stage (\w+) step (\d+)/(\d+) loss ([\d.]+) (\d+)s"
@@ -65,8 +68,10 @@ LOG_PATTERN = r"stage (\w+) step (\d+)/(\d+) loss ([\d.]+) (\d+)s"
 Log = Callable[[str], None]
 
 
-def command(output: Path, seed: int, install: bool) -> None:
+def command(output: Path, seed: int, base: str, install: bool) -> None:
     """`detmodes pretrain`: progress on the screen and in `output/log.txt`; `install` replaces what is shipped."""
+    if base not in CONFIGS:
+        raise ConfigError(unknown("base", base, CONFIGS))
     output.mkdir(parents=True, exist_ok=True)
 
     def log(line: str) -> None:
@@ -74,25 +79,27 @@ def command(output: Path, seed: int, install: bool) -> None:
         with (output / "log.txt").open("a") as file:
             file.write(line + "\n")
 
-    final = pretrain(registry.benchmark("shapes", BENCHMARK, None), output, seed, log=log)
+    final = pretrain(registry.benchmark("shapes", BENCHMARK, None), output, seed, base, log=log)
     if install:
-        print(f"installed as {install_weights(final, output / 'log.txt', seed, WEIGHTS)}")
+        print(f"installed as {install_weights(final, output / 'log.txt', seed, base, WEIGHTS)}")
 
 
-def install_weights(final: Path, log: Path, seed: int, folder: Path) -> Path:
+def install_weights(final: Path, log: Path, seed: int, base: str, folder: Path) -> Path:
     """Puts weights, their digest and a summary of the log where the adapter looks for them."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / str(CONFIGS["tiny"].weights)
+    target = folder / str(CONFIGS[base].weights)
     shutil.copyfile(final, target)
     digest = checkpoint.sha256(target)
-    (folder / checkpoint.DIGESTS).write_text(json.dumps({target.name: digest}, indent=1) + "\n")
-    (folder / "README.md").write_text(summary(log.read_text().splitlines(), target, digest, seed))
+    digests = folder / checkpoint.DIGESTS
+    listed = json.loads(digests.read_text()) if digests.is_file() else {}
+    digests.write_text(json.dumps({**listed, target.name: digest}, indent=1, sort_keys=True) + "\n")
+    target.with_suffix(".md").write_text(summary(log.read_text().splitlines(), target, digest, seed, base))
     return target
 
 
-def summary(log: Sequence[str], weights: Path, digest: str, seed: int) -> str:
-    """README of the shipped weights: what they are, how they were made, and how the loss fell."""
-    rows = []
+def summary(log: Sequence[str], weights: Path, digest: str, seed: int, base: str) -> str:
+    """Writes the page of shipped weights: what they are, how they were made, and how the loss fell."""
+    rows, suite = [], SUITES[base]
     for stage in LESSONS:
         steps = [line for line in log if line.startswith(f"stage {stage.name} step")]
         shown = [steps[0], steps[len(steps) // 2], steps[-1]] if steps else []
@@ -101,14 +108,14 @@ def summary(log: Sequence[str], weights: Path, digest: str, seed: int) -> str:
         [
             f"# {weights.name}",
             "",
-            "The `tiny` OpenFlamingo, pretrained from random initialisation on the `plain` domain of the",
+            f"The `{base}` OpenFlamingo, pretrained from random initialisation on the `plain` domain of the",
             f"embedded benchmark ({BENCHMARK['train_images']:,} images, half of them mirrored at random), every",
             "order and name drawn anew. Made by",
             "",
-            f"    detmodes pretrain --output runs/pretrain --seed {seed} --install",
+            f"    detmodes pretrain --base {base} --output runs/pretrain-{base} --seed {seed} --install",
             "",
             f"sha256 `{digest}`. No one else's data or weights went in; licence as the project's.",
-            "How it detects on 1,000 held-out images: `detmodes run base`, published in `results/base`.",
+            f"How it detects on 1,000 held-out images: `detmodes run {suite}`, published in `results/{suite}`.",
             "",
             "| stage | step | of | loss | seconds |",
             "|---|---:|---:|---:|---:|",
@@ -123,12 +130,17 @@ def summary(log: Sequence[str], weights: Path, digest: str, seed: int) -> str:
 
 
 def pretrain(
-    benchmark: Benchmark, folder: Path, seed: int, stages: Sequence[Lesson] = LESSONS, log: Log = print
+    benchmark: Benchmark,
+    folder: Path,
+    seed: int,
+    base: str = "tiny",
+    stages: Sequence[Lesson] = LESSONS,
+    log: Log = print,
 ) -> Path:
     """Runs the stages and writes the final weights to `folder`; a finished stage is never run again."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    adapter = OpenFlamingo(benchmark.categories, {"weights": "random"})
+    adapter = OpenFlamingo(benchmark.categories, {"config": base, "weights": "random"})
     data = _Images(adapter, benchmark.split("train"))
     for index, stage in enumerate(stages):
         path = folder / f"stage-{stage.name}.safetensors"

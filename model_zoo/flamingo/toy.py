@@ -1,4 +1,4 @@
-"""Adapts OpenFlamingo at toy size, with a vocabulary of one token per name. Small weights are shipped.
+"""Adapts OpenFlamingo at toy size, with a vocabulary of names or of their pieces. Small weights are shipped.
 
 With a tokenizer, as it was published, it is model_zoo.flamingo.published.
 """
@@ -6,7 +6,6 @@ With a tokenizer, as it was published, it is model_zoo.flamingo.published.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness import images
 from harness.errors import ConfigError
 from harness.inference.outline import makes_outlines
-from harness.sequence import Codec, CoordinateSpace, NameVocabulary, vocabulary_names
+from harness.sequence import Codec, CoordinateSpace, NameVocabulary, PieceVocabulary, vocabulary_names
 from harness.types import Category, Example
 from model_zoo import checkpoint
 from model_zoo.flamingo.adapter import FlamingoAdapter
@@ -56,7 +55,8 @@ class OpenFlamingo(FlamingoAdapter):
             raise ConfigError(*wrong)
         self.settings = with_defaults(settings)
         self.config = CONFIGS[self.settings["config"]]
-        tokens = NameVocabulary(vocabulary_names(categories), self.settings["bins"])
+        vocabulary = PieceVocabulary if self.config.pieces else NameVocabulary
+        tokens = vocabulary(vocabulary_names(categories), self.settings["bins"])
         self.tokens = tokens
         codec = Codec(categories, tokens, CoordinateSpace(self.settings["bins"]))
         super().__init__(build(self.config, tokens), codec, tokens.entries)
@@ -89,7 +89,7 @@ class OpenFlamingo(FlamingoAdapter):
         return to_pixels(np.stack([np.asarray(square) for square in squares]))
 
     def describe(self) -> dict[str, object]:
-        sizes = {**asdict(self.config), "parameters": sum(p.numel() for p in self.model.parameters())}
+        sizes = {**self.config.sizes, "parameters": sum(p.numel() for p in self.model.parameters())}
         return {
             "name": "open_flamingo",
             **self.settings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness import settings as checks
@@ -32,27 +32,37 @@ class Config:
     bins: int
     weights: str | None
     """File in `weights/`, or None for random initialisation."""
+    pieces: bool = False
+    """Whether names are written in pieces (harness.sequence.PieceVocabulary) instead of one token each."""
+
+    @property
+    def sizes(self) -> dict[str, object]:
+        """Returns what identifies the model; `pieces` only where it is so, as the first records did not have it."""
+        content = asdict(self)
+        return content if self.pieces else {key: value for key, value in content.items() if key != "pieces"}
 
 
+TINY = Config(
+    image_size=64,
+    patch_size=16,
+    vision_width=128,
+    vision_layers=2,
+    vision_heads=4,
+    language_width=128,
+    language_layers=3,
+    language_heads=4,
+    language_ffn=384,
+    perceiver_depth=1,
+    perceiver_latents=16,
+    attention_heads=4,
+    attention_width=32,
+    gate=1.0,
+    bins=65,
+    weights="open_flamingo-tiny.safetensors",
+)
 CONFIGS: dict[str, Config] = {
-    "tiny": Config(
-        image_size=64,
-        patch_size=16,
-        vision_width=128,
-        vision_layers=2,
-        vision_heads=4,
-        language_width=128,
-        language_layers=3,
-        language_heads=4,
-        language_ffn=384,
-        perceiver_depth=1,
-        perceiver_latents=16,
-        attention_heads=4,
-        attention_width=32,
-        gate=1.0,
-        bins=65,
-        weights="open_flamingo-tiny.safetensors",
-    ),
+    "tiny": TINY,
+    "spelled": replace(TINY, pieces=True, weights="open_flamingo-spelled.safetensors"),
 }
 
 CHOICES = {"config": tuple(CONFIGS), "trains": ("all", "flamingo"), "weights": ("shipped", "random")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.types import Box, Example, Instance
 from model_zoo import checkpoint
-from model_zoo.flamingo.pretrain import Lesson, _DenseLoss, _Images, learning_rate, mirror, pretrain
+from model_zoo.flamingo.pretrain import Lesson, _DenseLoss, _Images, install_weights, learning_rate, mirror, pretrain
 from tests.support import small
 
 LESSONS = (
@@ -32,7 +33,9 @@ def example(*boxes: Box) -> Example:
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one complete run with seed 5."""
     folder = tmp_path_factory.mktemp("pretrain")
-    assert pretrain(small.benchmark(), folder, 5, LESSONS, log=lambda line: None) == folder / "stage-C.safetensors"
+    assert (
+        pretrain(small.benchmark(), folder, 5, stages=LESSONS, log=lambda line: None) == folder / "stage-C.safetensors"
+    )
     return folder
 
 
@@ -47,7 +50,7 @@ def test_every_stage_writes_its_weights_and_changes_them(first: Path) -> None:
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(first: Path, tmp_path: Path) -> None:
     for seed, name in ((5, "again"), (6, "other")):
-        pretrain(small.benchmark(), tmp_path / name, seed, LESSONS[:1], log=lambda line: None)
+        pretrain(small.benchmark(), tmp_path / name, seed, stages=LESSONS[:1], log=lambda line: None)
     expected = digests(first)["stage-A.safetensors"]
     assert digests(tmp_path / "again")["stage-A.safetensors"] == expected
     assert digests(tmp_path / "other")["stage-A.safetensors"] != expected
@@ -59,7 +62,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(first: Path, tmp_path: Path
         (tmp_path / name).write_bytes((first / name).read_bytes())
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     lines: list[str] = []
-    pretrain(small.benchmark(), tmp_path, 5, LESSONS, log=lines.append)
+    pretrain(small.benchmark(), tmp_path, 5, stages=LESSONS, log=lines.append)
     assert digests(tmp_path) == digests(first)
     assert all((tmp_path / name).stat().st_mtime_ns == time for name, time in times.items())
     assert [line.split(":")[0] for line in lines] == ["stage A", "stage B", "stage C"]
@@ -68,7 +71,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(first: Path, tmp_path: Path
 
 def test_dense_stage_leaves_the_language_model_alone(first: Path, tmp_path: Path) -> None:
     """A stage of the vision tower alone, from the same start as a run without any step."""
-    pretrain(small.benchmark(), tmp_path, 5, (replace(LESSONS[0], steps=0),), log=lambda line: None)
+    pretrain(small.benchmark(), tmp_path, 5, stages=(replace(LESSONS[0], steps=0),), log=lambda line: None)
     start, trained = (checkpoint.read(folder / "stage-A.safetensors")[0] for folder in (tmp_path, first))
     moved = {name.split(".")[0] for name in start if not torch.equal(start[name], trained[name])}
     assert moved == {"vision_encoder"}
@@ -131,3 +134,23 @@ def test_the_learning_rate_warms_up_stays_and_decays() -> None:
     assert [learning_rate(step, stage) for step in (49, 300, 600)] == [2.0, 2.0, 2.0]
     assert learning_rate(800, stage) == pytest.approx(1.0)
     assert learning_rate(999, stage) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_a_base_whose_names_are_spelled_is_pretrained_and_installed(tmp_path: Path) -> None:
+    """Its weights stand beside those of the other base, each with its page and its digest, and are read again."""
+    final = pretrain(small.benchmark(), tmp_path / "run", 5, "spelled", stages=LESSONS[2:], log=lambda line: None)
+    assert "_disc" in checkpoint.read(final)[1]
+    log, folder = tmp_path / "log.txt", tmp_path / "weights"
+    log.write_text("stage C step 100/1000 loss 4.7942 7s\n")
+    folder.mkdir()
+    (folder / "digests.json").write_text('{"open_flamingo-tiny.safetensors": "0"}')
+    installed = install_weights(final, log, 5, "spelled", folder)
+    assert installed.name == "open_flamingo-spelled.safetensors"
+    tensors, entries, digest = checkpoint.read_shipped(installed)
+    assert entries == checkpoint.read(final)[1]
+    assert json.loads((folder / "digests.json").read_text()) == {
+        "open_flamingo-tiny.safetensors": "0",
+        installed.name: digest,
+    }
+    assert "| C | 100 | 1000 | 4.7942 | 7 |" in (folder / "open_flamingo-spelled.md").read_text()
+    assert len(tensors) > 10

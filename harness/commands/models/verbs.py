@@ -33,13 +33,14 @@ def predict(
 
 def pretrain(
     output: Annotated[Path, typer.Option(help="Folder for stages, log and weights; an interrupted run goes on.")],
+    base: Annotated[str, typer.Option(help="tiny: a token per name; spelled: names in pieces.")] = "tiny",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     install: Annotated[bool, typer.Option("--install", help="Replace the shipped weights by the result.")] = False,
 ) -> None:
-    """Pretrain the tiny base on `plain` shapes from scratch (evaluate it with: detmodes run base)."""
+    """Pretrain a shipped base on `plain` shapes from scratch (evaluate it with: detmodes run base, base-spelled)."""
     from model_zoo.flamingo.pretrain import command
 
-    command(output, seed, install)
+    command(output, seed, base, install)
 
 
 def list_(
