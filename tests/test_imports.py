@@ -291,7 +291,7 @@ def test_every_module_named_by_a_string_exists() -> None:
         for reference in references(source)
         if not resolves(reference)
     }
-    assert broken == {("tests.commands.models.test_skeleton", "harness.types:Model")}  # a wrong one, to be refused
+    assert broken == {("tests.commands.parts.test_skeleton", "harness.types:Model")}  # a wrong one, to be refused
 
 
 def test_every_file_named_in_a_text_exists() -> None:

@@ -49,9 +49,10 @@ app.command(rich_help_panel=SCORE)(score.check_data)
 app.command(rich_help_panel=MODELS)(models.predict)
 app.command(rich_help_panel=MODELS)(models.pretrain)
 app.command(name="list", rich_help_panel=MODELS)(models.list_)
+app.command(rich_help_panel=PARTS)(parts.new)
 app.command(rich_help_panel=PARTS)(parts.check)
+app.command(hidden=True)(parts.new_adapter)
 app.command(hidden=True)(parts.check_adapter)
-app.command(rich_help_panel=PARTS)(parts.new_adapter)
 app.add_typer(speed.app, name="speed", rich_help_panel=SPEED)
 
 

@@ -9,12 +9,13 @@ import typer
 
 from harness.commands.options import DataOption, DeviceOption, TrustOption
 
+KindArgument = Annotated[Literal["adapter", "benchmark", "objective", "reward"], typer.Argument()]
 SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in YAML; again for more.")]  # noqa: UP045
 FolderOption = Annotated[Optional[Path], typer.Option(help="Folder; default: detmodes-NAME, here.")]  # noqa: UP045
 
 
 def check(
-    kind: Annotated[Literal["adapter", "benchmark", "objective", "reward"], typer.Argument()],
+    kind: KindArgument,
     name: Annotated[str, typer.Argument(help="As in a suite file.")],
     settings: SetOption = None,
     data: DataOption = None,
@@ -38,12 +39,21 @@ def check_adapter(
     check("adapter", name, settings, None, device, trust_remote_code)
 
 
+def new(
+    kind: KindArgument,
+    name: Annotated[str, typer.Argument(help="Of the part and its module: a Python identifier.")],
+    to: FolderOption = None,
+) -> None:
+    """Write the skeleton of a part, as a package to install, and its test. Replaces nothing."""
+    from harness.commands.parts import new as skeleton
+
+    for path in skeleton.write(kind, name, to or skeleton.default_folder(name)):
+        print(path)
+
+
 def new_adapter(
     name: Annotated[str, typer.Argument(help="Of the model and its module: a Python identifier.")],
     to: FolderOption = None,
 ) -> None:
-    """Write the skeleton of a model adapter, as a package to install, and its test. Replaces nothing."""
-    from harness.commands.models import new_adapter as skeleton
-
-    for path in skeleton.write(name, to or skeleton.default_folder(name)):
-        print(path)
+    """The same as: new adapter NAME."""
+    new("adapter", name, to)

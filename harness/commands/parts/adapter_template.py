@@ -1,21 +1,8 @@
-"""Runs `detmodes new-adapter`: writes a skeleton of a model family's adapter as a separate package.
-
-DIR/NAME.py         one class with the methods of harness.protocols.Adapter; each says what it must return
-DIR/test_NAME.py    runs the conformance checks
-DIR/pyproject.toml  registers it in the entry-point group detmodes.adapters
-"""
+"""The skeleton of a model family's adapter, as text: see harness.commands.parts.new."""
 
 from __future__ import annotations
 
-import keyword
-from pathlib import Path
-from string import Template
-
-from harness import registry
-from harness.errors import ConfigError
-from harness.system.files import write_text
-
-MODULE = '''"""The model family ${name}. Check it with: detmodes check adapter ${name}"""
+ADAPTER = '''"""The model family ${name}. Check it with: detmodes check adapter ${name}"""
 
 from __future__ import annotations
 
@@ -115,7 +102,7 @@ def build(vocabulary: int) -> nn.Module:
     raise NotImplementedError("build: return the torch.nn.Module, with this many entries in its vocabulary")
 '''
 
-TEST = '''"""${name} keeps the contract of detmodes."""
+ADAPTER_TEST = '''"""${name} keeps the contract of detmodes."""
 
 from __future__ import annotations
 
@@ -128,48 +115,3 @@ def test_conformance() -> None:
     outcomes = conformance.check(${made_by})
     assert [outcome for outcome in outcomes if outcome.state == "failed"] == []
 '''
-
-PACKAGE = """[project]
-name = "${name}"
-version = "0.1.0"
-# detmodes is installed already. Named here, it would have pip refuse the pins of its own dependencies.
-dependencies = []
-
-[project.entry-points."detmodes.adapters"]
-${name} = "${name}:${made_by}"
-
-[tool.setuptools]
-py-modules = ["${name}"]
-
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-"""
-
-
-def write(name: str, folder: Path) -> list[Path]:
-    """Writes the files and returns their paths. ConfigError, with nothing written, if Python cannot import the name
-    or one of the files exists already."""
-    if not (name.isidentifier() and class_name(name).isidentifier()) or keyword.iskeyword(name):
-        raise ConfigError(f"new-adapter: expected a Python identifier such as my_detector, got {name!r}")
-    if name in registry.names("model"):
-        raise ConfigError(f"new-adapter: there is a model {name!r} already, choose another name")
-    texts = {f"{name}.py": MODULE, f"test_{name}.py": TEST, "pyproject.toml": PACKAGE}
-    taken = [folder / file for file in texts if (folder / file).exists()]
-    if taken:
-        raise ConfigError(*(f"{path}: exists already; nothing is replaced, choose another folder" for path in taken))
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in texts.items():
-        write_text(folder / file, Template(text).substitute(name=name, made_by=class_name(name)))
-    return [folder / file for file in texts]
-
-
-def default_folder(name: str) -> Path:
-    """Returns a folder whose name differs from the module: otherwise Python would import the folder when it is
-    started beside it."""
-    return Path(f"detmodes-{name}")
-
-
-def class_name(name: str) -> str:
-    """Converts my_detector to MyDetector."""
-    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))

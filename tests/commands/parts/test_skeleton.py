@@ -16,7 +16,7 @@ import pytest
 from torch import nn
 
 from harness import conformance, registry
-from harness.commands.models import new_adapter
+from harness.commands.parts import new
 from harness.conformance import CHECKS
 from harness.errors import ConfigError, DataError
 
@@ -27,7 +27,7 @@ PAGE = ROOT / "docs" / "howto" / "own-model.md"
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A skeleton, imported."""
-    new_adapter.write("brand_new", tmp_path)
+    new.write("adapter", "brand_new", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("brand_new")
     del sys.modules["brand_new"]
@@ -58,12 +58,12 @@ def test_a_skeleton_says_what_to_write_step_by_step(module: ModuleType, monkeypa
 
 
 def test_nothing_is_replaced(tmp_path: Path) -> None:
-    written = new_adapter.write("mine", tmp_path / "new")
+    written = new.write("adapter", "mine", tmp_path / "new")
     assert [path.name for path in written] == ["mine.py", "test_mine.py", "pyproject.toml"]
     written[0].write_text("work of weeks")
     written[1].unlink()
     with pytest.raises(ConfigError) as caught:
-        new_adapter.write("mine", tmp_path / "new")
+        new.write("adapter", "mine", tmp_path / "new")
     assert [problem.split(":")[0] for problem in caught.value.problems] == [str(written[0]), str(written[2])]
     assert written[0].read_text() == "work of weeks"
     assert not written[1].exists()
@@ -71,14 +71,14 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["my-model", "2fast", "", "../up", "class", "_", "_1", "a b"])
 def test_a_name_must_be_one_that_python_can_import(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a Python identifier such as my_detector, got"):
-        new_adapter.write(name, tmp_path)
+    with pytest.raises(ConfigError, match="expected a Python identifier such as my_adapter, got"):
+        new.write("adapter", name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_must_not_be_taken(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is a model 'open_flamingo' already"):
-        new_adapter.write("open_flamingo", tmp_path)
+    with pytest.raises(ConfigError, match="there is one called 'open_flamingo' already"):
+        new.write("adapter", "open_flamingo", tmp_path)
 
 
 # ---- how an installed package becomes known ----------------------------------------------------------------------
@@ -103,7 +103,7 @@ def detmodes(*arguments: str, path: tuple[Path, ...], cwd: Path) -> subprocess.C
 
 def test_an_installed_package_is_known_and_listing_imports_none_of_it(tmp_path: Path) -> None:
     package = tmp_path / "theirs"
-    new_adapter.write("theirs", package)
+    new.write("adapter", "theirs", package)
     install(package, tmp_path / "site")
     module = package / "theirs.py"
     module.write_text("raise SystemExit('imported')\n" + module.read_text())
