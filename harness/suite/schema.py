@@ -71,6 +71,8 @@ class NamedObjective(_Labelled):
     """What this row has otherwise than the suite's `train`, e.g. {targets: all(4)}."""
     then: Then | None = None
     """The stage that follows fine-tuning in the same cell, e.g. {name: grpo, steps: 60}."""
+    title: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    """What figures call the row, in words, e.g. "SED-SFT, weight 5"; by default its label."""
 
 
 class SampleSettings(DigestedModel):

@@ -26,6 +26,7 @@ from harness.report.figures import strips as pictures
 from harness.report.figures.data import Line
 from harness.report.figures.style import BEHIND, COLOURS, GREY, OTHERS, Look, look
 from harness.report.paths import interpolate_path
+from harness.report.renderers.text import to_markdown
 from harness.report.results import Key, Results, load
 from harness.report.rows import figures_of, path_of, path_source, temperature_lines
 from harness.types import Box
@@ -384,6 +385,18 @@ def test_of_many_rows_those_that_hypotheses_are_about_are_in_colour(tmp_path: Pa
     figure = lines.draw_coverage(made)
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == OTHERS
     assert len(figure.axes[0].collections) == 8  # bands of five objectives, base and oracles
+
+
+def test_figures_call_a_row_by_its_title(tmp_path: Path) -> None:
+    """Tables and hypotheses keep the label."""
+    rows = [{"name": "ce", "label": "ce"}, {"name": "ce", "label": "sed", "title": "SED-SFT, weight 5"}]
+    suite = fake_cells.suite(objectives=rows, early_stops=[], hypotheses=[], seeds=[0])
+    made = load(fake_cells.write_run(tmp_path, suite, images=IMAGES))
+    (legend,) = lines.draw_coverage(made).legends
+    assert [text.get_text() for text in legend.get_texts()][:3] == ["base", "ce", "SED-SFT, weight 5"]
+    assert [panel.get_title() for panel in points.draw_clouds(made).axes] == ["ce", "SED-SFT, weight 5"]
+    assert "SED-SFT, weight 5" in [text.get_text() for text in lines.draw_frontier(made).axes[0].texts]
+    assert "SED-SFT, weight 5" not in to_markdown(made)
 
 
 def contrast_on_white(colour: str) -> float:

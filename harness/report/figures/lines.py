@@ -21,7 +21,6 @@ from harness.report.figures.data import (
     heat_lines,
     models,
     probe_lines,
-    rows_of,
     training_lines,
 )
 from harness.report.figures.style import BEHIND, OTHERS, Look, label_ends, legend_below, looks, shown
@@ -54,9 +53,8 @@ def draw_frontier(results: Results) -> Figure:
 
 def row_looks(results: Results) -> dict[str, Look]:
     """Returns the look of every row of a suite: base and oracles without a hue, emphasised objectives in colour."""
-    return looks(rows_of(results)[1:], emphasised_rows(results)) | {
-        label: Look(*look) for label, look in BOUNDS.items()
-    }
+    titles = {objective.label: objective.title or "" for objective in results.suite.objectives}
+    return looks(titles, emphasised_rows(results)) | {label: Look(*look) for label, look in BOUNDS.items()}
 
 
 def draw_coverage(results: Results) -> Figure:
@@ -156,7 +154,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], look_of: Mapping[str, Look], e
             markevery=1 if every_point else max(1, len(line.x) // MARKS),
             markersize=7 if style.marker == "*" else 3.5,
             linewidth=0.8 if style is BEHIND else 1.4,
-            label=OTHERS if style is BEHIND else shown(line.label),
+            label=OTHERS if style is BEHIND else shown(line.label, style),
             zorder=1.5 if style is BEHIND else 3 if line.label in BOUNDS else 2,
         )
     if any(line.low for line in lines):

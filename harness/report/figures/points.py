@@ -57,7 +57,7 @@ def _draw_paths(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping
             color=style.colour,
             linewidth=0.8 if style is BEHIND else 1.4,
             markersize=4,
-            label=OTHERS if style is BEHIND else shown(path.label),
+            label=OTHERS if style is BEHIND else shown(path.label, style),
             zorder=1.5 if style is BEHIND else 3,
         )
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -108,13 +108,14 @@ def draw_clouds(results: Results) -> Figure:
     across = math.ceil(len(drawn) / down)
     figure = Figure(figsize=(max(2.4 * across, 3.6), 2.1 * down + 0.7), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    labels = rows_of(results)[1:]
+    labels, titled = rows_of(results)[1:], row_looks(results)
     for axes, (model, cloud, of_model) in zip(panels.flat, drawn, strict=False):
         for base in (other for other in of_model if other.label == BASE):
             _draw_cloud(axes, base, GREY, BASE, only_middle=cloud.label != BASE)
         if cloud.label != BASE:
             _draw_cloud(axes, cloud, look(labels.index(cloud.label)), None)
-        axes.set_title(cloud.label if len(by_model) == 1 else f"{model}: {cloud.label}", fontsize=9)
+        title = shown(cloud.label, titled.get(cloud.label)).strip()
+        axes.set_title(title if len(by_model) == 1 else f"{model}: {title}", fontsize=9)
         _log_axis(axes)
     for axes in list(panels.flat)[len(drawn) :]:
         axes.remove()

@@ -6,7 +6,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -51,6 +51,8 @@ class Look:
     colour: str
     marker: str
     dash: str
+    title: str = ""
+    """What the row is called in words, if the suite says so."""
 
 
 def look(index: int) -> Look:
@@ -58,17 +60,23 @@ def look(index: int) -> Look:
     return Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
 
 
-def looks(labels: Sequence[str], emphasised: Sequence[str]) -> dict[str, Look]:
-    """Returns the look of each row: its own where it is emphasised, a thin grey line elsewhere."""
-    return {label: look(emphasised.index(label)) if label in emphasised else BEHIND for label in labels}
+def looks(titles: Mapping[str, str], emphasised: Sequence[str]) -> dict[str, Look]:
+    """Returns the look of each row: its own where it is emphasised, a thin grey line elsewhere. titles: by label, what
+    rows are called in words, or empty."""
+    return {
+        label: replace(look(emphasised.index(label)), title=title) if label in emphasised else BEHIND
+        for label, title in titles.items()
+    }
 
 
 BEHIND = Look(GREY, "", "-")
 
 
-def shown(label: str) -> str:
-    """Returns a label that a legend shows: matplotlib leaves out labels that begin with an underscore."""
-    return f" {label}" if label.startswith("_") else label
+def shown(label: str, look: Look | None = None) -> str:
+    """Returns what a legend shows for a row: its title, or its label; matplotlib leaves out what begins with an
+    underscore."""
+    text = (look.title if look is not None else "") or label
+    return f" {text}" if text.startswith("_") else text
 
 
 def legend_below(figure: Figure, panels: Sequence[Axes], only: Sequence[str] = ()) -> Legend:
@@ -95,14 +103,14 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], look_of: Map
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     gap = (high - low) * LINE_HEIGHT / axes.get_figure(root=True).get_figheight()  # type: ignore[union-attr]
     edge = max(x for x, _ in written.values())
-    longest = max(map(len, written))
+    longest = max(len(shown(label, look_of[label])) for label in written)
     width = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
     axes.set_xlim(left, max(right, edge + (edge - left) * (0.3 + 0.08 * longest) / width))
     at = -math.inf
     for label, (x, y) in sorted(written.items(), key=lambda item: item[1][1]):
         at = max(y, at + gap)
         axes.annotate(
-            shown(label),
+            shown(label, look_of[label]),
             (x, y),
             (edge + (edge - left) * 0.03, at),
             color=look_of[label].colour,
