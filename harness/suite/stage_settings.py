@@ -42,7 +42,7 @@ class Grpo(Sampling):
     )
     source: ClassVar[str] = "Shao et al., 2024; arXiv 2402.03300; bounds apart: Yu et al., 2025; arXiv 2503.14476"
     per_step: ClassVar[str] = "images"
-    LATER: ClassVar[frozenset[str]] = frozenset({"prefilter"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"prefilter", "diversity"})
     name: Literal["grpo"]
     images: Positive = 16
     """Training images of a step."""
@@ -56,6 +56,9 @@ class Grpo(Sampling):
     """How far it may rise above 1."""
     kl: NotNegative = 0.0
     """Weight of the divergence from the fine-tuned model, which is in memory only where this is not 0."""
+    diversity: NotNegative = 0.0
+    """Weight at which what a sample adds to the others of its image, a factor of the determinant of their kernel (after
+    Parker-Holder et al., NeurIPS 2020; arXiv 2002.00632), is added to its reward."""
     prefilter: Prefilter | None = None
     """Leaves out training images that the base always or never gets right."""
 

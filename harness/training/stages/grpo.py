@@ -72,6 +72,7 @@ class GrpoStage:
                     settings.temperature,
                     max_tokens=longest,
                     seed=seed,
+                    diversity=settings.diversity,
                 )
                 model.train()
             updates = split(drawn, settings, work)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from harness.metrics.samples.group_novelty import group_novelty
 from harness.metrics.samples.reward import judged, pay
 from harness.objectives.policy import advantages, has_spread
 from harness.protocols import Predictor
@@ -55,8 +56,12 @@ def rollout(
     temperature: float,
     max_tokens: int,
     seed: int,
+    diversity: float = 0.0,
 ) -> Rollout:
-    """Draws `samples` sequences of each image at `temperature`. Those of an image depend on the seed and the image."""
+    """Draws `samples` sequences of each image at `temperature`. Those of an image depend on the seed and the image.
+
+    diversity: weight at which what a sample adds to the others of its image (harness.metrics.samples.group_novelty) is
+    added to its reward; the figure `reward` stays that without it."""
     drawn = predictor.generate(examples, [temperature] * samples, seed, max_tokens)
     parsed = [
         [predictor.codec.decode(sample.tokens, example.width, example.height) for sample in of_image]
@@ -75,6 +80,10 @@ def rollout(
         "truncated": float(answers.truncated.mean()),
         "entropy": -float(np.mean(log_probs)),
     }
+    if diversity:
+        novelty = torch.from_numpy(group_novelty(answers, verification))
+        figures["novelty"] = float(novelty.mean())
+        worth = worth + diversity * novelty
     return Rollout(tuple(examples), tuple(map(tuple, drawn)), worth, advantages(worth), figures)
 
 

@@ -259,6 +259,29 @@ def test_every_setting_has_an_effect(change: dict[str, Any]) -> None:
     assert not torch.equal(outcome()[1], outcome(**change)[1])
 
 
+def test_diversity_without_a_weight_changes_nothing_and_with_one_is_watched() -> None:
+    """To the last bit. The reward that is logged stays that of the answers alone."""
+    plain, same, diverse = outcome(), outcome(diversity=0.0), outcome(diversity=0.5)
+    assert torch.equal(plain[1], same[1])
+    assert plain[0] == same[0]
+    assert not torch.equal(plain[1], diverse[1])
+    assert "novelty" not in plain[0][0]
+    assert 0 < diverse[0][0]["novelty"] <= 1
+    assert diverse[0][0]["reward"] == plain[0][0]["reward"]
+    assert "diversity" not in Grpo(name="grpo").described
+
+
+def test_what_a_sample_adds_raises_its_reward() -> None:
+    adapter, images = small.fitted(), small.fitted_examples()
+    plain, diverse = (
+        rollout(adapter, images, "detection", 8, 1.0, max_tokens=40, seed=3, diversity=weight) for weight in (0.0, 0.5)
+    )
+    added = diverse.rewards - plain.rewards
+    assert (added >= 0).all()
+    assert float(added.mean()) == pytest.approx(0.5 * diverse.figures["novelty"])
+    assert float(added.max()) > 0
+
+
 def test_kl_is_to_the_fine_tuned_model() -> None:
     """0 to the last digits before the first update, positive afterwards; a larger weight holds the model back."""
     curves = {weight: [row["kl"] for row in outcome(kl=weight)[0]] for weight in (0.01, 10.0)}
