@@ -84,7 +84,7 @@ def content_problems(content: Mapping[str, Any]) -> list[str]:
         for name, settings in _named(content.get(key), *more_keys):
             lines = registry.problems(kind, name, settings)  # type: ignore[arg-type]
             problems += lines if kind == "benchmark" else _say_where(name, settings, lines)
-    for name, settings in _named(content.get("objectives"), "train", "then"):
+    for name, settings in _named(content.get("objectives"), "title", "train", "then"):
         problems += _say_where(name, settings, objectives.problems(name, settings))
     return problems
 
