@@ -6,6 +6,7 @@ benchmark's examples must be is in harness.benchmark_checks; `detmodes check KIN
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,22 @@ def require_methods(name: str, point: EntryPoint | None, made: Any) -> None:
     missing += absent if len(absent) < len(TRAINABLE) else []
     if missing:
         raise ConfigError(_expectation("model", name, point, f"it has no {', '.join(missing)}"))
+
+
+def require_json(name: str, point: EntryPoint | None, described: Any) -> dict[str, Any]:
+    """What `describe` of a model gave, which must be a mapping of JSON values. ConfigError where it is not."""
+    if point is None:
+        return dict(described)
+    try:
+        json.dumps(described, allow_nan=False)
+        problem = "" if isinstance(described, dict) else f"got {type(described).__name__}"
+    except (TypeError, ValueError, RecursionError) as error:
+        problem = f"got: {' '.join(str(error).split())[:SHOWN]}"
+    if problem:
+        raise ConfigError(
+            f"{origin('model', name, point)}: expected describe() to give a dict of JSON values, {problem}"
+        )
+    return dict(described)
 
 
 def origin(kind: str, name: str, point: EntryPoint) -> str:

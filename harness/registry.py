@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import extensions
 from harness.benchmark_checks import require_valid
 from harness.errors import ConfigError, DataError, unknown
-from harness.extension_checks import blaming, origin, require_class, require_lines, require_methods
+from harness.extension_checks import blaming, origin, require_class, require_json, require_lines, require_methods
 from harness.settings import Setting
 from harness.system.extras import install_command
 
@@ -167,6 +167,14 @@ def model(name: str, categories: Sequence[Category], settings: Mapping[str, obje
         made: Predictor = made_by(categories, settings)
         require_methods(name, point, made)
     return made
+
+
+def describe_model(name: str, made: Predictor) -> dict[str, Any]:
+    """Returns what identifies a model in a record."""
+    point = foreign("model", name)
+    with blaming("model", name, point, "describe()"):
+        described = made.describe()
+    return require_json(name, point, described)
 
 
 def corrector(name: str, codec: Codec, targets: Targets) -> Corrector:

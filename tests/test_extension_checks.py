@@ -10,10 +10,14 @@ import pytest
 
 from harness import registry
 from harness.errors import ConfigError, DataError
+from harness.run import runner
+from harness.run.context import open_context
 from harness.suite.load import parse
+from harness.suite.schema import NamedModel
 from tests.support import small
 
 NUMBERS = count()
+JSON = "expected describe() to give a dict of JSON values, "
 GOOD = """
 from model_zoo.flamingo.toy import OpenFlamingo
 
@@ -127,6 +131,45 @@ def test_errors_with_words_of_their_own_keep_them(package: Any, error: type[Exce
     package(f"{source}{error.__name__}\n")
     with pytest.raises(error):
         registry.model("theirs", small.benchmark().categories, {})
+
+
+DESCRIBED = """
+class Theirs:
+    problems = print
+    codec = generate = None
+
+    def __init__(self, categories, settings): ...
+
+    def describe(self):
+        return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        ("1 / 0", "describe() failed: ZeroDivisionError: division by zero (MODULE.py, line 9)"),
+        ("{'weights': print}", JSON + "got: Object of type builtin_function_or_method is not JSON serializable"),
+        ("{'lr': float('nan')}", JSON + "got: Out of range float values are not JSON compliant"),
+        ("{(1, 2): 3}", JSON + "got: keys must be str, int, float, bool or None, not tuple"),
+        ("['theirs']", JSON + "got list"),
+        ("None", JSON + "got NoneType"),
+    ],
+)
+def test_a_model_that_does_not_say_what_it_is(
+    package: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, returned: str, told: str
+) -> None:
+    """The description identifies its cells."""
+    origin = package(DESCRIBED.replace("return {}", f"return {returned}"))
+    made = registry.model("theirs", small.benchmark().categories, {})
+    context = open_context(small.mini_suite(), None, "cpu")
+    context.suite = context.suite.model_copy(update={"models": (NamedModel(name="theirs", label="theirs"),)})
+    monkeypatch.setattr(runner, "build", lambda *_: made)
+    with pytest.raises(ConfigError) as caught:
+        runner.plan(context, tmp_path)
+    module = origin.strip("(").split()[0]
+    assert str(caught.value).startswith(f"model theirs {origin}{told.replace('MODULE', module)}")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_benchmark_that_raises(package: Any) -> None:

@@ -185,6 +185,13 @@ ATTACKS: dict[str, Change] = {
     "unknown categories": table("detections", column("category_id", 2**62)),
     "samples that fill the memory": table("images", column("samples", 10**9)),
     "samples of a text": table("images", column("samples", "x")),
+    "another number of samples than the suite's": edited(
+        "suite.json", lambda suite: suite | {"sample": {"samples": 8}}
+    ),
+    "numbers whose sum is not finite": table("images", column("self_bleu", 1e308)),
+    "counts that are nothing": table("images", column("instances", float("nan"))),
+    "counts that are shares": table("detections", column("true_positive", 0.5)),
+    "counts that no array holds": table("detections", column("left_out", 1e308)),
     "numbers for lists": table("images", column("verified", 2**62)),
     "counts out of range": table("images", column("present", 2**62)),
     "scores of a text": table("detections", column("score", "high")),

@@ -32,6 +32,10 @@ class PictureFolder:
         if not candidates:
             raise DataError(f'{where}: expected "file_name" or "coco_url"')
         for candidate in candidates:
+            if "\0" in candidate:
+                raise DataError(
+                    f"{where}: expected the name of a file, without null characters; got {candidate[:80]!r}"
+                )
             if PurePosixPath(candidate).is_absolute() or ".." in PurePosixPath(candidate).parts:
                 raise DataError(f"{where}: expected the name of a file inside {self._folder}, got {candidate[:80]!r}")
         paths = [self._folder / candidate for candidate in candidates]

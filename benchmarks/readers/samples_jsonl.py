@@ -3,7 +3,7 @@
 `{"image_id": 1, "sample": 3, "temperature": 1.0, "mentions": [{"name": "sofa", "bbox": [x, y, w, h], "score": 0.9},
 ...], "malformed": 0, "truncated": false, "lenient": 0}`. Instead of a name a mention may have a `category_id`, whose
 first name then stands for it. The score is optional, and so are `temperature` (1), `malformed` (0), `truncated` (false)
-and `lenient` (0); other keys are ignored.
+and `lenient` (0); other keys are ignored, unless they look like one that is missing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -30,7 +31,7 @@ Quad = tuple[float, float, float, float]
 NO_BOX: Quad = (math.nan,) * 4
 
 
-class _Mention(msgspec.Struct, gc=False):
+class _Mention(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     bbox: Quad
     name: str | None = None
     category_id: Natural | None = None
@@ -47,7 +48,7 @@ class _Sample(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     lenient: Natural = 0
 
 
-class _LooseMention(_Mention, gc=False):
+class _LooseMention(_Mention, gc=False, forbid_unknown_fields=False):
     """A mention parsed from a model's text by other code: the box may have any value, or be missing."""
 
     bbox: Any = None
@@ -72,6 +73,8 @@ EXPECTED = {
 }
 """Texts for values of a wrong type, see `typed_json.decode`."""
 
+NAMES = frozenset({"name", "category_id"})
+"""Fields of a mention that stand for each other."""
 CHUNK = 4096
 """Samples that are held as objects at a time: they take five times the memory of their columns."""
 
@@ -150,7 +153,7 @@ def _loose(line: bytes, where: str) -> _Sample:
     """Reads an invalid line: a mention without a box is accepted (NO_BOX), anything else is an error.
 
     JSON has no NaN, but Python writes it, and a box that a model got wrong may hold one. Further fields are ignored,
-    except for one that looks like a field of a sample, whose value would be overlooked.
+    except for one that looks like a field that is not there, whose value would be overlooked.
     """
     try:
         try:
@@ -168,11 +171,23 @@ def _loose(line: bytes, where: str) -> _Sample:
 
 
 def _require_no_misspelling(line: bytes, where: str) -> None:
-    fields = _Sample.__struct_fields__
-    for key in json.loads(line):
-        close = () if key in fields else difflib.get_close_matches(key.lower(), fields, n=1, cutoff=0.75)
-        if close:
-            raise DataError(f"{where}: unknown field {typed_json.printable(key)!r}, did you mean {close[0]!r}?")
+    content = json.loads(line)
+    if key := _misspelled(frozenset(content), _Sample):
+        raise DataError(f"{where}: {key}")
+    for position, mention in enumerate(content["mentions"]):
+        if key := _misspelled(frozenset(mention), _Mention):
+            raise DataError(f"{where}: mentions[{position}]: {key}")
+
+
+@lru_cache(maxsize=1000)  # the lines of a file have the same few keys
+def _misspelled(keys: frozenset[str], struct: type[msgspec.Struct]) -> str:
+    """Says which key looks like a field that is not there; empty where none does."""
+    named = NAMES if keys & NAMES else keys  # one of them is enough
+    absent = [field for field in struct.__struct_fields__ if field not in keys | named]
+    for key in sorted(keys.difference(struct.__struct_fields__)):
+        if close := difflib.get_close_matches(key.lower(), absent, n=1, cutoff=0.75):
+            return f"unknown field {typed_json.printable(key)!r}, did you mean {close[0]!r}?"
+    return ""
 
 
 def _quad(value: Any) -> Quad:

@@ -78,6 +78,8 @@ def main() -> None:
     the traceback is in a file, which the line names.
     """
     try:
+        if place := next((argument for argument in sys.argv[1:] if "\0" in argument), None):
+            raise ConfigError(f"{place!r}: expected arguments without null characters")
         try:
             app(prog_name="detmodes")  # the same name where it was started as a module
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,8 @@ COUNTS = (
 PER_IMAGE = tuple(ImageTable.__dataclass_fields__)
 PER_CATEGORY = ("present", "choices", "name_diversity", "distinct_names", "box_spread")
 """Fields of a CategoryTable that are columns of the same name."""
+LARGEST = 2**53
+"""Largest number in a table that may be anyone's: sums of larger ones are not exact, or not finite."""
 ABSENT = {"lenient": 0.0}
 """What stands for a count that older code did not write, where that is known: it read nothing leniently."""
 
@@ -145,7 +147,22 @@ def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
     """Reads a column as floats; nan where it is null, and where it is missing and ABSENT does not know better."""
     if name not in frame:
         return np.full(len(frame), ABSENT.get(name, np.nan))
-    return frame[name].to_numpy(np.float64, na_value=np.nan)
+    values: NDArray[np.float64] = frame[name].to_numpy(np.float64, na_value=np.nan)
+    if (np.abs(values) > LARGEST).any():
+        raise ValueError(f"{name}: expected numbers of at most 2^53, got {values[np.abs(values) > LARGEST][0]}")
+    return values
+
+
+Whole = TypeVar("Whole", np.uint16, np.int64)
+
+
+def _whole_numbers(frame: pd.DataFrame, name: str, kind: type[Whole]) -> NDArray[Whole]:
+    """Reads a column of counts. ValueError where one is none: NumPy would only warn, and make up another number."""
+    values: NDArray[np.float64] = frame[name].to_numpy(np.float64, na_value=np.nan)
+    wrong = ~((values >= 0) & (values <= min(np.iinfo(kind).max, LARGEST)) & (values == np.floor(values)))
+    if wrong.any():
+        raise ValueError(f"{name}: expected whole numbers, got {values[wrong][0]}")
+    return values.astype(kind)
 
 
 def matches(
@@ -170,13 +187,13 @@ def matches(
         image=_indices(rows["image_id"], image),
         category=_indices(rows["category_id"], category),
         score=_column(rows, "score"),  # AP has no use for it, and an archive leaves it out
-        true_positive=rows["true_positive"].to_numpy(np.uint16),
+        true_positive=_whole_numbers(rows, "true_positive", np.uint16),
         ignored=rows["ignored"].to_numpy(np.bool_),
         gt_image=_indices(truth["image_id"], image),
         gt_category=_indices(truth["category_id"], category),
-        gt_count=truth["instances"].to_numpy(np.int64),
+        gt_count=_whole_numbers(truth, "instances", np.int64),
         # Records from before COCO's crowd regions were known have no such column.
-        left_out=rows["left_out"].to_numpy(np.uint16) if "left_out" in rows else None,
+        left_out=_whole_numbers(rows, "left_out", np.uint16) if "left_out" in rows else None,
     )
 
 

@@ -242,8 +242,8 @@ class Results:
     def _read(self, key: Key) -> CellTables:
         images, detections = (self.read_table(key, name) for name in records.PUBLISHED_TABLES)
         most = images["samples"].max()
-        if not 0 < most <= self.samples:  # arrays get this width
-            raise DataError(f"{self.folders[key]}: images: expected up to {self.samples} samples, got {most}")
+        if most != self.samples:  # arrays get this width
+            raise DataError(f"{self.folders[key]}: images: expected {self.samples} samples of an image, got {most}")
         return CellTables(self.records[key], images, detections)
 
     def _check_ap(self, key: Key, step: int, ap: float) -> None:

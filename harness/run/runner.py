@@ -17,7 +17,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-from harness import objectives, records
+from harness import objectives, records, registry
 from harness.errors import ConfigError, DataError, DetmodesError, StageError
 from harness.protocols import Adapter, Predictor
 from harness.records import CellInfo, Record, gallery, layout
@@ -49,7 +49,7 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
         key = cell.model.model_dump_json()
         if key not in described:
             made = build(context, cell.model)
-            described[key] = made.describe()
+            described[key] = registry.describe_model(cell.model.name, made)
             wrong += [*lengths.problems(context, cell.model, made), *group_problems(context, cell.model, made)]
         info = cell_info(context, cell, described[key], context.picture_digests)
         digest = records.digest_of(info)

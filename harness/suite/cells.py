@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError, DataError, shorten
 from harness.records.layout import DIGESTS, SUITE
 from harness.suite.schema import NamedModel, NamedObjective, Suite
-from harness.system.strict import first_problem
+from harness.system.strict import find_null, first_problem
 from harness.types import Role
 
 Key = TypeVar("Key", bound=Hashable)
@@ -115,11 +115,14 @@ def listed(folder: Path) -> tuple[Suite, list[tuple[Cell, str]]]:
 
 def _suite(path: Path) -> Suite:
     try:
-        return Suite.model_validate_json(path.read_text())
+        suite = Suite.model_validate_json(path.read_text())
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path}: not found; expected the output folder of a run") from None
     except ValidationError as error:
         raise DataError(f"{path}: {first_problem(error)}") from None
+    if (key := find_null(suite.model_dump(mode="json"))) is not None:
+        raise DataError(f"{path}: field {shorten(key)}: expected a text without null characters")
+    return suite
 
 
 def _digests(path: Path, numbers: set[int]) -> list[str]:

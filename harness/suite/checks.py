@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness import objectives, registry
-from harness.errors import unknown
+from harness.errors import shorten, unknown
 from harness.metrics.catalogue import about_boxes, figure_names, gain_names
 from harness.suite.candidates import Tune
 from harness.suite.cells import chains, rows
@@ -34,7 +34,7 @@ def follows_from_another(item: Any) -> bool:
     return item["type"] == "too_short" and len(item["input"]) > 0
 
 
-SHOWN = 200
+VALUE_LENGTH = 200
 """Characters of a value in a message."""
 
 
@@ -62,11 +62,15 @@ def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
         }
         nearest = next((parts[part] for part in reversed(parent) if part in parts), Suite)
         if nearest is Suite and (home := next((name for name in HOMES if key in HOMES[name].model_fields), None)):
-            return f"key {where!r}: expected in {home}, as in {home}: {{{key}: {item['input']}}}"
+            return f"key {where!r}: expected in {home}, as in {home}: {{{key}: {_shown(item['input'])}}}"
         return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
     message = item["msg"].removeprefix("Value error, ")
-    shown = "" if item["type"] == "missing" else f", got {repr(item['input'])[:SHOWN]}"
+    shown = "" if item["type"] == "missing" else f", got {shorten(repr(item['input']), VALUE_LENGTH)}"
     return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
+
+
+def _shown(value: object) -> str:
+    return shorten(str(value), VALUE_LENGTH)
 
 
 def _without_tag(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], type[StageSettings]]:
@@ -92,8 +96,8 @@ def content_problems(content: Mapping[str, Any]) -> list[str]:
 def _say_where(name: str, settings: Mapping[str, Any], problems: list[str]) -> list[str]:
     """Says of settings of training, which neither a model nor an objective has, where they are to be written."""
     misplaced = {
-        f"unknown setting {key!r}": f"{name}: {key} is a setting of training: write train: {{{key}: {value}}} beside "
-        "its name, or into the suite's train for all rows"
+        f"unknown setting {key!r}": f"{name}: {key} is a setting of training: write train: {{{key}: {_shown(value)}}} "
+        "beside its name, or into the suite's train for all rows"
         for key, value in settings.items()
         if key in Train.model_fields
     }

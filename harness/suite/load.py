@@ -15,12 +15,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness import registry
-from harness.errors import ConfigError, unknown
+from harness.errors import ConfigError, shorten, unknown
 from harness.suite.candidates import expand_sweep
 from harness.suite.checks import content_problems, follows_from_another, reference_problems, schema_problem
 from harness.suite.permissions import NOTHING, Permissions, permit_suite
 from harness.suite.schema import Suite
 from harness.suite.train_checks import train_problems
+from harness.system.strict import find_null
 from harness.yaml_text import read_yaml
 
 OTHER_LENGTH = {"steps": "epochs", "epochs": "steps"}
@@ -108,7 +109,7 @@ def _child(node: Any, parts: list[str], path: str) -> tuple[Any, list[str]]:
         child = {} if child is None else {"name": child}
         node[key] = child
     if not isinstance(child, dict | list):
-        raise ConfigError(f"--set {path}: expected keys in {key}, which is {child!r}")
+        raise ConfigError(f"--set {path}: expected keys in {key}, which is {shorten(repr(child), 100)}")
     return child, left
 
 
@@ -131,6 +132,8 @@ def parse(content: object, where: str, permissions: Permissions | None = NOTHING
     """Validates the content of a suite file: schema, names, settings, references between them, and permissions."""
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: expected a mapping with the keys {', '.join(Suite.model_fields)}")
+    if (key := find_null(content)) is not None:
+        raise ConfigError(f"{where}: {shorten(key)}: expected a text without null characters")
     problems: list[str] = []
     suite = None
     try:
@@ -145,7 +148,7 @@ def parse(content: object, where: str, permissions: Permissions | None = NOTHING
     if suite is not None:
         problems += reference_problems(suite) + train_problems(suite)
     if problems or suite is None:
-        raise ConfigError(*(f"{where}: {problem}" for problem in problems))
+        raise ConfigError(*(f"{where}: {shorten(problem)}" for problem in problems))
     if permissions is None:
         return suite
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -95,6 +96,12 @@ def clock(folder: Path) -> float:
         return probe.stat().st_mtime
     finally:
         probe.unlink(missing_ok=True)
+
+
+def as_url(path: Path) -> str | None:
+    """Returns the URL that was given as this path, which has lost a slash of `https://`; None if it is no URL."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(?=[^/])", str(path))
+    return None if scheme is None else f"{scheme[1]}://{str(path)[scheme.end() :]}"
 
 
 def check_place(path: Path) -> None:

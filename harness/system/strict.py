@@ -3,6 +3,7 @@ description of an error in such a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +30,24 @@ class DigestedModel(StrictModel):
             name for name in self.LATER if getattr(self, name) == fields[name].get_default(call_default_factory=True)
         }
         return {name: value for name, value in content.items() if name not in unused}
+
+
+def find_null(content: Any) -> str | None:
+    """Returns where a text with a null character stands in what was read, as `models.0.weights`; None if there is none.
+    No path may have one: whatever opens it would raise a ValueError that names no file."""
+    if isinstance(content, str):
+        return "" if "\0" in content else None
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(content, Mapping):
+        pairs = content.items()
+    elif isinstance(content, list | tuple):
+        pairs = enumerate(content)
+    for key, value in pairs:
+        inner = find_null(key) if isinstance(key, str) else None
+        inner = find_null(value) if inner is None else inner
+        if inner is not None:
+            return f"{key}.{inner}".removesuffix(".")
+    return None
 
 
 def first_problem(error: ValidationError) -> str:

@@ -431,6 +431,11 @@ def test_an_output_that_cannot_be_written_is_told() -> None:
     assert done.returncode == 2
 
 
+def test_an_argument_that_no_file_can_be_called_is_refused(invoke: Invoke) -> None:
+    done = invoke("evaluate", "--annotations", "a\0b", "--detections", "c")
+    assert_one_problem(done, r"detmodes: 'a\x00b': expected arguments without null characters")
+
+
 def test_short_help_groups_the_verbs_by_job(invoke: Invoke) -> None:
     done = invoke("-h")
     assert done.code == 0

@@ -10,6 +10,7 @@ import yaml
 
 from harness import registry
 from harness.errors import ConfigError
+from harness.metrics.catalogue import figure_names
 from harness.suite.cells import cells, rows
 from harness.suite.load import load, parse, with_seeds
 from harness.suite.schema import Suite
@@ -23,6 +24,9 @@ GOOD: dict[str, Any] = {
     "objectives": ["ce", {"name": "sed_sft", "label": "sed", "mask": "none"}],
     "seeds": [0, 1],
 }
+
+
+RESAMPLED = {"label": "hot", "objective": "none", "temperature": 1.0}
 
 
 def problems(changes: dict[Any, Any]) -> tuple[str, ...]:
@@ -354,3 +358,51 @@ def test_seeds_from_the_command_line() -> None:
 def test_a_setting_in_the_wrong_place_is_told_where_it_belongs(change: dict[str, Any], expected: str) -> None:
     (found,) = problems(change)
     assert found.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"models": [{"name": "open_flamingo", "weights": "a\0b"}]}, "models.0.weights"),
+        ({"models": [{"name": "checkpoint", "from": "a\0b"}]}, "models.0.from"),
+        ({"val_ids": "\0"}, "val_ids"),
+        ({"benchmark": {"name": "lvis", "val": "\0.json"}}, "benchmark.val"),
+        ({"train": {"lr\0": 1}}, "train.lr\0"),
+        ({"suite": "s\0"}, "suite"),
+    ],
+)
+def test_no_text_has_a_null_character(changes: dict[str, Any], key: str) -> None:
+    """No file can be called so: whatever opened it would raise an error that names no setting."""
+    assert problems(changes) == (f"{key}: expected a text without null characters",)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models": "x" * 5000},
+        {"models": [{"name": "open_flamingo", "config": "x" * 5000}]},
+        {"objectives": [{"name": "x" * 5000}]},
+        {"objectives": [{"name": "ce", "label": "x" * 5000, "train": {"lr": "y" * 5000}}]},
+        {"objectives": [{"name": "ce", "lr": "x" * 5000}]},
+        {"objectives": [{"name": "ce", "label": "x" * 5000}] * 2},
+        {"objectives": [{"name": "ce", "label": f"{k}" * 500} for k in range(9)], "resampled": [RESAMPLED]},
+        {"steps": list(range(5000))},
+        {"x" * 5000: 1},
+        {"seeds": list(range(1000)) * 2},
+        {"hypotheses": [{"id": "h" * 5000, "claim": "c", "metric": "m" * 5000, "a": "a" * 5000, "b": "ce"}]},
+        {"benchmark": {"name": "x" * 5000}},
+        {"train": {"groups": [{"match": "x" * 5000, "lr": -1}]}},
+    ],
+)
+def test_values_are_cut_in_every_message(changes: dict[str, Any]) -> None:
+    assert all(len(problem) <= 600 + len("...") for problem in problems(changes))
+
+
+def test_a_long_list_of_names_is_cut_and_counted() -> None:
+    (problem,) = problems({"hypotheses": [{"id": "h", "claim": "c", "metric": "name_diversty", "a": "sed", "b": "ce"}]})
+    start, _, rest = problem.partition("? ")
+    assert start == "hypothesis h: unknown metric 'name_diversty', did you mean 'name_diversity'"
+    listed, _, more = rest.removeprefix("available: ").rpartition(" and ")
+    number = len(listed.split(", ")) + int(more.removesuffix(" more"))
+    assert number == len(figure_names(8))
+    assert len(listed) <= 400

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness.system.files import as_url
+
 if TYPE_CHECKING:  # NumPy, whose threads forbid a fork
     from harness.metrics.detection.rules import Protocol
 
@@ -36,12 +38,19 @@ class ScoreRequest:
 
 
 def find_path_problems(inputs: Iterable[Path], files: Mapping[str, Path | None]) -> Iterator[str]:
-    """Yields what is wrong with the paths that files, by option, are to be written to; None was not requested."""
+    """Yields what is wrong with the paths of inputs, and with those that files, by option, are to be written to; None
+    was not requested."""
+    inputs = list(inputs)
+    for given in inputs:
+        if (url := as_url(given)) and not given.exists():
+            yield f"{url}: expected a file on this machine, a URL is not read here; download it first"
     taken = {path.resolve(): "an input" for path in inputs}
     for option, path in files.items():
         if path is None:
             continue
-        if path.resolve() in taken:
+        if (url := as_url(path)) and not path.parent.is_dir():
+            yield f"{option} {url}: expected a file on this machine, nothing is written to a URL here"
+        elif path.resolve() in taken:
             yield f"{option} {path}: is also {taken[path.resolve()]}"
         elif path.is_dir():
             yield f"{option} {path}: expected a file, this is a folder"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import records
+from harness import records, registry
 from harness.errors import DetmodesError
 from harness.protocols import Predictor
 from harness.records import CellInfo
@@ -25,7 +25,7 @@ DIGIT_COUNT = 8
 
 def is_finished(context: Context, output: Path, cell: Cell, made: Predictor) -> bool:
     """Whether the folder holds this cell with these settings, its tables intact. made: its model, or an outline."""
-    wanted = _compared(cell_info(context, cell, made.describe(), {}))
+    wanted = _compared(cell_info(context, cell, registry.describe_model(cell.model.name, made), {}))
     for folder in _folders(output, cell):
         try:
             record = records.read_record(folder)

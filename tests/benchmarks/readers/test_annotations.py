@@ -419,6 +419,15 @@ def test_a_picture_outside_the_folder_is_refused(tmp_path: Path, name: str) -> N
         loaded(tmp_path, content)
 
 
+@pytest.mark.parametrize("key", ["file_name", "coco_url"])
+def test_a_picture_with_a_name_that_no_file_can_have_is_refused(tmp_path: Path, key: str) -> None:
+    content = small()
+    content["images"][1].pop("file_name", None)
+    content["images"][1][key] = "a\0b/c\0d.png"
+    with pytest.raises(DataError, match=r"images\[1\]: expected the name of a file, without null characters; got "):
+        loaded(tmp_path, content)
+
+
 def test_links_lead_to_no_picture_outside_the_folder(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
     for made in (folder, elsewhere):

@@ -141,13 +141,34 @@ def test_empty_lines_and_other_keys_mean_nothing(tmp_path: Path, annotations: An
 
 @pytest.mark.parametrize(
     ("key", "meant"),
-    [("temperatur", "temperature"), ("Truncated", "truncated"), ("imageid", "image_id"), ("samples", "sample")],
+    [("temperatur", "temperature"), ("Truncated", "truncated"), ("malformd", "malformed"), ("lenients", "lenient")],
 )
 def test_a_misspelled_field_is_refused(tmp_path: Path, annotations: Annotations, key: str, meant: str) -> None:
     """Its value would be overlooked: all samples would have the temperature 1."""
-    content = [line | {key: 0.5} for line in rows()]
+    content = [{name: v for name, v in line.items() if name != meant} | {key: 0.5} for line in rows()]
     with pytest.raises(DataError, match=rf"line 1: unknown field '{key}', did you mean '{meant}'\?"):
         load(lines(tmp_path, content), annotations)
+
+
+@pytest.mark.parametrize(("key", "meant"), [("scor", "score"), ("box", "bbox"), ("categoryid", "category_id")])
+def test_a_misspelled_field_of_a_mention_is_refused(
+    tmp_path: Path, annotations: Annotations, key: str, meant: str
+) -> None:
+    """All of its boxes would be malformed, or without a score."""
+    mention = {field: v for field, v in {"category_id": 5, "bbox": DOG, "score": 0.5}.items() if field != meant}
+    content = [line | {"mentions": [named("dog"), {**mention, key: 1}]} for line in rows()]
+    with pytest.raises(DataError, match=rf"line 1: mentions\[1\]: unknown field '{key}', did you mean '{meant}'\?"):
+        load(lines(tmp_path, content), annotations)
+
+
+def test_a_field_that_only_resembles_one_that_is_there_means_nothing(tmp_path: Path, annotations: Annotations) -> None:
+    """Pipelines keep the path of the picture, and how many samples they drew."""
+    more = {"image": "1.jpg", "samples": 8, "mention": "", "text": "a dog", "latency": 0.2}
+    content = [
+        line | more | {"mentions": [m | {"category": "x", "scores": [0.1], "score": 0.5} for m in line["mentions"]]}
+        for line in rows()
+    ]
+    assert len(load(lines(tmp_path, content), annotations).answers[1.0].mentions) == 4
 
 
 def test_temperatures_are_kept_apart_and_zero_is_the_greedy_answer(tmp_path: Path, annotations: Annotations) -> None:

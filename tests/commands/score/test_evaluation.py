@@ -255,6 +255,11 @@ def test_a_diagram_of_one_bin(tmp_path: Path) -> None:
         (["--plots", "p", "--no-diagnostics"], "--no-diagnostics leaves out"),
         (["--compare", "missing.json"], "missing.json"),
         (
+            ["--compare", "http://h/dt.json"],
+            "http://h/dt.json: expected a file on this machine, a URL is not",
+        ),
+        (["--output", "s3://b/o.json"], "--output s3://b/o.json: expected a file on this machine, nothing is written"),
+        (
             ["--compare", "strange.json"],
             "strange.json: detections[0]: expected the id of an evaluated image, got image",
         ),
