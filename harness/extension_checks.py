@@ -22,6 +22,8 @@ CONTRACTS = {
     "corrector": "a function as harness.protocols describes a Corrector",
     "objective": "an ObjectiveSpec (harness.objectives.spec) with its function",
     "reward": "a Reward (harness.metrics.samples.reward)",
+    "stage": "a class of StageSettings (harness.suite.stage_base) with make(plan, work)",
+    "family": "a Family (model_zoo.vlm.family)",
 }
 PREDICTOR = ("codec", "generate", "describe")
 TRAINABLE = ("model", "pixels", "logits", "save", "load")

@@ -59,12 +59,16 @@ def _named_parts(suite: Suite, cell: Cell) -> Iterator[tuple[str, str]]:
     """Yields kind and name of every part that a cell's settings name."""
     yield "benchmark", suite.benchmark.name
     yield "model", cell.model.name
+    family = cell.model.settings.get("family")
+    if isinstance(family, str):
+        yield "family", family
     if cell.objective is None:
         return
     yield "objective", cell.objective.name
     then = cell.objective.then
     if then is None:
         return
+    yield "stage", then.name
     if isinstance(then, Sft):
         yield "objective", then.of[0]
     for kind in ("corrector", "reward"):

@@ -34,6 +34,10 @@ class StageSettings(DigestedModel):
     evaluated. What is not said here is as in `train`, but for what ends with it: its batching, `groups`, `schedule` and
     `ema`. What a stage begins with is what fine-tuning left, with `ema` the mean of its weights."""
 
+    # A stage of another package also has `make(self, plan, work)`, which returns a harness.training.stage.Stage and
+    # imports what that needs, and may have `problems(self, examples)`: why it cannot run with these training images.
+    # Its `name` is a Literal with the name of its entry point.
+
     equation: ClassVar[str]
     """What it minimises, in one line."""
     source: ClassVar[str]

@@ -3,18 +3,27 @@
 What all stages have stands in harness.suite.stage_base, those that learn preferences in
 harness.suite.preference_settings. To add a stage, write its settings here and name them in AnyStage, write what it
 trains on (harness.training.stage.Stage) beside harness.training.stages.grpo, and give it its line in
-harness.training.stages.kinds.
+harness.training.stages.kinds. Another package brings one by the entry-point group `detmodes.stages`: a class of
+settings whose `make` makes the stage (see StageSettings).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from harness import objectives
-from harness.errors import unknown
+from harness.extensions import Extended
 from harness.sequence.targets import PATTERN
 from harness.suite.preference_settings import Divpo, Dpo, Gepo, Spl
 from harness.suite.stage_base import Amount, Batching, NotNegative, Positive, Sampling, Share, StageSettings
@@ -169,19 +178,36 @@ def _split(named: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 AnyStage = Grpo | Dpo | Divpo | Spl | Gepo | Nsft | Sft
-STAGES: dict[str, type[StageSettings]] = {
+OURS: dict[str, type[StageSettings]] = {
     get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(AnyStage)
 }
 
 
-def _named(value: Any) -> Any:
-    """Writes a bare name out and checks it. ValueError for an unknown name."""
+def _is_stage(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, StageSettings) and callable(getattr(part, "make", None))
+
+
+STAGES = Extended("stage", OURS, _is_stage)
+
+
+def _read_stage(value: Any, read_ours: Callable[[Any], StageSettings]) -> StageSettings:
+    """Writes a bare name out, checks it, and reads the settings by the class of that name. ValueError for a name that
+    cannot be used."""
     value = _by_name(value)
-    name = value.get("name") if isinstance(value, Mapping) else None
-    if isinstance(value, Mapping) and not (isinstance(name, str) and name in STAGES):
-        raise ValueError(unknown("stage", str(name), STAGES))
-    return value
+    if not isinstance(value, Mapping):
+        return value if isinstance(value, StageSettings) else read_ours(value)
+    name = str(value.get("name"))
+    if wrong := STAGES.problems(name):
+        raise ValueError("; ".join(wrong))
+    if STAGES.point(name) is None:
+        return read_ours(value)
+    with STAGES.blaming(name, "reading its settings"):
+        try:
+            return STAGES[name].model_validate(dict(value))
+        except ValidationError as error:  # mistakes of who wrote the suite, not of the package
+            mistakes = error
+    raise mistakes
 
 
-Then = Annotated[Annotated[AnyStage, Field(discriminator="name")], BeforeValidator(_named)]
+Then = Annotated[SerializeAsAny[Annotated[AnyStage, Field(discriminator="name")]], WrapValidator(_read_stage)]
 """`then:` of a row."""

@@ -31,13 +31,25 @@ from model_zoo import checkpoint
 from model_zoo.lora import add_lora
 from model_zoo.settings.lora import LoraSettings
 from model_zoo.settings.sources import HUB
-from model_zoo.vlm.families import FAMILIES
 from model_zoo.vlm.family import TOY_SIDE, Family, ImagePrompt
 
 DOWNLOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """Files that are downloaded from a repository: none of them is unpickled or run."""
 TOY_ENTRIES = 1200
 """Entries of a toy's tokenizer, before the family's tokens: 256 bytes, and merges for the names."""
+QWEN_QUESTION = 'Locate every object, report bbox coordinates and labels ("bbox_2d", "label") in JSON format.'
+QWEN_TURN = f"<|im_start|>user\n<|vision_start|><|vision_end|>{QWEN_QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+TOY_PROMPTS = (
+    "<bos>detect all\n",
+    "<bos>detect all\n",
+    "<s><image></image><grounding>",
+    "<s>Locate the objects with category name in the image.</s>",
+    "<s>User:<fake_token_around_image><fake_token_around_image>Name every object and where it is.\nAssistant:",
+    f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{QWEN_TURN}",
+    QWEN_TURN,
+)
+"""Texts that a toy's tokenizer is trained on beside the names: prompts of the first seven families, whichever there are
+today, so that another family changes the tokenizer of none."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj")
 
 
@@ -130,6 +142,10 @@ def digest(folder: Path) -> str:
 def image_side(config: Any, family: Family, asked: int | None, toy: bool) -> int:
     """Returns S. ConfigError where the model has another size, or the family needs a multiple of another number."""
     fixed = getattr(config.vision_config, "image_size", None)
+    if isinstance(fixed, list | tuple):  # height and width
+        if len(set(fixed)) > 1:
+            raise ConfigError(f"vlm: expected a model that reads square images, this one reads {list(fixed)} pixels")
+        fixed = fixed[0]
     if fixed is not None and asked not in (None, fixed):
         raise ConfigError(f"vlm.image_size: this model reads {fixed} pixels a side, got {asked}; leave it out")
     side: int = fixed or asked or (TOY_SIDE if toy else family.side)
@@ -189,8 +205,7 @@ def toy_tokenizer(names: Iterable[str]) -> PreTrainedTokenizerBase:
 
 def _toy_texts(names: Iterable[str]) -> list[str]:
     spaced = [name.replace("_", " ") for name in names]
-    asked = [family.prompt.format(image="", question=family.question) for family in FAMILIES.values()]
-    return [*spaced, *(f" {name} ; " for name in spaced), *asked]
+    return [*spaced, *(f" {name} ; " for name in spaced), *TOY_PROMPTS]
 
 
 def _first_line(error: Exception) -> str:

@@ -15,8 +15,9 @@ import model_zoo
 from harness import registry
 from harness.errors import DetmodesError
 from harness.extension_checks import origin
-from harness.extensions import Extended
+from harness.extensions import Extended, foreign_points
 from harness.system.terminal import screen
+from model_zoo.settings.vlm import FAMILY_NAMES
 
 
 class HasSource(Protocol):
@@ -35,6 +36,7 @@ def show(kind: str) -> None:
         "objectives": _objectives,
         "stages": _stages,
         "rewards": _rewards,
+        "families": _families,
         "measures": _measures,
         "suites": _suites,
         "models": _models,
@@ -133,10 +135,20 @@ def _stages() -> None:
     from harness.suite.stage_base import StageSettings
     from harness.suite.stage_settings import STAGES
 
-    for name, stage in STAGES.items():
+    for name, stage, source in _parts(STAGES):
         fields = {key: field for key, field in stage.model_fields.items() if key not in StageSettings.model_fields}
         settings = {key: field.default for key, field in fields.items()}
-        _print_equation(name, stage.equation, settings, stage.source)
+        _print_equation(name, stage.equation, settings, source)
+
+
+def _families() -> None:
+    """Prints the families of the model `vlm`, without importing any."""
+    table = Table("family of vlm", "where it is from")
+    for name in FAMILY_NAMES:
+        table.add_row(escape(name), "detmodes")
+    for point in foreign_points("family"):
+        table.add_row(escape(point.name), escape(origin("family", point.name, point)))
+    screen().print(table)
 
 
 def _rewards() -> None:

@@ -45,7 +45,8 @@ def pretrain(
 
 def list_(
     kind: Annotated[
-        Literal["models", "benchmarks", "objectives", "stages", "rewards", "measures", "suites"], typer.Argument()
+        Literal["models", "benchmarks", "objectives", "stages", "rewards", "families", "measures", "suites"],
+        typer.Argument(),
     ],
 ) -> None:
     """What there is to name in a suite file."""

@@ -65,7 +65,7 @@ def suite_page() -> str:
         whole = parts[name]
         lines += [f"## {KEYS[name]}\n", *_section(whole.get("anyOf", [whole])[-1], parts)]
     lines += ["## then\n", "The stage that follows fine-tuning, an entry of `objectives`. Its keys, by its name:\n"]
-    for stage, model in STAGES.items():
+    for stage, model in STAGES.ours.items():
         part = parts[model.__name__]
         lines += [f"### then: {stage}\n", f"{part['description']}\n\n`{model.equation}`\n"]
         lines += _table({key: value for key, value in part["properties"].items() if key != "name"}, parts, [])

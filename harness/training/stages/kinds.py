@@ -3,16 +3,21 @@ harness.training.stage.Stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
 from harness.errors import ConfigError
+from harness.protocols import Adapter
 from harness.suite.stage_base import Sampling, StageSettings
+from harness.suite.stage_settings import STAGES
 from harness.suite.train_settings import Train
-from harness.training.engines.data_parallel import wants_sharding
-from harness.training.stage import Stage, Work
+from harness.training.checkpoints import TrainingState
+from harness.training.engines.data_parallel import DataParallel, wants_sharding
+from harness.training.objective import Objective
+from harness.training.stage import Stage, Step, Work
 from harness.training.stages import grpo, nsft, preference, sft
 from harness.types import Example
 
@@ -44,7 +49,43 @@ KINDS: dict[str, Kind] = {
 
 def stage(settings: StageSettings, plan: Train, work: Work) -> Stage:
     """Makes the stage of these settings. ConfigError if it cannot be made."""
-    return KINDS[settings.name].make(settings, plan, work)
+    if STAGES.point(settings.name) is None:
+        return KINDS[settings.name].make(settings, plan, work)
+    with STAGES.blaming(settings.name, "making it"):
+        return ForeignStage(settings.name, settings.make(plan, work))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignStage:
+    """A stage of another package: what it raises names it."""
+
+    name: str
+    stage: Stage
+
+    @property
+    def plan(self) -> Train:
+        return self.stage.plan
+
+    @property
+    def objective(self) -> Objective:
+        return self.stage.objective
+
+    @property
+    def reference(self) -> Adapter | None:
+        return self.stage.reference
+
+    def steps(self, work: Work, state: TrainingState, engine: DataParallel, start: int) -> Generator[Step, None, None]:
+        with STAGES.blaming(self.name, "its steps"):
+            yield from self.stage.steps(work, state, engine, start)
+
+
+def _problems(settings: StageSettings, examples: Sequence[Example]) -> list[str]:
+    """Lists what the stage itself has against these training images."""
+    if STAGES.point(settings.name) is None:
+        return KINDS[settings.name].problems(settings, examples)
+    tell = getattr(settings, "problems", None)
+    with STAGES.blaming(settings.name, "problems(examples)"):
+        return [] if tell is None else list(tell(examples))
 
 
 def require_possible(settings: StageSettings, examples: Sequence[Example], accelerator: Accelerator) -> None:
@@ -59,6 +100,6 @@ def require_possible(settings: StageSettings, examples: Sequence[Example], accel
     if settings.batch % processes:
         expected = f"expected a multiple of {processes} processes"
         problems += [f"then.{settings.per_step}: {expected}, got {settings.batch}"]
-    problems += KINDS[settings.name].problems(settings, examples)
+    problems += _problems(settings, examples)
     if problems:
         raise ConfigError(*problems)
