@@ -136,15 +136,15 @@ class OnDisk:
 
     def split(self, name: str) -> tuple[Example, ...]:
         """Returns the examples of "train", "val" or "calibration", in the order of the file."""
-        return self._split(name).examples
+        return self.annotations(name).examples
 
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
         """Computes the official figures over the used images of the split, see `evaluator.evaluate`."""
-        return evaluator.evaluate(self._split(split), Detections.of(detections), self.protocol, engine)
+        return evaluator.evaluate(self.annotations(split), Detections.of(detections), self.protocol, engine)
 
     def match(self, split: str, detections: Sequence[Detection]) -> Matches:
         """Matches detections for figures that are summed later, see `evaluator.match_detections`."""
-        return evaluator.match_detections(self._split(split), Detections.of(detections), self.protocol)
+        return evaluator.match_detections(self.annotations(split), Detections.of(detections), self.protocol)
 
     def without(self, image_ids: Mapping[str, Collection[int]]) -> Self:
         """See harness.protocols.LeavesOut."""
@@ -182,7 +182,8 @@ class OnDisk:
         self._digests["synonyms"], table = read_names(DataFolder(folder), self.settings.synonyms)
         return add_names(categories, table, folder / self.settings.synonyms)
 
-    def _split(self, name: str) -> Annotations:
+    def annotations(self, name: str) -> Annotations:
+        """Returns the annotations of a split, crowd regions and areas included."""
         if name not in self._splits:
             raise ConfigError(unknown("split", name, self._splits))
         return self._splits[name]

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self
 from PIL import Image
 
 from benchmarks.evaluators import evaluator
-from benchmarks.readers.annotations import left_out, load, without
+from benchmarks.readers.annotations import Annotations, left_out, load, without
 from benchmarks.shapes_pictures import (
     FORMAT,
     SETTINGS,
@@ -36,6 +36,7 @@ from benchmarks.shapes_pictures import (
 )
 from harness.errors import ConfigError
 from harness.metrics.detection.accumulate import Matches
+from harness.metrics.detection.rules import Protocol
 from harness.system.files import cache_root, give_usual_permissions
 from harness.types import Category, Detection, Detections, Evaluation, Example
 
@@ -46,6 +47,7 @@ class Shapes:
     name = "shapes"
     SETTINGS = SETTINGS
     DEFAULTS: ClassVar[dict[str, Any]] = asdict(ShapesSettings())
+    protocol: Protocol = "lvis"
     renders_pictures = True
     """The pictures follow from the settings and the digests of annotations."""
 
@@ -71,6 +73,10 @@ class Shapes:
 
     def split(self, name: str) -> tuple[Example, ...]:
         return self._splits[name].examples
+
+    def annotations(self, name: str) -> Annotations:
+        """Returns the annotations of a split."""
+        return self._splits[name]
 
     def evaluate(self, split: str, detections: Sequence[Detection], engine: str = "fast") -> Evaluation:
         return evaluator.evaluate(self._splits[split], Detections.of(detections), engine=engine)

@@ -19,7 +19,7 @@ Id = Annotated[int, Meta(ge=0, le=typed_json.LARGEST_ID)]
 class CategoryRecord(msgspec.Struct):
     id: Id
     name: str
-    synonyms: list[str] = []
+    synonyms: list[str] | UnsetType = UNSET
     frequency: Frequency | None = None
 
 
@@ -136,7 +136,8 @@ def read_evaluated_categories(records: list[CategoryRecord]) -> tuple[Category, 
 
 
 def _category(record: CategoryRecord, where: str) -> Category:
-    names = dict.fromkeys((record.name, *record.synonyms))
+    synonyms = [] if record.synonyms is UNSET else record.synonyms
+    names = dict.fromkeys((record.name, *synonyms))
     for name in names:
         if not name.strip():
             raise mismatch(where, "names that are non-empty strings", name)

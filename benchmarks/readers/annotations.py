@@ -46,6 +46,7 @@ class Annotations:
     crowds  image id -> its crowd regions (COCO's `iscrowd: 1`, many objects under one box); they are not instances
     digest  SHA-256 of the whole file, hexadecimal
     left_out  ids of images that were removed because they cannot be read (see `without`)
+    says_synonyms  whether the file itself says which other names its categories have, or that they have none
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Annotations:
     areas: Mapping[int, float]
     crowds: Mapping[int, tuple[Instance, ...]] = field(default_factory=dict)
     left_out: tuple[int, ...] = ()
+    says_synonyms: bool = False
 
     def subset(self, image_ids: Collection[int]) -> Annotations:
         """Returns the same file with these images only, in the order of the file."""
@@ -83,7 +85,8 @@ def load(path: Path, images: Path, style: Style = "lvis") -> Annotations:
         examples = _examples(file, style, instances, crowds, images)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return Annotations(path, digest, categories, examples, areas, crowds)
+    says_synonyms = any(record.synonyms is not UNSET for record in file.categories)
+    return Annotations(path, digest, categories, examples, areas, crowds, says_synonyms=says_synonyms)
 
 
 def load_for_evaluation(path: Path, style: Style = "lvis") -> Annotations:

@@ -113,6 +113,34 @@ def publish(
     print(to)
 
 
+def export(
+    cell: Annotated[Path, typer.Argument(help="Folder of a finished cell, RUN/cells/NAME.")],
+    to: Annotated[Literal["coco", "jsonl"], typer.Option(help="Its detections with scores, or all its samples.")],
+    output: Annotated[Optional[Path], typer.Option(help="File to write; default: stdout.")] = None,  # noqa: UP045
+    annotations: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Also write what it was evaluated on, in the style of COCO or LVIS, into this file."),
+    ] = None,
+    step: Annotated[Optional[int], typer.Option(help="An evaluated step; default: the last.")] = None,  # noqa: UP045
+    data: DataOption = None,
+    allow: AllowOption = None,
+) -> None:
+    """A cell's detections as a COCO results file, or its samples as JSON Lines, for other tools."""
+    from harness.commands.results import export as exporting
+    from harness.suite.permissions import Permissions
+    from harness.system.files import write_text
+
+    text = "".join(exporting.export(cell, to, step))
+    if annotations is not None:
+        document, pictures = exporting.truth_of_cell(cell, data, Permissions.of(allow, None))
+        write_text(annotations, document)
+        print(f"{annotations}: file names are relative to {pictures}", file=sys.stderr)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_text(output, text)
+
+
 def power(
     folder: FolderArgument,
     suite: Annotated[Optional[str], typer.Option(help="Hypotheses of this suite, not of the run's own.")] = None,  # noqa: UP045

@@ -160,9 +160,10 @@ class SampledSet:
 
     @classmethod
     def of(cls, annotations: Annotations, protocol: Protocol) -> SampledSet:
-        """Makes a set from annotations; COCO's categories get the names that LVIS has for them."""
+        """Makes a set from annotations; COCO's categories get the names that LVIS has for them, unless the file says
+        their names itself."""
         categories = annotations.categories
-        if protocol == "coco":
+        if protocol == "coco" and not annotations.says_synonyms:
             categories = with_synonyms(categories, synonyms())
         return cls(annotations, categories, truth_of(annotations.examples, categories), protocol)
 
