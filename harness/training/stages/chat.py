@@ -12,7 +12,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,14 +51,19 @@ class ChatServer:
     def ask(self, instruction: str, question: str) -> str:
         """Returns the model's answer at temperature 0. Raises DetmodesError, in one line, where there is none."""
         messages = [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
-        body = json.dumps({"model": self.model, "temperature": 0, "messages": messages}).encode()
+        return self.complete(messages, temperature=0)[0]
+
+    def complete(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> tuple[str, bool]:
+        """Returns the model's answer, and whether it was cut off at its largest length. settings: of the request, such
+        as temperature and max_tokens. Raises DetmodesError, in one line, where there is no answer."""
+        body = json.dumps({"model": self.model, "messages": list(messages), **settings}).encode()
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(f"{self.address}/chat/completions", body, headers)
         try:
             with _opener().open(request, timeout=TIMEOUT) as answer:
-                return _text(json.loads(answer.read(LARGEST)))
+                return _answer(json.loads(answer.read(LARGEST)))
         except urllib.error.HTTPError as error:
             problem = f"HTTP status {error.code}"
             error.close()
@@ -80,9 +85,11 @@ def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(Stay)
 
 
-def _text(answer: Any) -> str:
-    """The content of the first choice; LookupError, TypeError or ValueError where there is none."""
-    content = answer["choices"][0]["message"]["content"]
+def _answer(answer: Any) -> tuple[str, bool]:
+    """The content of the first choice, and whether it was cut off; LookupError, TypeError or ValueError where there is
+    none."""
+    choice = answer["choices"][0]
+    content = choice["message"]["content"]
     if not isinstance(content, str):
         raise ValueError("no text")
-    return content
+    return content, choice.get("finish_reason") == "length"
