@@ -64,12 +64,19 @@ def foreign_packages() -> list[str]:
 
 
 def main() -> None:
-    """Run the command line: an error for the user is one line for each problem on stderr, and exit code 2."""
-    if foreign := foreign_packages():
-        sys.exit(_refuse(foreign))
-    from harness.commands.app import main as run_command
+    """Run the command line: an error for the user is one line for each problem on stderr, and exit code 2.
 
-    run_command()
+    Ctrl-C before there is anything to save ends in one line too, and exit code 130.
+    """
+    try:
+        if foreign := foreign_packages():
+            sys.exit(_refuse(foreign))
+        from harness.commands.app import main as run_command
+
+        run_command()
+    except KeyboardInterrupt:
+        print("detmodes: stopped by SIGINT", file=sys.stderr)
+        sys.exit(130)  # as a shell has it for a program that SIGINT ended
 
 
 def _refuse(problems: list[str]) -> int:

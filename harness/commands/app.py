@@ -83,6 +83,10 @@ def main() -> None:
             raise ConfigError(f"{place!r}: expected arguments without null characters")
         try:
             app(prog_name="detmodes")  # the same name where it was started as a module
+        except SystemExit as end:
+            if end.code == INTERRUPTED and shows():  # typer ends without a word
+                tell("stopped by SIGINT")
+            raise
         finally:
             sys.stdout.flush()  # here, where an error can be reported: the interpreter flushes only at its end
     except DetmodesError as error:
@@ -109,6 +113,8 @@ def main() -> None:
         _admit(error)
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell has it for a program that SIGINT ended."""
 UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 """Error numbers of a standard output that cannot be written (`> /dev/full`, a full disk)."""
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+import detmodes
 import harness
 from harness import records
 from harness.commands.app import main
@@ -540,3 +541,24 @@ def test_measure_refuses_in_one_line(invoke: Invoke, tmp_path: Path) -> None:
     third = {"image_id": 1, "sample": 1, "mentions": []}
     assert_one_problem(invoke("measure", sampled(tmp_path, third), "--annotations", truth), "samples.jsonl", "line 3")
     assert_one_problem(invoke("measure", "nowhere.jsonl", "--annotations", truth), "nowhere.jsonl")
+
+
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_a_verb_is_one_line(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.commands.models.listing.show", interrupt)
+    done = invoke("list", "suites")
+    assert (done.code, done.out, done.problems) == (130, "", ["detmodes: stopped by SIGINT"])
+
+
+def test_ctrl_c_before_a_verb_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("harness.commands.app.main", interrupt)
+    with pytest.raises(SystemExit) as end:
+        detmodes.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "detmodes: stopped by SIGINT\n"
