@@ -1,5 +1,5 @@
 """Checks whether a part fulfils the contract of its kind: a model family that of harness.protocols, with nothing but
-rendered pictures; an objective, a reward or a benchmark what its module here asks.
+rendered pictures; a benchmark, an objective, a reward or a stage what its module here asks.
 
 Every check is a function of a subject (of a model: Subject) that raises ContractError with what was expected, what
 came and what to do, or NotApplicableError with the reason. A predictor that has no logits is asked what a Predictor
@@ -16,7 +16,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
 
-from harness.conformance import benchmarks, contract, forward, learning, objectives, rewards, sampling, vocabulary
+from harness import registry
+from harness.conformance import (
+    benchmarks,
+    contract,
+    forward,
+    learning,
+    objectives,
+    rewards,
+    sampling,
+    stages,
+    vocabulary,
+)
 from harness.conformance.network import no_network
 from harness.conformance.subject import ContractError, NotApplicableError, Subject
 from harness.errors import DetmodesError
@@ -95,6 +106,21 @@ def check_objective(name: str, settings: Mapping[str, Any] | None = None, tell: 
 def check_reward(name: str, tell: Tell = lambda _: None) -> list[Outcome]:
     """Returns the outcome of every check of a reward."""
     return run_all(rewards.CHECKS, rewards.RewardSubject(name), tell)
+
+
+def check_stage(name: str, settings: Mapping[str, Any] | None = None, tell: Tell = lambda _: None) -> list[Outcome]:
+    """Returns the outcome of every check of a stage."""
+    return run_all(stages.CHECKS, stages.StageSubject(name, settings or {}), tell)
+
+
+def check_family(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    device: Device = "cpu",
+    tell: Tell = lambda _: None,
+) -> list[Outcome]:
+    """Returns the outcome of every check of the model `vlm` with this family."""
+    return check(registry.find("model", "vlm"), {**(settings or {}), "family": name}, device, tell)
 
 
 def check_benchmark(

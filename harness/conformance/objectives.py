@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import torch
@@ -91,8 +92,12 @@ def described(subject: ObjectiveSubject) -> None:
 
 def torch_free(subject: ObjectiveSubject) -> None:
     """Importing it imports no torch, so that a suite that names it is read without."""
-    point = OBJECTIVES.point(subject.name)
-    module = "harness.objectives" if point is None else point.module
+    require_torch_free(OBJECTIVES.point(subject.name), "harness.objectives")
+
+
+def require_torch_free(point: EntryPoint | None, ours: str) -> None:
+    """Imports the module of an entry point in a process of its own; of a part of detmodes, `ours`."""
+    module = ours if point is None else point.module
     program = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-P", "-c", program], env=environment, capture_output=True, check=False)

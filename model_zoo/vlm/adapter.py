@@ -108,6 +108,11 @@ class Vlm:
             raise ConfigError(*problems)
         self.settings = {**checks.DEFAULTS, **settings}
         self.family = FAMILIES[self.settings["family"]]
+        with FAMILIES.blaming(self.settings["family"], "making a model of it"):
+            self._make(categories)
+
+    def _make(self, categories: Sequence[Category]) -> None:
+        """Loads or builds what the settings name."""
         saved = find_saved(self.settings["weights"])
         folder = loading.weights_folder(self.settings["weights"] if saved is None else _before(saved))
         tokenizer = loading.tokenizer(folder, vocabulary_names(categories))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,13 +14,18 @@ import torch
 from benchmarks.shapes import Shapes
 from harness import conformance, registry
 from harness.commands.parts import check as command
-from harness.conformance import Outcome, benchmarks, objectives, rewards
+from harness.conformance import Outcome, benchmarks, objectives, rewards, stages
 from harness.errors import ConfigError
 from harness.metrics.samples.mentions import Floats
 from harness.metrics.samples.reward import REWARDS, Reward, detection, f_score
 from harness.objectives import OBJECTIVES, ObjectiveSpec
 from harness.objectives.token import PerToken, ScoredPositions
 from harness.settings import at_least
+from harness.suite.stage_base import Amount
+from harness.suite.stage_settings import STAGES, Sft
+from harness.suite.train_settings import Train
+from harness.training.stage import Stage, Work
+from harness.training.stages import kinds, sft
 from harness.types import Detection, Evaluation
 from tests.objectives.cases import CASES, Case
 from tests.support.small import SETTINGS
@@ -134,6 +139,51 @@ def _by_name(worth: Floats, answers: Any) -> Floats:
 def test_each_check_of_a_reward_notices_its_fault(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REWARDS.ours, "broken", Reward(BROKEN_REWARDS[check], "e", "s"))
     outcome = conformance.run_check(check, rewards.CHECKS[check], rewards.RewardSubject("broken"))
+    assert outcome.state == "failed", outcome
+
+
+# ---- stages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in STAGES if name != "sft")]
+)
+def test_stages_of_ours_pass(name: str) -> None:
+    assert failing(conformance.check_stage(name)) == {}
+
+
+class Idle(Sft):
+    """Its steps are none of those that its plan says."""
+
+    def make(self, plan: Train, work: Work) -> Stage:
+        return sft.stage(self, plan.with_changes({"steps": 1}), work)
+
+
+class Drifting(Sft):
+    """Its learning rate is another each time."""
+
+    def make(self, plan: Train, work: Work) -> Stage:
+        return sft.stage(self, plan.with_changes({"lr": 1e-5 * (1 + next(CALLS))}), work)
+
+
+class Unsaid(Sft):
+    equation: ClassVar[str] = "two\nlines"
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("check", "broken"), [("described", Unsaid), ("amount", Unsaid), ("trains", Idle), ("repeatable", Drifting)]
+)
+def test_each_check_of_a_stage_notices_its_fault(
+    check: str, broken: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = stages.StageSubject("sft", {})
+    monkeypatch.setitem(subject.__dict__, "settings", broken(name="sft", steps=2, warm_up=0, log_every=1))
+    monkeypatch.setattr(kinds, "stage", lambda settings, plan, work: settings.make(plan, work))
+    outcome = conformance.run_check(check, stages.CHECKS[check], subject)
     assert outcome.state == "failed", outcome
 
 

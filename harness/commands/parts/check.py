@@ -18,6 +18,7 @@ from harness.inference.device import Device
 from harness.metrics.samples.reward import REWARDS
 from harness.objectives import problems as objective_problems
 from harness.suite.permissions import trust_models
+from harness.suite.stage_settings import STAGES
 from harness.system.messages import route_messages
 from harness.system.terminal import make_console, screen
 
@@ -42,6 +43,8 @@ def check(
         "benchmark": lambda: _of_benchmark(name, settings, data),
         "objective": lambda: _of_objective(name, settings),
         "reward": lambda: _of_reward(name, settings),
+        "stage": lambda: _of_stage(name, settings),
+        "family": lambda: _of_model("vlm", {**settings, "family": name}, device),
     }[kind]()
     console = make_console(stderr=True)
     with route_messages(console, False, lambda: True), console.status(f"checking {escape(name)}") as status:
@@ -71,6 +74,11 @@ def _of_objective(name: str, settings: dict[str, Any]) -> Checks:
 def _of_reward(name: str, settings: dict[str, Any]) -> Checks:
     _refuse([*REWARDS.problems(name), *(f"--set {key}: a reward has no settings" for key in settings)])
     return lambda tell: conformance.check_reward(name, tell)
+
+
+def _of_stage(name: str, settings: dict[str, Any]) -> Checks:
+    _refuse(STAGES.problems(name))
+    return lambda tell: conformance.check_stage(name, settings, tell)
 
 
 def _refuse(problems: Sequence[str]) -> None:

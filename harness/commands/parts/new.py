@@ -14,16 +14,27 @@ from string import Template
 
 from harness import registry
 from harness.commands.parts.adapter_template import ADAPTER, ADAPTER_TEST
-from harness.commands.parts.templates import BENCHMARK, OBJECTIVE, PACKAGE, REWARD, TEST
+from harness.commands.parts.templates import BENCHMARK, FAMILY, OBJECTIVE, PACKAGE, REWARD, STAGE, TEST
 from harness.errors import ConfigError
-from harness.extensions import GROUPS
+from harness.extensions import GROUPS, foreign_points
 from harness.metrics.samples.reward import REWARDS
 from harness.objectives import OBJECTIVES
+from harness.suite.stage_settings import STAGES
 from harness.system.files import write_text
+from model_zoo.settings.vlm import FAMILY_NAMES
 
 KINDS = {"adapter": "model"}
 """What harness.extensions calls a kind that the command line calls otherwise."""
-TEMPLATES = {"adapter": ADAPTER, "benchmark": BENCHMARK, "objective": OBJECTIVE, "reward": REWARD}
+TEMPLATES = {
+    "adapter": ADAPTER,
+    "benchmark": BENCHMARK,
+    "objective": OBJECTIVE,
+    "reward": REWARD,
+    "stage": STAGE,
+    "family": FAMILY,
+}
+CLASSES = ("adapter", "benchmark", "stage")
+"""Kinds whose part is a class, called as the package; those of others are values, called as the kind."""
 
 
 def write(kind: str, name: str, folder: Path) -> list[Path]:
@@ -40,7 +51,7 @@ def write(kind: str, name: str, folder: Path) -> list[Path]:
         raise ConfigError(*(f"{path}: exists already; nothing is replaced, choose another folder" for path in taken))
     folder.mkdir(parents=True, exist_ok=True)
     made_by = class_name(name)
-    attribute = made_by if kind in ("adapter", "benchmark") else kind.upper()
+    attribute = made_by if kind in CLASSES else kind.upper()
     words = {
         "name": name,
         "made_by": made_by,
@@ -54,10 +65,11 @@ def write(kind: str, name: str, folder: Path) -> list[Path]:
 
 
 def _names(kind: str) -> Collection[str]:
-    if kind == "objective":
-        return OBJECTIVES
-    if kind == "reward":
-        return REWARDS
+    if kind == "family":
+        return {*FAMILY_NAMES, *(point.name for point in foreign_points("family"))}
+    values: dict[str, Collection[str]] = {"objective": OBJECTIVES, "reward": REWARDS, "stage": STAGES}
+    if kind in values:
+        return values[kind]
     return registry.names("model" if kind == "adapter" else "benchmark")
 
 

@@ -108,6 +108,73 @@ def annotations(split: str, data: Path | None) -> Annotations:
     raise NotImplementedError("annotations: return the Annotations of a split, with its pictures and categories")
 '''
 
+STAGE = '''"""The stage ${name}. Check it with: detmodes check stage ${name}"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from harness.suite.stage_base import Amount, Positive, StageSettings
+
+if TYPE_CHECKING:
+    from harness.suite.train_settings import Train
+    from harness.training.stage import Stage, Work
+
+
+class ${made_by}(StageSettings):
+    """One sentence about what it trains on."""
+
+    equation: ClassVar[str] = "what it minimises, in one line"
+    source: ClassVar[str] = "who published it"
+    name: Literal["${name}"] = "${name}"
+    batch_size: Positive = 16
+    """Sequences of a step. Steps, learning rate and evaluations are settings of every stage."""
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(drawn=0, trained=self.steps * self.batch_size)
+
+    def make(self, plan: Train, work: Work) -> Stage:
+        # plan: how it is optimised; work: the model, the training images, the seed. A Stage has `plan`, `objective`,
+        # `reference` and `steps`, a generator with one Step for each step: see harness.training.stage, and, for one
+        # that trains on targets with any objective, harness.training.stages.sft. Import torch in here.
+        raise NotImplementedError("make: return a harness.training.stage.Stage")
+'''
+
+FAMILY = '''"""The family ${name}. Check it with: detmodes check family ${name}"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from transformers import PreTrainedConfig
+
+from harness.sequence import CoordinateSpace, TokenizerTokens
+from model_zoo.vlm.family import HALF, Family
+
+
+def toy(tokens: TokenizerTokens, id_of: Callable[[str], int]) -> PreTrainedConfig:
+    # Of the sizes in model_zoo.vlm.family (WIDTH, LAYERS, HEADS; pictures of TOY_SIDE pixels), with tokens.size entries
+    # in the vocabulary. id_of gives the id of one of the tokens below.
+    raise NotImplementedError("toy: return a configuration of the model's class of transformers, of a size for tests")
+
+
+FAMILY = Family(
+    model_type="as its config.json says",
+    prompt="<s>{image}{question}",  # with all tokens of the image, and the question
+    question="detect all",
+    image="<image>",  # the token that stands for a piece of the image
+    end="</s>",
+    mean=HALF,  # of the normalised pixels, by colour
+    std=HALF,
+    image_tokens=lambda config, side: (side // config.vision_config.patch_size) ** 2,
+    vision=("model.vision_tower.",),  # beginnings of the names of the image encoder's parameters
+    toy=toy,
+    space=lambda side: CoordinateSpace(1000),
+    locations=tuple(f"<loc{place:04d}>" for place in range(1000)),
+)  # every field: model_zoo.vlm.family
+'''
+
 TEST = '''"""${name} keeps the contract of detmodes. Install the package first: detmodes finds it by its entry point."""
 
 from __future__ import annotations

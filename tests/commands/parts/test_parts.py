@@ -21,7 +21,7 @@ from tests.commands.parts.test_skeleton import install
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(params=["objective", "reward", "benchmark"])
+@pytest.fixture(params=["objective", "reward", "benchmark", "stage", "family"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A kind whose skeleton `fresh_KIND` is installed."""
     chosen: str = request.param
@@ -42,6 +42,8 @@ def outcomes_of(kind: str) -> list[Outcome]:
 SAYS = {
     "objective": "loss: return PerToken({term: what each position contributes [N]}, {term: its weight})",
     "reward": "worth: return [I, K] numbers from 0 (worthless) to 1 (complete and right)",
+    "stage": "make: return a harness.training.stage.Stage",
+    "family": "toy: return a configuration of the model's class of transformers, of a size for tests",
     "benchmark": "annotations: return the Annotations of a split, with its pictures and categories",
 }
 
@@ -56,7 +58,14 @@ def test_a_skeleton_is_found_and_says_what_to_write(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("objective", "ce"), ("reward", "detection"), ("benchmark", "shapes"), ("adapter", "vlm")],
+    [
+        ("objective", "ce"),
+        ("reward", "detection"),
+        ("benchmark", "shapes"),
+        ("adapter", "vlm"),
+        ("stage", "grpo"),
+        ("family", "idefics"),
+    ],
 )
 def test_a_name_that_exists_is_refused(kind: str, name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"new {kind}: there is one called '{name}' already"):
