@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +28,9 @@ from model_zoo.vlm.families import FAMILIES
 from tests.commands.parts.test_skeleton import detmodes, install
 from tests.support import small
 from tests.support.chains import chain_of, stage_of, train_chain
+from tests.support.ranks import LIMIT, torchrun
 
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parent / "parts_outside"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 SMALL = {"domain": "plain", "train_images": 8, "val_images": 4, "calibration_images": 0}
@@ -158,7 +162,7 @@ def test_a_family_is_named_like_one_of_ours() -> None:
     assert vlm_settings.problems({"family": "gemma_outside"}) == []
     (problem,) = vlm_settings.problems({"family": "gema_outside"})
     assert "did you mean 'gemma_outside'" in problem
-    assert FAMILIES["gemma_outside"].question == "name all\n"
+    assert FAMILIES["gemma_outside"].question == "name all"
 
 
 @pytest.mark.usefixtures("installed")
@@ -224,3 +228,26 @@ def test_workers_run_it_the_report_shows_it_and_an_edit_counts(package: Path, tm
     new = {path for path in (tmp_path / "done" / "cells").glob("*/record.json") if path not in records}
     assert len(new) == 1
     assert "strict_outside" in new.pop().read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ray", "torchrun"])
+def test_it_is_found_on_a_cluster_and_by_every_rank(way: str, package: Path, tmp_path: Path) -> None:
+    content = content_of()
+    (tmp_path / "outside.yaml").write_text(json.dumps({**content, "objectives": content["objectives"][:1]}))
+    command = ["run", "outside.yaml", "--output", "done", "--quiet"]
+    if way == "ray":
+        begin = [sys.executable, "-P", "-m", "detmodes"]
+        command += ["--executor", "ray"]
+    else:
+        begin = [*torchrun(2), "detmodes"]
+    paths = map(str, (ROOT, tmp_path / "site", package))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [*begin, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    records = [json.loads(path.read_text()) for path in (tmp_path / "done" / "cells").glob("*/record.json")]
+    assert {"objective sharpened_outside", "reward strict_outside"} <= {
+        name for record in records for name in record["parts"]
+    }

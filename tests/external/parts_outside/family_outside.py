@@ -6,4 +6,4 @@ from dataclasses import replace
 
 from model_zoo.vlm.paligemma import PALIGEMMA
 
-FAMILY = replace(PALIGEMMA, question="name all\n")
+FAMILY = replace(PALIGEMMA, question="name all")
