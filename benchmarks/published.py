@@ -18,6 +18,7 @@ from benchmarks.readers import captions
 from benchmarks.readers.annotations import Annotations, Style, check_images, load
 from benchmarks.readers.captions import Captions
 from harness.errors import ConfigError, DataError
+from harness.system.files import as_url
 
 VARIABLE = "DETMODES_DATA"
 
@@ -94,7 +95,7 @@ def folder(data: Path | None, expected: str) -> Path:
     if root is None:
         raise ConfigError(f"no data; give --data DIR or set {VARIABLE}: {expected}")
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected {expected}")
+        raise DataError(f"{as_url(root) or root}: no such folder; expected {expected}")
     return root
 
 

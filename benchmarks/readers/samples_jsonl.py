@@ -140,6 +140,7 @@ def _chunks(
             sample = decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             sample = _loose(line, f"{path}: line {number}")
+        _require_keys_once(line, len(sample.mentions), f"{path}: line {number}")
         numbers.append(number)
         samples.append(sample)
         if len(samples) == CHUNK:
@@ -168,6 +169,16 @@ def _loose(line: bytes, where: str) -> _Sample:
         if mention.score is not None and math.isnan(mention.score):
             raise DataError(f"{where}: mentions[{position}]: score: expected {PROBABILITY}, got NaN")
     return sample
+
+
+def _require_keys_once(line: bytes, mentions: int, where: str) -> None:
+    """Raises DataError where an object of the line has a key twice, of which the last would win."""
+    most = {**dict.fromkeys(_Sample.__struct_fields__, 1), **dict.fromkeys(_Mention.__struct_fields__, mentions)}
+    if any(line.count(b'"%s"' % key.encode()) > number for key, number in most.items()):
+        try:
+            typed_json.require_keys_once(line, most)
+        except DataError as error:
+            raise DataError(f"{where}: {str(error).partition(': ')[2]}") from None
 
 
 def _require_no_misspelling(line: bytes, where: str) -> None:

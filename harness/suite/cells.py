@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from harness.errors import ConfigError, DataError, shorten
 from harness.records.layout import DIGESTS, SUITE
 from harness.suite.schema import NamedModel, NamedObjective, Suite
-from harness.system.strict import find_null, first_problem
+from harness.system.strict import first_problem, impossible_values
 from harness.types import Role
 
 Key = TypeVar("Key", bound=Hashable)
@@ -120,8 +120,8 @@ def _suite(path: Path) -> Suite:
         raise DataError(f"{path}: not found; expected the output folder of a run") from None
     except ValidationError as error:
         raise DataError(f"{path}: {first_problem(error)}") from None
-    if (key := find_null(suite.model_dump(mode="json"))) is not None:
-        raise DataError(f"{path}: field {shorten(key)}: expected a text without null characters")
+    for problem in impossible_values(suite.model_dump(mode="json")):
+        raise DataError(f"{path}: field {shorten(problem)}")
     return suite
 
 

@@ -66,7 +66,9 @@ def schema_problem(item: Any, prefix: Sequence[str | int] = ()) -> str:
         return unknown(f"key {where}:" if parent else "key", str(key), nearest.model_fields)
     message = item["msg"].removeprefix("Value error, ")
     shown = "" if item["type"] == "missing" else f", got {shorten(repr(item['input']), VALUE_LENGTH)}"
-    return f"{where}: {message}{shown}" if item["type"] != "value_error" else f"{where}: {message}"
+    if item["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message}{shown}"
 
 
 def _shown(value: object) -> str:

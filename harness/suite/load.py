@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from harness.suite.checks import content_problems, follows_from_another, referen
 from harness.suite.permissions import NOTHING, Permissions, permit_suite
 from harness.suite.schema import Suite
 from harness.suite.train_checks import train_problems
-from harness.system.strict import find_null
+from harness.system.strict import impossible_values
 from harness.yaml_text import read_yaml
 
+MOST_PROBLEMS = 10
+"""Values that no setting can have: a file that is no suite may have thousands."""
 OTHER_LENGTH = {"steps": "epochs", "epochs": "steps"}
 
 
@@ -132,8 +135,8 @@ def parse(content: object, where: str, permissions: Permissions | None = NOTHING
     """Validates the content of a suite file: schema, names, settings, references between them, and permissions."""
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: expected a mapping with the keys {', '.join(Suite.model_fields)}")
-    if (key := find_null(content)) is not None:
-        raise ConfigError(f"{where}: {shorten(key)}: expected a text without null characters")
+    if impossible := list(islice(impossible_values(content), MOST_PROBLEMS)):
+        raise ConfigError(*(f"{where}: {shorten(problem)}" for problem in impossible))
     problems: list[str] = []
     suite = None
     try:
@@ -162,4 +165,7 @@ def with_seeds(suite: Suite, text: str) -> Suite:
     try:
         return suite.model_validate({**suite.model_dump(mode="json"), "seeds": [int(part) for part in text.split(",")]})
     except (ValueError, ValidationError):
-        raise ConfigError(f"--seeds: expected distinct integers from 0, as in 0,1; got {text!r}") from None
+        told = shorten(repr(text), 100)
+        raise ConfigError(
+            f"--seeds: expected distinct integers from 0, of at most 64 bits, as in 0,1; got {told}"
+        ) from None

@@ -215,7 +215,7 @@ class Suite(StrictModel):
     objectives: tuple[NamedObjective, ...] = ()
     """The training objectives, by name, each with its settings (`detmodes list objectives`); without any, only the
     base is evaluated."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
     """Of batches, targets and samples; each objective is trained once with each."""
     train: Train = Train()
     """How all rows are trained."""

@@ -406,3 +406,35 @@ def test_a_long_list_of_names_is_cut_and_counted() -> None:
     number = len(listed.split(", ")) + int(more.removesuffix(" more"))
     assert number == len(figure_names(8))
     assert len(listed) <= 400
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": [0, 2**63]}, "seeds.1: expected a whole number of at most 64 bits, got 9223372036854775808"),
+        ({"seeds": [True]}, "seeds: expected a number, got true"),
+        ({"train": {"lr": True}}, "train: lr: expected a number, got true"),
+        ({"train": {"steps": False}}, "train: steps: expected a number, got false"),
+        ({"train": {"loss_weights": {"name": True}}}, "train: loss_weights: expected a number, got true"),
+        ({"train": {"lr": float("inf")}}, "train.lr: expected a finite number, got inf"),
+        ({"sample": {"temperature": float("inf")}}, "sample.temperature: expected a finite number, got inf"),
+        (
+            {"models": [{"name": "open_flamingo", "bins": float("nan")}]},
+            "models.0.bins: expected a finite number, got nan",
+        ),
+    ],
+)
+def test_numbers_that_no_setting_can_have(changes: dict[str, Any], told: str) -> None:
+    """Computing with them would end in another seed than was written, or in figures that are no numbers."""
+    assert problems(changes) == (told,)
+
+
+def test_true_is_taken_where_it_belongs() -> None:
+    assert parse({**GOOD, "sample": {"grammar": True}}, "s.yaml").sample.grammar
+
+
+@pytest.mark.parametrize("text", ["1" * 40, "9223372036854775808", "true", "0,0"])
+def test_seeds_of_the_command_line_are_whole_numbers_of_64_bits(text: str) -> None:
+    with pytest.raises(ConfigError, match="--seeds: expected distinct integers from 0, of at most 64 bits, as in 0,1"):
+        with_seeds(parse(GOOD, "s.yaml"), text)
+    assert with_seeds(parse(GOOD, "s.yaml"), str(2**63 - 1)).seeds == (2**63 - 1,)

@@ -17,6 +17,7 @@ from harness.protocols import Adapter, Predictor
 from harness.sequence import Codec, for_task
 from harness.sequence.prompts import about
 from harness.suite.permissions import NOTHING, Permissions, permit_record
+from harness.system.files import as_url
 from harness.types import Category, Example, Mention, Parsed
 
 HOME_BENCHMARK = "shapes"
@@ -45,6 +46,9 @@ def predict(
     permissions: Permissions = NOTHING,
 ) -> Iterator[Seen]:
     """Yields the answers for each image in order. `model`: a name (its shipped base) or the folder of a cell."""
+    for path in images:
+        if (url := as_url(path)) and not path.exists():
+            raise DataError(f"{url}: expected a picture on this machine, a URL is not read here; download it first")
     examples = [_example(index, path) for index, path in enumerate(images)]
     predictor, chunk = open_model(model, permissions), _chunk(model)
     temperatures = [0.0, *[temperature] * samples]

@@ -161,6 +161,31 @@ def test_a_misspelled_field_of_a_mention_is_refused(
         load(lines(tmp_path, content), annotations)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('"sample": 5', '"sample": 4, "sample": 5', "sample"),
+        ('"mentions": [', '"mentions": [], "mentions": [', "mentions"),
+        ('"name": "dog"', '"name": "cat", "name": "dog"', "name"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(
+    tmp_path: Path, annotations: Annotations, old: str, new: str, key: str
+) -> None:
+    """The last would win: a trailing `"mentions": []` empties the sample."""
+    path = lines(tmp_path, rows())
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DataError, match=rf'samples.jsonl: line 1: expected a key once, got "?{key}"? again'):
+        load(path, annotations)
+
+
+def test_words_of_the_format_elsewhere_are_no_keys(tmp_path: Path, annotations: Annotations) -> None:
+    content = [
+        line | {"raw": {"sample": 1, "mentions": [], "name": "x"}, "tags": ["sample", "name"]} for line in rows()
+    ]
+    assert len(load(lines(tmp_path, content), annotations).answers[1.0].mentions) == 4
+
+
 def test_a_field_that_only_resembles_one_that_is_there_means_nothing(tmp_path: Path, annotations: Annotations) -> None:
     """Pipelines keep the path of the picture, and how many samples they drew."""
     more = {"image": "1.jpg", "samples": 8, "mention": "", "text": "a dog", "latency": 0.2}

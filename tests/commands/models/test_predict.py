@@ -89,6 +89,8 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
 
 def test_images_are_checked_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "open_model", lambda reference: pytest.fail("loaded"))
+    with pytest.raises(DataError, match=r"http://h/none\.png: expected a picture on this machine, a URL is not read"):
+        list(predict.predict([Path("http://h/none.png")], "open_flamingo", 0, 1.0, 0))
     with pytest.raises(DataError, match=r"none\.png: no such image"):
         list(predict.predict([image_path(), tmp_path / "none.png"], "open_flamingo", 1, 1.0, 0))
 
