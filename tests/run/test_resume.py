@@ -55,7 +55,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Reference(NamedTuple):
-    """What an uninterrupted run leaves, and how long it took."""
+    """What an uninterrupted run leaves, and how long the faster one of two took: the first reads everything from the
+    disk, and moments drawn from its time would mostly come after the end of the others."""
 
     outcome: dict[str, Any]
     seconds: float
@@ -64,9 +65,9 @@ class Reference(NamedTuple):
 @pytest.fixture(scope="module")
 def reference(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     output = tmp_path_factory.mktemp("reference")
-    done = server.run(output)
-    assert (done.status, done.printed) == (0, "")
-    return Reference(outcome(output), done.seconds)
+    first, again = server.run(output), server.run(tmp_path_factory.mktemp("again"))
+    assert (first.status, first.printed, again.status) == (0, "", 0)
+    return Reference(outcome(output), min(first.seconds, again.seconds))
 
 
 def assert_ends_like(server: Server, output: Path, reference: Reference, every: int = 1) -> None:
@@ -120,10 +121,11 @@ def test_killed_at_fifty_random_moments(server: Server, reference: Reference, tm
 
 @pytest.mark.slow
 def test_killed_again_and_again(server: Server, reference: Reference, tmp_path: Path) -> None:
-    """Every attempt is killed, until one is faster than its killer, who grows slower. Checkpoints are rare."""
+    """Every attempt is killed, until one is faster than its killer, who grows slower: from a twentieth of the whole
+    time on, which no attempt is faster than where others leave the machine. Checkpoints are rare."""
     moments = random.Random(0)
     for attempt in range(60):
-        last = server.run(tmp_path, after=moments.uniform(0, reference.seconds * (0.3 + attempt / 40)), every=4)
+        last = server.run(tmp_path, after=moments.uniform(0, reference.seconds * (0.05 + attempt / 40)), every=4)
         if last.status == 0:
             break
         assert last.status == -signal.SIGKILL
