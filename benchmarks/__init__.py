@@ -12,7 +12,8 @@ BENCHMARKS = {
     # files of one's own. train_images, val_images, calibration_images say how many images are used.
     "lvis": "benchmarks.lvis:Lvis",
     "coco": "benchmarks.coco:Coco",
-    # Other formats, of one's own data. Settings: VocSettings, YoloSettings.
+    # Other formats, of one's own data. Settings: VocSettings, YoloSettings, HfSettings.
     "voc": "benchmarks.voc:Voc",
     "yolo": "benchmarks.yolo:Yolo",
+    "hf": "benchmarks.hf:Hf",
 }

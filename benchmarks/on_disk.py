@@ -89,7 +89,7 @@ class OnDisk:
 
     def __init__(self, settings: Mapping[str, object], data: Path | None = None) -> None:
         self.settings = self.read_settings(settings)
-        folder = published.folder(data, self.expected())
+        folder = self.folder(data)
         loaded = self.load(folder)
         for split in (loaded.train, loaded.val):
             if not split.examples:
@@ -111,6 +111,10 @@ class OnDisk:
     def expected(self) -> str:
         """Describes the data folder, for whoever gave none."""
         raise NotImplementedError
+
+    def folder(self, data: Path | None) -> Path:
+        """Returns the data folder. ConfigError where none is given."""
+        return published.folder(data, self.expected())
 
     def load(self, folder: Path) -> Loaded:
         """Reads both splits. DataError, one line, at the first mistake."""

@@ -12,6 +12,7 @@ TRAIN = "train"
 PARTS: dict[str, str] = {
     **dict.fromkeys(("accelerate", "einops", "einops_exts", "huggingface_hub", "open_clip", "safetensors"), TRAIN),
     **dict.fromkeys(("timm", "tokenizers", "torch", "torchvision", "transformers"), TRAIN),
+    "datasets": "hf",
     "deepspeed": "deepspeed",
     "peft": "lora",
     "ray": "ray",
