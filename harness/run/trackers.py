@@ -2,7 +2,8 @@
 
 Each cell is one run, in a project named like the suite. tensorboard writes to DIR/trackers/<cell>/, always the
 content of metrics.jsonl. wandb and trackio have separate stores, where a resumed cell continues the same run: rows
-that are computed again, after the last checkpoint, occur twice with the same values.
+that are computed again, after the last checkpoint, occur twice with the same values. Tables and pictures of the
+whole run are sent by harness.run.tracked_report.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def tracking(name: Name | None, suite: str, folder: Path, settings: Mapping[str,
     if name is None:
         yield lambda row, again: None
         return
-    tracker = _Tracker(name)
+    tracker = Tracker(name)
     tracker.attempt(lambda: tracker.start(suite, folder, flat(settings)))
     try:
         yield tracker.tell
@@ -66,13 +67,13 @@ def flat(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> d
     return flattened
 
 
-class _Tracker:
-    """One run. After its first failure it does nothing."""
+class Tracker:
+    """One run, `run` of accelerate's class. After its first failure it does nothing."""
 
     def __init__(self, name: Name) -> None:
         self._name = name
         self._works = True
-        self._run: Any = None
+        self.run: Any = None
 
     def attempt(self, action: Callable[[], None]) -> None:
         if not self._works:
@@ -92,15 +93,15 @@ class _Tracker:
         made = LOGGER_TYPE_TO_CLASS[self._name]
         if self._name == "tensorboard":
             files.remove(folder)
-            self._run = made(folder.name, folder.parent)
+            self.run = made(folder.name, folder.parent)
         else:
             run = _run(folder)
             options = {"id": run.rpartition("-")[2], "dir": folder} if self._name == "wandb" else {"embed": False}
-            self._run = made(suite, name=run, resume="allow", **options)
-        self._run.start()
-        self._run.store_init_configuration(settings)
+            self.run = made(suite, name=run, resume="allow", **options)
+        self.run.start()
+        self.run.store_init_configuration(settings)
         if self._name == "wandb":
-            self._run.tracker.define_metric("*", step_metric="step")
+            self.run.tracker.define_metric("*", step_metric="step")
 
     def tell(self, row: Mapping[str, Any], again: bool) -> None:
         if not again or self._name == "tensorboard":
@@ -109,12 +110,12 @@ class _Tracker:
     def _log(self, row: Mapping[str, Any]) -> None:
         values = flat({key: value for key, value in row.items() if key not in ("kind", "step")}, "/", f"{row['kind']}/")
         if self._name == "wandb":  # its steps only go up, and a second row of a step is discarded
-            self._run.log({**values, "step": row["step"]})
+            self.run.log({**values, "step": row["step"]})
         else:
-            self._run.log(values, step=row["step"])
+            self.run.log(values, step=row["step"])
 
     def finish(self) -> None:
-        self._run.finish()
+        self.run.finish()
 
 
 def _run(folder: Path) -> str:

@@ -97,6 +97,10 @@ def run(
         console.show_summary(folder)
         if profile:
             console.show_profile(folder)
+        if track is not None:
+            from harness.run import tracked_report
+
+            tracked_report.send_report(track, chosen.suite, folder)
     raise typer.Exit(code)
 
 
