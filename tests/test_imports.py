@@ -70,6 +70,7 @@ TORCH_FREE = (
     *("harness.commands.score", "harness.commands.results", "harness.commands.run.option_checks"),
     *("harness.api.given", "harness.api.runs", "harness.api.scoring"),
     *("harness.commands.app", "harness.commands.console", "harness.commands.models.listing"),
+    *("harness.commands.parts.verbs", "harness.commands.parts.new"),
     *("harness.commands.models.verbs", "harness.commands.run.verbs", "harness.commands.speed.verbs"),
     *("model_zoo.settings", "model_zoo.flamingo.architectures", "model_zoo.flamingo.released_sizes"),
 )
