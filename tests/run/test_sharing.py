@@ -95,7 +95,7 @@ def training(output: Path, pid: int | None = None) -> list[CellStatus]:
 def made(printed: str) -> list[str]:
     """Cells that a process has computed itself, as its progress says."""
     lines = [line.split() for line in printed.splitlines()]
-    return [parts[1] for parts in lines if len(parts) == 2 and parts[0] == "finished"]
+    return [parts[1] for parts in lines if len(parts) > 1 and parts[0] == "finished"]
 
 
 def nothing_left(output: Path) -> bool:
