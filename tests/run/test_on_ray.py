@@ -182,7 +182,7 @@ def test_a_cluster_of_others_sends_to_a_url(cluster: str, suite: Path, tmp_path:
         timeout=PATIENCE,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Detection (greedy answer)") == 1
+    assert run.stdout.count("the greedy answer's AP") == 1
     assert records_of(tmp_path / "there") == expected(suite, tmp_path / "local", only)
     assert records_of(mirror.local(url)) == records_of(tmp_path / "there")
 

@@ -149,7 +149,7 @@ def test_jobs_run_a_suite_and_print_one_table(suite: Path, tmp_path: Path) -> No
     out, err = (run := start(suite, output, "--jobs", "2")).communicate(timeout=PATIENCE)
     assert run.returncode == 0, err
     assert sorted(made(err)) == sorted(item.cell.id for item in cells(output))
-    assert out.count("Detection (greedy answer)") == 1
+    assert out.count("the greedy answer's AP") == 1
     assert nothing_left(output)
 
 
@@ -163,7 +163,7 @@ def test_a_job_that_crashes_takes_no_cell_with_it(suite: Path, tmp_path: Path) -
     assert run.returncode == 0, err
     assert "was ended by SIGKILL; its cell is taken over" in err
     assert {item.state for item in cells(output)} == {"finished"}
-    assert out.count("Detection (greedy answer)") == 1
+    assert out.count("the greedy answer's AP") == 1
     assert nothing_left(output)
 
 
