@@ -22,11 +22,11 @@ from harness.metrics.detection.rules import Protocol
 
 @dataclass(frozen=True, slots=True)
 class HfSettings:
-    """dataset: a folder in the data folder, or with a revision OWNER/NAME on the Hub; config: of the several that one
-    may have; train, val: names of its splits; boxes: x, y, w, h or x0, y0, x1, y1 in pixels; the others: see
-    benchmarks.on_disk.SplitSettings."""
+    """dataset: the data folder itself or a folder in it, or with a revision OWNER/NAME on the Hub; config: of the
+    several that one may have; train, val: names of its splits; boxes: x, y, w, h or x0, y0, x1, y1 in pixels; the
+    others: see benchmarks.on_disk.SplitSettings."""
 
-    dataset: str
+    dataset: str = "."
     revision: str | None = None
     config: str | None = None
     train: str = "train"
@@ -53,13 +53,13 @@ class Hf(OnDisk):
         "boxes": checks.one_of(("xywh", "xyxy")).means("Corner and size (COCO), or two corners (VOC), in pixels."),
         **COMMON,
     }
-    DEFAULTS: ClassVar = {key: value for key, value in asdict(HfSettings("")).items() if key != "dataset"}
+    DEFAULTS: ClassVar = asdict(HfSettings())
 
     @classmethod
     def read_settings(cls, settings: Mapping[str, Any]) -> HfSettings:
         problems = checks.problems(cls.name, settings, cls.SETTINGS)
-        if "dataset" not in settings:
-            problems.append(f"{cls.name}.dataset: expected a folder in the data folder, or OWNER/NAME with a revision")
+        if "revision" in settings and "dataset" not in settings:
+            problems.append(f"{cls.name}.dataset: expected OWNER/NAME, as there is a revision")
         if problems:
             raise ConfigError(*problems)
         return HfSettings(**settings)

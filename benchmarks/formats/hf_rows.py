@@ -72,7 +72,7 @@ def _load(root: Path, place: HfPlace) -> Any:
     try:
         if place.revision is not None:
             return datasets.load_dataset(place.dataset, place.config, revision=place.revision)
-        folder = DataFolder(root).find(place.dataset, str(root))
+        folder = root if place.dataset == "." else DataFolder(root).find(place.dataset, str(root))
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; on the Hub it needs a revision")
         if (folder / "dataset_dict.json").is_file():

@@ -61,6 +61,7 @@ def test_a_stored_folder(data: Path) -> None:
     with Image.open(third.path) as stored:
         assert stored.getpixel((0, 0)) == (3, 0, 0)
     assert json.loads(json.dumps(benchmark.describe())) == Hf({"dataset": "set"}, data).describe()
+    assert Hf({}, data / "set").split("val")[0].instances == third.instances  # the data folder itself
 
 
 def test_two_corners(data: Path) -> None:
@@ -152,6 +153,7 @@ def test_settings_are_checked_before_anything_is_read() -> None:
     assert Hf.problems({"dataset": "../x"}) == [
         "hf.dataset: expected a folder in the data folder, or OWNER/NAME, got '../x'"
     ]
-    assert Hf.problems({}) == ["hf.dataset: expected a folder in the data folder, or OWNER/NAME with a revision"]
+    assert Hf.problems({"revision": "c0ffee"}) == ["hf.dataset: expected OWNER/NAME, as there is a revision"]
+    assert Hf.problems({}) == []
     assert Hf.places({"dataset": "a/b", "revision": "c0ffee"}) == ["hub:a/b@c0ffee"]
     assert Hf.places({"dataset": "set"}) == []
