@@ -441,7 +441,7 @@ def test_short_help_groups_the_verbs_by_job(invoke: Invoke) -> None:
     done = invoke("-h")
     assert done.code == 0
     panels = [line.strip("╭─╮ ") for line in done.out.splitlines() if line.startswith("╭")]
-    assert panels == ["Options", "Run suites", "Results", "Score files", "Models", "Speed"]
+    assert panels == ["Options", "Run suites", "Results", "Score files", "Models", "Parts of your own", "Speed"]
     assert invoke("speed", "-h").code == invoke("run", "-h").code == 0
 
 

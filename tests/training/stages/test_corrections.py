@@ -421,7 +421,7 @@ def test_another_package_can_bring_its_own() -> None:
 
 def test_the_shipped_one_and_names_that_nobody_has() -> None:
     assert isinstance(registry.corrector("templates", CODEC, "canonical"), Templates)
-    assert registry.names("corrector") == {"templates": "harness.training.stages.corrections:Templates"}
+    assert registry.names("corrector")["templates"] == "harness.training.stages.corrections:Templates"
     with pytest.raises(ConfigError, match=r"unknown corrector 'template', did you mean 'templates'\?"):
         registry.corrector("template", CODEC, "canonical")
 
