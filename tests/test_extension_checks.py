@@ -15,6 +15,7 @@ from harness.run.context import open_context
 from harness.suite.load import parse
 from harness.suite.schema import NamedModel
 from tests.support import small
+from tests.support.packages import write_package
 
 NUMBERS = count()
 JSON = "expected describe() to give a dict of JSON values, "
@@ -33,11 +34,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def install(source: str, group: str = "adapters") -> str:
         module = f"theirs_{next(NUMBERS)}"  # never imported before
-        (tmp_path / f"{module}.py").write_text(source)
-        metadata = tmp_path / f"{module}-0.7.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0.7\n")
-        (metadata / "entry_points.txt").write_text(f"[detmodes.{group}]\ntheirs = {module}:Theirs\n")
+        write_package(tmp_path, module, source, f"detmodes.{group}", f"theirs = {module}:Theirs")
         monkeypatch.syspath_prepend(str(tmp_path))
         return f"({module} 0.7, entry point theirs = {module}:Theirs): "
 

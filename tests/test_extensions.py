@@ -22,6 +22,7 @@ from harness.suite.cells import cells
 from harness.suite.load import parse
 from harness.types import Box, Example, Instance, Mention, Parsed, TokenBatch
 from tests.support import small
+from tests.support.packages import write_package
 
 NUMBERS = count()
 Install = Callable[..., str]
@@ -52,11 +53,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
     def put(kind: str, source: str, name: str = "theirs") -> str:
         module = f"theirs_{kind}_{next(NUMBERS)}"  # never imported before
-        (tmp_path / f"{module}.py").write_text(source)
-        metadata = tmp_path / f"{module}-0.7.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0.7\n")
-        (metadata / "entry_points.txt").write_text(f"[{extensions.GROUPS[kind]}]\n{name} = {module}:PART\n")
+        write_package(tmp_path, module, source, extensions.GROUPS[kind], f"{name} = {module}:PART")
         monkeypatch.syspath_prepend(str(tmp_path))
         return f"{kind} {name} ({module} 0.7, entry point {name} = {module}:PART)"
 

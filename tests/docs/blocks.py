@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.commands.parts.test_skeleton import install
+from tests.support.packages import install
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r'^(?:<!-- (.*?) -->\n)?```(\w+)(?: title="(.*?)")?\n((?:.*\n)*?)```$', re.MULTILINE)

@@ -25,9 +25,10 @@ from harness.system.provenance import parts
 from model_zoo.settings import vlm as vlm_settings
 from model_zoo.vlm import loading
 from model_zoo.vlm.families import FAMILIES
-from tests.commands.parts.test_skeleton import detmodes, install
+from tests.commands.parts.test_skeleton import detmodes
 from tests.support import small
 from tests.support.chains import chain_of, stage_of, train_chain
+from tests.support.packages import install
 from tests.support.ranks import LIMIT, torchrun
 
 ROOT = Path(__file__).parents[2]

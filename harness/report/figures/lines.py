@@ -60,8 +60,9 @@ def row_looks(results: Results) -> dict[str, Look]:
 def draw_coverage(results: Results) -> Figure:
     figure = Figure(figsize=(4.8 * len(models(results)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(models(results)), sharey=True, squeeze=False)[0]
+    look_of = row_looks(results)
     for axes, model in zip(panels, models(results), strict=True):
-        draw_lines(axes, coverage_lines(results, model), row_looks(results))
+        draw_lines(axes, coverage_lines(results, model), look_of)
         axes.set_xlabel("samples per image, k")
         axes.set_title(model if len(panels) > 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -130,8 +131,9 @@ def _draw_over_steps(
     down = len(contents) // across
     figure = Figure(figsize=(width * across, height * down + 0.5), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, squeeze=False)
+    look_of = row_looks(results)
     for axes, (model, measure) in zip(panels.flat, contents, strict=True):
-        draw_lines(axes, by_name[model].get(measure.name, ()), row_looks(results))
+        draw_lines(axes, by_name[model].get(measure.name, ()), look_of)
         axes.set_title(_titled(results, model, measure.heading), fontsize=9)
     for axes in panels[-1]:
         axes.set_xlabel("training step")

@@ -16,7 +16,7 @@ from harness.conformance import Outcome, objectives, rewards
 from harness.errors import ConfigError
 from harness.metrics.samples.reward import REWARDS
 from harness.objectives import OBJECTIVES
-from tests.commands.parts.test_skeleton import install
+from tests.support.packages import install
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from harness import conformance, registry
 from harness.commands.parts import new
 from harness.conformance import CHECKS
 from harness.errors import ConfigError, DataError
+from tests.support.packages import install
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "howto" / "own-model.md"
@@ -82,17 +82,6 @@ def test_a_name_must_not_be_taken(tmp_path: Path) -> None:
 
 
 # ---- how an installed package becomes known ----------------------------------------------------------------------
-
-
-def install(package: Path, site: Path) -> None:
-    """What `pip install --editable` leaves behind that matters: a dist-info with the package's entry points."""
-    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
-    info = site / f"{project['name']}-{project['version']}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    groups = project["entry-points"].items()
-    lines = [line for group, points in groups for line in (f"[{group}]", *(f"{k} = {v}" for k, v in points.items()))]
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
 
 def detmodes(*arguments: str, path: tuple[Path, ...], cwd: Path) -> subprocess.CompletedProcess[str]:
