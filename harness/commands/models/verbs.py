@@ -37,7 +37,7 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     install: Annotated[bool, typer.Option("--install", help="Replace the shipped weights by the result.")] = False,
 ) -> None:
-    """Pretrain a shipped base on `plain` shapes from scratch (evaluate it with: detmodes run base, base-spelled)."""
+    """Pretrain a shipped base on `plain` shapes from scratch (evaluate the tiny one with: detmodes run base)."""
     from model_zoo.flamingo.pretrain import command
 
     command(output, seed, base, install)
