@@ -211,7 +211,7 @@ def test_a_cell_is_identified_by_the_source_of_its_parts(install: Install) -> No
     suite = small.mini_suite(objectives=[named], hypotheses=[])
     by_row = {cell.label: foreign_parts(suite, cell) for cell in cells(suite)}
     assert by_row.pop("base") == {}
-    (parts,) = [found for row, found in by_row.items() if "theirs" in row]
+    (parts,) = [described for row, described in by_row.items() if "theirs" in row]
     assert parts.keys() == {"objective theirs", "reward theirs"}
     assert {part.version for part in parts.values()} == {"0.7"}
     assert all(len(part.source) == 64 for part in parts.values())

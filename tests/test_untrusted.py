@@ -97,8 +97,8 @@ def test_the_search_finds_each_danger() -> None:
 
 def test_no_source_runs_what_it_reads() -> None:
     assert {"harness/report/results.py", "model_zoo/checkpoint.py"} <= {str(path.relative_to(ROOT)) for path in SOURCES}
-    found = {str(path.relative_to(ROOT)): list(dangers(path.read_text())) for path in SOURCES}
-    assert {name: own for name, own in found.items() if own} == ALLOWED
+    by_file = {str(path.relative_to(ROOT)): list(dangers(path.read_text())) for path in SOURCES}
+    assert {name: places for name, places in by_file.items() if places} == ALLOWED
 
 
 # ---- a malicious folder --------------------------------------------------------------------------------------------

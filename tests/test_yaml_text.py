@@ -43,9 +43,9 @@ from harness.yaml_text import read_yaml
     ],
 )
 def test_values_are_those_of_yaml_1_2(text: str, value: Any) -> None:
-    found = read_yaml(text, "suite.yaml")
-    assert found == value
-    assert type(found) is type(value)
+    values = read_yaml(text, "suite.yaml")
+    assert values == value
+    assert type(values) is type(value)
 
 
 @pytest.mark.parametrize("name", sorted(shipped_suites()))

@@ -148,27 +148,27 @@ def collate(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Tensor]:
 
 def ours(name: str, micro_batch: int | None = None) -> tuple[LlamaForCausalLM, list[float], Mapping[str, Any]]:
     """What harness.training makes of the model: the model, the loss of each step, the objective's settings."""
-    adapter, own = LlamaAdapter(), plan(micro_batch)
-    objective = prepare(name, SETTINGS[name], LlamaAdapter(), HELDOUT, own, SEED)
+    adapter, drawn = LlamaAdapter(), plan(micro_batch)
+    objective = prepare(name, SETTINGS[name], LlamaAdapter(), HELDOUT, drawn, SEED)
     work = Work(adapter, IMAGES, SEED, accelerator_on("cpu"))
-    curve = train(work, [FineTuning(objective, own)])
+    curve = train(work, [FineTuning(objective, drawn)])
     return adapter.model, [row["loss"] for row in curve], objective.settings
 
 
 def arguments(folder: Path, accumulation: int = 1, **more: Any) -> TrainingArguments:
     """The plan, as transformers says it."""
-    own = plan()
+    drawn = plan()
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=BATCH // accumulation,
         gradient_accumulation_steps=accumulation,
         max_steps=STEPS,
-        learning_rate=own.lr,
+        learning_rate=drawn.lr,
         weight_decay=0.0,
-        adam_beta1=own.optimizer.betas[0],
-        adam_beta2=own.optimizer.betas[1],
-        adam_epsilon=own.optimizer.eps,
-        max_grad_norm=own.clip,
+        adam_beta1=drawn.optimizer.betas[0],
+        adam_beta2=drawn.optimizer.betas[1],
+        adam_epsilon=drawn.optimizer.eps,
+        max_grad_norm=drawn.clip,
         lr_scheduler_type="constant",
         logging_steps=1,
         save_strategy="no",
@@ -191,13 +191,13 @@ class InOrder(Trainer):
 def rows_of_the_plan() -> list[dict[str, list[int]]]:
     """What our loop trains on, step after step."""
     adapter, drawn = LlamaAdapter(), batches(len(IMAGES), plan(), SEED)
-    rows = [row for own in drawn for row in rows_of(adapter, IMAGES, own, "random", SEED)]
+    rows = [row for step in drawn for row in rows_of(adapter, IMAGES, step, "random", SEED)]
     return [labelled(row.tokens, row.example) for row in rows]
 
 
 def heldout() -> list[dict[str, list[int]]]:
     """The targets on which our loop calibrates."""
-    return [labelled(members(own, CODEC, "random", SEED, epoch=0, count=1)[0], own) for own in HELDOUT]
+    return [labelled(members(example, CODEC, "random", SEED, epoch=0, count=1)[0], example) for example in HELDOUT]
 
 
 def trained(folder: Path, loss: detmodes.TrainerLoss, accumulation: int = 1, **more: Any) -> tuple[Any, list[float]]:
@@ -236,10 +236,10 @@ def test_the_trainer_reaches_the_weights_of_our_loop(name: str, accumulation: in
 
 def test_objectives_are_told_apart_by_the_weights() -> None:
     """By far more than the tolerance above."""
-    found = {name: ours(name)[0] for name in SETTINGS}
+    trained = {name: ours(name)[0] for name in SETTINGS}
     for one in SETTINGS:
         for other in SETTINGS:
-            assert one == other or largest_difference(found[one], found[other]) > 1e-4, (one, other)
+            assert one == other or largest_difference(trained[one], trained[other]) > 1e-4, (one, other)
     assert {*SETTINGS, "ce_kl"} == {name for name, spec in OBJECTIVES.items() if spec.level == "token"}
 
 
@@ -287,10 +287,10 @@ def test_a_decoder_behind_an_encoder_is_not_shifted() -> None:
 def test_a_batch_without_targets_has_loss_0_and_a_gradient() -> None:
     logits = torch.randn(1, 3, 5, requires_grad=True)
     labels = torch.full((1, 3), IGNORED_LABEL)
-    found = detmodes.loss("ce")(CausalLMOutput(logits=logits), labels, num_items_in_batch=torch.tensor(0))
-    found.backward()  # type: ignore[no-untyped-call]
+    loss = detmodes.loss("ce")(CausalLMOutput(logits=logits), labels, num_items_in_batch=torch.tensor(0))
+    loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
-    assert (found.item(), logits.grad.abs().sum().item()) == (0.0, 0.0)
+    assert (loss.item(), logits.grad.abs().sum().item()) == (0.0, 0.0)
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
@@ -306,8 +306,8 @@ def test_calibration_is_that_of_our_loop(positions: str) -> None:
     for size in (1, 2, 5):
         loss = detmodes.loss("sed_sft", **given, calibration_examples=3)
         rows = heldout()
-        found = loss.calibrate(model, [collate(rows[start : start + size]) for start in range(0, 5, size)])
-        assert found == loss.settings["threshold"] == pytest.approx(expected, rel=1e-6)
+        calibrated = loss.calibrate(model, [collate(rows[start : start + size]) for start in range(0, 5, size)])
+        assert calibrated == loss.settings["threshold"] == pytest.approx(expected, rel=1e-6)
         assert model.training
 
 
@@ -427,7 +427,7 @@ def test_an_objective_is_a_function_of_a_batch() -> None:
 
 def test_the_toy_pads_as_our_batches_do() -> None:
     """The two ways to lay out the same rows: labels stand one place earlier in ours."""
-    rows = [members(own, CODEC, "random", SEED, epoch=0, count=1)[0] for own in HELDOUT]
-    batch = target_batch(rows, CODEC, [CODEC.prompt(own) for own in HELDOUT])
+    rows = [members(example, CODEC, "random", SEED, epoch=0, count=1)[0] for example in HELDOUT]
+    batch = target_batch(rows, CODEC, [CODEC.prompt(example) for example in HELDOUT])
     theirs = collate(heldout())
     assert torch.equal(batch.labels, theirs["labels"][:, 1:])

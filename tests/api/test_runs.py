@@ -37,22 +37,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tables_are_those_of_the_report(folder: Path) -> None:
     """The CSV files have six digits."""
-    found, results = detmodes.load(folder), load_results(folder)
+    runs, results = detmodes.load(folder), load_results(folder)
     for name, text in (("figures", to_csv(results)), ("categories", to_category_csv(results))):
-        frame, expected = found.to_pandas(name), pd.read_csv(io.StringIO(text))  # type: ignore[arg-type]
+        frame, expected = runs.to_pandas(name), pd.read_csv(io.StringIO(text))  # type: ignore[arg-type]
         shared = [column for column in expected.columns if column in frame.columns]
         assert {"figure", "estimate", "low", "high", "seeds"} <= set(shared)
         pd.testing.assert_frame_equal(frame[shared], expected[shared], check_dtype=False, atol=5e-7, rtol=0)
-    assert found.to_markdown() == found._repr_markdown_() == to_markdown(results)
+    assert runs.to_markdown() == runs._repr_markdown_() == to_markdown(results)
 
 
 def test_cells_that_are_not_there_are_named(folder: Path) -> None:
-    found = detmodes.load(str(folder))
-    assert found.failed == {"toy ce seed 2": "ValueError: no luck"}
-    assert found.missing == ["toy sed seed 2"]
-    assert found.suite.suite == "fake"
-    assert [finding.hypothesis.id for finding in found.verdicts] == ["H1", "H2", "H3"]
-    assert [finding.outcome for finding in found.verdicts] == [own.outcome for own in verdicts(load_results(folder))]
+    runs = detmodes.load(str(folder))
+    assert runs.failed == {"toy ce seed 2": "ValueError: no luck"}
+    assert runs.missing == ["toy sed seed 2"]
+    assert runs.suite.suite == "fake"
+    assert [finding.hypothesis.id for finding in runs.verdicts] == ["H1", "H2", "H3"]
+    assert [finding.outcome for finding in runs.verdicts] == [
+        verdict.outcome for verdict in verdicts(load_results(folder))
+    ]
 
 
 def test_tables_of_cells_are_put_together(folder: Path) -> None:
@@ -80,12 +82,12 @@ def test_a_published_run_has_no_samples(tmp_path: Path) -> None:
 
 def test_a_changed_table_is_refused(tmp_path: Path) -> None:
     place = fake_cells.write_run(tmp_path, fake_cells.suite(seeds=[0]), images=12)
-    found = detmodes.load(place)
+    runs = detmodes.load(place)
     (cell,) = place.glob("cells/toy-ce-s0-*")
     frame = pd.read_parquet(cell / "detections.parquet")
     frame.assign(score=0.5).to_parquet(cell / "detections.parquet")
     with pytest.raises(detmodes.DataError, match=r"detections\.parquet"):
-        found.to_pandas("detections")
+        runs.to_pandas("detections")
 
 
 def test_a_suite_runs_from_a_mapping_and_from_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -56,8 +56,10 @@ def test_evaluate_gives_what_the_verb_writes(diagnostics: bool, place: Path) -> 
     truth, detections = place / "truth.json", place / "detections.json"
     options = {"annotations": truth, "protocol": "coco", "bootstrap": 10, "diagnose": diagnostics}
     evaluate_verb.command(True, **options, detections=detections, compare=detections, output=place / "out.json")
-    found = detmodes.evaluate(truth, str(detections), "coco", bootstrap=10, compare=detections, diagnostics=diagnostics)
-    assert found == json.loads((place / "out.json").read_text())
+    result = detmodes.evaluate(
+        truth, str(detections), "coco", bootstrap=10, compare=detections, diagnostics=diagnostics
+    )
+    assert result == json.loads((place / "out.json").read_text())
 
 
 def test_rows_in_memory_are_as_good_as_files(place: Path) -> None:
@@ -78,21 +80,21 @@ def test_measure_gives_what_the_verb_writes(place: Path) -> None:
     truth, samples = place / "truth.json", place / "samples.jsonl"
     options = {"annotations": truth, "samples": samples, "protocol": "coco", "bootstrap": 10, "temperature": 1.0}
     measure_verb.command(True, **options, output=place / "out.json", per_image=place / "images.csv")
-    found = detmodes.measure(str(samples), truth, "coco", bootstrap=10, temperature=1.0)
-    images = found.pop("images")
-    assert found == json.loads((place / "out.json").read_text())
+    result = detmodes.measure(str(samples), truth, "coco", bootstrap=10, temperature=1.0)
+    images = result.pop("images")
+    assert result == json.loads((place / "out.json").read_text())
     frame = pd.read_csv(place / "images.csv")
     assert pd.DataFrame(images)["mentions"].tolist() == frame["mentions"].tolist()
 
 
 def test_samples_in_memory_are_as_good_as_a_file(place: Path) -> None:
     of_files = detmodes.measure(place / "samples.jsonl", place / "truth.json", "coco")
-    found = detmodes.measure(SAMPLES, TRUTH, "coco")
-    assert found["temperatures"] == of_files["temperatures"]
-    assert found["samples"]["path"] == "samples.jsonl"
-    assert found["annotations"]["path"] == "annotations.json"
+    result = detmodes.measure(SAMPLES, TRUTH, "coco")
+    assert result["temperatures"] == of_files["temperatures"]
+    assert result["samples"]["path"] == "samples.jsonl"
+    assert result["annotations"]["path"] == "annotations.json"
     # By hand: three samples of each image; all find the disc, two the box: 5 of 6 pairs of an object and a sample.
-    assert found["temperatures"][0]["figures"]["recall"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result["temperatures"][0]["figures"]["recall"] == pytest.approx((1 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def document(folder: Path, split: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / f"{split}.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((folder / f"{split}.json").read_text())
+    return content
 
 
 # ---- the set on disk -----------------------------------------------------------------------------------------
@@ -124,11 +124,11 @@ def test_two_processes_can_render_at_once(tmp_path: Path) -> None:
     both = [context.Process(target=render_together, args=(str(tmp_path), barrier, queue)) for _ in range(2)]
     for process in both:
         process.start()
-    found = [queue.get(timeout=120) for _ in both]
+    rendered = [queue.get(timeout=120) for _ in both]
     for process in both:
         process.join()
     (folder,) = tmp_path.iterdir()
-    assert found == [(str(folder), True)] * 2
+    assert rendered == [(str(folder), True)] * 2
     assert content(folder) == content(render_set(TINY, tmp_path / "alone"))
 
 

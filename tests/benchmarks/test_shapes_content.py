@@ -31,8 +31,8 @@ def default() -> Shapes:
 
 
 def document(folder: Path, split: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / f"{split}.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((folder / f"{split}.json").read_text())
+    return content
 
 
 # ---- images --------------------------------------------------------------------------------------------------
@@ -127,17 +127,17 @@ def test_all_frequencies_occur_under_thresholds_scaled_to_the_set(default: Shape
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_federated_fields_agree_with_the_annotations(default: Shapes, split: str) -> None:
-    found = document(default.folder, split)
-    every = {category["id"] for category in found["categories"]}
-    for image in found["images"]:
-        present = {a["category_id"] for a in found["annotations"] if a["image_id"] == image["id"]}
+    content = document(default.folder, split)
+    every = {category["id"] for category in content["categories"]}
+    for image in content["images"]:
+        present = {a["category_id"] for a in content["annotations"] if a["image_id"] == image["id"]}
         assert present | set(image["neg_category_ids"]) == every
         assert not present & set(image["neg_category_ids"])
         assert image["not_exhaustive_category_ids"] == []
         with Image.open(default.folder / split / image["file_name"]) as picture:
             assert picture.size == (image["width"], image["height"]) == (64, 64)
-    assert [a["id"] for a in found["annotations"]] == list(range(1, len(found["annotations"]) + 1))
-    for a in found["annotations"]:
+    assert [a["id"] for a in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
+    for a in content["annotations"]:
         x, y, w, h = a["bbox"]
         assert a["area"] == w * h
         assert a["segmentation"] == [[x, y, x + w, y, x + w, y + h, x, y + h]]
@@ -146,9 +146,9 @@ def test_federated_fields_agree_with_the_annotations(default: Shapes, split: str
 def test_counts_are_those_of_the_training_images_in_every_split(default: Shapes) -> None:
     train = document(default.folder, "train")
     for category in train["categories"]:
-        own = [a for a in train["annotations"] if a["category_id"] == category["id"]]
-        assert category["instance_count"] == len(own)
-        assert category["image_count"] == len({a["image_id"] for a in own})
+        objects = [a for a in train["annotations"] if a["category_id"] == category["id"]]
+        assert category["instance_count"] == len(objects)
+        assert category["image_count"] == len({a["image_id"] for a in objects})
         assert category["synonyms"][0] == category["name"]
     for split in SPLITS:
         assert document(default.folder, split)["categories"] == train["categories"]
@@ -178,10 +178,10 @@ def test_the_ground_truth_has_ap_1(default: Shapes, engine: str) -> None:
 
 
 def test_it_describes_what_identifies_it(default: Shapes) -> None:
-    found = default.describe()
-    assert found["name"] == "shapes"
-    assert asdict(ShapesSettings()).items() <= found.items()
-    digests = found["digests"]
+    description = default.describe()
+    assert description["name"] == "shapes"
+    assert asdict(ShapesSettings()).items() <= description.items()
+    digests = description["digests"]
     assert isinstance(digests, dict)
     assert digests.keys() == set(SPLITS)
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(description)) == description

@@ -72,8 +72,8 @@ def test_odd_annotations_are_named_with_their_count(tmp_path: Path, name: str) -
     content, expected = ODD[name]
     assert list(map(str, find_in_annotations(loaded(tmp_path, content)))) == [expected]
     rows = write(tmp_path / "rows.json", [result(1, 1, 0.5, 10, 10, 100, 50)])
-    found = fast.evaluate_files(tmp_path / "annotations.json", lambda: detection_files.load_table(rows), "lvis")
-    assert list(map(str, found.suspicions)) == [expected]
+    evaluated = fast.evaluate_files(tmp_path / "annotations.json", lambda: detection_files.load_table(rows), "lvis")
+    assert list(map(str, evaluated.suspicions)) == [expected]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -112,8 +112,8 @@ def corners() -> Any:
     return np.concatenate([made[:, :2], made[:, :2] + made[:, 2:]], axis=1)
 
 
-def rows_of(found: Any, score: float = 0.5, times: int = 1) -> list[Document]:
-    return [result(1 + k % 2, 1, score - k / 1e4, *box) for k, box in enumerate(found.tolist())] * times
+def rows_of(corners: Any, score: float = 0.5, times: int = 1) -> list[Document]:
+    return [result(1 + k % 2, 1, score - k / 1e4, *box) for k, box in enumerate(corners.tolist())] * times
 
 
 CASES: dict[str, tuple[list[Document], str]] = {
@@ -139,12 +139,12 @@ def test_what_is_odd_about_detections_is_named(
     truth, table = loaded(tmp_path, plain()), write(tmp_path / "rows.json", rows)
     careful = find_in_detections(detection_files.load(table), truth)
     short = fast.evaluate_files(truth.path, lambda: detection_files.load_table(table), "lvis").suspicions
-    for found in (careful, short):
+    for noticed in (careful, short):
         if not expected:
-            assert not found
+            assert not noticed
         else:
-            assert len(found) == 1
-            assert re.match(expected if sample > 600 or name == "twice" else r"\d+ of \d+ ", str(found[0])), found
+            assert len(noticed) == 1
+            assert re.match(expected if sample > 600 or name == "twice" else r"\d+ of \d+ ", str(noticed[0])), noticed
 
 
 def test_no_detections_are_not_suspected(tmp_path: Path) -> None:

@@ -271,7 +271,9 @@ class Jittered(OracleUniform):
     """The oracle with boxes that are sometimes off and objects that are sometimes left out: AP between 0 and 1."""
 
     def generate(self, *args: Any, **kwargs: Any) -> list[list[Sample]]:
-        return [[self._spoilt(s, index) for s in own] for index, own in enumerate(super().generate(*args, **kwargs))]
+        return [
+            [self._spoilt(s, index) for s in answers] for index, answers in enumerate(super().generate(*args, **kwargs))
+        ]
 
     def _spoilt(self, sample: Sample, index: int) -> Sample:
         parsed = self.codec.decode(sample.tokens, 64, 64).mentions[index % 2 :]
@@ -341,8 +343,8 @@ def test_the_consensus_counts_samples(tmp_path: Path) -> None:
     sofa of score 1, two cups of score 1/2. No sample sees anything in image 2."""
     result = measured(tmp_path, {1: [[], [SOFA, CUP_B], [COUCH, ("cup", ELSEWHERE)]], 2: [[], [], []]})
     table = result.tables["detections"].query("temperature == 1")
-    found = table.set_index(["category_id", "x", "y"])["score"].to_dict()
-    assert found == {(1, A.x, A.y): 1.0, (2, B.x, B.y): 0.5, (2, ELSEWHERE.x, ELSEWHERE.y): 0.5}
+    scores = table.set_index(["category_id", "x", "y"])["score"].to_dict()
+    assert scores == {(1, A.x, A.y): 1.0, (2, B.x, B.y): 0.5, (2, ELSEWHERE.x, ELSEWHERE.y): 0.5}
     # Sofa AP 1; cup: of two instances one is found at rank 1 (ties: by order) or 2, AP 51/101 or half of it.
     assert result.info.metrics["AP"] == 0.0
     assert result.info.consensus["AP"] in (pytest.approx((1 + 51 / 101) / 2), pytest.approx((1 + 51 / 202) / 2))

@@ -70,15 +70,17 @@ def answers(batch_images: int, grammar: bool, kind: str) -> list[list[Sample]]:
 def test_answers_do_not_depend_on_the_batch_size(kind: str, grammar: bool) -> None:
     """Greedy and sampled tokens to the bit; the random model's choices are all close."""
     one, *others = (answers(size, grammar, kind) for size in SIZES)
-    assert len({sample.tokens for own in one for sample in own}) > len(one)
+    assert len({sample.tokens for of_image in one for sample in of_image}) > len(one)
     for other in others:
-        assert [[s.tokens for s in own] for own in other] == [[s.tokens for s in own] for own in one]
+        assert [[s.tokens for s in of_image] for of_image in other] == [
+            [s.tokens for s in of_image] for of_image in one
+        ]
         torch.testing.assert_close(log_probs(other), log_probs(one), rtol=0, atol=1e-5)
 
 
 def log_probs(answers: list[list[Sample]]) -> Tensor:
     """Of every token, one after the other."""
-    return torch.tensor([value for own in answers for sample in own for value in sample.log_probs])
+    return torch.tensor([value for of_image in answers for sample in of_image for value in sample.log_probs])
 
 
 # ---- evaluation --------------------------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ def test_samples_are_measured_as_everywhere() -> None:
     """On the whole validation split the probe gives the figures of an evaluation."""
     adapter, benchmark = small.fitted(), small.benchmark()
     settings = small.SAMPLE.model_copy(update={"max_tokens": 30, "grammar": True})
-    seen = probe(adapter, images(), benchmark.categories, settings, seed=3)
+    measured = probe(adapter, images(), benchmark.categories, settings, seed=3)
     info = measure(adapter, benchmark, EvaluationSettings(settings, seed=3), step=0, heldout_nll=None).info
-    assert seen["recall"] == info.diversity["recall"]
-    assert seen["name_diversity"] == info.diversity["normalised_name_diversity"]
+    assert measured["recall"] == info.diversity["recall"]
+    assert measured["name_diversity"] == info.diversity["normalised_name_diversity"]
     shipped = OpenFlamingo(benchmark.categories, {})  # the fitted one knows four images, none of these
     assert probe(shipped, images(), benchmark.categories, settings, seed=3)["recall"] > 0
 
@@ -40,13 +40,13 @@ def test_entropy_and_probability_of_the_label_by_their_definitions() -> None:
         p = adapter.logits(adapter.pixels(images()), batch.inputs).double().softmax(-1).numpy()
     labels, kinds = batch.labels.numpy(), batch.kinds.numpy()
     entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
-    own = np.take_along_axis(p, np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+    of_label = np.take_along_axis(p, np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
     everywhere, names = labels != IGNORED_LABEL, kinds == 0
-    seen = probe(adapter, images(), small.benchmark().categories, small.SAMPLE, seed=0)
-    assert seen["entropy"] == pytest.approx(entropy[everywhere].mean(), rel=1e-4)
-    assert seen["p_y"] == pytest.approx(own[everywhere].mean(), rel=1e-4)
-    assert seen["name_entropy"] == pytest.approx(entropy[names].mean(), rel=1e-4)
-    assert seen["name_p_y"] == pytest.approx(own[names].mean(), rel=1e-4)
+    measured = probe(adapter, images(), small.benchmark().categories, small.SAMPLE, seed=0)
+    assert measured["entropy"] == pytest.approx(entropy[everywhere].mean(), rel=1e-4)
+    assert measured["p_y"] == pytest.approx(of_label[everywhere].mean(), rel=1e-4)
+    assert measured["name_entropy"] == pytest.approx(entropy[names].mean(), rel=1e-4)
+    assert measured["name_p_y"] == pytest.approx(of_label[names].mean(), rel=1e-4)
 
 
 def test_it_depends_on_the_seed_alone() -> None:

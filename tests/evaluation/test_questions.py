@@ -40,26 +40,26 @@ from tests.support.tiny import Scripted
 def questions_of(adapter: Adapter) -> list[Example]:
     """Four images, prompts of three lengths (the open one is as long as one without a name)."""
     ids = [category.id for category in adapter.codec.categories]
-    own = [tuple(ids[:3]), tuple(ids[3:4]), None, tuple(ids[4:5])]
-    return [replace(e, asked=a) for e, a in zip(small.fitted_examples(), own, strict=True)]
+    asked = [tuple(ids[:3]), tuple(ids[3:4]), None, tuple(ids[4:5])]
+    return [replace(e, asked=a) for e, a in zip(small.fitted_examples(), asked, strict=True)]
 
 
 def assert_each_as_alone(adapter: Adapter, questions: Sequence[Example], grammar: bool = False) -> None:
     """What is sampled for questions in one batch is what each gets alone, with the log-probabilities of a whole pass
     over its own prompt."""
     heat = [0.0, 1.0, 1.0]
-    together = adapter.generate(questions, heat, 3, 10, grammar)
+    joint = adapter.generate(questions, heat, 3, 10, grammar)
     backwards = adapter.generate(questions[::-1], heat, 3, 10, grammar)[::-1]
-    for question, own, other in zip(questions, together, backwards, strict=True):
+    for question, answers, other in zip(questions, joint, backwards, strict=True):
         (alone,) = adapter.generate([question], heat, 3, 10, grammar)
-        assert [s.tokens for s in own] == [s.tokens for s in other] == [s.tokens for s in alone]
-        for sample, same in zip(own, alone, strict=True):
+        assert [s.tokens for s in answers] == [s.tokens for s in other] == [s.tokens for s in alone]
+        for sample, same in zip(answers, alone, strict=True):
             assert sample.log_probs == pytest.approx(same.log_probs, abs=1e-4)
             batch = target_batch([sample.tokens], adapter.codec, [adapter.codec.prompt(question)])
             with torch.no_grad():
                 log_p = adapter.logits(adapter.pixels([question]), batch.inputs)[0].log_softmax(-1)
-            kept = batch.labels[0] != IGNORED_LABEL
-            expected = log_p[kept].gather(1, batch.labels[0][kept][:, None])[:, 0]
+            labelled = batch.labels[0] != IGNORED_LABEL
+            expected = log_p[labelled].gather(1, batch.labels[0][labelled][:, None])[:, 0]
             assert sample.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_prompts_of_different_lengths_sample_as_each_image_alone(kind: str, gram
 
 
 def test_questions_about_one_image_have_random_numbers_of_their_own() -> None:
-    first, second = (image(5, asked=own) for own in ((7, 2), (5, 1)))
+    first, second = (image(5, asked=asked) for asked in ((7, 2), (5, 1)))
     drawn = uniforms([image(5), first, second], 2, 4, seed=0)
     assert len(set(drawn.flatten().tolist())) == drawn.numel()
     assert torch.equal(uniforms([second], 2, 4, seed=0), drawn[4:])
@@ -85,8 +85,8 @@ def test_targets_of_questions_about_one_image_are_drawn_apart() -> None:
     codec = vocabulary_codec()
     example = image(5, [(7, box) for box in (A, B, C)])
     drawn = [
-        members(replace(example, asked=own), codec, "random", seed=0, epoch=0, count=1)[0]
-        for own in ((7,), (7, 2), (7, 5), (7, 1), (7, 2, 5), None)
+        members(replace(example, asked=asked), codec, "random", seed=0, epoch=0, count=1)[0]
+        for asked in ((7,), (7, 2), (7, 5), (7, 1), (7, 2, 5), None)
     ]
     assert len(set(drawn)) > 1  # of 6 x 8 members
     assert drawn[0] == members(replace(example, asked=(7,)), codec, "random", 0, 0, 1)[0]
@@ -99,17 +99,17 @@ def test_scores_do_not_depend_on_the_prompts_of_neighbours() -> None:
     sequences[0] = sequences[0][:1]  # a name without a box is no mention
     sequences[3] = sequences[3][:-1]  # without an end
     parsed = [adapter.codec.decode(s, 64, 64) for s in sequences]
-    together = score(adapter, questions, sequences, parsed)
-    assert [len(own) for own in together] == [len(own.mentions) for own in parsed]
-    for question, sequence, own, found in zip(questions, sequences, parsed, together, strict=True):
-        (alone,) = score(adapter, [question], [sequence], [own])
-        for one, other in zip(found, alone, strict=True):
+    joint = score(adapter, questions, sequences, parsed)
+    assert [len(of_answer) for of_answer in joint] == [len(of_answer.mentions) for of_answer in parsed]
+    for question, sequence, answer, scores in zip(questions, sequences, parsed, joint, strict=True):
+        (alone,) = score(adapter, [question], [sequence], [answer])
+        for one, other in zip(scores, alone, strict=True):
             assert (one.name, one.category, one.locations) == pytest.approx(
                 (other.name, other.category, other.locations), abs=1e-5
             )
     opened = score(adapter, [replace(q, asked=None) for q in questions], sequences, parsed)
-    assert opened[1] != together[1]
-    assert opened[2] == pytest.approx(together[2])
+    assert opened[1] != joint[1]
+    assert opened[2] == pytest.approx(joint[2])
 
 
 def test_teacher_forcing_follows_each_prompt() -> None:
@@ -118,11 +118,11 @@ def test_teacher_forcing_follows_each_prompt() -> None:
     sequences = [target(example, adapter.codec, "canonical") for example in questions]
     (forced,) = teacher_forced(adapter, questions, sequences)
     parts = torch.split(forced.logits, [len(sequence) for sequence in sequences])
-    for question, sequence, found in zip(questions, sequences, parts, strict=True):
+    for question, sequence, part in zip(questions, sequences, parts, strict=True):
         tokens = torch.tensor([[*adapter.codec.prompt(question), *sequence]])
         with torch.no_grad():
             expected = adapter.logits(adapter.pixels([question]), tokens)[0, -len(sequence) - 1 : -1]
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(part, expected, atol=1e-4, rtol=0)
 
 
 # ---- answers to several questions ----------------------------------------------------------------------------------
@@ -136,15 +136,15 @@ def scripted(answers: Mapping[tuple[int, ...], Sequence[Any]] = {}) -> Scripted:
 def test_what_is_said_to_all_questions_is_one_answer() -> None:
     """Two questions, K = 2. The first sample says a couch to the one, and to the other a mug that has no end; the
     second says something that cannot be read, then a lamp that was not asked about."""
-    first, second = (image(4, asked=own) for own in ((7, 2), (5, 1)))
+    first, second = (image(4, asked=asked) for asked in ((7, 2), (5, 1)))
     told = scripted()
     names, end = told.codec.name_ids, told.codec.tokens.end
     couch, mug = told.sample([("couch", A)]), told.sample(told.sample([("mug", B)]).tokens[:-1])
     rubbish, lamp = told.sample((*names["sofa"], end)), told.sample([("lamp", C)])
     # A couch is 1 token, 4 locations and the end: the mug starts at 6.
     truth = truth_of([image(3), image(4, [(7, A), (1, B)])], CATEGORIES)
-    found = read_and_match(told, [first, second], truth, CATEGORIES, [[couch, rubbish], [mug, lamp]], 1.0)
-    nothing, (one, two) = found.samples
+    reading = read_and_match(told, [first, second], truth, CATEGORIES, [[couch, rubbish], [mug, lamp]], 1.0)
+    nothing, (one, two) = reading.samples
     assert one.sample == Sample((*couch.tokens, *mug.tokens), (*couch.log_probs, *mug.log_probs))
     assert [(m.name, m.box, m.name_start, m.name_end, m.box_start, m.box_end) for m in one.parsed.mentions] == [
         ("couch", A, 0, 1, 1, 5),
@@ -155,10 +155,10 @@ def test_what_is_said_to_all_questions_is_one_answer() -> None:
     assert two.sample.tokens == (*rubbish.tokens, *lamp.tokens)
     assert [(m.name, m.category_id, m.name_start) for m in two.parsed.mentions] == [("lamp", 2, 2)]
     assert (two.parsed.malformed, two.parsed.truncated) == (1, False)
-    assert [own.sample for own in nothing] == [Sample((), ())] * 2  # an image that nothing is asked about
-    assert found.verification.instance.tolist() == [0, 1, -1]
-    assert found.answers.malformed.tolist() == [[0, 0], [0, 1]]
-    assert found.answers.truncated.tolist() == [[False, False], [True, False]]
+    assert [answer.sample for answer in nothing] == [Sample((), ())] * 2  # an image that nothing is asked about
+    assert reading.verification.instance.tolist() == [0, 1, -1]
+    assert reading.answers.malformed.tolist() == [[0, 0], [0, 1]]
+    assert reading.answers.truncated.tolist() == [[False, False], [True, False]]
 
 
 def test_an_answer_to_one_question_stays_what_it_is() -> None:
@@ -226,12 +226,12 @@ def test_the_tables_are_those_of_the_whole_answers() -> None:
     questions = as_asked(benchmark.split("val"), benchmark.categories, 1)
     asked = EvaluationSettings(SampleSettings(samples=2))
     result = measure(predictor, benchmark, asked, step=0, heldout_nll=None, questions=questions)
-    own = result.tables["mentions"].query(f"image_id == {example.image_id} and sample == 1")
-    alone = own.groupby("category_id")["name"].transform("size") == 1
-    assert len(own[alone]) > 1
-    assert own[alone]["name_score"].to_numpy() == pytest.approx(np.exp(-0.25))
-    assert own[alone]["location_score"].to_numpy() == pytest.approx(np.exp(-3.5))
-    assert own["position"].tolist() == list(range(len(own)))
+    mentions = result.tables["mentions"].query(f"image_id == {example.image_id} and sample == 1")
+    alone = mentions.groupby("category_id")["name"].transform("size") == 1
+    assert len(mentions[alone]) > 1
+    assert mentions[alone]["name_score"].to_numpy() == pytest.approx(np.exp(-0.25))
+    assert mentions[alone]["location_score"].to_numpy() == pytest.approx(np.exp(-3.5))
+    assert mentions["position"].tolist() == list(range(len(mentions)))
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
@@ -239,7 +239,9 @@ def test_the_tables_are_those_of_the_whole_answers() -> None:
 
 def test_the_mask_covers_the_target_alone_whatever_is_asked() -> None:
     adapter = small.fresh()
-    examples = [replace(e, asked=own) for e, own in zip(small.train_examples(3), (None, (1, 2, 3), (4,)), strict=True)]
+    examples = [
+        replace(e, asked=asked) for e, asked in zip(small.train_examples(3), (None, (1, 2, 3), (4,)), strict=True)
+    ]
     rows = [Row(e, target(e, adapter.codec, "canonical")) for e in examples]
     rows.append(replace(rows[1], context=rows[0].tokens[:3]))
     batch = batch_of(rows, adapter)
@@ -252,7 +254,7 @@ def test_the_mask_covers_the_target_alone_whatever_is_asked() -> None:
 
 
 def test_questions_about_one_image_are_sets_of_their_own() -> None:
-    first, second = (image(4, [(7, A)], asked=own) for own in ((7, 2), (5, 1)))
+    first, second = (image(4, [(7, A)], asked=asked) for asked in ((7, 2), (5, 1)))
     rows = [Row(first, (1, 2)), Row(first, (2, 1)), Row(second, (1,)), Row(second, (1,))]
     assert counts_of(rows)["sets"] == 2
     assert counts_of(rows[1:])["sets"] == 1  # not the three of the image
@@ -263,18 +265,18 @@ def test_what_the_base_selects_is_kept_for_each_question() -> None:
     objective = prepare("sed_sft", settings, base, (), Train(), 0)
     example = small.train_examples(1)[0]
     end = (base.codec.tokens.end,)
-    rows = [Row(replace(example, asked=own), end) for own in (None, (1, 2), (3,))]
+    rows = [Row(replace(example, asked=asked), end) for asked in (None, (1, 2), (3,))]
     reference_selection(objective, rows, base.pixels([example]).repeat(3, 1, 1, 1))
-    assert set(objective.selections) == {(example.image_id, own + end) for own in ((), (1, 2, -1), (3, -1))}
+    assert set(objective.selections) == {(example.image_id, asked + end) for asked in ((), (1, 2, -1), (3, -1))}
 
 
 def test_a_rollout_judges_a_question_by_what_it_asks() -> None:
     """A couch is all there is to say to the first question and wrong as an answer to the second, which asks about what
     is not there; silence is the other way round."""
     example = image(4, [(7, A), (1, B)], negative=frozenset({5}))
-    first, second = (q for own in ((7,), (5,)) for q in prompts.about(example, own, CATEGORIES, 1))
+    first, second = (q for asked in ((7,), (5,)) for q in prompts.about(example, asked, CATEGORIES, 1))
     end = vocabulary_codec().tokens.end
-    said = [[("couch", A)], (end,)]
-    told = scripted({first.key: said, second.key: said})
-    found = rollout(told, [first, second], "f_score", 2, 1.0, 16, 0)
-    assert found.rewards.tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    objects = [[("couch", A)], (end,)]
+    told = scripted({first.key: objects, second.key: objects})
+    rolled = rollout(told, [first, second], "f_score", 2, 1.0, 16, 0)
+    assert rolled.rewards.tolist() == [[1.0, 0.0], [0.0, 1.0]]

@@ -103,9 +103,9 @@ def test_simulated_runs_come_out_as_foreseen(seeds: int, images: int) -> None:
     true, difference, margin = VarianceComponents(0.02**2, 0.02**2, 0.015**2, IMAGES), 0.06, 0.0
     rng = np.random.default_rng(1)
     runs = [measured(run(rng, seeds, images, true, difference)) for _ in range(600)]
-    intervals = [interval(*own) for own in runs]
-    decided = [verdicts([PairedTest(*own, "greater", margin)])[0].outcome != "inconclusive" for own in runs]
+    intervals = [interval(*paired) for paired in runs]
+    decided = [verdicts([PairedTest(*paired, "greater", margin)])[0].outcome != "inconclusive" for paired in runs]
     outlook = foresee(true, difference, margin, seeds, images, 0.95)
-    seen = float(np.mean([(own.high - own.low) / 2 for own in intervals]))
-    assert outlook.half_width == pytest.approx(seen, rel=0.06)
+    half_width = float(np.mean([(one.high - one.low) / 2 for one in intervals]))
+    assert outlook.half_width == pytest.approx(half_width, rel=0.06)
     assert outlook.chance == pytest.approx(np.mean(decided), abs=0.05)

@@ -30,32 +30,32 @@ def test_bootstrap_weights_are_seeded_draws_with_replacement() -> None:
 
 def test_interval_of_seeds_alone() -> None:
     # Points 0.1, 0.2, 0.3: variance 0.01, over three seeds 0.01/3; t with 2 degrees of freedom: 4.302653.
-    found = interval(np.array([0.1, 0.2, 0.3]), np.full((3, 10), 0.2))
+    result = interval(np.array([0.1, 0.2, 0.3]), np.full((3, 10), 0.2))
     half = 4.302653 * math.sqrt(0.01 / 3)
-    assert (found.estimate, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-6)
-    assert found.seeds == 3
+    assert (result.estimate, result.low, result.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-6)
+    assert result.seeds == 3
 
 
 def test_interval_adds_the_two_variances() -> None:
     # The seed mean is 0, 2 in two replicates: variance 2. Between seeds: 0.5 / 2 = 0.25. Both seeds move alike, so
     # nothing is counted twice. t with 1 * 2.25 / 0.25 = 9 degrees: 2.262157.
-    found = interval(np.array([0.5, 1.5]), np.array([[0.0, 2.0], [0.0, 2.0]]))
-    assert found.high - found.estimate == pytest.approx(2.262157 * math.sqrt(2 + 0.25), rel=1e-6)
+    result = interval(np.array([0.5, 1.5]), np.array([[0.0, 2.0], [0.0, 2.0]]))
+    assert result.high - result.estimate == pytest.approx(2.262157 * math.sqrt(2 + 0.25), rel=1e-6)
 
 
 def test_interval_counts_what_seeds_do_to_single_images_once() -> None:
     # Replicates 0, 3 and 0, 1: the mean is 0, 2 (variance 2); the seeds deviate from it by 0, 1 and 0, -1, variance
     # 1/2 each, so 1 / (2 * 1) = 0.5 of the 2 is in the variance between seeds (0.25) already. t with
     # 1 * 1.75 / 0.25 = 7 degrees: 2.364624.
-    found = interval(np.array([0.5, 1.5]), np.array([[0.0, 3.0], [0.0, 1.0]]))
-    assert found.high - found.estimate == pytest.approx(2.364624 * math.sqrt(1.5 + 0.25), rel=1e-6)
+    result = interval(np.array([0.5, 1.5]), np.array([[0.0, 3.0], [0.0, 1.0]]))
+    assert result.high - result.estimate == pytest.approx(2.364624 * math.sqrt(1.5 + 0.25), rel=1e-6)
 
 
 def test_interval_of_one_seed_is_the_image_bootstrap_alone() -> None:
     replicates = np.array([[1.0, 2.0, 3.0, 4.0]])
-    found = interval(np.array([2.0]), replicates)
-    assert found.high == pytest.approx(2 + 1.959964 * math.sqrt(5 / 3), abs=1e-6)
-    assert found.seeds == 1
+    result = interval(np.array([2.0]), replicates)
+    assert result.high == pytest.approx(2 + 1.959964 * math.sqrt(5 / 3), abs=1e-6)
+    assert result.seeds == 1
 
 
 def test_level_sets_the_width() -> None:
@@ -68,8 +68,8 @@ def test_pairing_removes_what_both_share() -> None:
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(3, 200))
     points = np.array([0.5, 0.6, 0.7])
-    found = interval((points + 0.1) - points, (shared + 0.1) - shared)
-    assert (found.low, found.high) == pytest.approx((0.1, 0.1))
+    result = interval((points + 0.1) - points, (shared + 0.1) - shared)
+    assert (result.low, result.high) == pytest.approx((0.1, 0.1))
 
 
 def test_undefined_figures() -> None:
@@ -122,9 +122,9 @@ def test_interval_and_p_value_agree(drawn: list[tuple[float, float, float]]) -> 
         PairedTest(base.points, base.replicates, "greater", margin)
         for base, margin in ((_spread([mean - 0.1, mean + 0.1, mean], sd), margin) for mean, sd, margin in drawn)
     ]
-    found = verdicts(tests)
-    rejected = _holm_rejections([verdict.p for verdict in found], 0.05)
-    for index, (test, verdict) in enumerate(zip(tests, found, strict=True)):
+    findings = verdicts(tests)
+    rejected = _holm_rejections([verdict.p for verdict in findings], 0.05)
+    for index, (test, verdict) in enumerate(zip(tests, findings, strict=True)):
         assert (index in rejected) == (verdict.outcome != "inconclusive")
         assert (verdict.outcome == "supported") == (verdict.low > test.margin)
         assert (verdict.outcome == "refuted") == (verdict.high < test.margin)

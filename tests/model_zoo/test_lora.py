@@ -35,9 +35,9 @@ def built(**settings: Any) -> OpenFlamingoHf:
 def changed(adapter: OpenFlamingoHf) -> OpenFlamingoHf:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for name, own in adapter.model.named_parameters():
+        for name, parameter in adapter.model.named_parameters():
             if "lora_B" in name:
-                own.copy_(torch.randn(own.shape, generator=generator) * 0.1)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return adapter
 
 
@@ -50,7 +50,7 @@ def logits(adapter: OpenFlamingoHf) -> Tensor:
 
 def low_rank(adapter: OpenFlamingoHf | Vlm) -> dict[str, tuple[int, ...]]:
     model: nn.Module = adapter.model
-    return {name: tuple(own.shape) for name, own in model.named_parameters() if "lora_" in name}
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if "lora_" in name}
 
 
 def cell_of(folder: Path, adapter: OpenFlamingoHf) -> str:
@@ -84,10 +84,10 @@ def test_alpha_changes_what_the_model_says() -> None:
 def test_vlm_has_them_too_and_never_in_the_image_encoder() -> None:
     torch.manual_seed(0)
     adapter = Vlm(small.benchmark().categories, {"trains": "lora", "lora": {"rank": 3, "targets": ["q_proj"]}})
-    found = low_rank(adapter)
-    assert found
-    assert all(".q_proj." in name and not name.startswith(adapter.family.vision) for name in found)
-    assert {shape[0] for name, shape in found.items() if "lora_A" in name} == {3}
+    shapes = low_rank(adapter)
+    assert shapes
+    assert all(".q_proj." in name and not name.startswith(adapter.family.vision) for name in shapes)
+    assert {shape[0] for name, shape in shapes.items() if "lora_A" in name} == {3}
 
 
 @pytest.mark.parametrize("settings", [{"rank": 2, "alpha": 3}, {"rank": 4}])

@@ -42,7 +42,9 @@ def check_log_probs(adapter: OpenFlamingo, examples: list[Example], temperatures
         for row, sample in enumerate(samples):
             expected = log_p[row, range(first, first + len(sample.tokens)), list(sample.tokens)]
             torch.testing.assert_close(torch.tensor(sample.log_probs), expected, atol=1e-4, rtol=0)
-    return {t for own in adapter.generate(examples, temperatures, 0, 20) for sample in own for t in sample.tokens}
+    return {
+        t for of_image in adapter.generate(examples, temperatures, 0, 20) for sample in of_image for t in sample.tokens
+    }
 
 
 def test_is_an_adapter() -> None:
@@ -67,12 +69,12 @@ def test_an_emitted_image_token_takes_the_image_from_no_one() -> None:
 def test_padding_and_neighbours_do_not_reach_a_row() -> None:
     adapter, examples = small.fitted(), small.train_examples(3)
     pixels, tokens = adapter.pixels(examples), tokens_for(adapter, 3, 12)
-    together = adapter.logits(pixels, tokens)
+    joint = adapter.logits(pixels, tokens)
     padded = torch.cat([tokens, torch.full((3, 7), adapter.tokens.pad)], dim=1)
-    torch.testing.assert_close(adapter.logits(pixels, padded)[:, :12], together, atol=1e-4, rtol=0)
+    torch.testing.assert_close(adapter.logits(pixels, padded)[:, :12], joint, atol=1e-4, rtol=0)
     for row in range(3):
         alone = adapter.logits(pixels[row : row + 1], tokens[row : row + 1])
-        torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=0)
+        torch.testing.assert_close(alone[0], joint[row], atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -102,12 +104,14 @@ def test_one_image_serves_several_rows() -> None:
 def test_answers_do_not_depend_on_neighbours_or_batch_size() -> None:
     adapter, examples = small.fitted(), list(small.train_examples(6))
     temperatures = [0.0, 1.0]
-    together = adapter.generate(examples, temperatures, 3, 16)
+    joint = adapter.generate(examples, temperatures, 3, 16)
     alone = [adapter.generate([example], temperatures, 3, 16)[0] for example in examples]
     reverse = adapter.generate(examples[::-1], temperatures, 3, 16)[::-1]
     for answers in (alone, reverse):
-        assert [[s.tokens for s in own] for own in answers] == [[s.tokens for s in own] for own in together]
-    assert len({s.tokens for own in together for s in own}) > 6
+        assert [[s.tokens for s in of_image] for of_image in answers] == [
+            [s.tokens for s in of_image] for of_image in joint
+        ]
+    assert len({s.tokens for of_image in joint for s in of_image}) > 6
 
 
 def test_the_seed_moves_samples_but_not_the_greedy_answer() -> None:
@@ -124,7 +128,7 @@ def test_grammar_makes_every_entry_readable() -> None:
     without = adapter.generate(examples, [1.0], 0, 18)
 
     def malformed(answers: list[list[Sample]]) -> int:
-        return sum(adapter.codec.decode(s.tokens, 64, 64).malformed for own in answers for s in own)
+        return sum(adapter.codec.decode(s.tokens, 64, 64).malformed for of_image in answers for s in of_image)
 
     assert malformed(with_grammar) == 0
     assert malformed(without) > 0 or all(not adapter.codec.decode(s.tokens, 64, 64).mentions for (s,) in without)
@@ -296,4 +300,6 @@ def test_attention_to_the_image_in_one_kernel_computes_the_same(monkeypatch: pyt
     assert {True, False} == set(calls)
     torch.testing.assert_close(again[0], logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(again[1], gradient, atol=1e-4, rtol=1e-4)
-    assert [[s.tokens for s in own] for own in again[2]] == [[s.tokens for s in own] for own in answers]
+    assert [[s.tokens for s in of_image] for of_image in again[2]] == [
+        [s.tokens for s in of_image] for of_image in answers
+    ]

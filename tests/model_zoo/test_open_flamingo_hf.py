@@ -106,8 +106,8 @@ def test_hidden_states_are_those_that_transformers_multiplies(family: str) -> No
     words = torch.arange(5, 25).repeat(2, 1)  # tokens that both know
     with torch.no_grad():
         expected = plain(input_ids=words).logits
-        found = adapter.logits(adapter.pixels(small.train_examples(2)), words)
-    torch.testing.assert_close(found[..., :size], expected, atol=1e-5, rtol=1e-5)
+        states = adapter.logits(adapter.pixels(small.train_examples(2)), words)
+    torch.testing.assert_close(states[..., :size], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_cross_attention_stands_before_every_nth_layer() -> None:
@@ -126,8 +126,8 @@ def test_checkpointed_gradients_are_what_they_were() -> None:
 
     once, twice = fresh(every=2), fresh(every=2)
     twice.checkpoint_gradients()
-    for own, other in zip(gradients(once), gradients(twice), strict=True):
-        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-5)
+    for one, other in zip(gradients(once), gradients(twice), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_a_saved_language_model_is_read_from_its_folder(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ class Own(MptForCausalLM):
 def test_code_that_comes_with_a_model_runs_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     path = folder_of("mpt", tmp_path / "mpt_1b") / "config.json"
-    own = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}, "attn_qk_ln": True}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    config = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}, "attn_qk_ln": True}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
     (path.parent / "own.py").write_text(CODE)
     trusting: dict[str, Any] = {"language": str(path.parent), "vision": "toy", "trust_remote_code": True}
     adapter = fresh(**trusting)
@@ -224,11 +224,11 @@ def test_what_trains_moves_and_nothing_else(family: str, trains: str) -> None:
     moved = {n for n, t in checkpoint.named_tensors(adapter.model).items() if not torch.equal(t, before[n])}
     parts = ["perceiver.", "gated_cross_attn_layer", ".added", *(["lora_"] if trains == "lora" else [])]
     source = adapter.model.lang_encoder.get_input_embeddings().rows
-    kept = {name for name, parameter in adapter.model.named_parameters() if parameter is source.kept}
-    assert kept & moved == (kept if trains == "flamingo" else set())  # frozen rows are the same to the bit
+    frozen = {name for name, parameter in adapter.model.named_parameters() if parameter is source.kept}
+    assert frozen & moved == (frozen if trains == "flamingo" else set())  # frozen rows are the same to the bit
     for part in parts:
         assert any(part in name for name in moved), part
-    assert all(any(part in name for part in parts) for name in moved - kept)
+    assert all(any(part in name for part in parts) for name in moved - frozen)
 
 
 def test_tied_rows_stay_tied() -> None:
@@ -302,10 +302,10 @@ def test_a_released_checkpoint_is_read(family: str, tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "checkpoint.pt")
     settings: dict[str, Any] = {"language": f"toy-{family}", "every": 2}
     adapter = fresh(**settings, weights=str(tmp_path / "checkpoint.pt"))
-    own = adapter.model.state_dict()
+    state = adapter.model.state_dict()
     for name, tensor in tensors.items():
         if INPUT[family] not in name and "embed_out" not in name:
-            assert torch.equal(own[name], tensor), name
+            assert torch.equal(state[name], tensor), name
     stored, rows = tensors[f"lang_encoder.{INPUT[family]}.weight"], adapter.model.lang_encoder.get_input_embeddings()
     assert torch.equal(rows.weight[: len(stored)], stored)
     assert torch.equal(rows.weight[len(stored) :], location_curve(rows.rows.kept.detach(), 65))
@@ -427,7 +427,7 @@ def test_an_answer_without_end_is_truncated() -> None:
     end = adapter.codec.tokens.end
     head.register_forward_hook(lambda module, given, out: out.index_fill(-1, torch.tensor([end]), -1e9))
     answers = adapter.generate(small.train_examples(2), [0.0, 1.0], 0, 15, grammar=True)
-    for sample in (sample for own in answers for sample in own):
+    for sample in (sample for of_image in answers for sample in of_image):
         assert len(sample.tokens) == 15
         parsed = adapter.codec.decode(sample.tokens, 64, 64)
         assert parsed.truncated
@@ -471,7 +471,7 @@ def test_every_wrong_setting_is_reported_at_once(monkeypatch: pytest.MonkeyPatch
         "trust_remote_code": "yes",
         "weights": 3,
     }
-    found = "\n".join(OpenFlamingoHf.problems(settings))
+    reported = "\n".join(OpenFlamingoHf.problems(settings))
     for part in (
         "'languge', did you mean 'language'",
         "language: expected hub:OWNER/NAME@REVISION (a tag or commit), got 'hub:owner/name'",
@@ -482,8 +482,8 @@ def test_every_wrong_setting_is_reported_at_once(monkeypatch: pytest.MonkeyPatch
         "trust_remote_code: expected true or false, got 'yes'",
         "weights: expected a path or hub:OWNER/NAME@REVISION, got 3",
     ):
-        assert part in found
-    assert len(found.splitlines()) == 8
+        assert part in reported
+    assert len(reported.splitlines()) == 8
     (toy,) = OpenFlamingoHf.problems({"language": "toy-gpt_nex"})
     assert "did you mean 'toy-gpt_neox'" in toy
     (size,) = OpenFlamingoHf.problems({"image_size": 224})

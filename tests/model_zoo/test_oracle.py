@@ -49,25 +49,25 @@ def collapsed(benchmark: Shapes) -> Measurement:
 
 
 def test_ap_is_exactly_the_ceiling(uniform: Measurement, collapsed: Measurement) -> None:
-    for found in (uniform, collapsed):
+    for measures in (uniform, collapsed):
         for name in ("AP", "AP50", "AP75"):
-            assert found.info.metrics[name] == pytest.approx(1.0, abs=1e-12)
-        assert found.score_source == "constant"
-        per_category = [ap for ap in found.evaluation.per_category.values() if ap is not None]
+            assert measures.info.metrics[name] == pytest.approx(1.0, abs=1e-12)
+        assert measures.score_source == "constant"
+        per_category = [ap for ap in measures.evaluation.per_category.values() if ap is not None]
         assert len(per_category) > 20
         assert per_category == pytest.approx([1.0] * len(per_category), abs=1e-12)
 
 
 def test_too_few_bins_lower_the_ceiling(benchmark: Shapes) -> None:
-    found = measured(OracleCollapsed(benchmark.categories, {"bins": 32}), benchmark)
-    ceiling = found.info.metrics["AP"]
+    measures = measured(OracleCollapsed(benchmark.categories, {"bins": 32}), benchmark)
+    ceiling = measures.info.metrics["AP"]
     assert ceiling is not None
     assert 0.5 < ceiling < 0.99
 
 
 def test_both_find_everything_and_make_no_mistake(uniform: Measurement, collapsed: Measurement) -> None:
-    for found in (uniform, collapsed):
-        figures = found.info.diversity
+    for measures in (uniform, collapsed):
+        figures = measures.info.diversity
         for name in ("recall", "coverage@1", "coverage@8"):
             assert figures[name] == pytest.approx(1.0, abs=1e-12)
         for name in ("duplicate", "hallucination", "unknown_name", "malformed"):
@@ -89,7 +89,7 @@ def normalised_diversity(predictor: Predictor, benchmark: Shapes) -> Interval:
     """With its 95% interval over images, by the functions that tables are made with."""
     examples = benchmark.split("val")
     truth = truth_of(examples, benchmark.categories)
-    emitted = [own[1:] for own in generate(predictor, examples, SAMPLES.temperature, SAMPLES, seed=0)]
+    emitted = [answers[1:] for answers in generate(predictor, examples, SAMPLES.temperature, SAMPLES, seed=0)]
     answers = read_and_match(predictor, examples, truth, benchmark.categories, emitted, SAMPLES.temperature)
     table, _ = figure_tables(truth, answers, benchmark.categories, text=False)
 
@@ -100,10 +100,10 @@ def normalised_diversity(predictor: Predictor, benchmark: Shapes) -> Interval:
 
 
 def test_the_uniform_ones_interval_contains_1(benchmark: Shapes, uniform: Measurement) -> None:
-    found = normalised_diversity(OracleUniform(benchmark.categories, {}), benchmark)
-    assert found.low < 1.0 < found.high
-    assert found.high - found.low < 0.15
-    assert found.estimate == pytest.approx(uniform.info.diversity["normalised_name_diversity"])
+    interval = normalised_diversity(OracleUniform(benchmark.categories, {}), benchmark)
+    assert interval.low < 1.0 < interval.high
+    assert interval.high - interval.low < 0.15
+    assert interval.estimate == pytest.approx(uniform.info.diversity["normalised_name_diversity"])
     unique = uniform.info.diversity["unique_name_sequences"]
     assert unique is not None
     assert unique > 0.5

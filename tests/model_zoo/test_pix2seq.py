@@ -142,10 +142,10 @@ def test_one_image_serves_several_rows() -> None:
 def test_answers_do_not_depend_on_neighbours() -> None:
     adapter, examples = fitted()[0], list(small.train_examples(5))
     temperatures = [0.0, 1.0, 2.0, 2.0]
-    together = adapter.generate(examples, temperatures, 3, 16)
+    joint = adapter.generate(examples, temperatures, 3, 16)
     alone = [adapter.generate([example], temperatures, 3, 16)[0] for example in examples]
-    assert [[s.tokens for s in own] for own in alone] == [[s.tokens for s in own] for own in together]
-    assert len({s.tokens for own in together for s in own}) > 5
+    assert [[s.tokens for s in of_image] for of_image in alone] == [[s.tokens for s in of_image] for of_image in joint]
+    assert len({s.tokens for of_image in joint for s in of_image}) > 5
 
 
 # ---- learning ------------------------------------------------------------------------------------------------------
@@ -156,8 +156,8 @@ def test_it_learns_four_images_by_heart_and_says_them() -> None:
     assert losses[0] > 4.5  # log of the vocabulary's 147 entries is 4.99
     assert losses[-1] < 0.05 * losses[0]
     examples = small.fitted_examples()
-    said = [own[0].tokens for own in adapter.generate(examples, [0.0], 0, 32)]
-    assert said == [target(example, adapter.codec, "canonical") for example in examples]
+    answers = [of_image[0].tokens for of_image in adapter.generate(examples, [0.0], 0, 32)]
+    assert answers == [target(example, adapter.codec, "canonical") for example in examples]
 
 
 @pytest.mark.parametrize("settings", [CNN, VIT], ids=["cnn", "vit"])
@@ -177,17 +177,17 @@ def test_a_suite_runs_from_end_to_end(tmp_path: Path) -> None:
     suite = small.mini_suite(models=[{"name": "pix2seq", **CNN}], train=plan)
     runner.run(open_context(suite, None, "cpu"), tmp_path)
     folders = {folder: records.read_record(folder) for folder in (tmp_path / "cells").iterdir()}
-    found = {record.label: record for record in folders.values()}
-    assert {label: record.status for label, record in found.items()} == dict.fromkeys(
+    by_label = {record.label: record for record in folders.values()}
+    assert {label: record.status for label, record in by_label.items()} == dict.fromkeys(
         ("base", "ce", "sed", "oracle-uniform", "oracle-collapsed"), "finished"
     )
-    assert found["ce"].model == fresh().describe()
-    assert found["ce"].score_source == "category"
-    before, after = (found[label].evaluations[-1].heldout_nll for label in ("base", "ce"))
+    assert by_label["ce"].model == fresh().describe()
+    assert by_label["ce"].score_source == "category"
+    before, after = (by_label[label].evaluations[-1].heldout_nll for label in ("base", "ce"))
     assert before is not None
     assert after is not None
     assert after < before - 0.05
-    assert found["ce"].curve[-1]["loss"] != found["sed"].curve[-1]["loss"]
+    assert by_label["ce"].curve[-1]["loss"] != by_label["sed"].curve[-1]["loss"]
     trained = {record.label: open_model(str(folder)) for folder, record in folders.items() if record.role == "trained"}
     pixels, tokens = canonical(fresh())
     assert not torch.equal(trained["ce"].logits(pixels, tokens), trained["sed"].logits(pixels, tokens))

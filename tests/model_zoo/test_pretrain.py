@@ -94,15 +94,15 @@ def test_pixels_are_mirrored_with_their_boxes() -> None:
     data = _Images(adapter, small.benchmark().split("train"), chunk=7)
     originals = {e.image_id: e for e in data.examples}
     stage = replace(LESSONS[2], steps=2, images=12)
-    seen = {True: 0, False: 0}
+    counts = {True: 0, False: 0}
     for pixels, examples in data.batches(stage, np.random.default_rng(0)):
         for image, given_ in zip(pixels, examples, strict=True):
             original = originals[given_.image_id]
             flipped = given_.instances != original.instances
             expected = adapter.pixels([original])[0]
             torch.testing.assert_close(image, expected.flip(-1) if flipped else expected)
-            seen[flipped] += 1
-    assert min(seen.values()) > 0
+            counts[flipped] += 1
+    assert min(counts.values()) > 0
 
 
 def test_a_single_object_stage_sees_only_such_images() -> None:

@@ -57,29 +57,29 @@ def written(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("backbone", [CNN, VIT, "resnet10t", "test_convnext", "test_efficientnet"])
 def test_every_kind_of_backbone_gives_tokens_and_has_no_idle_layer(backbone: str) -> None:
-    own = tower(backbone)
-    tokens = own(some_images())
-    assert own.grid == (4, 4)
-    assert tokens.shape == (3, 16, own.width)
+    ours = tower(backbone)
+    tokens = ours(some_images())
+    assert ours.grid == (4, 4)
+    assert tokens.shape == (3, 16, ours.width)
     tokens.square().sum().backward()
-    assert [name for name, p in own.named_parameters() if p.grad is None] == []
+    assert [name for name, p in ours.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.parametrize(("stride", "side"), [(4, 16), (8, 8), (15, 8), (16, 4), (32, 2), (64, 2)])
 def test_stride_chooses_the_feature_map(stride: int, side: int) -> None:
-    own = tower(CNN, stride)
-    assert own.grid == (side, side)
-    assert own(some_images(1)).shape == (1, side * side, own.width)
+    ours = tower(CNN, stride)
+    assert ours.grid == (side, side)
+    assert ours(some_images(1)).shape == (1, side * side, ours.width)
 
 
 def test_tokens_are_row_by_row() -> None:
     """A change in the upper right corner is felt at the end of the first row, and hardly in the last one."""
-    own = tower(CNN, stride=4).eval()
+    ours = tower(CNN, stride=4).eval()
     image = some_images(1)
     changed = image.clone()
     changed[..., :4, -4:] += 1.0
     with torch.no_grad():
-        difference = (own(changed) - own(image)).abs().amax(-1)[0].view(16, 16)
+        difference = (ours(changed) - ours(image)).abs().amax(-1)[0].view(16, 16)
     assert difference[:2, -2:].max() == difference.max()
     assert difference[0, -1] > 20 * difference[-1, 0]  # which group normalisation reaches
 
@@ -105,14 +105,14 @@ def test_sizes_that_do_not_go_together_are_named(backbone: str, size: int, strid
 @pytest.mark.parametrize("backbone", [CNN, "test_efficientnet"])
 @pytest.mark.parametrize("from_file", [False, True])
 def test_nothing_depends_on_the_batch_or_on_training(backbone: str, from_file: bool, written: Any) -> None:
-    own = tower(backbone, weights=str(written(backbone)[1]) if from_file else "random").train()
-    before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    ours = tower(backbone, weights=str(written(backbone)[1]) if from_file else "random").train()
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
     images = some_images()
-    together = own(images)
-    alone = torch.cat([own(image[None]) for image in images])
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(own.eval()(images), together, atol=0, rtol=0)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
+    joint = ours(images)
+    alone = torch.cat([ours(image[None]) for image in images])
+    torch.testing.assert_close(joint, alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.eval()(images), joint, atol=0, rtol=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in ours.state_dict().items())
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
@@ -122,14 +122,14 @@ def test_nothing_depends_on_the_batch_or_on_training(backbone: str, from_file: b
 def test_features_of_a_file_are_those_of_timm(backbone: str, index: int, written: Any) -> None:
     sized = {"img_size": 64} if backbone == VIT else {}
     reference, path = written(backbone, **sized)
-    own = tower(backbone, weights=str(path)).train()
+    ours = tower(backbone, weights=str(path)).train()
     with torch.no_grad():
         (expected,) = reference.forward_intermediates(
             some_images(), indices=[index], intermediates_only=True, output_fmt="NCHW"
         )
-        found = own(some_images())
-    torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-4)
-    assert own.file == path
+        features = ours(some_images())
+    torch.testing.assert_close(features, expected.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-4)
+    assert ours.file == path
 
 
 def test_position_embeddings_of_another_image_size_are_resampled(written: Any) -> None:

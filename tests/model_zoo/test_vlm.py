@@ -115,8 +115,8 @@ def test_pixels_are_those_of_the_familys_own_processor(family: str, processor: A
     examples = small.train_examples(2)
     pictures = [Image.open(example.path).convert("RGB") for example in examples]
     theirs = processor(pictures, return_tensors="pt")
-    found = theirs if isinstance(theirs, Tensor) else theirs["pixel_values"]
-    torch.testing.assert_close(shared(family).pixels(examples), found.float().view(2, 3, 64, 64), atol=1e-5, rtol=0)
+    expected = theirs if isinstance(theirs, Tensor) else theirs["pixel_values"]
+    torch.testing.assert_close(shared(family).pixels(examples), expected.float().view(2, 3, 64, 64), atol=1e-5, rtol=0)
 
 
 def test_patches_are_those_of_qwens_own_processor() -> None:
@@ -169,8 +169,8 @@ def test_transformers_reads_the_boxes_of_florence_as_they_were_written() -> None
     read = reader.parse_description_with_bboxes_from_text_and_spans(text, image_size=(64, 48))
     mentions = codec.decode(tokens, 64, 48).mentions
     assert [one["cat_name"] for one in read] == [name.replace("_", " ") for name in (first, second)]
-    for theirs, own, (_, box) in zip(read, mentions, sent, strict=True):
-        assert theirs["bbox"] == [int(edge) for edge in own.box.corners]  # it leaves the fractions out
+    for theirs, ours, (_, box) in zip(read, mentions, sent, strict=True):
+        assert theirs["bbox"] == [int(edge) for edge in ours.box.corners]  # it leaves the fractions out
         quantised = reader.quantize(torch.tensor([box.corners]), (64, 48))[0].tolist()
         assert quantised == list(codec.space.quantise(box, 64, 48))
 
@@ -206,10 +206,10 @@ def test_an_image_token_that_a_model_emits_holds_no_image(family: str) -> None:
     before = len(adapter.tokens.prompt)
     emitted = tokens.clone()
     emitted[0, before + 1] = adapter._image
-    clean, found = (adapter.logits(pixels, own) for own in (tokens, emitted))
-    torch.testing.assert_close(found[1], clean[1], atol=1e-4, rtol=0)
-    torch.testing.assert_close(found[0, : before + 1], clean[0, : before + 1], atol=1e-4, rtol=0)
-    assert (found[0, before + 1 :] - clean[0, before + 1 :]).abs().max() > 1e-3
+    clean, altered = (adapter.logits(pixels, ids) for ids in (tokens, emitted))
+    torch.testing.assert_close(altered[1], clean[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(altered[0, : before + 1], clean[0, : before + 1], atol=1e-4, rtol=0)
+    assert (altered[0, before + 1 :] - clean[0, before + 1 :]).abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -261,7 +261,7 @@ def test_categories_are_asked_about_as_the_family_does(family: str, expected: st
     text = adapter.tokens.decode_text(adapter.codec.prompt(question))
     image = FAMILIES[family].image
     assert text.replace(image * adapter.prompt.images, image) == expected.format(
-        *(own.name.replace("_", " ") for own in (first, second))
+        *(category.name.replace("_", " ") for category in (first, second))
     )
 
 
@@ -280,18 +280,23 @@ def test_each_prompt_sees_all_of_itself_whatever_its_length() -> None:
     """PaliGemma: beside a longer prompt, what the first token sees of the last one is as it is alone."""
     adapter = shared("paligemma")
     ids = [category.id for category in adapter.codec.categories[:4]]
-    questions = [replace(e, asked=own) for e, own in zip(small.train_examples(2), (tuple(ids), (ids[0],)), strict=True)]
+    questions = [
+        replace(e, asked=asked_ids)
+        for e, asked_ids in zip(small.train_examples(2), (tuple(ids), (ids[0],)), strict=True)
+    ]
     pixels, prompts = adapter.pixels(questions), [adapter.codec.prompt(question) for question in questions]
     answer = target(small.fitted_examples()[0], adapter.codec, "canonical")
-    together = adapter.logits(pixels, target_batch([answer, answer], adapter.codec, prompts).inputs)
+    joint = adapter.logits(pixels, target_batch([answer, answer], adapter.codec, prompts).inputs)
     assert len(adapter.tokens.prompt) < len(prompts[1]) < len(prompts[0])
     for row, prompt in enumerate(prompts):
         alone, image = target_batch([answer], adapter.codec, [prompt]).inputs, pixels[row : row + 1]
         asked, answered = alone.clone(), alone.clone()
         asked[0, len(prompt) - 2] += 1
         answered[0, len(prompt)] += 1
-        clean, of_asked, of_answered = (adapter.logits(image, own)[0] for own in (alone, asked, answered))
-        torch.testing.assert_close(together[row, : len(clean)], clean, atol=1e-4, rtol=0)
+        clean, of_asked, of_answered = (
+            adapter.logits(image, answer_batch)[0] for answer_batch in (alone, asked, answered)
+        )
+        torch.testing.assert_close(joint[row, : len(clean)], clean, atol=1e-4, rtol=0)
         assert (of_asked - clean)[0].abs().max() > 1e-6
         assert torch.equal(of_answered[: len(prompt)], clean[: len(prompt)])
 
@@ -313,7 +318,7 @@ def test_names_of_several_tokens_are_scored_after_their_own_prompt() -> None:
     question = replace(example, asked=(category.id, codec.categories[-1].id))
     tokens = codec.encode([(category.name, Box(0, 0, 32, 32))], example.width, example.height)
     parsed = codec.decode(tokens, example.width, example.height)
-    ((found,),) = score(adapter, [question], [tokens], [parsed])
+    ((scores,),) = score(adapter, [question], [tokens], [parsed])
     box, expected = tokens[: parsed.mentions[0].name_start], 0.0
     for name in category.names:
         ids = codec.name_ids[name]
@@ -324,7 +329,7 @@ def test_names_of_several_tokens_are_scored_after_their_own_prompt() -> None:
             value += float(log_p[-1, list(codec.form.terminators)].logsumexp(0))
         expected += math.exp(value)
     assert len(codec.name_ids[category.names[1]]) > 1
-    assert found.category == pytest.approx(expected, rel=1e-4)
+    assert scores.category == pytest.approx(expected, rel=1e-4)
 
 
 # ---- learning ------------------------------------------------------------------------------------------------------
@@ -368,7 +373,7 @@ def test_low_rank_changes_are_all_that_is_trained(new: bool, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("family", EACH)
 def test_gradients_computed_twice_are_the_same(family: str) -> None:
-    found = []
+    gradients = []
     for twice in (False, True):
         adapter = fresh(family)
         if twice:
@@ -376,9 +381,9 @@ def test_gradients_computed_twice_are_the_same(family: str) -> None:
             assert any(getattr(module, "gradient_checkpointing", False) for module in adapter.model.modules())
         adapter.model.train()
         adapter.logits(*canonical(adapter, 2)).square().mean().backward()  # type: ignore[no-untyped-call]
-        found.append([p.grad for p in adapter.model.parameters() if p.grad is not None])
-    assert len(found[0]) == len(found[1])
-    for plain, again in zip(*found, strict=True):
+        gradients.append([p.grad for p in adapter.model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, plain, atol=1e-5, rtol=1e-4)
 
 
@@ -393,11 +398,11 @@ def test_a_suite_runs_from_end_to_end(tmp_path: Path) -> None:
     plan = {"steps": 4, "batch_size": 4, "lr": 1e-3, "warm_up": 0}
     runner.run(open_context(small.mini_suite(models=[{"name": "vlm"}], train=plan), None, "cpu"), tmp_path)
     folders = {folder: records.read_record(folder) for folder in (tmp_path / "cells").iterdir()}
-    found = {record.label: record for record in folders.values()}
-    assert {label: record.status for label, record in found.items()} == dict.fromkeys(
+    by_label = {record.label: record for record in folders.values()}
+    assert {label: record.status for label, record in by_label.items()} == dict.fromkeys(
         ("base", "ce", "sed", "oracle-uniform", "oracle-collapsed"), "finished"
     )
-    before, after = (found[label].evaluations[-1].heldout_nll for label in ("base", "ce"))
+    before, after = (by_label[label].evaluations[-1].heldout_nll for label in ("base", "ce"))
     assert before is not None
     assert after is not None
     assert after < before - 0.05
@@ -486,13 +491,13 @@ def test_idefics_keeps_its_rows_and_gets_new_ones() -> None:
     config.vocab_size, config.additional_vocab_size, config.tie_word_embeddings = 500, 2, False
     model = type(adapter.model)(config).eval()
     tokens = torch.tensor([[3, 499, 500, 501, 7]])
-    seen = {
+    looked_up = {
         "pixel_values": adapter.pixels(small.train_examples(1))[:, None],
         "image_attention_mask": torch.ones(1, 5, 1),
     }
-    before = model(input_ids=tokens, use_cache=False, **seen).logits
+    before = model(input_ids=tokens, use_cache=False, **looked_up).logits
     adapter.family.grow(model, 600)
-    after = model(input_ids=tokens, use_cache=False, **seen).logits
+    after = model(input_ids=tokens, use_cache=False, **looked_up).logits
     assert after.shape == (1, 5, 600)
     torch.testing.assert_close(after[..., :502], before, atol=1e-5, rtol=0)
     rows = model.get_input_embeddings().weight.detach()

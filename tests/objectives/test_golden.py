@@ -28,13 +28,13 @@ KEYS = (
     "gem_beta0.5_linear",
 )
 PATTERNS: dict[str, Callable[[re.Match[str]], tuple[str, dict[str, Any]]]] = {
-    r"ce|dft": lambda found: (found[0], {}),
-    r"label_smoothing_([\d.]+)": lambda found: ("label_smoothing", {"epsilon": float(found[1])}),
-    r"gem_beta([\d.]+)_(linear|logsigmoid)": lambda found: ("gem", {"beta": float(found[1]), "h": found[2]}),
-    r"sed_no_mask_lambda([\d.]+)": lambda found: ("sed_sft", {"mask": "none", "weight": float(found[1])}),
-    r"sed_k(\d+)_tau([\d.]+)_lambda([\d.]+)": lambda found: (
+    r"ce|dft": lambda match: (match[0], {}),
+    r"label_smoothing_([\d.]+)": lambda match: ("label_smoothing", {"epsilon": float(match[1])}),
+    r"gem_beta([\d.]+)_(linear|logsigmoid)": lambda match: ("gem", {"beta": float(match[1]), "h": match[2]}),
+    r"sed_no_mask_lambda([\d.]+)": lambda match: ("sed_sft", {"mask": "none", "weight": float(match[1])}),
+    r"sed_k(\d+)_tau([\d.]+)_lambda([\d.]+)": lambda match: (
         "sed_sft",
-        {"top_k": int(found[1]), "threshold": float(found[2]), "weight": float(found[3])},
+        {"top_k": int(match[1]), "threshold": float(match[2]), "weight": float(match[3])},
     ),
 }
 
@@ -42,9 +42,9 @@ PATTERNS: dict[str, Callable[[re.Match[str]], tuple[str, dict[str, Any]]]] = {
 def objective_of(key: str) -> tuple[str, dict[str, Any]]:
     """Name and settings that a key of the goldens stands for."""
     ((pattern, named),) = [item for item in PATTERNS.items() if re.fullmatch(item[0], key)]
-    found = re.fullmatch(pattern, key)
-    assert found is not None
-    return named(found)
+    match = re.fullmatch(pattern, key)
+    assert match is not None
+    return named(match)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])

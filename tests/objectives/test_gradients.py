@@ -78,11 +78,11 @@ def frozen_precision_recall(batch: TokenBatch, *, lam: float, gamma: float) -> F
     factor = torch.zeros_like(q)
     assert batch.group is not None
     for sequence in sorted({*batch.group.tolist()}):
-        own = [n for n in range(len(q)) if target[n] and int(batch.group[n]) == sequence]
-        for place, n in enumerate(own):
-            share = lam ** (1 / len(own))
+        targets = [n for n in range(len(q)) if target[n] and int(batch.group[n]) == sequence]
+        for place, n in enumerate(targets):
+            share = lam ** (1 / len(targets))
             if q[n] <= share * (gamma + (1 - gamma) * q[n]):
-                factor[n] = lam ** (place / len(own)) * q[n] / (gamma + (1 - gamma) * q[n])
+                factor[n] = lam ** (place / len(targets)) * q[n] / (gamma + (1 - gamma) * q[n])
     return lambda z: mean_over_targets(-factor * chosen(z.log_softmax(-1), batch.labels), batch.labels)
 
 
@@ -171,9 +171,9 @@ def test_finite_differences_see_a_factor_that_is_not_frozen(name: str) -> None:
     settings = dict(CASES)[name]
     batch = random_batch(36, n=6, vocabulary=5)
     objective = build(name, **settings)
-    own = finite_differences(lambda logits: objective(replace(batch, logits=logits)).mean(), plain(batch))
+    unfrozen = finite_differences(lambda logits: objective(replace(batch, logits=logits)).mean(), plain(batch))
     _, (gradient,) = outcome(name, settings, batch)
-    assert (own - gradient).abs().max() > 1e-3
+    assert (unfrozen - gradient).abs().max() > 1e-3
 
 
 def assert_mask_is_constant(logits: Tensor) -> None:

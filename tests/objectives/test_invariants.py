@@ -167,11 +167,11 @@ def test_order_of_sequences_and_names_of_sets_change_nothing(name: str, settings
 def of_sets(batch: TokenBatch, sets: list[int]) -> tuple[TokenBatch, Tensor]:
     """The part of a batch that belongs to these sets, as a batch of its own; and which positions [N] those are."""
     assert batch.group is not None
-    kept = torch.isin(MEMBERS.set, torch.tensor(sets))
-    members = Members(MEMBERS.set[kept], MEMBERS.sampled[kept], MEMBERS.cost[kept])
-    positions = kept[batch.group]
+    chosen = torch.isin(MEMBERS.set, torch.tensor(sets))
+    members = Members(MEMBERS.set[chosen], MEMBERS.sampled[chosen], MEMBERS.cost[chosen])
+    positions = chosen[batch.group]
     part = rows(batch, positions)
-    return replace(part, group=(kept.cumsum(0) - 1)[part.group], members=members), positions
+    return replace(part, group=(chosen.cumsum(0) - 1)[part.group], members=members), positions
 
 
 @every_objective

@@ -59,17 +59,17 @@ def saved_between_passes(name: str, settings: dict[str, Any], batch: TokenBatch,
     hidden = factors(batch).hidden.clone().requires_grad_()
     weight = factors(batch).weight.clone().requires_grad_()
     inputs = {hidden.data_ptr(), weight.data_ptr()}
-    kept = [0]
+    sizes = [0]
 
     def keep(saved: Tensor) -> Tensor:
         if saved.data_ptr() not in inputs:
-            kept.append(saved.numel())
+            sizes.append(saved.numel())
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         logits = hidden @ weight.T if given_as == "logits" else Projection(hidden, weight)
         build(name, **settings)(replace(batch, logits=logits)).mean()
-    return max(kept)
+    return max(sizes)
 
 
 @over(SET_LEVEL)

@@ -19,8 +19,8 @@ def values(*numbers: float) -> Tensor:
 
 
 def gradient(loss: Tensor, of: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(loss.sum(), of, retain_graph=True)
-    return found
+    (derivative,) = torch.autograd.grad(loss.sum(), of, retain_graph=True)
+    return derivative
 
 
 # ---- advantages ----------------------------------------------------------------------------------------------------
@@ -29,9 +29,9 @@ def gradient(loss: Tensor, of: Tensor) -> Tensor:
 def test_advantages_by_hand() -> None:
     """Mean 0.5, deviations -0.5, -0.1, 0.1, 0.5: their squares add up to 0.25 + 0.01 + 0.01 + 0.25 = 0.52, so the
     variance of the sample is 0.52 / 3."""
-    found = policy.advantages(torch.stack([values(0.0, 0.4, 0.6, 1.0), values(0.3, 0.3, 0.3, 0.3)]))
-    assert found[0].tolist() == pytest.approx([d / math.sqrt(0.52 / 3) for d in (-0.5, -0.1, 0.1, 0.5)])
-    assert found[1].tolist() == [0.0] * 4  # no spread: not nan
+    advantages = policy.advantages(torch.stack([values(0.0, 0.4, 0.6, 1.0), values(0.3, 0.3, 0.3, 0.3)]))
+    assert advantages[0].tolist() == pytest.approx([d / math.sqrt(0.52 / 3) for d in (-0.5, -0.1, 0.1, 0.5)])
+    assert advantages[1].tolist() == [0.0] * 4  # no spread: not nan
     assert policy.has_spread(torch.stack([values(0.0, 1.0), values(0.1, 0.1)])).tolist() == [True, False]
 
 
@@ -65,18 +65,18 @@ def test_the_first_step_has_ratio_1_and_the_policy_gradient() -> None:
 )
 def test_the_two_bounds(ratio: float, advantage: float, loss: float, slope: float) -> None:
     log_p = values(math.log(ratio)).requires_grad_()
-    found = policy.clipped(log_p, values(0.0), values(advantage), 0.2, 0.28)
-    assert found.tolist() == pytest.approx([loss])
-    assert gradient(found, log_p).tolist() == pytest.approx([slope])
+    clipped = policy.clipped(log_p, values(0.0), values(advantage), 0.2, 0.28)
+    assert clipped.tolist() == pytest.approx([loss])
+    assert gradient(clipped, log_p).tolist() == pytest.approx([slope])
 
 
 # ---- KL ------------------------------------------------------------------------------------------------------------
 
 
 @given(st.floats(-20, 0), st.floats(-20, 0))
-def test_kl_is_never_negative_and_0_where_they_agree(own: float, other: float) -> None:
-    assert float(policy.kl(values(own), values(other))) >= 0
-    assert float(policy.kl(values(own), values(own))) == 0
+def test_kl_is_never_negative_and_0_where_they_agree(one: float, other: float) -> None:
+    assert float(policy.kl(values(one), values(other))) >= 0
+    assert float(policy.kl(values(one), values(one))) == 0
 
 
 def test_kl_is_unbiased() -> None:

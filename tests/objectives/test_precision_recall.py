@@ -44,9 +44,9 @@ def test_by_hand(given_as: str) -> None:
 @few_examples
 def test_dft_is_the_case_of_lam_1_and_gamma_1(seed: int) -> None:
     batch = random_batch(seed)
-    found, gradient = loss_and_gradient("precision_recall", {"lam": 1.0, "gamma": 1.0}, batch)
+    loss, gradient = loss_and_gradient("precision_recall", {"lam": 1.0, "gamma": 1.0}, batch)
     expected, of_dft = loss_and_gradient("dft", {}, batch)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradient, of_dft)
 
 
@@ -54,9 +54,9 @@ def test_dft_is_the_case_of_lam_1_and_gamma_1(seed: int) -> None:
 @few_examples
 def test_a_tiny_gamma_without_a_bound_is_cross_entropy(seed: int) -> None:
     batch = random_batch(seed)
-    found, gradient = loss_and_gradient("precision_recall", {"lam": 1.0, "gamma": 1e-12}, batch)
+    loss, gradient = loss_and_gradient("precision_recall", {"lam": 1.0, "gamma": 1e-12}, batch)
     expected, of_ce = loss_and_gradient("ce", {}, batch)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradient, of_ce, rtol=1e-4, atol=1e-4)
 
 
@@ -90,8 +90,8 @@ def test_its_slope_is_that_of_the_bound_where_data_are_certain(seed: int, lam: f
     (expected,) = torch.autograd.grad(bound(p, logits.softmax(-1), lam) / 2, logits)
     batch = TokenBatch(logits[[0, 1]], torch.tensor([0, 1]), torch.tensor([0, 0]))
     loss = build("precision_recall", lam=lam, gamma=1.0)(batch).mean() * 2
-    (found,) = torch.autograd.grad(loss, logits)
-    torch.testing.assert_close(found, expected)
+    (slope,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(slope, expected)
 
 
 def after_descent(lam: float, gamma: float, start: tuple[float, float]) -> float:

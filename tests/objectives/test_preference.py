@@ -23,8 +23,8 @@ def values(*numbers: float) -> Tensor:
 
 
 def gradient(loss: Tensor, of: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(loss.sum(), of, retain_graph=True)
-    return found
+    (derivative,) = torch.autograd.grad(loss.sum(), of, retain_graph=True)
+    return derivative
 
 
 # ---- pairs of sequences ---------------------------------------------------------------------------------------------
@@ -33,8 +33,8 @@ def gradient(loss: Tensor, of: Tensor) -> Tensor:
 def test_dpo_by_hand() -> None:
     """beta 0.5, margin (-1 - -2) - (-5 - -3) = 3: -log sigmoid(1.5) = log(1 + e^-1.5). At the reference: log 2."""
     reference = values(-2.0, -4.0), values(-3.0, -6.0)
-    found = preference.dpo(values(-1.0, -4.0), values(-5.0, -6.0), reference, 0.5)
-    assert found.tolist() == pytest.approx([math.log1p(math.exp(-1.5)), math.log(2)])
+    loss = preference.dpo(values(-1.0, -4.0), values(-5.0, -6.0), reference, 0.5)
+    assert loss.tolist() == pytest.approx([math.log1p(math.exp(-1.5)), math.log(2)])
 
 
 def test_dpo_raises_the_chosen_and_lowers_the_rejected_one() -> None:
@@ -51,8 +51,8 @@ def test_shapes_that_would_be_broadcast_are_refused() -> None:
 
 def test_spl_by_hand() -> None:
     """alpha 2, beta 0.5, as in `test_dpo_by_hand`: 2 * (-1 + 5) - 0.5 * (-2 + 3) = 7.5."""
-    found = preference.spl(values(-1.0), values(-5.0), (values(-2.0), values(-3.0)), alpha=2.0, beta=0.5)
-    assert found.tolist() == pytest.approx([math.log1p(math.exp(-7.5))])
+    loss = preference.spl(values(-1.0), values(-5.0), (values(-2.0), values(-3.0)), alpha=2.0, beta=0.5)
+    assert loss.tolist() == pytest.approx([math.log1p(math.exp(-7.5))])
 
 
 few = st.lists(st.floats(-30, 0), min_size=4, max_size=4)
@@ -61,11 +61,11 @@ few = st.lists(st.floats(-30, 0), min_size=4, max_size=4)
 @given(few, few, st.floats(0.01, 5))
 def test_dpo_is_spl_of_equal_weights(chosen: list[float], rejected: list[float], beta: float) -> None:
     """And it is the textbook's: -log sigmoid(beta * (difference of log ratios))."""
-    (own, before), (other, then) = ((values(*side[:2]), values(*side[2:])) for side in (chosen, rejected))
-    found = preference.spl(own, other, (before, then), beta, beta)
-    assert torch.equal(found, preference.dpo(own, other, (before, then), beta))
-    ratio = beta * ((own - before) - (other - then)).numpy()
-    assert found.numpy() == pytest.approx(np.logaddexp(0.0, -ratio))
+    (chosen_now, before), (other, then) = ((values(*side[:2]), values(*side[2:])) for side in (chosen, rejected))
+    loss = preference.spl(chosen_now, other, (before, then), beta, beta)
+    assert torch.equal(loss, preference.dpo(chosen_now, other, (before, then), beta))
+    ratio = beta * ((chosen_now - before) - (other - then)).numpy()
+    assert loss.numpy() == pytest.approx(np.logaddexp(0.0, -ratio))
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.3), (1.2, 0.3), (1.0, 0.1), (0.4, 1.5)])
@@ -154,12 +154,12 @@ def test_preference_at_the_reference(normalise: bool) -> None:
     lengths = values(2.0, 2.0, 1.0, 2.0, 2.0, 1.0) if normalise else torch.ones(6, dtype=torch.float64)
     sign = values(1.0, 1.0, -1.0, -1.0, -1.0, 1.0)
     expected = gradient((-0.5 / 2 * sign / lengths * log_p).sum(), logits) / 2
-    found = gradient(output.mean(), logits)
-    assert torch.allclose(found, expected)
+    derivative = gradient(output.mean(), logits)
+    assert torch.allclose(derivative, expected)
     assert batch.rated is not None
     turned = replace(batch, rated=replace(batch.rated, advantage=-batch.rated.advantage))
     opposite = preference.pair_preference(turned, **{**LOSS, "normalise": normalise})
-    assert torch.allclose(gradient(opposite.mean(), logits), -found)
+    assert torch.allclose(gradient(opposite.mean(), logits), -derivative)
 
 
 def test_preference_is_the_published_loss() -> None:
@@ -167,7 +167,10 @@ def test_preference_is_the_published_loss() -> None:
     torch.manual_seed(1)
     logits, reference = torch.randn(6, 2, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
     log_p = logits.log_softmax(-1)[torch.arange(6), torch.tensor([0, 1, 0, 1, 1, 0])]
-    sums = [torch.stack([own[:2].sum(), own[2], own[3:5].sum(), own[5]]) for own in (log_p, reference)]
+    sums = [
+        torch.stack([of_tokens[:2].sum(), of_tokens[2], of_tokens[3:5].sum(), of_tokens[5]])
+        for of_tokens in (log_p, reference)
+    ]
     pi_logratios = torch.stack([sums[0][0] - sums[0][1], sums[0][3] - sums[0][2]])
     ref_logratios = torch.stack([sums[1][0] - sums[1][1], sums[1][3] - sums[1][2]])
     published = -torch.nn.functional.logsigmoid(0.5 * (pi_logratios - ref_logratios)).mean()
@@ -216,12 +219,12 @@ def test_gepo_by_hand() -> None:
 @given(st.lists(st.floats(-20, 20), min_size=9, max_size=9), st.floats(0.01, 3))
 def test_gepo_against_numpy(ratios: list[float], beta: float) -> None:
     group, winner = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1]), np.array([1, 1, 0, 1, 0, 0, 1, 1, 0], dtype=bool)
-    found = preference.gepo(values(*ratios), torch.from_numpy(group), torch.from_numpy(winner), beta)
+    loss = preference.gepo(values(*ratios), torch.from_numpy(group), torch.from_numpy(winner), beta)
     r = np.array(ratios)
     for index in range(2):
         won, lost = r[winner & (group == index)], r[~winner & (group == index)]
-        assert float(found[0][index]) == pytest.approx(np.logaddexp(0.0, -beta * (won.mean() - lost.mean())))
-        assert float(found[1][index]) == pytest.approx(np.var(won), abs=1e-9)
+        assert float(loss[0][index]) == pytest.approx(np.logaddexp(0.0, -beta * (won.mean() - lost.mean())))
+        assert float(loss[1][index]) == pytest.approx(np.var(won), abs=1e-9)
 
 
 def test_gepo_of_one_winner_and_one_loser_is_dpo() -> None:

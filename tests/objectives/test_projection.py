@@ -92,14 +92,14 @@ def test_sizes_of_chunks(
 ) -> None:
     monkeypatch.setattr(apply, "CHUNK_ELEMENTS", elements)
     monkeypatch.setattr(apply, "LARGEST_SHARE", share)
-    seen: list[int] = []
+    sizes: list[int] = []
 
     def counting(at: ScoredPositions) -> PerToken:
-        seen.append(len(at.labels))
+        sizes.append(len(at.labels))
         return PerToken({"ce": at.nll})
 
     apply.token_level(counting, factored_batch(0, n=positions), logged=False)
-    assert seen == expected
+    assert sizes == expected
 
 
 def test_a_gpu_has_larger_chunks() -> None:

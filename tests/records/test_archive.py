@@ -45,11 +45,11 @@ def points(results: Results) -> dict[str, dict[str, float]]:
 
 def test_every_figure_at_every_step_is_kept(run: Path, published: Path) -> None:
     """To PRECISION; AP to the last bit. Records are the same."""
-    whole, kept = load(run), load(published)
-    assert kept.records == whole.records
+    whole, archived = load(run), load(published)
+    assert archived.records == whole.records
     for name, figures in points(whole).items():
-        assert points(kept)[name] == pytest.approx(figures, abs=archive.PRECISION, nan_ok=True)
-        assert points(kept)[name]["AP"] == figures["AP"]
+        assert points(archived)[name] == pytest.approx(figures, abs=archive.PRECISION, nan_ok=True)
+        assert points(archived)[name]["AP"] == figures["AP"]
 
 
 def test_what_nothing_is_made_of_is_left_out(run: Path, published: Path) -> None:
@@ -71,10 +71,10 @@ def test_an_archive_of_several_row_groups(run: Path, tmp_path: Path, monkeypatch
         tmp_path,
         [archive.ArchivedCell(name, results.records[key], {"images": frames[name]}) for name, key in names.items()],
     )
-    found = archive.open_archive(tmp_path)
-    assert found is not None
+    opened = archive.open_archive(tmp_path)
+    assert opened is not None
     for name in (*names, *reversed(names)):
-        read = found.read_table(name, "images")
+        read = opened.read_table(name, "images")
         pd.testing.assert_frame_equal(
             read[["step", "image_id", "instances", "name_diversity"]].astype(float),
             frames[name][["step", "image_id", "instances", "name_diversity"]].astype(float).reset_index(drop=True),

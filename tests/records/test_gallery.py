@@ -41,10 +41,10 @@ def test_images_with_most_choices_are_chosen() -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    found = gallery.read_gallery(folder_with(tmp_path))
-    assert found is not None
+    stored = gallery.read_gallery(folder_with(tmp_path))
+    assert stored is not None
     objects = (ShownObject(name="disc", x=0, y=1, w=8, h=9), ShownObject(name="star", x=10, y=1, w=8, h=9))
-    assert found.pictures == (Picture(image_id=7, file="7.png", width=640, height=480, instances=objects),)
+    assert stored.pictures == (Picture(image_id=7, file="7.png", width=640, height=480, instances=objects),)
     with Image.open(tmp_path / "gallery" / "7.png") as picture:
         assert (picture.size, picture.mode) == ((320, 240), "RGB")
 
@@ -53,19 +53,19 @@ def test_small_pictures_keep_their_pixels_and_the_same_set_its_bytes(tmp_path: P
     shapes = Shapes({"train_images": 2, "val_images": 9, "calibration_images": 1})
     for place in ("a", "b"):
         gallery.write_gallery(tmp_path / place, shapes.split("val"), shapes.categories)
-    found = gallery.read_gallery(tmp_path / "a")
-    assert found is not None
-    assert len(found.pictures) == gallery.PICTURES
+    stored = gallery.read_gallery(tmp_path / "a")
+    assert stored is not None
+    assert len(stored.pictures) == gallery.PICTURES
     sources = {item.image_id: item.path for item in shapes.split("val")}
-    for picture in found.pictures:
+    for picture in stored.pictures:
         with (
             Image.open(tmp_path / "a" / "gallery" / picture.file) as copy,
-            Image.open(sources[picture.image_id]) as own,
+            Image.open(sources[picture.image_id]) as source,
         ):
-            assert np.array_equal(np.asarray(copy), np.asarray(own))
+            assert np.array_equal(np.asarray(copy), np.asarray(source))
     a, b = ({path.name: path.read_bytes() for path in (tmp_path / x / "gallery").iterdir()} for x in "ab")
     assert a == b
-    assert a.keys() == {"index.json", *(picture.file for picture in found.pictures)}
+    assert a.keys() == {"index.json", *(picture.file for picture in stored.pictures)}
 
 
 def test_no_gallery_is_none(tmp_path: Path) -> None:
@@ -103,11 +103,11 @@ def frame() -> pd.DataFrame:
 
 
 def test_answers_are_in_order_and_silence_counts_as_a_sample() -> None:
-    said = (
+    answers = (
         ShownMention(0, "disc", Box(0, 1, 8, 9), verified=True),
         ShownMention(0, "star", Box(10, 1, 8, 9), verified=False),
     )
-    assert gallery.samples_by_image(frame(), "gallery") == {7: ShownSamples(2, said)}
+    assert gallery.samples_by_image(frame(), "gallery") == {7: ShownSamples(2, answers)}
 
 
 @pytest.mark.parametrize(

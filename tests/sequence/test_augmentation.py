@@ -48,8 +48,8 @@ def codec_of(noise_objects: int) -> Codec:
 
 def pix2seq(noise_objects: int) -> Pix2Seq:
     torch.manual_seed(0)
-    own = {"backbone": "test_resnet", "width": 32, "layers": 1, "noise_objects": noise_objects}
-    return Pix2Seq(small.benchmark().categories, own)
+    settings = {"backbone": "test_resnet", "width": 32, "layers": 1, "noise_objects": noise_objects}
+    return Pix2Seq(small.benchmark().categories, settings)
 
 
 # ---- boxes ---------------------------------------------------------------------------------------------------------
@@ -58,8 +58,8 @@ def pix2seq(noise_objects: int) -> Pix2Seq:
 def test_boxes_are_of_three_kinds_in_equal_shares() -> None:
     """Of one real box: the same size elsewhere; every edge within JITTER of its place; anything else."""
     real = Box(20, 30, 10, 5)
-    found = noise_boxes([real], 3000, 100, 50, np.random.default_rng(0))
-    assert len(found) == 3000
+    boxes = noise_boxes([real], 3000, 100, 50, np.random.default_rng(0))
+    assert len(boxes) == 3000
 
     def kind(box: Box) -> str:
         if (box.w, box.h) == (real.w, real.h):
@@ -68,7 +68,7 @@ def test_boxes_are_of_three_kinds_in_equal_shares() -> None:
         near = [abs(a - b) <= s for a, b, s in zip(box.corners, real.corners, slack, strict=True)]
         return "jittered" if all(near) else "anywhere"
 
-    shares = Counter(map(kind, found))
+    shares = Counter(map(kind, boxes))
     assert set(shares) == {"moved", "jittered", "anywhere"}
     assert all(abs(count - 1000) < 5 * 26 for count in shares.values())  # 26: the binomial standard deviation
 
@@ -81,9 +81,9 @@ def test_boxes_are_of_three_kinds_in_equal_shares() -> None:
 )
 def test_boxes_lie_in_the_picture(real: list[tuple[float, float, float, float]], count: int, seed: int) -> None:
     """Also where real ones reach out of it."""
-    found = noise_boxes([Box(*box) for box in real if min(box[2:]) > 0], count, 40, 50, np.random.default_rng(seed))
-    assert len(found) == count
-    for box in found:
+    boxes = noise_boxes([Box(*box) for box in real if min(box[2:]) > 0], count, 40, 50, np.random.default_rng(seed))
+    assert len(boxes) == count
+    for box in boxes:
         x0, y0, x1, y1 = box.corners
         assert 0 <= x0 <= x1
         assert 0 <= y0 <= y1
@@ -93,8 +93,8 @@ def test_boxes_lie_in_the_picture(real: list[tuple[float, float, float, float]],
 
 
 def test_without_objects_all_are_anywhere() -> None:
-    found = noise_boxes([], 200, 100, 100, np.random.default_rng(0))
-    assert len({(box.w, box.h) for box in found}) == 200
+    boxes = noise_boxes([], 200, 100, 100, np.random.default_rng(0))
+    assert len({(box.w, box.h) for box in boxes}) == 200
 
 
 # ---- sequences -----------------------------------------------------------------------------------------------------
@@ -168,9 +168,9 @@ def test_noise_depends_on_seed_epoch_and_image() -> None:
 def test_rows_without_the_option_are_what_they_were() -> None:
     drawn = [Draw(0, 0, 0), Draw(1, 0, 0)]
     examples = small.train_examples(1)
-    own, other = (rows_of(pix2seq(count), examples, drawn, "canonical", 0) for count in (0, 6))
+    plain_rows, other = (rows_of(pix2seq(count), examples, drawn, "canonical", 0) for count in (0, 6))
     plain = target(examples[0], pix2seq(0).codec, "canonical")
-    assert [row.tokens for row in own] == [plain, plain]
+    assert [row.tokens for row in plain_rows] == [plain, plain]
     assert "noise_objects" not in pix2seq(0).describe()  # as records had it
     assert pix2seq(6).describe()["noise_objects"] == 6
     assert other[0].tokens != other[1].tokens
@@ -199,8 +199,8 @@ def test_random_objects_are_left_out_others_in_every_epoch() -> None:
     example = with_areas(*[1] * 8)
     chosen = [ids(fewer_objects(example, 3, "random", 0, epoch)) for epoch in range(400)]
     assert chosen[5] == ids(fewer_objects(example, 3, "random", 0, 5))
-    assert all(own == sorted(set(own)) and len(own) == 3 for own in chosen)
-    counts = [sum(number in own for own in chosen) for number in range(1, 9)]
+    assert all(numbers == sorted(set(numbers)) and len(numbers) == 3 for numbers in chosen)
+    counts = [sum(number in numbers for numbers in chosen) for number in range(1, 9)]
     assert max(abs(count - 150) for count in counts) < 45  # each with probability 3/8: five standard deviations of 9.7
     assert ids(fewer_objects(example, 3, "random", 1, 0)) != chosen[0]
 
@@ -211,7 +211,7 @@ def test_targets_list_no_more_objects_than_they_may(drop: str) -> None:
     drawn = [Draw(epoch, n, 0) for n in range(6) for epoch in range(2)]
     rows = rows_of(adapter, examples, drawn, "canonical", 0, MaxObjects.model_validate({"number": 1, "drop": drop}))
     parsed = [adapter.codec.decode(row.tokens, row.example.width, row.example.height) for row in rows]
-    assert [len(own.mentions) for own in parsed] == [1] * len(rows)
+    assert [len(answer.mentions) for answer in parsed] == [1] * len(rows)
     assert [row.example for row in rows] == [examples[draw.image] for draw in drawn]  # the picture stays whole
     several = [n for n in range(6) if len(examples[n].instances) > 1]
     assert several
@@ -241,7 +241,7 @@ def test_where_noise_is_has_no_gradient(weights: dict[str, float]) -> None:
     rows = extended_rows(adapter)
     adapter.model.eval()
     output = accumulate(adapter, rows, fine_tuning(adapter, **weights), 2, small.accelerator())
-    found = gradient(adapter)
+    derivative = gradient(adapter)
     adapter.model.zero_grad()
     batch = target_batch([row.tokens for row in rows], adapter.codec)
     logits = adapter.logits(adapter.pixels([row.example for row in rows]), batch.inputs)
@@ -260,7 +260,7 @@ def test_where_noise_is_has_no_gradient(weights: dict[str, float]) -> None:
             count += 1
     (total / count).backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(output.mean(), (total / count).detach(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found, gradient(adapter), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(derivative, gradient(adapter), atol=1e-5, rtol=1e-3)
 
 
 def test_objectives_over_whole_sequences_are_refused() -> None:

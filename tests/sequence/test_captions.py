@@ -110,10 +110,10 @@ def test_every_lvis_name_is_found_in_order_in_every_sentence(kind: str) -> None:
     everything = list(vocabulary_names(categories))
     codec = captioning(Codec(categories, tokens_of(kind, tuple(everything)), CoordinateSpace(BINS)), "caption")
     np.random.default_rng(0).shuffle(everything)
-    for template, own in itertools.product(range(3), in_sevens(everything)):
-        parsed = codec.decode(codec.encode([(name, LEFT) for name in own], 8, 8, template), 8, 8)
-        assert names(parsed) == own
-        assert [mention.category_id for mention in parsed.mentions] == [codec.category_of[name] for name in own]
+    for template, seven in itertools.product(range(3), in_sevens(everything)):
+        parsed = codec.decode(codec.encode([(name, LEFT) for name in seven], 8, 8, template), 8, 8)
+        assert names(parsed) == seven
+        assert [mention.category_id for mention in parsed.mentions] == [codec.category_of[name] for name in seven]
         assert (parsed.malformed, parsed.truncated) == (0, False)
 
 
@@ -143,7 +143,7 @@ def test_what_a_caption_mentions(text: str, expected: list[str]) -> None:
 def test_what_a_caption_mentions_is_what_a_regular_expression_finds(words: list[str]) -> None:
     """The longest of all names at each place, as an alternation tries them, with one space around every sign."""
     spaced = {name: name.replace("_", " ").replace("(", "( ").replace(")", " )") for name in prose().category_of}
-    longest_first = "|".join(re.escape(own) for own in sorted(spaced.values(), key=len, reverse=True))
+    longest_first = "|".join(re.escape(name) for name in sorted(spaced.values(), key=len, reverse=True))
     text = " ".join(words)
     expected = re.findall(rf"(?<!\S)({longest_first})(?:s|es)?(?!\S)", text.lower())
     writing = prose().writing
@@ -159,8 +159,8 @@ def test_a_mention_knows_its_tokens() -> None:
     tokens = codec.tokens.encode_text("There is a reading lamp (desk), two sofa beds")  # truncated
     parsed = codec.decode(tokens, 8, 8)
     assert parsed.truncated
-    found = [codec.tokens.decode_text(tokens[m.name_start : m.name_end]).strip() for m in parsed.mentions]
-    assert [text.rstrip(",s") for text in found] == ["reading lamp (desk)", "sofa bed"]
+    texts = [codec.tokens.decode_text(tokens[m.name_start : m.name_end]).strip() for m in parsed.mentions]
+    assert [text.rstrip(",s") for text in texts] == ["reading lamp (desk)", "sofa bed"]
     kinds = codec.kinds((*tokens, codec.tokens.end))
     named = {position for m in parsed.mentions for position in range(m.name_start, m.name_end)}
     assert kinds == [NAME if k in named else SEPARATOR for k in range(len(tokens))] + [END]
@@ -244,17 +244,17 @@ def test_categories_alone_are_compared() -> None:
     whole = Box(0, 0, 8, 8)
     there = without_boxes(example(LAMP, SOFA, LAMP))
     spoken = [Mention("lamp", LAMP, whole)] * 2 + [Mention("bed", BED, whole), Mention("glass", LAMP, whole)]
-    found = match_sample(there, spoken)
-    assert [mention.instance_id for mention in found] == [1, 3, None, None]
-    assert [mention.duplicate for mention in found] == [False, False, False, True]
+    matches = match_sample(there, spoken)
+    assert [mention.instance_id for mention in matches] == [1, 3, None, None]
+    assert [mention.duplicate for mention in matches] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(("there", "spoken"), [*itertools.product(range(1, 7), range(1, 9))])
 def test_the_first_mention_verifies_the_first_instance(there: int, spoken: int) -> None:
     """Otherwise the order of what looks alike would be an accident of the solver."""
     whole = Box(0, 0, 8, 8)
-    found = match_sample(example_of(1, [(LAMP, whole)] * there), [Mention("lamp", LAMP, whole)] * spoken)
-    assert [mention.instance_id for mention in found] == [k if k <= there else None for k in range(1, spoken + 1)]
+    matches = match_sample(example_of(1, [(LAMP, whole)] * there), [Mention("lamp", LAMP, whole)] * spoken)
+    assert [mention.instance_id for mention in matches] == [k if k <= there else None for k in range(1, spoken + 1)]
 
 
 def test_instances_without_boxes_keep_their_reading_order() -> None:
@@ -358,9 +358,9 @@ def suite(**changes: Any) -> Suite:
 def test_suites_that_ask_for_boxes(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         small.mini_suite(**{"task": "caption", **changes})
-    (found,) = error.value.problems
-    assert found.startswith(f"mini.yaml: {problem}")
-    assert "\n" not in found
+    (reported,) = error.value.problems
+    assert reported.startswith(f"mini.yaml: {problem}")
+    assert "\n" not in reported
 
 
 def test_figures_without_boxes_may_be_claimed() -> None:

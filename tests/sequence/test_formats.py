@@ -132,9 +132,9 @@ def test_the_tokens_are_those_of_the_text_as_a_whole(family: str) -> None:
 def test_json_is_json() -> None:
     codec = FAMILIES["qwen"]()
     for objects in ([], TWO[:1], TWO, TWO * 3):
-        found = json.loads(text_of(codec, codec.encode(objects, WIDTH, HEIGHT)))
-        assert [entry["label"] for entry in found] == [name.replace("_", " ") for name, _ in objects]
-        assert all(entry["bbox_2d"] in ([64, 48, 386, 286], [0, 0, 644, 476]) for entry in found)
+        document = json.loads(text_of(codec, codec.encode(objects, WIDTH, HEIGHT)))
+        assert [entry["label"] for entry in document] == [name.replace("_", " ") for name, _ in objects]
+        assert all(entry["bbox_2d"] in ([64, 48, 386, 286], [0, 0, 644, 476]) for entry in document)
 
 
 def test_kosmos_itself_reads_what_is_written() -> None:
@@ -377,12 +377,12 @@ def test_what_is_read_strictly_is_what_json_says(source: random.Random) -> None:
     for _ in range(source.choice([0, 0, 1, 2])):
         place = source.randrange(len(text))
         text = text[:place] + source.choice(SCRAPS) + text[place + source.randrange(3) :]
-    found = read_objects(text, truncated=False)
-    if any(item is None or item.lenient for item in found):
+    reading = read_objects(text, truncated=False)
+    if any(item is None or item.lenient for item in reading):
         with suppress(ValueError):
             assert not well_formed_json(json.loads(text))
         return
-    assert [{"bbox_2d": list(item.numbers), "label": item.label} for item in found if item] == json.loads(text)
+    assert [{"bbox_2d": list(item.numbers), "label": item.label} for item in reading if item] == json.loads(text)
 
 
 def well_formed_json(content: object) -> bool:
@@ -597,9 +597,9 @@ def test_patches_are_those_of_kosmos(four: list[float], side: int) -> None:
     box, space = Box(x0, y0, x1 - x0, y1 - y0), PatchSpace(side)
     upper, lower = processing_kosmos2.coordinate_to_patch_index(box.corners, side)
     assert space.quantise(box, 1, 1) == (upper, lower)
-    found = space.restore((upper, lower), 1, 1)
-    assert found is not None
-    assert found.corners == pytest.approx(processing_kosmos2.patch_index_to_coordinate(upper, lower, side))
+    restored = space.restore((upper, lower), 1, 1)
+    assert restored is not None
+    assert restored.corners == pytest.approx(processing_kosmos2.patch_index_to_coordinate(upper, lower, side))
 
 
 def test_patches_by_hand() -> None:

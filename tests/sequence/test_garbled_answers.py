@@ -108,8 +108,8 @@ def _mentions_are_good(parsed: Parsed, length: int) -> Iterator[bool]:
 def failures(family: str, seeds: range) -> dict[int, str]:
     """What went wrong, by seed."""
     codec = FAMILIES[family]()
-    found = {seed: wrong(codec, garbled(codec, random.Random(f"{family} {seed}"))) for seed in seeds}
-    return {seed: problem for seed, problem in found.items() if problem}
+    problems = {seed: wrong(codec, garbled(codec, random.Random(f"{family} {seed}"))) for seed in seeds}
+    return {seed: problem for seed, problem in problems.items() if problem}
 
 
 @every_family

@@ -22,23 +22,23 @@ both_orders = pytest.mark.parametrize("order", ["yxyx", "xyxy"])
 def well_formed(codec: Codec, tokens: Sequence[int]) -> bool:
     """The verdict of `decode`: complete, nothing malformed, no unknown name, nothing after the end."""
     parsed = codec.decode(tokens, 8, 8)
-    known = all(mention.category_id is not None for mention in parsed.mentions)
-    return known and not parsed.malformed and list(tokens).index(codec.tokens.end) == len(tokens) - 1
+    all_named = all(mention.category_id is not None for mention in parsed.mentions)
+    return all_named and not parsed.malformed and list(tokens).index(codec.tokens.end) == len(tokens) - 1
 
 
 def admitted(codec: Codec, length: int) -> set[tuple[int, ...]]:
     """Every complete sequence of at most `length` tokens that the grammar can walk."""
-    grammar, found = Grammar(codec), set()
+    grammar, complete = Grammar(codec), set()
     open_walks: list[tuple[tuple[int, ...], State]] = [((), Grammar.START)]
     while open_walks:
         tokens, state = open_walks.pop()
         for token in grammar.allowed(state):
             longer = (*tokens, token)
             if token == codec.tokens.end:
-                found.add(longer)
+                complete.add(longer)
             elif len(longer) < length:
                 open_walks.append((longer, grammar.advance(state, token)))
-    return found
+    return complete
 
 
 def test_grammar_admits_exactly_the_valid_set() -> None:
@@ -88,11 +88,11 @@ def test_random_walks_are_always_read_without_a_complaint(order: Order, source: 
 def objects_of_bins(draw: st.DrawFn) -> list[tuple[str, Box]]:
     """Objects of `prefix_codec` whose edges are bins of an 8 x 8 image, with area."""
     edges = st.sets(st.integers(0, 5), min_size=2, max_size=2).map(sorted)
-    found = []
+    objects = []
     for name in draw(st.lists(st.sampled_from(["sofa", "couch", "sofa_bed", "sofa_bed_cover"]), max_size=5)):
         (x0, x1), (y0, y1) = draw(edges), draw(edges)
-        found.append((name, Box(x0 * 8 / 5, y0 * 8 / 5, (x1 - x0) * 8 / 5, (y1 - y0) * 8 / 5)))
-    return found
+        objects.append((name, Box(x0 * 8 / 5, y0 * 8 / 5, (x1 - x0) * 8 / 5, (y1 - y0) * 8 / 5)))
+    return objects
 
 
 @both_orders

@@ -87,8 +87,8 @@ def test_all_of_lvis_is_61_questions_of_twenty(shared: Callable[[str], Path]) ->
     everything = [category.id for category in categories]
     questions = prompts.about(image(1, [(1203, A)]), everything, categories, 20)
     assert len(questions) == 61  # 60 x 20 + 3
-    assert [len(own) for own in asked(questions) if own is not None] == [*[20] * 60, 3]
-    assert [category for own in asked(questions) for category in own or ()] == everything
+    assert [len(ids) for ids in asked(questions) if ids is not None] == [*[20] * 60, 3]
+    assert [category for ids in asked(questions) for category in ids or ()] == everything
     assert [len(question.instances) for question in questions] == [*[0] * 60, 1]
 
 
@@ -183,7 +183,7 @@ def test_the_open_prompt_is_the_default_and_changes_no_digest() -> None:
         "evaluate": "verified",
     }
     assert CellInfo.model_validate_json(asking.model_dump_json()) == asking
-    digests = {records.digest_of(own) for own in (info, asking)}
+    digests = {records.digest_of(described) for described in (info, asking)}
     assert len(digests) == 2
 
 

@@ -95,11 +95,11 @@ def boxes(draw: st.DrawFn) -> tuple[Box, int, int, int]:
 def test_every_edge_is_within_half_a_bin(order: Order, case: tuple[Box, int, int, int]) -> None:
     box, width, height, bins = case
     space = CoordinateSpace(bins, order)
-    found = space.restore(space.quantise(box, width, height), width, height)
-    if found is None:  # no area is left only where two edges fell into one bin
+    restored = space.restore(space.quantise(box, width, height), width, height)
+    if restored is None:  # no area is left only where two edges fell into one bin
         assert box.w <= width / (bins - 1) or box.h <= height / (bins - 1)
         return
-    for got, want, side in zip(found.corners, box.corners, (width, height) * 2, strict=True):
+    for got, want, side in zip(restored.corners, box.corners, (width, height) * 2, strict=True):
         assert abs(got - want) <= 0.5 * side / (bins - 1) + 1e-9 * side
 
 
@@ -198,7 +198,7 @@ def read_by_pattern(tokens: Sequence[int]) -> tuple[int, int, bool]:
     body, end, _ = text.partition("$")
     entries = body.split(";") if body else []
     read = [re.fullmatch(r"n+(\d)(\d)(\d)(\d)", entry) for entry in entries]
-    good = [found is not None and found[3] > found[1] and found[4] > found[2] for found in read]
+    good = [match is not None and match[3] > match[1] and match[4] > match[2] for match in read]
     excused = not end and bool(good) and not good[-1]  # the last entry, cut off
     return sum(good), len(good) - sum(good) - excused, not end
 

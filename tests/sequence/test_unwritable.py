@@ -40,11 +40,11 @@ def test_what_has_no_area_is_left_out(codec: Codec) -> None:
 def test_every_target_is_read_again_without_a_complaint(codec: Codec, targets: str) -> None:
     """Two objects of 2 names and 1, in two orders: 4 members, however many objects cannot be written."""
     image = example(NOTHING, GOOD, NARROW, FLAT, ACROSS)
-    found = members(image, codec, targets, seed=0, epoch=0, count=8)
-    for tokens in found:
+    answers = members(image, codec, targets, seed=0, epoch=0, count=8)
+    for tokens in answers:
         parsed = codec.decode(tokens, 100, 100)
         assert (len(parsed.mentions), parsed.malformed) == (2, 0)
-    assert len(set(found)) == (1 if targets == "canonical" else 4)
+    assert len(set(answers)) == (1 if targets == "canonical" else 4)
 
 
 def test_nothing_else_changes(codec: Codec) -> None:

@@ -21,10 +21,10 @@ TOYS = {"4b": "toy-gpt_neox", "9b": "toy-mpt"}
 def test_the_base_is_the_warm_up_in_the_same_coordinates(size: str) -> None:
     suite, warm_up = (load.load(f"lvis-openflamingo-{size}{end}") for end in ("", "-warmup"))
     assert suite.benchmark == warm_up.benchmark
-    (own,), (before,) = suite.models, warm_up.models
-    differing = {name for name in own.settings if own.settings[name] != before.settings[name]}
+    (model,), (before,) = suite.models, warm_up.models
+    differing = {name for name in model.settings if model.settings[name] != before.settings[name]}
     assert differing == {"weights"}
-    assert own.settings["weights"] == f"weights/{suite.suite}"
+    assert model.settings["weights"] == f"weights/{suite.suite}"
     assert (warm_up.train.targets, [objective.name for objective in warm_up.objectives]) == ("random", ["ce"])
     assert set(warm_up.seeds).isdisjoint(suite.seeds)
 
@@ -81,11 +81,11 @@ def test_warm_up_and_suite_run_end_to_end(size: str, shared: Callable[[str], Pat
     data = shared("data/coco128-lvis")
     warm = run(f"lvis-openflamingo-{size}-warmup", "random", size, data, tmp_path / "warm")
     base = warm["ce"][1]
-    found = run(f"lvis-openflamingo-{size}", str(base), size, data, tmp_path / "out")
-    before, after = (found["base"][0].evaluations[-1].heldout_nll, warm["ce"][0].evaluations[-1].heldout_nll)
+    records = run(f"lvis-openflamingo-{size}", str(base), size, data, tmp_path / "out")
+    before, after = (records["base"][0].evaluations[-1].heldout_nll, warm["ce"][0].evaluations[-1].heldout_nll)
     assert before == pytest.approx(after, rel=1e-2)  # what was warmed up is the base; bf16 may round otherwise
     for label in ("ce", "sed_sft_official", "sed_sft_w5_base"):
-        record = found[label][0]
+        record = records[label][0]
         assert [(item.step, item.images) for item in record.evaluations] == [(2, 2), (3, None)]
         assert record.left_out_objects is not None
         assert record.left_out_objects["objects"] > 0

@@ -62,8 +62,8 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     language.toy_model("mpt", len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    own = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}}
-    (folder / "config.json").write_text(json.dumps({**config, **own}))
+    entries = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps({**config, **entries}))
     (folder / "own.py").write_text(CODE.replace("MARK", f"Path({str(tmp_path / 'ran')!r}).touch()"))
     return folder
 

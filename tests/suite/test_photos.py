@@ -24,17 +24,17 @@ def test_photos_run_end_to_end(shared: Callable[[str], Path], tmp_path: Path) ->
             "sample": shipped.sample.model_copy(update={"samples": 2, "max_tokens": 12}),
         }
     )
-    found = runner.run(open_context(short, data, "cpu"), tmp_path)
-    assert [(record.status, record.error) for record in found] == [("finished", None)] * len(found)
-    assert [record.label for record in found] == cells.rows(shipped)
-    assert {record.label: record.steps for record in found if record.role == "trained"} == {
+    records = runner.run(open_context(short, data, "cpu"), tmp_path)
+    assert [(record.status, record.error) for record in records] == [("finished", None)] * len(records)
+    assert [record.label for record in records] == cells.rows(shipped)
+    assert {record.label: record.steps for record in records if record.role == "trained"} == {
         objective.label: (1, 2) for objective in shipped.objectives
     }
-    assert all(record.model["bins"] == 1000 for record in found)
-    for record, item in zip(found, runner.plan(open_context(short, data, "cpu"), tmp_path), strict=True):
+    assert all(record.model["bins"] == 1000 for record in records)
+    for record, item in zip(records, runner.plan(open_context(short, data, "cpu"), tmp_path), strict=True):
         samples = pd.read_parquet(item.folder / "samples.parquet")
         assert len(samples) == 3 * 3 * len(record.steps)
-    collapsed = found[-1].evaluations[0]
+    collapsed = records[-1].evaluations[0]
     assert collapsed.metrics["AP"] is not None
     assert collapsed.metrics["AP"] > 0.99  # 1,000 bins lose next to nothing on photographs
     assert collapsed.diversity["recall"] == 1.0

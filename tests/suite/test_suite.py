@@ -99,8 +99,8 @@ def test_several_mistakes_are_reported_at_once() -> None:
         "hypotheses": [{"id": "H1", "claim": "?", "metric": "AP", "a": "ce", "b": "base", "directoin": "less"}],
         "keep": "some",
     }
-    found = problems(changes)
-    text = "\n".join(found)
+    reported = problems(changes)
+    text = "\n".join(reported)
     for expected in (
         "unknown key 'seds', did you mean 'seeds'",
         "shapes.domain: expected plain or cluttered, got 'dark'",
@@ -115,7 +115,7 @@ def test_several_mistakes_are_reported_at_once() -> None:
         "keep: Input should be 'all', 'last' or 'none', got 'some'",
     ):
         assert expected in text
-    assert len(found) == 11
+    assert len(reported) == 11
 
 
 def test_a_row_may_be_trained_otherwise() -> None:
@@ -130,14 +130,14 @@ def test_a_row_may_be_trained_otherwise() -> None:
 
 
 def test_mistakes_in_a_rows_training_are_reported_where_they_are() -> None:
-    own = [
+    rows = [
         {"name": "ce", "label": "a", "train": {"target": "random"}},
         {"name": "ce", "label": "b", "train": {"lr": -1}},
         {"name": "ce", "label": "c", "train": {"micro_batch": 5}},
         {"name": "eco", "label": "d", "weight": 0.1, "train": {"targets": "random"}},
         {"name": "ce", "label": "e", "train": {"batching": "grouped"}},
     ]
-    text = "\n".join(problems({"objectives": own}))
+    text = "\n".join(problems({"objectives": rows}))
     for expected in (
         "unknown key objectives.a.train.target: 'target', did you mean 'targets'",
         "objectives.b.train.lr: Input should be greater than 0, got -1",
@@ -177,8 +177,8 @@ def test_references_between_parts_are_checked() -> None:
         "hypotheses": [{"id": "H1", "claim": "?", "metric": "AP", "a": "ce_erly", "b": "early"}],
         "train": {"batch_size": 16, "micro_batch": 5},
     }
-    found = problems(changes)
-    text = "\n".join(found)
+    reported = problems(changes)
+    text = "\n".join(reported)
     for expected in (
         "label 'base': used twice",
         "label 'ce': used twice",
@@ -188,7 +188,7 @@ def test_references_between_parts_are_checked() -> None:
         "train.micro_batch: expected a divisor of batch_size 16, got 5",
     ):
         assert expected in text
-    assert len(found) == 6
+    assert len(reported) == 6
 
 
 @pytest.mark.parametrize(
@@ -221,16 +221,18 @@ def test_references_between_parts_are_checked() -> None:
     ],
 )
 def test_single_mistakes(change: dict[Any, Any], expected: str) -> None:
-    (found,) = problems(change)
-    assert found.startswith(expected)
+    (problem,) = problems(change)
+    assert problem.startswith(expected)
 
 
 def test_what_is_compared_at_equal_ap_has_a_path() -> None:
     stated = {"id": "H1", "claim": "?", "metric": "AP", "a": "ce", "b": "base", "at": "equal_AP"}
-    (found,) = problems({"hypotheses": [stated]})
-    assert found.startswith("hypothesis H1: at: equal_AP: b has a path along training: unknown objective label 'base'")
-    (found,) = problems({"hypotheses": [{**stated, "b": "ce", "at": "equal_ap"}]})
-    assert found.startswith("hypotheses.0.at: Input should be 'equal_AP', got 'equal_ap'")
+    (problem,) = problems({"hypotheses": [stated]})
+    assert problem.startswith(
+        "hypothesis H1: at: equal_AP: b has a path along training: unknown objective label 'base'"
+    )
+    (problem,) = problems({"hypotheses": [{**stated, "b": "ce", "at": "equal_ap"}]})
+    assert problem.startswith("hypotheses.0.at: Input should be 'equal_AP', got 'equal_ap'")
 
 
 COLLISION = {"targets": "random", "batching": "collision", "collision_rate": 0.5}
@@ -250,8 +252,8 @@ COLLISION = {"targets": "random", "batching": "collision", "collision_rate": 0.5
     ],
 )
 def test_mistakes_in_the_training_data_conditions(train: dict[str, Any], expected: str) -> None:
-    (found,) = problems({"train": train})
-    assert found.startswith(expected)
+    (problem,) = problems({"train": train})
+    assert problem.startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -273,11 +275,11 @@ def test_what_objectives_need_must_be_supplied(train: dict[str, Any], size: int,
     change = {"objectives": ["ce", objective], "train": {"eval_at": [], **train}}
     if size > 1:
         assert parse({**GOOD, **change}, "").train.set_size == size
-        (found,) = problems({**change, "train": {**train, "micro_batch": 1}})
-        assert found == f"train.micro_batch: expected at least the {size} targets of a set ({objective}), got 1"
+        (problem,) = problems({**change, "train": {**train, "micro_batch": 1}})
+        assert problem == f"train.micro_batch: expected at least the {size} targets of a set ({objective}), got 1"
     else:
-        (found,) = problems(change)
-        assert found.startswith(
+        (problem,) = problems(change)
+        assert problem.startswith(
             f"objective {objective}: {objective} needs several targets of an image in a batch, but "
         )
 
@@ -356,8 +358,8 @@ def test_seeds_from_the_command_line() -> None:
     ],
 )
 def test_a_setting_in_the_wrong_place_is_told_where_it_belongs(change: dict[str, Any], expected: str) -> None:
-    (found,) = problems(change)
-    assert found.startswith(expected)
+    (problem,) = problems(change)
+    assert problem.startswith(expected)
 
 
 @pytest.mark.parametrize(

@@ -112,10 +112,10 @@ def test_a_row_may_have_another_length() -> None:
 
 
 def test_a_row_in_the_other_unit_says_where_it_is_evaluated() -> None:
-    (found,) = problems(
+    (problem,) = problems(
         train={"steps": 3, "eval_at": [1]}, objectives=[{"name": "ce", "label": "long", "train": {"epochs": 2}}]
     )
-    assert found.startswith("objectives.long.train: expected eval_at too: the suite's counts steps, the length here")
+    assert problem.startswith("objectives.long.train: expected eval_at too: the suite's counts steps, the length here")
 
 
 # ---- by model ----------------------------------------------------------------------------------------------------
@@ -129,12 +129,12 @@ TWO: list[dict[str, Any]] = [
 def test_a_model_may_be_trained_otherwise_and_a_row_goes_before_it() -> None:
     rows = ["ce", {"name": "ce", "label": "own", "train": {"lr": 1e-3}}]
     suite = small.mini_suite(models=TWO, objectives=rows)
-    found = {
+    settings = {
         (model.label, row.label): (suite.train_of(model, row).lr, suite.train_of(model, row).batch_size)
         for model in suite.models
         for row in suite.objectives
     }
-    assert found == {
+    assert settings == {
         ("small", "ce"): (1e-5, 8),
         ("small", "own"): (1e-3, 8),
         ("large", "ce"): (3e-4, 4),
@@ -156,8 +156,8 @@ def test_a_model_may_be_trained_otherwise_and_a_row_goes_before_it() -> None:
 )
 def test_mistakes_of_a_model_are_told_once_and_where_they_are(train: dict[str, Any], expected: str) -> None:
     sets = {"name": "ce", "label": "sets", "train": {"targets": "all(4)", "batching": "grouped"}}
-    (found,) = problems(models=[{**TWO[1], "label": "small", "train": train}], objectives=["ce", sets])
-    assert found.startswith(expected)
+    (problem,) = problems(models=[{**TWO[1], "label": "small", "train": train}], objectives=["ce", sets])
+    assert problem.startswith(expected)
 
 
 # ---- schedules and equal AP --------------------------------------------------------------------------------------
@@ -176,9 +176,9 @@ def test_equal_ap_needs_a_constant_rate(where: str) -> None:
         ],
     }
     assert small.mini_suite(**changes)
-    found = problems(**changes, hypotheses=stated)
+    reported = problems(**changes, hypotheses=stated)
     rows = [where[-1]] if where.startswith("row") else ["a", "b"]
-    assert found == [
+    assert reported == [
         f"hypothesis H1: at: equal_AP: expected train.schedule: constant of row {row}, got cosine" for row in rows
     ]
     stopped = [{"label": "stop", "objective": "a", "at_ap_of": "b"}]

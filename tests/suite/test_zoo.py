@@ -22,13 +22,15 @@ SMALL = {"train_images": 16, "val_images": 4, "calibration_images": 8}
 
 def test_it_has_every_family() -> None:
     models = load("zoo").models
-    found = {(model.name, model.settings.get("family", model.settings.get("language"))) for model in models}
+    families = {(model.name, model.settings.get("family", model.settings.get("language"))) for model in models}
     trainable = {name for name in registry.names("model") if not name.startswith("oracle-")}
-    assert {name for name, _ in found} == trainable
-    assert {family for name, family in found if name == "vlm"} == set(FAMILIES)
+    assert {name for name, _ in families} == trainable
+    assert {family for name, family in families if name == "vlm"} == set(FAMILIES)
     assert tuple(FAMILIES) == FAMILY_NAMES
-    assert {language for name, language in found if name == "open_flamingo_hf"} == {f"toy-{name}" for name in LANGUAGES}
-    assert len(models) == len(found)
+    assert {language for name, language in families if name == "open_flamingo_hf"} == {
+        f"toy-{name}" for name in LANGUAGES
+    }
+    assert len(models) == len(families)
     assert [objective.name for objective in load("zoo").objectives] == ["ce", "sed_sft"]
 
 
@@ -45,10 +47,10 @@ def in_small() -> Suite:
 def test_every_family_runs_under_both_objectives(tmp_path: Path) -> None:
     suite = in_small()
     runner.run(open_context(suite, None, "cpu"), tmp_path)
-    found = [records.read_record(folder) for folder in (tmp_path / "cells").iterdir()]
-    assert len(found) == len(list(cells(suite)))
-    assert {(record.status, record.error) for record in found} == {("finished", None)}
-    trained = [record for record in found if record.role == "trained"]
+    finished = [records.read_record(folder) for folder in (tmp_path / "cells").iterdir()]
+    assert len(finished) == len(list(cells(suite)))
+    assert {(record.status, record.error) for record in finished} == {("finished", None)}
+    trained = [record for record in finished if record.role == "trained"]
     assert len(trained) == 2 * len(suite.models)
     for record in trained:
         assert record.evaluations[-1].heldout_nll is not None

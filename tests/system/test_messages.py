@@ -56,8 +56,8 @@ def bar(screen: io.StringIO, quiet: bool = False) -> Iterator[Progress]:
 
 def lines_with(text: str, screen: io.StringIO) -> list[str]:
     """The lines of the screen that have this text, without what erases the bar before them."""
-    found = (line for line in screen.getvalue().split("\n") if text in line)
-    return [line.rpartition("\r")[2].rpartition(f"{REDRAW}2K")[2] for line in found]
+    matching = (line for line in screen.getvalue().split("\n") if text in line)
+    return [line.rpartition("\r")[2].rpartition(f"{REDRAW}2K")[2] for line in matching]
 
 
 def shown(screen: io.StringIO) -> list[str]:

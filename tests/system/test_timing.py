@@ -92,7 +92,7 @@ def test_what_goes_wrong_there_is_reported_here() -> None:
 
 
 def test_machine_says_what_it_is() -> None:
-    found = timing.machine()
-    assert found.keys() == {"processor", "cores", "memory_gib", "load", "python"}
-    assert isinstance(found["cores"], int)
-    assert found["cores"] >= 1
+    machine = timing.machine()
+    assert machine.keys() == {"processor", "cores", "memory_gib", "load", "python"}
+    assert isinstance(machine["cores"], int)
+    assert machine["cores"] >= 1

@@ -46,8 +46,8 @@ def animals(folder: Path, protocol: Protocol = "lvis", **federated: list[int]) -
     return loaded(folder, document([image(1, **federated)], objects, categories))
 
 
-def rows(*found: tuple[int, float, tuple[float, ...]]) -> Detections:
-    return Detections.of(detection(1, category_id, score, *box) for category_id, score, box in found)
+def rows(*entries: tuple[int, float, tuple[float, ...]]) -> Detections:
+    return Detections.of(detection(1, category_id, score, *box) for category_id, score, box in entries)
 
 
 def counted(annotations: Annotations, detections: Detections, protocol: Protocol) -> Counted:
@@ -88,9 +88,9 @@ def test_detections_are_counted_after_cap_and_area(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", BOTH)
 def test_never_predicted_is_among_what_is_annotated(tmp_path: Path, protocol: Protocol) -> None:
     """Cats are named; dogs are not; cows are not either, but there are none."""
-    annotations, found = animals(tmp_path, protocol), rows((1, 0.9, FAR))
-    evaluation = evaluate(annotations, found, protocol)
-    predicted = diagnostics.count_predicted(annotations, found, protocol)
+    annotations, detections = animals(tmp_path, protocol), rows((1, 0.9, FAR))
+    evaluation = evaluate(annotations, detections, protocol)
+    predicted = diagnostics.count_predicted(annotations, detections, protocol)
     assert diagnostics.count_never_predicted(evaluation, predicted) == {"share": 0.5, "count": 1, "categories": 2}
     nothing = replace(evaluation, per_category={1: None})
     assert diagnostics.count_never_predicted(nothing, predicted) == {"share": None, "count": 0, "categories": 0}
@@ -103,11 +103,11 @@ def test_never_predicted_is_among_what_is_annotated(tmp_path: Path, protocol: Pr
 def test_tie_order_moves_ap_between_the_best_and_the_worst_ranking(tmp_path: Path, protocol: Protocol) -> None:
     # Of two detections of the cat one is right: AP is 1 if it ranks first, else 1/2. Dogs have 0: the mean halves it.
     annotations = animals(tmp_path, protocol)
-    found = diagnostics.evaluate_random_rankings(annotations, rows((1, 0.9, CAT), (1, 0.9, FAR)), protocol)
-    assert (found["min"], found["max"], found["orders"]) == (pytest.approx(0.25), pytest.approx(0.5), 20)
-    firsts = round((found["mean"] - 0.25) / 0.25 * 20)  # how often the right one was first
+    spread = diagnostics.evaluate_random_rankings(annotations, rows((1, 0.9, CAT), (1, 0.9, FAR)), protocol)
+    assert (spread["min"], spread["max"], spread["orders"]) == (pytest.approx(0.25), pytest.approx(0.5), 20)
+    firsts = round((spread["mean"] - 0.25) / 0.25 * 20)  # how often the right one was first
     assert 4 <= firsts <= 16  # 99% of what 20 fair coins give
-    assert found["sd"] == pytest.approx(np.std([0.5] * firsts + [0.25] * (20 - firsts), ddof=1))
+    assert spread["sd"] == pytest.approx(np.std([0.5] * firsts + [0.25] * (20 - firsts), ddof=1))
 
 
 def test_tie_orders_do_not_see_the_scores_and_are_the_same_every_time(tmp_path: Path) -> None:
@@ -120,14 +120,16 @@ def test_tie_orders_do_not_see_the_scores_and_are_the_same_every_time(tmp_path: 
 
 def test_tie_order_also_decides_what_the_cap_keeps(tmp_path: Path) -> None:
     """One right detection among 600 far ones of a category nobody looked for: half of the time it is cut off."""
-    found = diagnostics.evaluate_random_rankings(animals(tmp_path), rows((1, 0.9, CAT), *[(3, 0.5, FAR)] * 599), "lvis")
-    assert (found["min"], found["max"]) == (0.0, pytest.approx(0.5))
+    spread = diagnostics.evaluate_random_rankings(
+        animals(tmp_path), rows((1, 0.9, CAT), *[(3, 0.5, FAR)] * 599), "lvis"
+    )
+    assert (spread["min"], spread["max"]) == (0.0, pytest.approx(0.5))
 
 
 def test_without_objects_there_is_no_ap_under_ties(tmp_path: Path) -> None:
     annotations = loaded(tmp_path, document([image(1)], [], [category(1, "cat")]))
-    found = diagnostics.evaluate_random_rankings(annotations, rows((1, 0.5, CAT)), "lvis", orders=2)
-    assert found == {"mean": None, "sd": None, "min": None, "max": None, "orders": 2}
+    spread = diagnostics.evaluate_random_rankings(annotations, rows((1, 0.5, CAT)), "lvis", orders=2)
+    assert spread == {"mean": None, "sd": None, "min": None, "max": None, "orders": 2}
 
 
 # ---- repeats -----------------------------------------------------------------------------------------------------
@@ -136,15 +138,15 @@ def test_without_objects_there_is_no_ap_under_ties(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", BOTH)
 def test_a_duplicate_overlaps_an_object_that_is_taken(tmp_path: Path, protocol: Protocol) -> None:
     # The second and third repeat the cat; the fourth is elsewhere, the fifth on the cat but a dog.
-    found = rows((1, 0.9, CAT), (1, 0.8, CAT), (1, 0.7, NEAR_CAT), (1, 0.6, FAR), (2, 0.5, CAT))
+    detections = rows((1, 0.9, CAT), (1, 0.8, CAT), (1, 0.7, NEAR_CAT), (1, 0.6, FAR), (2, 0.5, CAT))
     annotations = animals(tmp_path, protocol)
-    assert duplicates(annotations, found, protocol) == {"share": 0.4, "count": 2, "detections": 5}
+    assert duplicates(annotations, detections, protocol) == {"share": 0.4, "count": 2, "detections": 5}
 
 
 def test_repeats_that_are_neutral_do_not_count(tmp_path: Path) -> None:
-    found = rows((1, 0.9, CAT), (1, 0.8, CAT), (2, 0.5, DOG))
+    detections = rows((1, 0.9, CAT), (1, 0.8, CAT), (2, 0.5, DOG))
     annotations = animals(tmp_path, not_exhaustive_category_ids=[1])
-    assert duplicates(annotations, found, "lvis") == {"share": 0.0, "count": 0, "detections": 2}
+    assert duplicates(annotations, detections, "lvis") == {"share": 0.0, "count": 0, "detections": 2}
 
 
 def test_of_nothing_there_is_no_share(tmp_path: Path) -> None:
@@ -156,11 +158,11 @@ def test_of_nothing_there_is_no_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", BOTH)
 def test_suppression_removes_what_costs_precision(tmp_path: Path, protocol: Protocol) -> None:
     # Dogs: right, repeated, right. Precision 1 up to recall 1/2 (51 of 101 thresholds), then 2/3; without the repeat 1.
-    found = rows((2, 0.9, DOG), (2, 0.8, DOG), (2, 0.7, FAR))
+    detections = rows((2, 0.9, DOG), (2, 0.8, DOG), (2, 0.7, FAR))
     annotations = animals(tmp_path, protocol)
-    plain = evaluate(annotations, found, protocol).metrics["AP"]
+    plain = evaluate(annotations, detections, protocol).metrics["AP"]
     assert plain == pytest.approx((51 + 50 * 2 / 3) / 101 / 2)  # cats have AP 0
-    suppressed = diagnostics.evaluate_after_nms(annotations, found, protocol)
+    suppressed = diagnostics.evaluate_after_nms(annotations, detections, protocol)
     assert suppressed == {"AP": pytest.approx(0.5), "iou": 0.9, "removed": 1}
 
 
@@ -170,18 +172,18 @@ def test_suppression_removes_what_costs_precision(tmp_path: Path, protocol: Prot
 @pytest.mark.parametrize("protocol", BOTH)
 def test_calibration_of_what_counts(tmp_path: Path, protocol: Protocol) -> None:
     # Right with 0.9, wrong with 0.5: gaps 0.1 and 0.5 of one detection each.
-    found = rows((1, 0.9, CAT), (1, 0.5, FAR))
+    detections = rows((1, 0.9, CAT), (1, 0.5, FAR))
     annotations = animals(tmp_path, protocol)
-    made, figures = diagnostics.measure_calibration(found, counted(annotations, found, protocol))
+    made, figures = diagnostics.measure_calibration(detections, counted(annotations, detections, protocol))
     assert figures == {"ece": pytest.approx(0.3), "max_gap": pytest.approx(0.5), "bins": 15, "reason": None}
     assert made is not None
     assert made.count.sum() == 2
 
 
 def test_neutral_detections_are_not_calibrated(tmp_path: Path) -> None:
-    found = rows((1, 0.9, CAT), (1, 0.5, FAR), (3, 0.2, FAR))
+    detections = rows((1, 0.9, CAT), (1, 0.5, FAR), (3, 0.2, FAR))
     annotations = animals(tmp_path, not_exhaustive_category_ids=[1])
-    _, figures = diagnostics.measure_calibration(found, counted(annotations, found, "lvis"))
+    _, figures = diagnostics.measure_calibration(detections, counted(annotations, detections, "lvis"))
     assert figures["ece"] == pytest.approx(0.1)
 
 
@@ -189,8 +191,8 @@ def test_neutral_detections_are_not_calibrated(tmp_path: Path) -> None:
     ("score", "reason"), [(7.0, "scores from 7 to 7 are no probabilities"), (None, "no detection")]
 )
 def test_no_calibration_has_a_reason(tmp_path: Path, score: float | None, reason: str) -> None:
-    found = rows() if score is None else rows((1, score, CAT))
-    made, figures = diagnostics.measure_calibration(found, counted(animals(tmp_path), found, "lvis"))
+    detections = rows() if score is None else rows((1, score, CAT))
+    made, figures = diagnostics.measure_calibration(detections, counted(animals(tmp_path), detections, "lvis"))
     assert (made, figures["ece"], figures["max_gap"]) == (None, None, None)
     assert reason in figures["reason"]
 
@@ -198,15 +200,15 @@ def test_no_calibration_has_a_reason(tmp_path: Path, score: float | None, reason
 def test_a_detection_on_a_crowd_is_neutral(tmp_path: Path) -> None:
     objects = [annotation(1, 1, 1, *CAT), annotation(2, 1, 1, *FAR, iscrowd=1)]
     annotations = loaded(tmp_path, document([coco_image(1)], objects, [coco_category(1, "cat")]), "coco")
-    found = Detections.of([detection(1, 1, 0.9, *FAR), detection(1, 1, 0.8, *CAT), detection(1, 1, 0.7, *FAR)])
-    assert counted(annotations, found, "coco").rows.tolist() == [1]
-    assert duplicates(annotations, found, "coco") == {"share": 0.0, "count": 0, "detections": 1}
+    detections = Detections.of([detection(1, 1, 0.9, *FAR), detection(1, 1, 0.8, *CAT), detection(1, 1, 0.7, *FAR)])
+    assert counted(annotations, detections, "coco").rows.tolist() == [1]
+    assert duplicates(annotations, detections, "coco") == {"share": 0.0, "count": 0, "detections": 1}
 
 
 def test_the_diagnosis_is_the_sum_of_its_parts(tmp_path: Path) -> None:
-    annotations, found = animals(tmp_path), rows((1, 0.9, CAT), (1, 0.8, CAT), (2, 0.5, NEAR_CAT))
-    predicted = diagnostics.count_predicted(annotations, found, "lvis")
-    made = diagnostics.diagnose(annotations, found, "lvis", evaluate(annotations, found), predicted)
+    annotations, detections = animals(tmp_path), rows((1, 0.9, CAT), (1, 0.8, CAT), (2, 0.5, NEAR_CAT))
+    predicted = diagnostics.count_predicted(annotations, detections, "lvis")
+    made = diagnostics.diagnose(annotations, detections, "lvis", evaluate(annotations, detections), predicted)
     assert made.generative["duplicates"]["count"] == 1
     assert made.generative["never_predicted"]["count"] == 0
     assert {name: row["count"] for name, row in made.errors.items() if row["count"]} == {
@@ -222,9 +224,9 @@ def test_a_large_set_has_fewer_tie_orders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int, orders: int
 ) -> None:
     annotations = animals(tmp_path)
-    found = Detections.of([detection(1, 1, 0.9, 10, 10, 100, 100), detection(1, 1, 0.8, 10, 10, 100, 100)])
+    detections = Detections.of([detection(1, 1, 0.9, 10, 10, 100, 100), detection(1, 1, 0.8, 10, 10, 100, 100)])
     monkeypatch.setattr(diagnostics, "MANY", many)
-    evaluation = evaluate(annotations, found)
-    predicted = diagnostics.count_predicted(annotations, found, "lvis")
-    made = diagnostics.diagnose(annotations, found, "lvis", evaluation, predicted)
+    evaluation = evaluate(annotations, detections)
+    predicted = diagnostics.count_predicted(annotations, detections, "lvis")
+    made = diagnostics.diagnose(annotations, detections, "lvis", evaluation, predicted)
     assert made.generative["constant_score_AP"]["orders"] == orders

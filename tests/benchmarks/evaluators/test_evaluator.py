@@ -133,8 +133,8 @@ WRONG = (400.0, 10.0, 20.0, 20.0)
 def test_federated_rules(
     tmp_path: Path, engine: str, federated: dict[str, list[int]], wrong_category: int, expected: float
 ) -> None:
-    found = [detection(1, 1, 0.8, *BOX), detection(1, 1, 0.7, *FAR)]
-    detections = [detection(1, wrong_category, 0.9, *WRONG), *found]
+    detected = [detection(1, 1, 0.8, *BOX), detection(1, 1, 0.7, *FAR)]
+    detections = [detection(1, wrong_category, 0.9, *WRONG), *detected]
     evaluation = evaluate(two_cats(tmp_path, **federated), detections, engine)
     assert evaluation.metrics["AP"] == pytest.approx(expected, abs=1e-12)
 
@@ -245,15 +245,15 @@ def test_detections_in_a_crowd_are_neither_right_nor_wrong(tmp_path: Path, engin
     # The crowd covers 200 x 200 px. Two detections of 50 x 50 inside it: intersection over their own area is 1 (the
     # IoU is 1/16), and both are left out, as a crowd is never used up. One half outside is left out up to 0.5 only.
     crowd = (200.0, 200.0, 200.0, 200.0)
-    found = detection(1, 1, 0.5, *BOX)
+    detected = detection(1, 1, 0.5, *BOX)
     inside = [detection(1, 1, 0.9, 220, 220, 50, 50), detection(1, 1, 0.8, 220, 220, 50, 50)]
     halfway = detection(1, 1, 0.9, 375, 220, 50, 50)
     annotations = coco(tmp_path, BOX, crowd=crowd)
-    assert evaluate(annotations, [*inside, found], engine, "coco").metrics["AP"] == pytest.approx(1.0, abs=1e-12)
-    metrics = evaluate(annotations, [halfway, found], engine, "coco").metrics
+    assert evaluate(annotations, [*inside, detected], engine, "coco").metrics["AP"] == pytest.approx(1.0, abs=1e-12)
+    metrics = evaluate(annotations, [halfway, detected], engine, "coco").metrics
     assert metrics["AP50"] == pytest.approx(1.0, abs=1e-12)
     assert metrics["AP75"] == pytest.approx(0.5, abs=1e-12)
-    alone = evaluate(coco(tmp_path, BOX), [*inside, found], engine, "coco")
+    alone = evaluate(coco(tmp_path, BOX), [*inside, detected], engine, "coco")
     assert alone.metrics["AP"] == pytest.approx(1 / 3, abs=1e-12)
 
 
@@ -376,9 +376,9 @@ def test_detections_outside_the_subset_are_refused(tmp_path: Path) -> None:
 @both_engines
 def test_a_box_whose_area_overflows_is_dropped(tmp_path: Path, engine: str) -> None:
     huge = detection(1, 1, 0.9, 0, 0, 1e200, 1e200)
-    found = detection(1, 1, 0.5, *BOX)
+    detected = detection(1, 1, 0.5, *BOX)
     annotations = two_cats(tmp_path)
-    assert agree(evaluate(annotations, [huge, found], engine), evaluate(annotations, [found], engine))
+    assert agree(evaluate(annotations, [huge, detected], engine), evaluate(annotations, [detected], engine))
 
 
 def test_unknown_engines_and_protocols_are_named(tmp_path: Path) -> None:

@@ -73,11 +73,11 @@ def crowded_files(folder: Path, style: Style, seed: int) -> tuple[Path, Path]:
 def test_the_figures_are_those_of_the_careful_way(tmp_path: Path, protocol: Protocol, seed: int) -> None:
     style: Style = "coco" if protocol == "coco" else "lvis"
     truth, rows = crowded_files(tmp_path, style, seed)
-    found = fast.evaluate_files(truth, lambda: detections.load_table(rows), protocol)
+    short_cut = fast.evaluate_files(truth, lambda: detections.load_table(rows), protocol)
     loaded, table = annotation_files.load(truth, tmp_path, style), detections.load(rows)
-    assert found.evaluation == evaluator.evaluate(loaded, table, protocol)
+    assert short_cut.evaluation == evaluator.evaluate(loaded, table, protocol)
     counted = table.category_id[evaluator.select_rows(loaded, table, protocol)]
-    assert found.detections.tolist() == [int((counted == c.id).sum()) for c in loaded.categories]
+    assert short_cut.detections.tolist() == [int((counted == c.id).sum()) for c in loaded.categories]
 
 
 @pytest.mark.parametrize("cap", [1, 3, 50])

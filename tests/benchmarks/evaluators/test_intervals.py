@@ -40,10 +40,10 @@ def resampled(case: Case, protocol: Protocol, name: str) -> tuple[float, list[fl
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_bootstrap_is_the_engine_on_resampled_images(protocol: Protocol) -> None:
     case = case_of(protocol)
-    found = bootstrap(*case, protocol, replicates=REPLICATES, seed=5)
+    intervals = bootstrap(*case, protocol, replicates=REPLICATES, seed=5)
     parts = [] if protocol == "coco" else ["APr", "APc", "APf"]
-    assert list(found) == ["AP", "AP50", "AP75", "APs", "APm", "APl", *parts]
-    for name, interval in found.items():
+    assert list(intervals) == ["AP", "AP50", "AP75", "APs", "APm", "APl", *parts]
+    for name, interval in intervals.items():
         plain, replicates = resampled(case, protocol, name)
         expected = stats.interval(np.array([plain]), np.array([replicates]))
         assert (interval.estimate, interval.low, interval.high) == pytest.approx(
@@ -56,11 +56,11 @@ def test_bootstrap_is_the_engine_on_resampled_images(protocol: Protocol) -> None
 def test_compare_is_the_engine_on_the_same_images_for_both(protocol: Protocol) -> None:
     annotations, a = case_of(protocol)
     b = worse(a)
-    found = compare(annotations, a, b, protocol, replicates=REPLICATES, seed=5)
+    intervals = compare(annotations, a, b, protocol, replicates=REPLICATES, seed=5)
     for name in ("AP", "AP75", "APm"):
         (plain_a, rest_a), (plain_b, rest_b) = (resampled((annotations, d), protocol, name) for d in (a, b))
         expected = stats.interval(np.array([plain_a - plain_b]), np.array([rest_a]) - np.array([rest_b]))
-        assert (found[name].estimate, found[name].low, found[name].high) == pytest.approx(
+        assert (intervals[name].estimate, intervals[name].low, intervals[name].high) == pytest.approx(
             (expected.estimate, expected.low, expected.high), abs=1e-9
         )
 
@@ -74,8 +74,8 @@ def test_a_set_does_not_differ_from_itself() -> None:
 def test_pairing_takes_out_what_the_sets_share() -> None:
     annotations, a = case_of("lvis")
     b = worse(a)
-    found = (bootstrap(annotations, a)["AP"], bootstrap(annotations, b)["AP"], compare(annotations, a, b)["AP"])
-    of_a, of_b, paired = (interval.high - interval.low for interval in found)
+    intervals = (bootstrap(annotations, a)["AP"], bootstrap(annotations, b)["AP"], compare(annotations, a, b)["AP"])
+    of_a, of_b, paired = (interval.high - interval.low for interval in intervals)
     assert paired < 0.7 * np.hypot(of_a, of_b)
 
 
@@ -90,10 +90,10 @@ def test_the_seed_decides() -> None:
 def test_undefined_figures_have_no_interval() -> None:
     annotations, detections = case_of("lvis")
     categories = tuple(replace(category, frequency="f") for category in annotations.categories)
-    found = bootstrap(replace(annotations, categories=categories), detections, replicates=10)
-    assert isnan(found["APr"].estimate)
-    assert isnan(found["APr"].low)
-    assert found["APf"].estimate == found["AP"].estimate
+    intervals = bootstrap(replace(annotations, categories=categories), detections, replicates=10)
+    assert isnan(intervals["APr"].estimate)
+    assert isnan(intervals["APr"].low)
+    assert intervals["APf"].estimate == intervals["AP"].estimate
 
 
 def test_invalid_detections_are_named() -> None:

@@ -54,14 +54,14 @@ def box(rng: random.Random) -> list[float]:
 def truth(style: Style) -> Any:
     """Small, medium and large objects, federated fields, crowds; the same for every mutation."""
     rng = random.Random(0)
-    ids, known = range(1, IMAGES + 1), range(1, CATEGORIES + 1)
-    objects = [annotation(k, rng.choice(ids), rng.choice(known), *box(rng)) for k in range(1, OBJECTS + 1)]
+    ids, category_ids = range(1, IMAGES + 1), range(1, CATEGORIES + 1)
+    objects = [annotation(k, rng.choice(ids), rng.choice(category_ids), *box(rng)) for k in range(1, OBJECTS + 1)]
     if style == "coco":
         crowded = [{**a, "iscrowd": int(rng.random() < 0.2)} for a in objects]
-        return document([coco_image(i) for i in ids], crowded, [coco_category(c, f"c{c}") for c in known])
-    federated = [{"neg_category_ids": rng.sample(known, 2), "not_exhaustive_category_ids": [4]} for _ in ids]
+        return document([coco_image(i) for i in ids], crowded, [coco_category(c, f"c{c}") for c in category_ids])
+    federated = [{"neg_category_ids": rng.sample(category_ids, 2), "not_exhaustive_category_ids": [4]} for _ in ids]
     images = [image(i, **fields) for i, fields in zip(ids, federated, strict=True)]
-    names = [category(c, f"c{c}", f"also c{c}", frequency=rng.choice("rcf")) for c in known]
+    names = [category(c, f"c{c}", f"also c{c}", frequency=rng.choice("rcf")) for c in category_ids]
     return document(images, objects, names)
 
 
@@ -69,12 +69,12 @@ def results(style: Style) -> Any:
     """Shifted objects and stray boxes."""
     rng = random.Random(1)
     objects = truth(style)["annotations"]
-    found = [
+    near_objects = [
         result(a["image_id"], a["category_id"], round(rng.random(), 3), *(v + rng.choice([0, 3, 9]) for v in a["bbox"]))
         for a in objects
     ]
-    ids = ((rng.randint(1, IMAGES), rng.randint(1, CATEGORIES)) for _ in range(DETECTIONS - len(found)))
-    return found + [result(i, c, round(rng.random(), 3), *box(rng)) for i, c in ids]
+    ids = ((rng.randint(1, IMAGES), rng.randint(1, CATEGORIES)) for _ in range(DETECTIONS - len(near_objects)))
+    return near_objects + [result(i, c, round(rng.random(), 3), *box(rng)) for i, c in ids]
 
 
 def columns(rows: list[Any]) -> dict[str, Any]:
@@ -282,20 +282,20 @@ def short_cut(files: Files, folder: Path) -> Evaluation | None:
     """What the short cut says of the files that `run` has written; None where it leaves them to the careful way."""
     table = folder / f"results{files.suffix}"
     try:
-        found = fast.evaluate_files(folder / "truth.json", lambda: detections.load_table(table), files.protocol)
+        evaluated = fast.evaluate_files(folder / "truth.json", lambda: detections.load_table(table), files.protocol)
     except (NotPlainError, DataError):
         return None
-    return found.evaluation
+    return evaluated.evaluation
 
 
 def outcome(files: Files, folder: Path) -> Evaluation | str:
     """Figures, on which both engines and the short cut agree, or a good error's text; else AssertionError."""
-    found = careful_outcome(files, folder)
-    if isinstance(found, Evaluation):
-        assert short_cut(files, folder) in (found, None)
+    careful = careful_outcome(files, folder)
+    if isinstance(careful, Evaluation):
+        assert short_cut(files, folder) in (careful, None)
     else:
-        assert short_cut(files, folder) is None, found
-    return found
+        assert short_cut(files, folder) is None, careful
+    return careful
 
 
 def careful_outcome(files: Files, folder: Path) -> Evaluation | str:
@@ -326,11 +326,11 @@ def failures(seeds: range, folder: Path) -> Iterator[str]:
     for seed in seeds:
         files, same = mutation(seed)
         try:
-            found = outcome(files, folder)
+            ended = outcome(files, folder)
             if same:
                 if files.protocol not in plain:
                     plain[files.protocol] = outcome(originals(files.style, files.protocol), folder)
-                assert found == plain[files.protocol], found
+                assert ended == plain[files.protocol], ended
         except Exception as error:  # whatever it is: that is what is tested
             yield f"mutation {seed}: {type(error).__name__}: {error}"
 
@@ -346,9 +346,9 @@ def test_the_unchanged_files_have_figures_worth_comparing(tmp_path: Path, protoc
 
 def test_mutations_are_of_every_kind(tmp_path: Path) -> None:
     """Else the property would hold for want of trying: many are refused, many are not, many ways of each."""
-    found = [outcome(mutation(seed)[0], tmp_path) for seed in range(2000, 2200)]
-    texts = {text.split("expected")[0] for text in found if isinstance(text, str)}
-    figures = {str(evaluation.metrics) for evaluation in found if isinstance(evaluation, Evaluation)}
+    outcomes = [outcome(mutation(seed)[0], tmp_path) for seed in range(2000, 2200)]
+    texts = {text.split("expected")[0] for text in outcomes if isinstance(text, str)}
+    figures = {str(evaluation.metrics) for evaluation in outcomes if isinstance(evaluation, Evaluation)}
     assert len(texts) > 20
     assert len(figures) > 10
 

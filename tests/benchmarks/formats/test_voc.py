@@ -104,9 +104,9 @@ def test_a_detection_of_a_difficult_object_is_neither_right_nor_wrong(data: Path
     (data / "Annotations" / "2008_000007.xml").write_text(image_of("2008_000007", person, hard))
     benchmark = Voc({}, data)
     (person_id,) = (c.id for c in benchmark.categories if c.name == "person")
-    found = [detection(3, person_id, 0.9, 200, 200, 100, 100), detection(3, person_id, 0.8, 0, 0, 100, 100)]
-    assert benchmark.evaluate("val", found).metrics["AP"] == pytest.approx(1.0)
-    elsewhere = [detection(3, person_id, 0.9, 300, 100, 50, 50), found[1]]
+    detections = [detection(3, person_id, 0.9, 200, 200, 100, 100), detection(3, person_id, 0.8, 0, 0, 100, 100)]
+    assert benchmark.evaluate("val", detections).metrics["AP"] == pytest.approx(1.0)
+    elsewhere = [detection(3, person_id, 0.9, 300, 100, 50, 50), detections[1]]
     assert benchmark.evaluate("val", elsewhere).metrics["AP"] == pytest.approx(0.5)
 
 

@@ -466,10 +466,10 @@ def test_an_evaluation_overlooks_what_it_does_not_need(tmp_path: Path) -> None:
     path = write(tmp_path / "loose.json", content)
     with pytest.raises(DataError):
         load(path, tmp_path)
-    found, expected = load_for_evaluation(path), loaded(tmp_path, small())
-    assert [e.instances for e in found.examples] == [e.instances for e in expected.examples]
-    assert [e.negative for e in found.examples] == [e.negative for e in expected.examples]
-    assert [(e.width, e.height) for e in found.examples] == [(0, 0), (640, 480)]
+    annotations, expected = load_for_evaluation(path), loaded(tmp_path, small())
+    assert [e.instances for e in annotations.examples] == [e.instances for e in expected.examples]
+    assert [e.negative for e in annotations.examples] == [e.negative for e in expected.examples]
+    assert [(e.width, e.height) for e in annotations.examples] == [(0, 0), (640, 480)]
     content["annotations"][0]["bbox"][0] = float("nan")
     with pytest.raises(DataError, match=r"annotations\[0\]\.bbox: expected four finite numbers"):
         load_for_evaluation(write(path, content))

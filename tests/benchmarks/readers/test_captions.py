@@ -76,8 +76,8 @@ def test_captions_beside_files_of_ones_own(tmp_path: Path) -> None:
         write(tmp_path / f"{split}.json", content)
         write(tmp_path / f"captions_{split}.json", {"annotations": [{"image_id": i, "caption": f"couch {i}"}]})
         (tmp_path / "images" / f"{i}.jpg").touch()
-    found = Lvis({"captions": True}, tmp_path)
-    assert [found.split(name)[0].captions for name in ("train", "val")] == [("couch 1",), ("couch 2",)]
+    benchmark = Lvis({"captions": True}, tmp_path)
+    assert [benchmark.split(name)[0].captions for name in ("train", "val")] == [("couch 1",), ("couch 2",)]
     assert Lvis.problems({"captions": "yes"}) == ["lvis.captions: expected true or false, got 'yes'"]
     (tmp_path / "captions_val.json").unlink()
     with pytest.raises(DataError, match=r"captions_val\.json: expected a captions file: No such file"):

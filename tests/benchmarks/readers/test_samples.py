@@ -99,9 +99,9 @@ def cell(folder: Path, content: list[Document]) -> Path:
 @pytest.mark.parametrize("write", [lines, cell])
 def test_samples_become_columns(write: Callable[..., Path], tmp_path: Path, annotations: Annotations) -> None:
     """Images in the order of the annotations (7, 3), samples by ascending number, mentions as they were said."""
-    found = load(write(tmp_path, rows()), annotations)
-    ((temperature, answers),) = found.answers.items()
-    assert (temperature, found.count, found.greedy) == (1.0, 2, None)
+    samples = load(write(tmp_path, rows()), annotations)
+    ((temperature, answers),) = samples.answers.items()
+    assert (temperature, samples.count, samples.greedy) == (1.0, 2, None)
     mentions = answers.mentions
     np.testing.assert_array_equal(mentions.image, [0, 0, 1, 1])
     np.testing.assert_array_equal(mentions.sample, [0, 1, 0, 0])
@@ -200,12 +200,12 @@ def test_temperatures_are_kept_apart_and_zero_is_the_greedy_answer(tmp_path: Pat
     hot = [line | {"temperature": 2} for line in rows()]
     greedy = [row(k, 0, named("dog"), temperature=0) for k in (3, 7)]
     path = lines(tmp_path, hot + greedy + rows())
-    found = load(path, annotations)
-    assert list(found.answers) == [1.0, 2.0]
-    assert found.count == 2
-    assert found.greedy is not None
-    assert found.greedy.malformed.shape == (2, 1)
-    assert len(found.greedy.mentions) == 2
+    samples = load(path, annotations)
+    assert list(samples.answers) == [1.0, 2.0]
+    assert samples.count == 2
+    assert samples.greedy is not None
+    assert samples.greedy.malformed.shape == (2, 1)
+    assert len(samples.greedy.mentions) == 2
     assert list(load(path, annotations, temperature=2.0).answers) == [2.0]
     assert load(path, annotations, temperature=2.0).greedy is not None
 
@@ -303,8 +303,8 @@ def test_mentions_of_several_temperatures_find_their_samples(tmp_path: Path, ann
         pd.concat([frame, frame.assign(temperature=2.0).iloc[: 4 if name == "samples" else 2]]).to_parquet(
             folder / f"{name}.parquet"
         )
-    found = load(folder, annotations)
-    assert {t: len(answers.mentions) for t, answers in found.answers.items()} == {1.0: 4, 2.0: 2}
+    samples = load(folder, annotations)
+    assert {t: len(answers.mentions) for t, answers in samples.answers.items()} == {1.0: 4, 2.0: 2}
 
 
 # ---- what is wrong -----------------------------------------------------------------------------------------------

@@ -34,17 +34,17 @@ def _figures(case: Case, protocol: Protocol, weights: Weights | None = None) -> 
     annotations, detections = case
     categories = annotations.categories
     matches = match_sizes(annotations.examples, detections, categories, protocol, annotations.areas, annotations.crowds)
-    found = {size: average_precision(own, len(categories), weights) for size, own in matches.items()}
+    figures = {size: average_precision(counted, len(categories), weights) for size, counted in matches.items()}
     frequency = [category.frequency for category in categories]
-    sizes = {f"AP{size}": summarise(found[size], frequency)["AP"] for size in ("s", "m", "l")}
-    return summarise(found["all"], frequency) | sizes, found["all"].ap
+    sizes = {f"AP{size}": summarise(figures[size], frequency)["AP"] for size in ("s", "m", "l")}
+    return summarise(figures["all"], frequency) | sizes, figures["all"].ap
 
 
-def _assert_official(found: dict[str, Floats], per_category: Floats, row: int, expected: Evaluation) -> None:
-    names = [name for name in found if name in expected.metrics]
+def _assert_official(figures: dict[str, Floats], per_category: Floats, row: int, expected: Evaluation) -> None:
+    names = [name for name in figures if name in expected.metrics]
     assert len(names) in (6, 9)  # all that is no recall: COCO has no frequencies
     for name in names:
-        np.testing.assert_allclose(found[name][row], _number(expected.metrics[name]), atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(figures[name][row], _number(expected.metrics[name]), atol=1e-9, err_msg=name)
     reference = [_number(expected.per_category[c]) for c in sorted(expected.per_category)]
     np.testing.assert_allclose(per_category[row], reference, atol=1e-9)
 
@@ -64,8 +64,8 @@ def _by_category_id(case: Case) -> Case:
 @pytest.mark.parametrize("seed", range(20))
 def test_random_sets_equal_the_official_package(seed: int, protocol: Protocol) -> None:
     case = _by_category_id(random_case(seed, protocol))
-    found, per_category = _figures(case, protocol)
-    _assert_official(found, per_category, 0, official(case, protocol))
+    figures, per_category = _figures(case, protocol)
+    _assert_official(figures, per_category, 0, official(case, protocol))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -73,10 +73,10 @@ def test_random_sets_equal_the_official_package(seed: int, protocol: Protocol) -
 def test_integer_weights_equal_repeated_images(seed: int, protocol: Protocol) -> None:
     case = _by_category_id(random_case(seed, protocol, images=6, crowded=150, ties=False))
     weights = bootstrap_weights(6, replicates=4, seed=seed)
-    found, per_category = _figures(case, protocol, weights)
-    assert len(set(found["AP"].tolist())) == 4
+    figures, per_category = _figures(case, protocol, weights)
+    assert len(set(figures["AP"].tolist())) == 4
     for row, times in enumerate(weights):
-        _assert_official(found, per_category, row, official(repeated(case, times.astype(int).tolist()), protocol))
+        _assert_official(figures, per_category, row, official(repeated(case, times.astype(int).tolist()), protocol))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -93,11 +93,11 @@ def test_a_replicate_of_all_ones_is_the_plain_figure_exactly(
     monkeypatch.setattr(accumulate, "WIDE", wide)
     for chunk in (ap_module.CHUNK, 2000, 1):
         monkeypatch.setattr(ap_module, "CHUNK", chunk)
-        found, by_category = _figures(case, protocol, weights)
+        figures, by_category = _figures(case, protocol, weights)
         for name, value in plain.items():
-            np.testing.assert_array_equal(found[name][ones], np.repeat(value, len(ones)), err_msg=name)
+            np.testing.assert_array_equal(figures[name][ones], np.repeat(value, len(ones)), err_msg=name)
         np.testing.assert_array_equal(by_category[ones], np.repeat(per_category, len(ones), axis=0))
-        assert (found["AP"][1:7] != plain["AP"]).any()
+        assert (figures["AP"][1:7] != plain["AP"]).any()
 
 
 def test_order_of_images_does_not_matter() -> None:
@@ -135,9 +135,9 @@ def test_golden_of_real_lvis(shared: Callable[[str], Path], tmp_path: Path) -> N
         Detection(row["image_id"], row["category_id"], Box(*row["bbox"]), row["score"])
         for row in json.loads((golden / "detections.json").read_text())
     )
-    found, per_category = _figures((annotations, detections), "lvis")
-    assert {name: values[0] for name, values in found.items()} == pytest.approx(
-        {name: expected["metrics"][name] for name in found}, abs=1e-9
+    figures, per_category = _figures((annotations, detections), "lvis")
+    assert {name: values[0] for name, values in figures.items()} == pytest.approx(
+        {name: expected["metrics"][name] for name in figures}, abs=1e-9
     )
     by_id = zip(annotations.categories, per_category[0].tolist(), strict=True)
     defined = {str(category.id): value for category, value in by_id if not np.isnan(value)}
@@ -162,17 +162,17 @@ def test_ap_of_a_hand_derived_ranking() -> None:
         Detection(2, 10, Box(8, 8, 4, 4), 0.8),
         Detection(2, 10, Box(0, 0, 4, 4), 0.7),
     ]
-    found = _evaluate(images, detections, np.array([[1.0, 1.0], [2.0, 1.0], [0.0, 0.0]]))
+    precision = _evaluate(images, detections, np.array([[1.0, 1.0], [2.0, 1.0], [0.0, 0.0]]))
     expected = [(51 + 50 * 2 / 3) / 101, (67 + 34 * 3 / 4) / 101, np.nan]
-    for values in (found.ap, found.ap50, found.ap75):
+    for values in (precision.ap, precision.ap50, precision.ap75):
         np.testing.assert_allclose(values[:, 0], expected)
         assert np.isnan(values[:, 1:]).all()
 
 
 def test_thresholds_are_told_apart() -> None:
     # 4 x 3 of 4 x 4: IoU 0.75, a hit at the six thresholds 0.50 to 0.75.
-    found = _evaluate([example([(10, (0, 0, 4, 4))])], [Detection(1, 10, Box(0, 0, 4, 3), 0.9)])
-    assert [found.ap[0, 0], found.ap50[0, 0], found.ap75[0, 0]] == pytest.approx([0.6, 1.0, 1.0])
+    precision = _evaluate([example([(10, (0, 0, 4, 4))])], [Detection(1, 10, Box(0, 0, 4, 3), 0.9)])
+    assert [precision.ap[0, 0], precision.ap50[0, 0], precision.ap75[0, 0]] == pytest.approx([0.6, 1.0, 1.0])
 
 
 def test_sizes() -> None:
@@ -182,18 +182,18 @@ def test_sizes() -> None:
     boxes = (Box(0, 0, 100, 100), Box(200, 0, 20, 20), Box(0, 0, 40, 40))
     detections = Detections.of(Detection(1, 10, box, 0.9 - 0.1 * k) for k, box in enumerate(boxes))
     matches = match_sizes([image], detections, CATEGORIES, areas={1: 900.0})
-    ap = {size: average_precision(own, len(CATEGORIES)).ap[0, 0] for size, own in matches.items()}
+    ap = {size: average_precision(counted, len(CATEGORIES)).ap[0, 0] for size, counted in matches.items()}
     assert ap == pytest.approx({"all": 1 / 3, "s": 1 / 2, "m": np.nan, "l": np.nan}, nan_ok=True)
     # Without annotated areas the box decides: medium, where neither miss counts.
-    own = match_sizes([image], detections, CATEGORIES, sizes=("m",))["m"]
-    assert average_precision(own, len(CATEGORIES)).ap[0, 0] == pytest.approx(1.0)
+    counted = match_sizes([image], detections, CATEGORIES, sizes=("m",))["m"]
+    assert average_precision(counted, len(CATEGORIES)).ap[0, 0] == pytest.approx(1.0)
 
 
 def test_never_predicted_category_scores_zero_and_collapse_costs_ap() -> None:
     image = example([(10, (0, 0, 4, 4)), (11, (5, 5, 4, 4))])
-    found = _evaluate([image], [])
-    assert found.ap[0, :2].tolist() == [0.0, 0.0]
-    assert np.isnan(found.ap[0, 2:]).all()
+    precision = _evaluate([image], [])
+    assert precision.ap[0, :2].tolist() == [0.0, 0.0]
+    assert np.isnan(precision.ap[0, 2:]).all()
 
 
 def _match_group(gt: list[XYWH], dt: list[XYWH], crowd: list[bool], ignored: list[bool]) -> list[list[int]]:
@@ -201,8 +201,8 @@ def _match_group(gt: list[XYWH], dt: list[XYWH], crowd: list[bool], ignored: lis
     truths = Truths(
         np.zeros(len(gt), dtype=np.int64), np.array(gt, dtype=float), np.array(crowd), np.array(ignored)[:, None]
     )
-    found = match_groups(np.zeros(len(dt), dtype=np.int64), np.array(dt, dtype=float), truths)
-    return [bits[:, 0].tolist() for bits in found]
+    matched = match_groups(np.zeros(len(dt), dtype=np.int64), np.array(dt, dtype=float), truths)
+    return [bits[:, 0].tolist() for bits in matched]
 
 
 ALL = 1023
@@ -227,7 +227,7 @@ def test_ignored_ground_truth_comes_after_what_counts_and_crowds_are_not_used_up
 
 def _literal_matching(gt: Floats, dt: Floats, ignored: NDArray[np.bool_]) -> list[list[int]]:
     """The loops of the official code, for one group without crowds."""
-    found = np.zeros((2, len(dt)), dtype=int)
+    matched = np.zeros((2, len(dt)), dtype=int)
     iou = iou_matrix(dt, gt)
     for t, threshold in enumerate(IOU_THRESHOLDS):
         taken: set[int] = set()
@@ -241,8 +241,8 @@ def _literal_matching(gt: Floats, dt: Floats, ignored: NDArray[np.bool_]) -> lis
                 best, chosen = iou[d, g], g
             if chosen > -1:
                 taken.add(chosen)
-                found[int(ignored[chosen]), d] |= 1 << t
-    return [bits.tolist() for bits in found]
+                matched[int(ignored[chosen]), d] |= 1 << t
+    return [bits.tolist() for bits in matched]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -250,9 +250,9 @@ def test_matching_is_that_of_the_official_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
     gt, dt = (np.column_stack([rng.integers(0, 4, (n, 2)), rng.integers(5, 9, (n, 2))]) for n in (12, 20))
     ignored = rng.random(12) < 0.3
-    found = _match_group(gt.tolist(), dt.tolist(), [False] * 12, ignored.tolist())
-    assert found == _literal_matching(gt.astype(float), dt.astype(float), ignored)
-    assert any(found[0])
+    matched = _match_group(gt.tolist(), dt.tolist(), [False] * 12, ignored.tolist())
+    assert matched == _literal_matching(gt.astype(float), dt.astype(float), ignored)
+    assert any(matched[0])
 
 
 # ---- refused -----------------------------------------------------------------------------------------------------

@@ -36,17 +36,17 @@ def test_a_corner_is_as_good_as_the_bound_lets_it_be() -> None:
     """Three tokens, each its own direction: the best state of length r for two of them is (r, r, -2 s)-like; checked
     against all directions of the sphere in steps. More room brings it nearer to 0."""
     corner = np.eye(3)
-    found = [least_divergence(corner, [0, 1], radius) for radius in (0.0, 1.0, 4.0, 40.0)]
-    assert found[0] == pytest.approx(math.log(1.5))
-    assert found == sorted(found, reverse=True)
-    assert found[-1] < 1e-9
+    divergences = [least_divergence(corner, [0, 1], radius) for radius in (0.0, 1.0, 4.0, 40.0)]
+    assert divergences[0] == pytest.approx(math.log(1.5))
+    assert divergences == sorted(divergences, reverse=True)
+    assert divergences[-1] < 1e-9
     angles = np.linspace(0, 2 * np.pi, 721)
     grid = [
         divergence_from_uniform(np.array([np.cos(a) * np.cos(b), np.sin(a) * np.cos(b), np.sin(b)]), [0, 1])
         for a in angles
         for b in np.linspace(-np.pi / 2, np.pi / 2, 361)
     ]
-    assert found[1] == pytest.approx(min(grid), abs=1e-5)
+    assert divergences[1] == pytest.approx(min(grid), abs=1e-5)
 
 
 @hypothesis_settings(max_examples=25, deadline=None)

@@ -42,13 +42,13 @@ def exhaustive(objects: Sequence[tuple[int, XYWH]]) -> Example:
     return example(objects, negative=ALL - {category for category, _ in objects})
 
 
-def errors(image: Example, said: Sequence[Mention], malformed: int = 0, truncated: bool = False) -> SampleErrors:
-    ((found,),) = sample_errors([image], [[parsed(said, malformed, truncated)]])
-    return found
+def errors(image: Example, mentions: Sequence[Mention], malformed: int = 0, truncated: bool = False) -> SampleErrors:
+    ((judged,),) = sample_errors([image], [[parsed(mentions, malformed, truncated)]])
+    return judged
 
 
-def mentions_found(image: Example, *said: Mention) -> list[tuple[str | None, int | None]]:
-    return [(item.kind, item.instance) for item in errors(image, said).mentions]
+def mentions_found(image: Example, *mentions: Mention) -> list[tuple[str | None, int | None]]:
+    return [(item.kind, item.instance) for item in errors(image, mentions).mentions]
 
 
 # ---- by hand -----------------------------------------------------------------------------------------------------
@@ -84,11 +84,11 @@ def test_the_order_of_the_tests_is_that_of_tide() -> None:
 
 def test_what_a_sample_lacks() -> None:
     image = exhaustive([(5, A), (5, B), (7, (30, 30, 10, 10))])
-    found = errors(image, [mention(5, A), mention(8, FAR)], malformed=2, truncated=True)
-    assert found.missed == (1, 2)
-    assert found.miscounts == (Miscount(5, 1, 2), Miscount(7, 0, 1), Miscount(8, 1, 0))
-    assert (found.malformed, found.truncated) == (2, True)
-    assert Counter(found.kinds) == {"background": 1, "missed": 2, "miscount": 3, "malformed": 2, "truncated": 1}
+    judged = errors(image, [mention(5, A), mention(8, FAR)], malformed=2, truncated=True)
+    assert judged.missed == (1, 2)
+    assert judged.miscounts == (Miscount(5, 1, 2), Miscount(7, 0, 1), Miscount(8, 1, 0))
+    assert (judged.malformed, judged.truncated) == (2, True)
+    assert Counter(judged.kinds) == {"background": 1, "missed": 2, "miscount": 3, "malformed": 2, "truncated": 1}
 
 
 def test_an_object_that_is_said_wrongly_is_not_missed() -> None:
@@ -110,9 +110,9 @@ def test_what_is_not_annotated_exhaustively_or_not_looked_for_is_no_error() -> N
 def test_counts_go_to_the_category_that_was_said_or_else_to_the_objects() -> None:
     """C = 3 categories, 5, 7 and 8, then what is of none."""
     image = exhaustive([(5, A), (7, B)])
-    said = [mention(7, A), mention(None, B, "thing"), mention(None, FAR, "thing"), mention(8, FAR)]
-    truth, answers, found = columns([image], [[parsed(said, 3, True), parsed([])]], CATEGORIES)
-    counts = counts_by_category(truth, answers, error_codes(truth, answers, found))
+    mentions = [mention(7, A), mention(None, B, "thing"), mention(None, FAR, "thing"), mention(8, FAR)]
+    truth, answers, verification = columns([image], [[parsed(mentions, 3, True), parsed([])]], CATEGORIES)
+    counts = counts_by_category(truth, answers, error_codes(truth, answers, verification))
     expected = {kind: [0, 0, 0, 0] for kind in KINDS} | {
         "classification": [0, 1, 0, 0],
         "wrong_name": [0, 1, 0, 0],
@@ -122,7 +122,7 @@ def test_counts_go_to_the_category_that_was_said_or_else_to_the_objects() -> Non
         "malformed": [0, 0, 0, 3],
         "truncated": [0, 0, 0, 1],
     }
-    assert {kind: own.tolist() for kind, own in counts.items()} == expected
+    assert {kind: row.tolist() for kind, row in counts.items()} == expected
 
 
 def test_an_image_without_objects() -> None:
@@ -135,17 +135,19 @@ def test_an_image_without_objects() -> None:
 
 def by_score(truth: Truth, answers: Answers) -> Verification:
     """The evaluation's matching, all scores being equal: in turn each the closest free object, the last of equals."""
-    said = answers.mentions
-    instance = np.full(len(said), -1)
-    for row in range(len(said)):
-        own = (truth.image == said.image[row]) & (truth.category == said.category[row])
-        free = own & ~np.isin(np.arange(len(own)), instance[:row])
-        iou = np.where(free, iou_matrix(said.boxes[row : row + 1], truth.boxes)[0], 0.0)
+    mentions = answers.mentions
+    instance = np.full(len(mentions), -1)
+    for row in range(len(mentions)):
+        candidates = (truth.image == mentions.image[row]) & (truth.category == mentions.category[row])
+        free = candidates & ~np.isin(np.arange(len(candidates)), instance[:row])
+        iou = np.where(free, iou_matrix(mentions.boxes[row : row + 1], truth.boxes)[0], 0.0)
         if iou.max(initial=0.0) >= 0.5:
             instance[row] = len(iou) - 1 - iou[::-1].argmax()
-    found = verify(truth, said)
-    incomplete = np.isin(said.image * truth.categories + said.category, truth.not_exhaustive) & (said.category >= 0)
-    return replace(found, instance=instance, neutral=incomplete & (instance < 0))
+    verification = verify(truth, mentions)
+    incomplete = np.isin(mentions.image * truth.categories + mentions.category, truth.not_exhaustive) & (
+        mentions.category >= 0
+    )
+    return replace(verification, instance=instance, neutral=incomplete & (instance < 0))
 
 
 def breakdown(images: Sequence[Example], samples: Sequence[Sequence[Parsed]], protocol: Protocol) -> dict[str, int]:
@@ -157,12 +159,12 @@ def breakdown(images: Sequence[Example], samples: Sequence[Sequence[Parsed]], pr
         if item.category_id is not None
     )
     matches = match(images, detections, CATEGORIES, protocol)
-    found = tide.break_down_errors(matches, detections, ground_truth(images, protocol), images, CATEGORIES)
-    return {kind: own.count for kind, own in found.items()}
+    breakdowns = tide.break_down_errors(matches, detections, ground_truth(images, protocol), images, CATEGORIES)
+    return {kind: part.count for kind, part in breakdowns.items()}
 
 
-def totals(truth: Truth, answers: Answers, found: Verification) -> dict[str, int]:
-    counts = counts_by_category(truth, answers, error_codes(truth, answers, found))
+def totals(truth: Truth, answers: Answers, verification: Verification) -> dict[str, int]:
+    counts = counts_by_category(truth, answers, error_codes(truth, answers, verification))
     return {kind: int(counts[kind].sum()) for kind in tide.KINDS}
 
 
@@ -170,7 +172,7 @@ def known_names(samples: Iterable[Sequence[Parsed]]) -> list[list[Parsed]]:
     def without(sample: Parsed) -> Parsed:
         return replace(sample, mentions=tuple(item for item in sample.mentions if item.category_id is not None))
 
-    return [[without(sample) for sample in own] for own in samples]
+    return [[without(sample) for sample in of_image] for of_image in samples]
 
 
 @settings(max_examples=300)
@@ -178,13 +180,13 @@ def known_names(samples: Iterable[Sequence[Parsed]]) -> list[list[Parsed]]:
 def test_agrees_with_the_evaluation(case: tuple[list[Example], list[list[Parsed]]]) -> None:
     """Always, given the evaluation's matching; given that of samples, where both match the same, and never less."""
     images, samples = case[0], known_names(case[1])
-    truth, answers, found = columns(images, samples, CATEGORIES)
+    truth, answers, verification = columns(images, samples, CATEGORIES)
     greedy, expected = by_score(truth, answers), breakdown(images, samples, "lvis")
     assert totals(truth, answers, greedy) == expected
-    assert (found.instance >= 0).sum() >= (greedy.instance >= 0).sum()
-    same = set(found.instance.tolist()) == set(greedy.instance.tolist())
-    if same and np.array_equal(found.instance < 0, greedy.instance < 0):
-        assert totals(truth, answers, found) == expected
+    assert (verification.instance >= 0).sum() >= (greedy.instance >= 0).sum()
+    same = set(verification.instance.tolist()) == set(greedy.instance.tolist())
+    if same and np.array_equal(verification.instance < 0, greedy.instance < 0):
+        assert totals(truth, answers, verification) == expected
 
 
 @settings(max_examples=100)
@@ -204,22 +206,25 @@ def test_greed_may_leave_a_pair_that_samples_are_credited_with() -> None:
     its object taken."""
     left, right = (0, 0, 10, 10), (3, 0, 10, 10)  # IoU of the two: 7/13
     image = exhaustive([(5, left), (5, right)])
-    said = [mention(5, (1, 0, 10, 10)), mention(5, (0, 0, 6, 10))]  # 9/11 and 8/12; 6/10 and 3/13
-    truth, answers, found = columns([image], [[parsed(said)]], CATEGORIES)
-    assert sum(totals(truth, answers, found).values()) == 0
-    assert breakdown([image], [[parsed(said)]], "lvis") == dict.fromkeys(tide.KINDS, 0) | {"duplicate": 1, "missed": 1}
-    assert totals(truth, answers, by_score(truth, answers)) == breakdown([image], [[parsed(said)]], "lvis")
+    mentions = [mention(5, (1, 0, 10, 10)), mention(5, (0, 0, 6, 10))]  # 9/11 and 8/12; 6/10 and 3/13
+    truth, answers, verification = columns([image], [[parsed(mentions)]], CATEGORIES)
+    assert sum(totals(truth, answers, verification).values()) == 0
+    assert breakdown([image], [[parsed(mentions)]], "lvis") == dict.fromkeys(tide.KINDS, 0) | {
+        "duplicate": 1,
+        "missed": 1,
+    }
+    assert totals(truth, answers, by_score(truth, answers)) == breakdown([image], [[parsed(mentions)]], "lvis")
 
 
 @settings(max_examples=150)
 @given(cases())
 def test_wrong_counts_are_those_of_counting(case: tuple[list[Example], list[list[Parsed]]]) -> None:
-    for image, own, found in zip(*case, sample_errors(*case), strict=True):
+    for image, of_image, judged in zip(*case, sample_errors(*case), strict=True):
         there = Counter(item.category_id for item in image.instances)
         looked_for = (there.keys() | image.negative) - image.not_exhaustive
-        for sample, sample_found in zip(own, found, strict=True):
-            said = Counter(item.category_id for item in sample.mentions if item.category_id in looked_for)
-            wrong = {c: (said[c], there[c]) for c in sorted(looked_for) if said[c] != there[c]}
+        for sample, sample_found in zip(of_image, judged, strict=True):
+            claimed = Counter(item.category_id for item in sample.mentions if item.category_id in looked_for)
+            wrong = {c: (claimed[c], there[c]) for c in sorted(looked_for) if claimed[c] != there[c]}
             assert {item.category_id: (item.claimed, item.there) for item in sample_found.miscounts} == wrong
 
 
@@ -229,13 +234,13 @@ def test_one_sample_does_not_change_another_and_the_columns_say_the_same(
     case: tuple[list[Example], list[list[Parsed]]],
 ) -> None:
     images, samples = case
-    found = sample_errors(images, samples)
-    for image, own, expected in zip(images, samples, found, strict=True):
-        assert [sample_errors([image], [[sample]])[0][0] for sample in own] == expected
+    judged = sample_errors(images, samples)
+    for image, of_image, expected in zip(images, samples, judged, strict=True):
+        assert [sample_errors([image], [[sample]])[0][0] for sample in of_image] == expected
     truth, answers, verification = columns(images, samples, CATEGORIES)
     counts = counts_by_category(truth, answers, error_codes(truth, answers, verification))
-    kinds = Counter(kind for own in found for sample in own for kind in sample.kinds)
-    assert {kind: int(own.sum()) for kind, own in counts.items()} == {kind: kinds[kind] for kind in KINDS}
+    kinds = Counter(kind for of_image in judged for sample in of_image for kind in sample.kinds)
+    assert {kind: int(row.sum()) for kind, row in counts.items()} == {kind: kinds[kind] for kind in KINDS}
 
 
 @settings(max_examples=100)
@@ -247,5 +252,5 @@ def test_a_member_of_the_equivalence_set_has_no_errors_and_each_omission_is_miss
     right = [Mention(str(item.id), item.category_id, item.box) for item in data.draw(st.permutations(image.instances))]
     assert errors(image, right).kinds == ()
     assert all(item == MentionFound(None, item.instance) for item in errors(image, right).mentions)
-    kept = data.draw(st.integers(0, len(right)))
-    assert len(errors(image, right[:kept]).missed) == len(right) - kept
+    count = data.draw(st.integers(0, len(right)))
+    assert len(errors(image, right[:count]).missed) == len(right) - count

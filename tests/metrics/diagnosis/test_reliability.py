@@ -23,19 +23,19 @@ def test_two_bins_by_hand() -> None:
     # Bin 0, (0, 0.5]: scores 0.2, 0.5, one of two correct: |0.5 - 0.35| = 0.15.
     # Bin 1, (0.5, 1]: scores 0.6, 0.9, 0.9, one of three correct: |1/3 - 0.8| = 0.4667.
     # ECE = 2/5 * 0.15 + 3/5 * 0.4667 = 0.34.
-    found = reliability(*_split([(0.2, True), (0.5, False), (0.6, False), (0.9, True), (0.9, False)]), bins=2)
-    assert found.count.tolist() == [2, 3]
-    assert found.confidence == pytest.approx([0.35, 0.8])
-    assert found.accuracy == pytest.approx([0.5, 1 / 3])
-    assert found.ece == pytest.approx(0.34)
-    assert found.max_gap == pytest.approx(0.8 - 1 / 3)
+    curve = reliability(*_split([(0.2, True), (0.5, False), (0.6, False), (0.9, True), (0.9, False)]), bins=2)
+    assert curve.count.tolist() == [2, 3]
+    assert curve.confidence == pytest.approx([0.35, 0.8])
+    assert curve.accuracy == pytest.approx([0.5, 1 / 3])
+    assert curve.ece == pytest.approx(0.34)
+    assert curve.max_gap == pytest.approx(0.8 - 1 / 3)
 
 
 def test_an_empty_bin_has_no_accuracy_and_no_share_in_the_error() -> None:
-    found = reliability(*_split([(0.0, False), (1.0, True)]))
-    assert found.count.tolist() == [1, *[0] * (BINS - 2), 1]
-    assert np.isnan(found.accuracy[1:-1]).all()
-    assert (found.ece, found.max_gap) == (0.0, 0.0)
+    curve = reliability(*_split([(0.0, False), (1.0, True)]))
+    assert curve.count.tolist() == [1, *[0] * (BINS - 2), 1]
+    assert np.isnan(curve.accuracy[1:-1]).all()
+    assert (curve.ece, curve.max_gap) == (0.0, 0.0)
 
 
 def test_an_edge_belongs_to_the_lower_bin() -> None:
@@ -52,10 +52,10 @@ def test_ece_is_the_mean_size_of_the_summed_residuals(scored: Scored, bins: int)
     for m in range(bins):
         low = -1.0 if m == 0 else edges[m]
         total += abs(math.fsum(c - s for s, c in scored if low < s <= edges[m + 1]))
-    found = reliability(*_split(scored), bins)
-    assert found.ece == pytest.approx(total / len(scored), abs=1e-12)
-    assert found.ece <= found.max_gap + 1e-12
-    assert found.count.sum() == len(scored)
+    curve = reliability(*_split(scored), bins)
+    assert curve.ece == pytest.approx(total / len(scored), abs=1e-12)
+    assert curve.ece <= curve.max_gap + 1e-12
+    assert curve.count.sum() == len(scored)
 
 
 @pytest.mark.parametrize(

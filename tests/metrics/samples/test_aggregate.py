@@ -77,13 +77,13 @@ def test_support_counts_the_images_a_figure_rests_on() -> None:
 def test_what_an_old_record_does_not_know_is_undefined_and_rests_on_nothing() -> None:
     unknown = np.full(3, np.nan)
     old = replace(TABLE, named=np.full((3, 5), np.nan), present=unknown, choices=unknown)
-    figures, known = category_figures(old), category_figures(TABLE)
+    figures, expected = category_figures(old), category_figures(TABLE)
     for name, values in figures.items():
         if name.startswith("distinct_names@") or name == "cluster_coverage":
             assert np.isnan(values).all(), name
             assert support(old)[name].tolist() == [0, 0, 0]
         else:
-            np.testing.assert_array_equal(values, known[name], err_msg=name)
+            np.testing.assert_array_equal(values, expected[name], err_msg=name)
 
 
 def test_rows_that_are_not_known_drop_out() -> None:
@@ -107,26 +107,26 @@ def _simulated(images: int, samples: int = 4) -> tuple[list[Example], list[list[
     """Two places in each image; a sample mentions each with probability 0.7 and by a random name."""
     rng = np.random.default_rng(1)
     boxes: tuple[XYWH, ...] = ((0, 0, 10, 10), (20, 0, 10, 10))
-    examples, said = [], []
+    examples, answers = [], []
     for image_id in range(images):
         chosen = [CATEGORIES[index] for index in rng.integers(0, 3, 2)]
         examples.append(example([(c.id, box) for c, box in zip(chosen, boxes, strict=True)], image_id))
-        own = []
+        samples_of_image = []
         for _ in range(samples):
             objects = [
                 mention(c.id, box, str(rng.choice(c.names)))
                 for c, box in zip(chosen, boxes, strict=True)
                 if rng.random() < 0.7
             ]
-            own.append(parsed(objects, malformed=int(rng.integers(2))))
-        said.append(own)
-    return examples, said
+            samples_of_image.append(parsed(objects, malformed=int(rng.integers(2))))
+        answers.append(samples_of_image)
+    return examples, answers
 
 
 def _repeated(table: CategoryTable, copies: Integers) -> CategoryTable:
     """The rows of images `copies`, each copy an image of its own."""
     rows = [np.flatnonzero(table.image == old) for old in copies]
-    image = np.repeat(np.arange(len(copies)), [len(own) for own in rows])
+    image = np.repeat(np.arange(len(copies)), [len(rows_of_copy) for rows_of_copy in rows])
     taken = np.concatenate(rows)
     shared = {"n_images": len(copies), "names": table.names, "image": image}
     fields: dict[str, Any] = {
@@ -153,10 +153,10 @@ def _names(image: Example, samples: Sequence[Parsed], category_id: int) -> list[
     return [
         [
             (match.instance_id, item.name)
-            for item, match in zip(own.mentions, match_sample(image, own.mentions), strict=True)
+            for item, match in zip(sample.mentions, match_sample(image, sample.mentions), strict=True)
             if match.instance_id is not None and item.category_id == category_id
         ]
-        for own in samples
+        for sample in samples
     ]
 
 
@@ -165,11 +165,11 @@ def _figures_by_definition(images: Sequence[Example], samples: Sequence[Sequence
     result: list[list[float]] = []
     for category in CATEGORIES:
         instances = names = present = covered = choices = 0.0
-        for image, own in zip(images, samples, strict=True):
-            found = _names(image, own, category.id)
+        for image, of_image in zip(images, samples, strict=True):
+            named = _names(image, of_image, category.id)
             instances += sum(item.category_id == category.id for item in image.instances)
-            choices += len({pair for sample in found for pair in sample})
-            subsets = [[pair for sample in chosen for pair in sample] for chosen in combinations(found, k)]
+            choices += len({pair for sample in named for pair in sample})
+            subsets = [[pair for sample in chosen for pair in sample] for chosen in combinations(named, k)]
             names += sum(len({name for _, name in subset}) for subset in subsets) / len(subsets)
             covered += sum(len({instance for instance, _ in subset}) for subset in subsets) / len(subsets)
             present += sum(bool(subset) for subset in subsets) / len(subsets)
@@ -190,9 +190,9 @@ def test_figures_equal_averages_over_all_subsets(case: tuple[list[Example], list
     images, samples = case
     figures = category_figures(tables(images, samples, CATEGORIES)[0])
     for k in range(1, len(samples[0]) + 1):
-        found = [figures[name][0] for name in (f"coverage@{k}", f"distinct_names@{k}", "cluster_coverage")]
+        actual = [figures[name][0] for name in (f"coverage@{k}", f"distinct_names@{k}", "cluster_coverage")]
         expected = np.array(_figures_by_definition(images, samples, k)).T
-        np.testing.assert_allclose(found, expected, atol=1e-12)
+        np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
 @settings(max_examples=50, deadline=None)
@@ -205,7 +205,7 @@ def test_all_samples_give_the_plain_mean_of_distinct_names(case: tuple[list[Exam
 def test_rarefied_names_do_not_depend_on_the_number_of_samples() -> None:
     # The first 4 of 8 samples estimate distinct_names@2 as the 8 do; the plain count grows.
     images, samples = _simulated(400, samples=8)
-    few = category_figures(tables(images, [own[:4] for own in samples], CATEGORIES)[0])
+    few = category_figures(tables(images, [of_image[:4] for of_image in samples], CATEGORIES)[0])
     many = category_figures(tables(images, samples, CATEGORIES)[0])
     np.testing.assert_allclose(few["distinct_names@2"], many["distinct_names@2"], atol=0.03)
     assert (many["distinct_names"][0, [0, 2]] > few["distinct_names"][0, [0, 2]] + 0.03).all()
@@ -223,15 +223,15 @@ def test_oracles_bound_every_figure() -> None:
     rng = np.random.default_rng(0)
     box: XYWH = (1, 2, 3, 4)
     images: list[Example] = []
-    said: dict[str, list[list[Parsed]]] = {"uniform": [], "collapsed": []}
+    answers: dict[str, list[list[Parsed]]] = {"uniform": [], "collapsed": []}
     for image_id in range(300):
         category = CATEGORIES[rng.choice([0, 2])]
         images.append(example([(category.id, box)], image_id=image_id))
         for oracle, names in (("uniform", rng.choice(category.names, 8)), ("collapsed", [category.name] * 8)):
-            said[oracle].append([parsed([mention(category.id, box, str(name))]) for name in names])
+            answers[oracle].append([parsed([mention(category.id, box, str(name))]) for name in names])
     weights = bootstrap_weights(300, replicates=50, seed=0)
-    found = {oracle: tables(images, samples, CATEGORIES) for oracle, samples in said.items()}
-    uniform, collapsed = (category_figures(found[oracle][0], weights) for oracle in said)
+    made = {oracle: tables(images, samples, CATEGORIES) for oracle, samples in answers.items()}
+    uniform, collapsed = (category_figures(made[oracle][0], weights) for oracle in answers)
     sizes = np.array([2, 3])
     expected = {"normalised_name_diversity": np.ones(2), "box_spread": np.zeros(2), "recall": np.ones(2)}
     for k in (1, 2, 8):
@@ -250,7 +250,7 @@ def test_oracles_bound_every_figure() -> None:
     }.items():
         assert (collapsed[name][:, [0, 2]] == value).all(), name
     np.testing.assert_allclose(collapsed["cluster_coverage"][:, [0, 2]], np.broadcast_to(1 / sizes, (50, 2)))
-    per_image = {oracle: image_figures(table) for oracle, (_, table) in found.items()}
+    per_image = {oracle: image_figures(table) for oracle, (_, table) in made.items()}
     for name, floor in {"self_bleu": 1.0, "distinct_1": 1 / 8, "vendi": 1.0, "unique_sequences": 1 / 8}.items():
         assert per_image["collapsed"][name].item() == pytest.approx(floor), name
         above = per_image["uniform"][name].item() - floor

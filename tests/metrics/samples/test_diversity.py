@@ -156,16 +156,16 @@ def test_images_without_anything_have_no_rows_and_undefined_figures() -> None:
 
 def test_text_figures_are_those_of_the_text_module_and_can_be_left_out() -> None:
     image = example([(5, A), (7, B)])
-    said = [[mention(5, A, name), mention(7, B, "bed")] for name in ("sofa", "couch", "sofa")]
-    found = columns([image], [[parsed(mentions) for mentions in said]], CATEGORIES)
+    answers = [[mention(5, A, name), mention(7, B, "bed")] for name in ("sofa", "couch", "sofa")]
+    given = columns([image], [[parsed(mentions) for mentions in answers]], CATEGORIES)
     # codes: bed 0, couch 1, sofa 2
     sequences = text.NameSequences(np.zeros(6, np.int64), np.repeat(range(3), 2), np.array([2, 0, 1, 0, 2, 0]), 1, 3)
-    table = image_table(*found)
+    table = image_table(*given)
     assert table.self_bleu == pytest.approx(text.self_bleu(sequences))
     assert table.distinct_1 == pytest.approx(3 / 6)
     assert table.distinct_2 == pytest.approx(2 / 3)
     assert table.vendi == pytest.approx(text.vendi(sequences))
-    without = image_table(*found, text=False)
+    without = image_table(*given, text=False)
     for name in ImageTable.__dataclass_fields__:
         left_out = name in ("self_bleu", "distinct_1", "distinct_2", "vendi")
         expected = np.array([np.nan]) if left_out else getattr(table, name)
@@ -231,13 +231,13 @@ def test_coverage_bounds_and_monotony() -> None:
 def random_case(apart: float = 0.0) -> tuple[list[Example], list[list[Parsed]]]:
     """20 images with 5 instances, `apart` pixels from each other, and 4 samples. No two IoUs are equal."""
     rng = np.random.default_rng(0)
-    examples, said = [], []
+    examples, answers = [], []
     for image_id in range(20):
         boxes = [rng.uniform((i * apart, 0, 8, 8), (i * apart + 20, 20, 16, 16)) for i in range(5)]
         objects = [(int(rng.choice([5, 7])), _box(box)) for box in boxes]
         examples.append(example(objects, image_id, negative=[8], not_exhaustive=[7]))
-        said.append([_sample(rng, objects) for _ in range(4)])
-    return examples, said
+        answers.append([_sample(rng, objects) for _ in range(4)])
+    return examples, answers
 
 
 def _box(sides: np.ndarray[tuple[int], np.dtype[np.float64]]) -> XYWH:
@@ -248,8 +248,8 @@ def _box(sides: np.ndarray[tuple[int], np.dtype[np.float64]]) -> XYWH:
 def _sample(rng: np.random.Generator, objects: Sequence[tuple[int, XYWH]]) -> Parsed:
     chosen = [objects[index] for index in rng.integers(0, len(objects), 6)]  # some of them twice
     names = {5: ("sofa", "couch"), 7: ("bed",)}
-    found = [mention(c, _box(box + rng.normal(0, 0.5, 4)), str(rng.choice(names[c]))) for c, box in chosen]
-    return parsed([*found, mention(8, (0, 0, 9, 9), "cup")])
+    mentions = [mention(c, _box(box + rng.normal(0, 0.5, 4)), str(rng.choice(names[c]))) for c, box in chosen]
+    return parsed([*mentions, mention(8, (0, 0, 9, 9), "cup")])
 
 
 def mean(values: Sequence[float]) -> float:
@@ -272,28 +272,37 @@ def category_rows_by_definition(image: Example, samples: Sequence[Parsed]) -> li
     """The rows of one image from what `match_sample` says, in plain Python."""
     k = len(samples)
     verifying = [
-        {match.instance_id: item for item, match in zip(own.mentions, match_sample(image, own.mentions), strict=True)}
-        for own in samples
+        {
+            match.instance_id: item
+            for item, match in zip(sample.mentions, match_sample(image, sample.mentions), strict=True)
+        }
+        for sample in samples
     ]
     rows = []
     for category in sorted({instance.category_id for instance in image.instances}):
         ids = [instance.id for instance in image.instances if instance.category_id == category]
-        by_instance = [[found[i] for found in verifying if i in found] for i in ids]
-        names = [{found[i].name for i in ids if i in found} for found in verifying]  # per sample
+        by_instance = [[by_id[i] for by_id in verifying if i in by_id] for i in ids]
+        names = [{by_id[i].name for i in ids if i in by_id} for by_id in verifying]  # per sample
         everything = set().union(*names)
-        times = [sum(name in own for own in names) for name in everything]
+        times = [sum(name in of_sample for of_sample in names) for name in everything]
         rows.append(
             {
                 "category": category,
-                "verified": [sum(len(own) == v for own in by_instance) for v in range(k + 1)],
+                "verified": [sum(len(verifying_it) == v for verifying_it in by_instance) for v in range(k + 1)],
                 "named": [times.count(v) if v else 0 for v in range(k + 1)],
-                "present": sum(bool(own) for own in names),
-                "choices": sum(len({item.name for item in own}) for own in by_instance),
+                "present": sum(bool(of_sample) for of_sample in names),
+                "choices": sum(len({item.name for item in verifying_it}) for verifying_it in by_instance),
                 "distinct_names": len(everything) or np.nan,
                 "name_diversity": mean(
-                    [x for own in by_instance for x in pair_mean([m.name for m in own], lambda a, b: float(a != b))]
+                    [
+                        x
+                        for verifying_it in by_instance
+                        for x in pair_mean([m.name for m in verifying_it], lambda a, b: float(a != b))
+                    ]
                 ),
-                "box_spread": mean([x for own in by_instance for x in pair_mean([m.box for m in own], spread)]),
+                "box_spread": mean(
+                    [x for verifying_it in by_instance for x in pair_mean([m.box for m in verifying_it], spread)]
+                ),
             }
         )
     return rows
@@ -306,8 +315,8 @@ def test_category_table_equals_the_definition(case: Case) -> None:
     images, samples = case
     table, _ = tables(images, samples, CATEGORIES)
     row = 0
-    for index, (image, own) in enumerate(zip(images, samples, strict=True)):
-        for expected in category_rows_by_definition(image, own):
+    for index, (image, of_image) in enumerate(zip(images, samples, strict=True)):
+        for expected in category_rows_by_definition(image, of_image):
             assert table.image[row] == index
             assert CATEGORIES[table.category[row]].id == expected.pop("category")
             for name, value in expected.items():
@@ -317,10 +326,10 @@ def test_category_table_equals_the_definition(case: Case) -> None:
 
 
 def image_row_by_definition(image: Example, samples: Sequence[Parsed]) -> dict[str, float]:
-    matched = [match_sample(image, own.mentions) for own in samples]
-    every = [match for own in matched for match in own]
-    contents = [tuple((m.name, m.box) for m in own.mentions) for own in samples]
-    orders = [[match.instance_id for match in own if match.instance_id is not None] for own in matched]
+    matched = [match_sample(image, sample.mentions) for sample in samples]
+    every = [match for of_sample in matched for match in of_sample]
+    contents = [tuple((m.name, m.box) for m in sample.mentions) for sample in samples]
+    orders = [[match.instance_id for match in of_sample if match.instance_id is not None] for of_sample in matched]
     return {
         "samples": len(samples),
         "mentions": len(every),
@@ -329,9 +338,9 @@ def image_row_by_definition(image: Example, samples: Sequence[Parsed]) -> dict[s
         "duplicates": sum(match.duplicate and not match.neutral for match in every),
         "hallucinations": sum(match.hallucination for match in every),
         "unknown_names": sum(match.unknown for match in every),
-        "malformed": sum(own.malformed for own in samples),
-        "truncated": sum(own.truncated for own in samples),
-        "unique_name_sequences": len({tuple(m.name for m in own.mentions) for own in samples}) / len(samples),
+        "malformed": sum(sample.malformed for sample in samples),
+        "truncated": sum(sample.truncated for sample in samples),
+        "unique_name_sequences": len({tuple(m.name for m in sample.mentions) for sample in samples}) / len(samples),
         "unique_sequences": len(set(contents)) / len(samples),
         "order_distance": order_distance_by_loops(orders),
     }
@@ -343,8 +352,8 @@ def image_row_by_definition(image: Example, samples: Sequence[Parsed]) -> dict[s
 def test_image_table_equals_the_definition(case: Case) -> None:
     images, samples = case
     _, table = tables(images, samples, CATEGORIES)
-    for index, (image, own) in enumerate(zip(images, samples, strict=True)):
-        for name, value in image_row_by_definition(image, own).items():
+    for index, (image, of_image) in enumerate(zip(images, samples, strict=True)):
+        for name, value in image_row_by_definition(image, of_image).items():
             np.testing.assert_allclose(getattr(table, name)[index], value, err_msg=name)
 
 
@@ -360,10 +369,15 @@ def test_order_of_mentions_within_samples_changes_sequence_figures_only() -> Non
     images, samples = random_case()
     rng = np.random.default_rng(1)
     shuffled = [
-        [replace(own, mentions=tuple(own.mentions[i] for i in rng.permutation(len(own.mentions)))) for own in image]
+        [
+            replace(sample, mentions=tuple(sample.mentions[i] for i in rng.permutation(len(sample.mentions))))
+            for sample in image
+        ]
         for image in samples
     ]
-    (table, per_image), (again, per_image_again) = (tables(images, said, CATEGORIES) for said in (samples, shuffled))
+    (table, per_image), (again, per_image_again) = (
+        tables(images, answers, CATEGORIES) for answers in (samples, shuffled)
+    )
     assert_equal(table, again)
     ordered = ["unique_sequences", "unique_name_sequences", "order_distance", "self_bleu", "distinct_2", "vendi"]
     ordered += ["distinct_ways", "way_diversity"]
@@ -374,7 +388,9 @@ def test_order_of_mentions_within_samples_changes_sequence_figures_only() -> Non
 def test_order_of_samples_does_not_matter() -> None:
     images, samples = random_case()
     for table, again in zip(
-        tables(images, samples, CATEGORIES), tables(images, [own[::-1] for own in samples], CATEGORIES), strict=True
+        tables(images, samples, CATEGORIES),
+        tables(images, [of_image[::-1] for of_image in samples], CATEGORIES),
+        strict=True,
     ):
         assert_equal(table, again)
 
@@ -383,19 +399,19 @@ def test_images_do_not_see_each_other() -> None:
     images, samples = random_case()
     table, per_image = tables(images, samples, CATEGORIES)
     parts = [tables(images[part], samples[part], CATEGORIES) for part in (slice(0, 7), slice(7, 20))]
-    own = [name for name in CategoryTable.__dataclass_fields__ if name not in ("n_images", "names", "image")]
-    for name in own:
-        together = np.concatenate([getattr(part, name) for part, _ in parts])
-        np.testing.assert_array_equal(getattr(table, name), together, err_msg=name)
+    fields = [name for name in CategoryTable.__dataclass_fields__ if name not in ("n_images", "names", "image")]
+    for name in fields:
+        joined = np.concatenate([getattr(part, name) for part, _ in parts])
+        np.testing.assert_array_equal(getattr(table, name), joined, err_msg=name)
     for name in ImageTable.__dataclass_fields__:
-        together = np.concatenate([getattr(part, name) for _, part in parts])
-        np.testing.assert_allclose(getattr(per_image, name), together, err_msg=name)
+        joined = np.concatenate([getattr(part, name) for _, part in parts])
+        np.testing.assert_allclose(getattr(per_image, name), joined, err_msg=name)
 
 
 def test_repeated_mentions_count_as_duplicates_and_as_nothing_else() -> None:
     images, samples = random_case(apart=40.0)  # a copy cannot verify a neighbour
-    twice = [[replace(own, mentions=own.mentions + own.mentions[:6]) for own in image] for image in samples]
-    (table, per_image), (again, per_image_again) = (tables(images, said, CATEGORIES) for said in (samples, twice))
+    twice = [[replace(sample, mentions=sample.mentions + sample.mentions[:6]) for sample in image] for image in samples]
+    (table, per_image), (again, per_image_again) = (tables(images, answers, CATEGORIES) for answers in (samples, twice))
     assert_equal(table, again)
     text_figures = ["self_bleu", "distinct_1", "distinct_2", "vendi"]
     assert_equal(per_image, per_image_again, ["mentions", "neutral_mentions", "duplicates", *text_figures])
@@ -404,20 +420,20 @@ def test_repeated_mentions_count_as_duplicates_and_as_nothing_else() -> None:
 
 
 def test_codes_of_names_do_not_matter() -> None:
-    truth, answers, found = columns(*random_case(), CATEGORIES)
+    truth, answers, verification = columns(*random_case(), CATEGORIES)
     codes = np.array([2**60, -5, 7, 0])  # of bed, couch, cup, sofa
     other = replace(answers, mentions=replace(answers.mentions, name=codes[answers.mentions.name]))
-    assert_equal(category_table(truth, answers, found, NAMES), category_table(truth, other, found, NAMES))
-    assert_equal(image_table(truth, answers, found), image_table(truth, other, found))
+    assert_equal(category_table(truth, answers, verification, NAMES), category_table(truth, other, verification, NAMES))
+    assert_equal(image_table(truth, answers, verification), image_table(truth, other, verification))
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: tuple[Truth, Answers, Verification] = columns(*random_case(), CATEGORIES)
-    table, per_image = category_table(*found, NAMES), image_table(*found)
+    verified_answers: tuple[Truth, Answers, Verification] = columns(*random_case(), CATEGORIES)
+    table, per_image = category_table(*verified_answers, NAMES), image_table(*verified_answers)
     monkeypatch.setattr(diversity, "CHUNK", 3)
     monkeypatch.setattr(diversity, "SIGNS", 90)
-    assert_equal(category_table(*found, NAMES), table)
-    assert_equal(image_table(*found), per_image)
+    assert_equal(category_table(*verified_answers, NAMES), table)
+    assert_equal(image_table(*verified_answers), per_image)
 
 
 def test_categories_are_those_of_the_benchmark() -> None:

@@ -19,15 +19,15 @@ LEAST = 1 - SHRINKAGE**2
 def test_by_hand() -> None:
     """Samples {a}, {a, b}, {c}: similarities 1/sqrt 2, 0, 0. The first two are each 1 - 0.99^2 / 2 away from the span
     of the others, the third 1."""
-    found = novelty_of(np.array([[1.0, 0, 0], [1, 1, 0], [0, 0, 1]]))
+    novelty = novelty_of(np.array([[1.0, 0, 0], [1, 1, 0], [0, 0, 1]]))
     apart = (1 - SHRINKAGE**2 / 2 - LEAST) / (1 - LEAST)
-    assert found.tolist() == pytest.approx([apart, apart, 1.0])
+    assert novelty.tolist() == pytest.approx([apart, apart, 1.0])
 
 
 @pytest.mark.parametrize("times", [2, 3, 8])
 def test_what_is_repeated_is_worth_nothing_and_what_is_alone_everything(times: int) -> None:
-    found = novelty_of(np.array([[1.0, 1, 0]] * times + [[0, 0, 1.0]]))
-    assert found.tolist() == pytest.approx([0.0] * times + [1.0], abs=1e-12)
+    novelty = novelty_of(np.array([[1.0, 1, 0]] * times + [[0, 0, 1.0]]))
+    assert novelty.tolist() == pytest.approx([0.0] * times + [1.0], abs=1e-12)
 
 
 def test_a_sample_without_features_is_worth_nothing_and_changes_nothing() -> None:
@@ -70,10 +70,10 @@ def test_of_answers() -> None:
         [[(7, "bed", B)]] * 4,
     ]
     parsed = [
-        [Parsed(tuple(Mention(name, c, Box(*box)) for c, name, box in said), 0, False) for said in of_image]
+        [Parsed(tuple(Mention(name, c, Box(*box)) for c, name, box in mentions), 0, False) for mentions in of_image]
         for of_image in samples
     ]
     truth, answers = truth_of([first, second], CATEGORIES), answers_of(parsed, CATEGORIES)
-    found = group_novelty(answers, verify(truth, answers.mentions))
-    assert found[0].tolist() == pytest.approx([0, 0, 1, 0], abs=1e-12)
-    assert found[1].tolist() == pytest.approx([0, 0, 0, 0], abs=1e-12)
+    novelty = group_novelty(answers, verify(truth, answers.mentions))
+    assert novelty[0].tolist() == pytest.approx([0, 0, 1, 0], abs=1e-12)
+    assert novelty[1].tolist() == pytest.approx([0, 0, 0, 0], abs=1e-12)

@@ -64,46 +64,51 @@ def _best_by_brute_force(image: Example, mentions: Sequence[Mention], threshold:
     st.sampled_from([0.2, 0.5]),
 )
 def test_verify_is_the_brute_force_optimum_in_every_sample(
-    said: list[tuple[list[tuple[int, XYWH]], list[list[Mention]]]], threshold: float
+    scenes: list[tuple[list[tuple[int, XYWH]], list[list[Mention]]]], threshold: float
 ) -> None:
-    images = [example(objects, image_id) for image_id, (objects, _) in enumerate(said)]
-    truth, mentions = truth_of(images, CATEGORIES), mentions_of([samples for _, samples in said], CATEGORIES)
-    found = verify(truth, mentions, threshold)
-    for index, (image, (_, samples)) in enumerate(zip(images, said, strict=True)):
+    images = [example(objects, image_id) for image_id, (objects, _) in enumerate(scenes)]
+    truth, mentions = truth_of(images, CATEGORIES), mentions_of([samples for _, samples in scenes], CATEGORIES)
+    verification = verify(truth, mentions, threshold)
+    for index, (image, (_, samples)) in enumerate(zip(images, scenes, strict=True)):
         for number, sample in enumerate(samples):
-            own = (mentions.image == index) & (mentions.sample == number) & (found.instance >= 0)
-            assert len(set(found.instance[own])) == own.sum()
-            assert (truth.image[found.instance[own]] == index).all()
-            assert (truth.category[found.instance[own]] == mentions.category[own]).all()
+            of_sample = (mentions.image == index) & (mentions.sample == number) & (verification.instance >= 0)
+            assert len(set(verification.instance[of_sample])) == of_sample.sum()
+            assert (truth.image[verification.instance[of_sample]] == index).all()
+            assert (truth.category[verification.instance[of_sample]] == mentions.category[of_sample]).all()
             pairs, total = _best_by_brute_force(image, sample, threshold)
-            assert (own.sum(), found.iou[own].sum()) == (pairs, pytest.approx(total, abs=1e-5))
+            assert (of_sample.sum(), verification.iou[of_sample].sum()) == (pairs, pytest.approx(total, abs=1e-5))
 
 
 @settings(max_examples=60, deadline=None)
 @given(cases())
 def test_flags_follow_their_definitions(case: tuple[list[Example], list[list[Parsed]]]) -> None:
     images, samples = case
-    truth, _, found = columns(images, samples, CATEGORIES)
-    rows = [(image, k, item) for image, own in enumerate(samples) for k, one in enumerate(own) for item in one.mentions]
+    truth, _, verification = columns(images, samples, CATEGORIES)
+    rows = [
+        (image, k, item)
+        for image, of_image in enumerate(samples)
+        for k, one in enumerate(of_image)
+        for item in one.mentions
+    ]
     taken = {
         (image, k, truth.ids[instance])
-        for (image, k, _), instance in zip(rows, found.instance, strict=True)
+        for (image, k, _), instance in zip(rows, verification.instance, strict=True)
         if instance >= 0
     }
     for row, (index, k, item) in enumerate(rows):
         image, category = images[index], item.category_id
         ious = {i.id: _iou(item.box, i.box) for i in image.instances if i.category_id == category}
-        instance = found.instance[row]
-        assert found.unknown[row] == (category is None)
-        assert found.hallucination[row] == (category in image.negative)
-        assert found.neutral[row] == (instance < 0 and category in image.not_exhaustive)
+        instance = verification.instance[row]
+        assert verification.unknown[row] == (category is None)
+        assert verification.hallucination[row] == (category in image.negative)
+        assert verification.neutral[row] == (instance < 0 and category in image.not_exhaustive)
         if instance >= 0:
-            assert found.iou[row] == pytest.approx(ious[truth.ids[instance]])
-            assert found.iou[row] >= 0.5
-            assert not found.duplicate[row]
+            assert verification.iou[row] == pytest.approx(ious[truth.ids[instance]])
+            assert verification.iou[row] >= 0.5
+            assert not verification.duplicate[row]
         else:
-            assert found.iou[row] == pytest.approx(max(ious.values(), default=0.0))
-            assert found.duplicate[row] == any(iou >= 0.5 for i, iou in ious.items() if (index, k, i) in taken)
+            assert verification.iou[row] == pytest.approx(max(ious.values(), default=0.0))
+            assert verification.duplicate[row] == any(iou >= 0.5 for i, iou in ious.items() if (index, k, i) in taken)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -112,14 +117,14 @@ def test_crowded_scenes_equal_one_assignment_of_everything(seed: int) -> None:
     rng = np.random.default_rng(seed)
     boxes = np.concatenate([rng.uniform(0, 40, (70, 2)), rng.uniform(8, 16, (70, 2))], axis=1)
     image = example([(5, tuple(box)) for box in boxes[:30].tolist()])
-    said = [mention(5, tuple(box)) for box in boxes[30:].tolist()]
+    mentions = [mention(5, tuple(box)) for box in boxes[30:].tolist()]
     for threshold in (0.1, 0.3, 0.5):
         iou = iou_matrix(boxes[30:], boxes[:30])
         rows, instances = linear_sum_assignment(np.where(iou >= threshold, 100 + iou, 0.0), maximize=True)
         real = iou[rows, instances] >= threshold
-        found = match_sample(image, said, threshold)
-        assert [match.instance_id for match in found if match.verified] == (instances[real] + 1).tolist()
-        assert [row for row, match in enumerate(found) if match.verified] == rows[real].tolist()
+        matches = match_sample(image, mentions, threshold)
+        assert [match.instance_id for match in matches if match.verified] == (instances[real] + 1).tolist()
+        assert [row for row, match in enumerate(matches) if match.verified] == rows[real].tolist()
 
 
 def test_images_and_samples_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,17 +136,26 @@ def test_images_and_samples_do_not_see_each_other(monkeypatch: pytest.MonkeyPatc
         objects = [(int(rng.choice([5, 7])), tuple(box)) for box in boxes.tolist()]
         images.append(example(objects[: image_id % 7], image_id, negative=[8], not_exhaustive=[7]))
         shuffled = [[objects[i] for i in rng.integers(0, 6, image_id % 5 + k)] for k in range(3)]
-        samples.append([parsed([mention(c, box) for c, box in own] + [mention(8, (0, 0, 9, 9))]) for own in shuffled])
-    truth, answers, found = columns(images, samples, CATEGORIES)
+        samples.append(
+            [parsed([mention(c, box) for c, box in drawn] + [mention(8, (0, 0, 9, 9))]) for drawn in shuffled]
+        )
+    truth, answers, verification = columns(images, samples, CATEGORIES)
     alone = [
-        match for i, own in zip(images, samples, strict=True) for one in own for match in match_sample(i, one.mentions)
+        match
+        for i, of_image in zip(images, samples, strict=True)
+        for one in of_image
+        for match in match_sample(i, one.mentions)
     ]
-    assert [None if row < 0 else truth.ids[row] for row in found.instance] == [match.instance_id for match in alone]
+    assert [None if row < 0 else truth.ids[row] for row in verification.instance] == [
+        match.instance_id for match in alone
+    ]
     for name in ("iou", "duplicate", "hallucination", "neutral", "unknown"):
-        assert getattr(found, name).tolist() == [getattr(match, name) for match in alone], name
+        assert getattr(verification, name).tolist() == [getattr(match, name) for match in alone], name
     monkeypatch.setattr(matching, "CHUNK", 5)
     again = verify(truth, answers.mentions)
-    assert all(np.array_equal(getattr(again, name), getattr(found, name)) for name in found.__dataclass_fields__)
+    assert all(
+        np.array_equal(getattr(again, name), getattr(verification, name)) for name in verification.__dataclass_fields__
+    )
 
 
 def test_of_equal_mentions_the_earlier_verifies() -> None:
@@ -209,7 +223,7 @@ def test_f_score_of_hand_derived_samples() -> None:
     # exhaustively (left out), one is unknown; one entry could not be read: 2 * 2 / (5 + 1 - 1 + 3).
     a, b, c = (0, 0, 10, 10), (20, 0, 10, 10), (40, 0, 10, 10)
     image = example([(5, a), (5, b), (5, c)], not_exhaustive=[7])
-    said = [mention(5, a), mention(5, a), mention(5, b), mention(7, c), mention(None, c)]
-    assert f_score(image, parsed(said, malformed=1)) == 4 / 8
+    mentions = [mention(5, a), mention(5, a), mention(5, b), mention(7, c), mention(None, c)]
+    assert f_score(image, parsed(mentions, malformed=1)) == 4 / 8
     assert f_score(example([]), parsed([])) == 1.0
-    assert f_score(image, parsed([])) == f_score(example([]), parsed(said)) == 0.0
+    assert f_score(image, parsed([])) == f_score(example([]), parsed(mentions)) == 0.0

@@ -31,9 +31,9 @@ def box_at(place: int, shift: int = 0) -> XYWH:
 
 
 def reward(
-    image: Example, said: Sequence[Mention], malformed: int = 0, truncated: bool = False, name: str = "detection"
+    image: Example, mentions: Sequence[Mention], malformed: int = 0, truncated: bool = False, name: str = "detection"
 ) -> float:
-    return float(rewards(name, [image], [[parsed(said, malformed, truncated)]])[0, 0])
+    return float(rewards(name, [image], [[parsed(mentions, malformed, truncated)]])[0, 0])
 
 
 def test_hand_derived() -> None:
@@ -78,10 +78,10 @@ def test_the_oracle_gets_1_in_any_order_with_any_names(
     name: str, objects: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     names = {5: ["sofa", "couch"], 7: ["bed"]}
-    said = [
+    mentions = [
         mention(category, box_at(place), data.draw(st.sampled_from(names[category]))) for category, place in objects
     ]
-    assert reward(scene(objects), data.draw(st.permutations(said)), name=name) == 1.0
+    assert reward(scene(objects), data.draw(st.permutations(mentions)), name=name) == 1.0
 
 
 @EVERY
@@ -100,9 +100,9 @@ def test_order_and_names_change_nothing(
                     for item in data.draw(st.permutations(sample.mentions))
                 ),
             )
-            for sample in own
+            for sample in of_image
         ]
-        for own in samples
+        for of_image in samples
     ]
     assert np.allclose(rewards(name, images, samples), rewards(name, images, other))
 
@@ -117,12 +117,12 @@ def test_a_duplicate_never_helps(
     name: str, objects: list[tuple[int, int]], answers: list[tuple[int, int, int]], which: int, shift: int
 ) -> None:
     """A second claim on an object that is verified already, its box better or worse than the first one."""
-    image, said = scene(objects), [mention(category, box_at(*where)) for category, *where in answers]
-    verified = [m for m, found in zip(said, matching.match_sample(image, said), strict=True) if found.verified]
+    image, mentions = scene(objects), [mention(category, box_at(*where)) for category, *where in answers]
+    verified = [m for m, match in zip(mentions, matching.match_sample(image, mentions), strict=True) if match.verified]
     if verified:
         claimed = verified[which % len(verified)]
         again = replace(claimed, box=Box(round(claimed.box.x / 20) * 20 + shift, 0, 10, 10))
-        assert reward(image, [*said, again], name=name) <= reward(image, said, name=name)
+        assert reward(image, [*mentions, again], name=name) <= reward(image, mentions, name=name)
 
 
 @EVERY
@@ -136,12 +136,12 @@ def test_a_wrong_box_never_helps(
     place: int,
     position: int,
 ) -> None:
-    image, said = scene(objects), [mention(category, box_at(*where)) for category, *where in answers]
-    added = [*said[:position], mention(category, box_at(place)), *said[position:]]
+    image, mentions = scene(objects), [mention(category, box_at(*where)) for category, *where in answers]
+    added = [*mentions[:position], mention(category, box_at(place)), *mentions[position:]]
     if (category, place) not in objects:
-        assert reward(image, added, name=name) <= reward(image, said, name=name)
-        if reward(image, said, name=name) > 0:
-            assert reward(image, added, name=name) < reward(image, said, name=name)
+        assert reward(image, added, name=name) <= reward(image, mentions, name=name)
+        if reward(image, mentions, name=name) > 0:
+            assert reward(image, added, name=name) < reward(image, mentions, name=name)
 
 
 @EVERY
@@ -151,10 +151,13 @@ def test_leaving_out_what_is_right_never_helps(name: str, objects: list[tuple[in
     """In an answer without duplicates, with wrong and missing mentions, however badly the right ones fit."""
     shifts = [data.draw(st.integers(-3, 3)) for _ in objects]
     right = [mention(c, box_at(place, shift)) for (c, place), shift in zip(objects, shifts, strict=True)]
-    kept, wrong = right[: data.draw(st.integers(1, len(right)))], [mention(8, box_at(0))] * data.draw(st.integers(0, 3))
-    left = data.draw(st.integers(0, len(kept) - 1))
-    assert reward(scene(objects), [*kept[:left], *kept[left + 1 :], *wrong], name=name) < reward(
-        scene(objects), [*kept, *wrong], name=name
+    correct, wrong = (
+        right[: data.draw(st.integers(1, len(right)))],
+        [mention(8, box_at(0))] * data.draw(st.integers(0, 3)),
+    )
+    left = data.draw(st.integers(0, len(correct) - 1))
+    assert reward(scene(objects), [*correct[:left], *correct[left + 1 :], *wrong], name=name) < reward(
+        scene(objects), [*correct, *wrong], name=name
     )
 
 
@@ -165,19 +168,21 @@ def test_every_reward_is_between_0_and_1_and_one_sample_does_not_change_another(
 ) -> None:
     images, samples = case
     for name in REWARDS:
-        found = rewards(name, images, samples)
-        assert found.shape == (len(images), len(samples[0]))
-        assert ((found >= 0) & (found <= 1)).all()
-        for row, (image, own) in enumerate(zip(images, samples, strict=True)):
-            for column, sample in enumerate(own):
-                assert rewards(name, [image], [[sample]])[0, 0] == pytest.approx(found[row, column])
+        values = rewards(name, images, samples)
+        assert values.shape == (len(images), len(samples[0]))
+        assert ((values >= 0) & (values <= 1)).all()
+        for row, (image, of_image) in enumerate(zip(images, samples, strict=True)):
+            for column, sample in enumerate(of_image):
+                assert rewards(name, [image], [[sample]])[0, 0] == pytest.approx(values[row, column])
 
 
 @settings(max_examples=60)
 @given(cases(max_images=1))
 def test_f_score_is_that_of_matching(case: tuple[list[Example], list[list[Parsed]]]) -> None:
-    (image,), (own,) = case
-    assert rewards("f_score", [image], [own])[0] == pytest.approx([matching.f_score(image, sample) for sample in own])
+    (image,), (of_image,) = case
+    assert rewards("f_score", [image], [of_image])[0] == pytest.approx(
+        [matching.f_score(image, sample) for sample in of_image]
+    )
 
 
 def test_an_unknown_reward_is_named() -> None:
@@ -188,9 +193,9 @@ def test_an_unknown_reward_is_named() -> None:
 def test_equal_answers_have_equal_rewards_to_the_last_bit() -> None:
     """The IoUs 9/11, 8/12, 7/13, 1 and the half of a duplicate, in all orders: added up as they come they differ."""
     image = scene([(5, 0), (5, 1), (5, 2), (5, 3)])
-    said = [mention(5, box_at(place, shift=shift)) for place, shift in ((0, 1), (1, 2), (2, 3), (3, 0))]
+    mentions = [mention(5, box_at(place, shift=shift)) for place, shift in ((0, 1), (1, 2), (2, 3), (3, 0))]
     duplicate = mention(5, box_at(0, shift=2))  # its IoU is smaller: in any order it is the duplicate
-    orders = list(permutations([*said, duplicate]))
+    orders = list(permutations([*mentions, duplicate]))
     worth = rewards("detection", [image], [[parsed(order, 0, False) for order in orders]])
     assert worth.tolist() == [[worth[0, 0]] * len(orders)]
     values = [9 / 11, 8 / 12, 7 / 13, 1.0, -0.5]

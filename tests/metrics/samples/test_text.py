@@ -73,14 +73,14 @@ def test_self_bleu_needs_two_samples_that_say_something(image: Image) -> None:
 
 
 def sacrebleu_of(image: Image) -> float:
-    said = [" ".join(map(str, names)) for names in image if names]
-    if len(said) < 2:
+    texts = [" ".join(map(str, names)) for names in image if names]
+    if len(texts) < 2:
         return np.nan
     scores = [
         sacrebleu.sentence_bleu(
-            names, said[:i] + said[i + 1 :], smooth_method="exp", use_effective_order=True, tokenize="none"
+            names, texts[:i] + texts[i + 1 :], smooth_method="exp", use_effective_order=True, tokenize="none"
         ).score
-        for i, names in enumerate(said)
+        for i, names in enumerate(texts)
     ]
     return float(np.mean(scores)) / 100
 
@@ -186,13 +186,13 @@ def test_figures_follow_neither_the_order_of_samples_nor_the_codes(
 @settings(max_examples=20, deadline=None)
 @given(images_of(3))
 def test_images_do_not_see_each_other_in_chunks_of_any_size(images: list[Image]) -> None:
-    together = sequences(images)
+    all_at_once = sequences(images)
     for figure in FIGURES:
         alone = [one(figure, image) for image in images]
-        np.testing.assert_allclose(figure(together), alone, rtol=1e-12)
+        np.testing.assert_allclose(figure(all_at_once), alone, rtol=1e-12)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(text, "CHUNK", 6)  # two images at a time
-            np.testing.assert_allclose(figure(together), alone, rtol=1e-12)
+            np.testing.assert_allclose(figure(all_at_once), alone, rtol=1e-12)
 
 
 def test_no_images_and_one_sample() -> None:

@@ -29,12 +29,12 @@ NOWHERE = (7, "bed", (60, 60, 2, 2))
 Said = tuple[int, str, tuple[int, int, int, int]]
 
 
-def parsed(said: Sequence[Said]) -> Parsed:
-    return Parsed(tuple(Mention(name, category, Box(*box)) for category, name, box in said), 0, False)
+def parsed(entries: Sequence[Said]) -> Parsed:
+    return Parsed(tuple(Mention(name, category, Box(*box)) for category, name, box in entries), 0, False)
 
 
 def columns(image: Example, samples: Sequence[Sequence[Said]]) -> tuple[Truth, Mentions]:
-    answers = answers_of([[parsed(said) for said in samples]], CATEGORIES)
+    answers = answers_of([[parsed(sample) for sample in samples]], CATEGORIES)
     return truth_of([image], CATEGORIES), answers.mentions
 
 
@@ -43,14 +43,14 @@ def ways(samples: Sequence[Sequence[Said]], image: Example = IMAGE) -> Ways:
     return ways_of_answering(truth, mentions, verify(truth, mentions), len(samples))
 
 
-def rule(said: Sequence[Said]) -> int:
-    truth, mentions = columns(IMAGE, [said])
+def rule(sample: Sequence[Said]) -> int:
+    truth, mentions = columns(IMAGE, [sample])
     instance = verify(truth, mentions).instance
     return int(orders(truth, np.zeros(len(instance), dtype=np.int64), instance, 1)[0])
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("sample", "expected"),
     [
         ([SOFA_R, SOFA_L, BED_B, BED_L], 0),  # reading order
         ([SOFA_L, BED_B, BED_L, SOFA_R], 1),  # left to right
@@ -61,8 +61,8 @@ def rule(said: Sequence[Said]) -> int:
         ([], -1),
     ],
 )
-def test_the_rule_that_an_order_keeps_best(said: list[Said], expected: int) -> None:
-    assert rule(said) == expected
+def test_the_rule_that_an_order_keeps_best(sample: list[Said], expected: int) -> None:
+    assert rule(sample) == expected
 
 
 def test_a_quarter_of_the_pairs_may_break_a_rule() -> None:
@@ -88,9 +88,9 @@ def test_ways_by_hand() -> None:
     reading = [SOFA_R, SOFA_L, BED_B, BED_L]
     couch = [COUCH_R, SOFA_L, BED_B, BED_L]
     from_left = [SOFA_L, BED_B, BED_L, SOFA_R]
-    found = ways([reading, reading, [*reading, NOWHERE], couch, from_left, [SOFA_R, BED_B], [NOWHERE]])
-    assert found.distinct.tolist() == [4]
-    assert found.diversity.tolist() == pytest.approx([1 - 3 / 15])
+    by_hand = ways([reading, reading, [*reading, NOWHERE], couch, from_left, [SOFA_R, BED_B], [NOWHERE]])
+    assert by_hand.distinct.tolist() == [4]
+    assert by_hand.diversity.tolist() == pytest.approx([1 - 3 / 15])
 
 
 def test_what_is_undefined_is_nan() -> None:
@@ -116,11 +116,11 @@ def test_the_table_of_images_has_them() -> None:
     assert (table.distinct_ways.tolist(), table.way_diversity.tolist()) == ([2], [pytest.approx(2 / 3)])
 
 
-def plain_way(said: Sequence[Said], image: Example) -> tuple[object, ...] | None:
+def plain_way(sample: Sequence[Said], image: Example) -> tuple[object, ...] | None:
     """The key of one sample, by loops."""
-    truth, mentions = columns(image, [said])
+    truth, mentions = columns(image, [sample])
     listed: list[int] = verify(truth, mentions).instance.tolist()
-    verified = [(index, name) for index, (_, name, _) in zip(listed, said, strict=True) if index >= 0]
+    verified = [(index, name) for index, (_, name, _) in zip(listed, sample, strict=True) if index >= 0]
     if not verified:
         return None
     boxes = [item.box for item in image.instances]
@@ -143,11 +143,11 @@ THINGS = [SOFA_L, SOFA_R, COUCH_R, BED_B, BED_L, NOWHERE]
 
 @given(st.lists(st.lists(st.sampled_from(THINGS), max_size=6), min_size=2, max_size=6))
 def test_against_loops(samples: list[list[Said]]) -> None:
-    found = ways(samples)
-    keys = [key for key in (plain_way(said, IMAGE) for said in samples) if key is not None]
-    assert found.distinct[0] == (len(set(keys)) or pytest.approx(math.nan, nan_ok=True))
+    actual = ways(samples)
+    keys = [key for key in (plain_way(sample, IMAGE) for sample in samples) if key is not None]
+    assert actual.distinct[0] == (len(set(keys)) or pytest.approx(math.nan, nan_ok=True))
     if len(keys) < 2:
-        assert np.isnan(found.diversity[0])
+        assert np.isnan(actual.diversity[0])
     else:
         agreeing = sum(times * (times - 1) for times in Counter(keys).values())
-        assert found.diversity[0] == pytest.approx(1 - agreeing / (len(keys) * (len(keys) - 1)))
+        assert actual.diversity[0] == pytest.approx(1 - agreeing / (len(keys) * (len(keys) - 1)))

@@ -35,9 +35,9 @@ def digest(module: str) -> str:
 @pytest.mark.usefixtures("installed")
 def test_a_part_says_where_it_comes_from() -> None:
     (point,) = (point for point in entry_points(group="detmodes.adapters") if point.name == "theirs")
-    found = parts.describe_part(point)
-    assert (found.reference, found.package, found.version) == ("theirs.model:Theirs", "their-models", "2.1")
-    assert found.source == digest("theirs.model")
+    described = parts.describe_part(point)
+    assert (described.reference, described.package, described.version) == ("theirs.model:Theirs", "their-models", "2.1")
+    assert described.source == digest("theirs.model")
 
 
 @pytest.mark.usefixtures("installed")

@@ -19,14 +19,14 @@ OLD = 1_700_000_000
 def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read, in a cache of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found: list[str] = []
+    paths: list[str] = []
 
     def read(path: Path) -> str:
-        found.append(path.name)
+        paths.append(path.name)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     monkeypatch.setattr(picture_digests, "sha256", read)
-    return found
+    return paths
 
 
 def pictures(folder: Path, **contents: bytes) -> list[Path]:
