@@ -30,8 +30,8 @@ from harness.report.results import load
 from harness.suite import load as suite_files
 from harness.system.files import sha256
 from harness.system.terminal import escape_controls
-from tests.benchmarks.evaluators.test_mutations import damaged, edited, mutation
-from tests.benchmarks.readers.test_samples import TRUTH, cell, lines, rows
+from tests.benchmarks.evaluators.mutations import damaged, edited, mutation
+from tests.benchmarks.readers.sample_files import TRUTH, cell, lines, rows
 from tests.support import fake_cells
 
 Outcome = tuple[int, list[str]]

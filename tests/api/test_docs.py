@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
 
 BEFORE = """
 from transformers import TrainingArguments
-from tests.api import test_losses as toy
+from tests.api import toy
 
 model, collate, train, heldout = toy.language_model(), toy.collate, toy.rows_of_the_plan(), toy.heldout()
 args = TrainingArguments("out", max_steps=2, remove_unused_columns=False, save_strategy="no")

@@ -14,7 +14,18 @@ import pytest
 from harness.sequence import Codec, CoordinateSpace, JsonFormat, NameVocabulary, TokenizerTokens, for_task
 from harness.sequence.json_objects import read_objects
 from harness.types import Parsed
-from tests.sequence.test_formats import CATEGORIES, HEIGHT, NAMES, TWO, WIDTH, florence, kosmos, paligemma, qwen, qwen3
+from tests.sequence.formats.families import (
+    CATEGORIES,
+    HEIGHT,
+    NAMES,
+    TWO,
+    WIDTH,
+    florence,
+    kosmos,
+    paligemma,
+    qwen,
+    qwen3,
+)
 
 BINS = 65
 

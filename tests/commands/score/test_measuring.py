@@ -33,8 +33,8 @@ from tests.benchmarks.documents import (
     image,
     write,
 )
-from tests.benchmarks.evaluators import test_mutations as mutations
-from tests.evaluation.test_evaluate import HandMade
+from tests.benchmarks.evaluators import mutations
+from tests.evaluation.hand_made import HandMade
 
 Shared = Callable[[str], Path]
 SOFA, LEFT_CUP, RIGHT_CUP = (0, 0, 100, 100), (200, 0, 40, 40), (300, 0, 40, 40)

@@ -28,7 +28,7 @@ from harness.sequence.targets import target
 from harness.training.stages.corrections import TEMPLATES, Templates
 from harness.types import Box, Example, Instance, Parsed
 from tests.metrics.builders import BOXES, CATEGORIES, OBJECTS, XYWH, example
-from tests.sequence.test_formats import FAMILIES
+from tests.sequence.formats.families import FAMILIES
 from tests.support.tiny import PieceTokens
 
 NAMES = vocabulary_names(CATEGORIES)  # sofa, couch; bed; cup, mug, glass
