@@ -10,7 +10,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from tests.test_imports import SOURCES
+from tests.source_tree import SOURCES
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -94,7 +94,7 @@ def test_a_suite_that_names_it_is_read_without_torch(install: Install, tmp_path:
         "import sys; sys.modules['torch'] = None\n"
         f"from harness.suite.load import parse; print(parse({content!r}, 's.yaml').objectives[0].name)"
     )
-    paths = [str(Path(__file__).parents[1]), str(tmp_path)]
+    paths = [str(Path(__file__).parents[2]), str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {json.dumps(paths)}\n{program}"],
         capture_output=True,
