@@ -30,10 +30,10 @@ from harness.records.log import Log, Tell
 from harness.run.context import Context, Planned, build, evaluation_numbers, precision_asked_for
 from harness.run.identity import foreign_parts, seeds_of
 from harness.run.interval import CheckpointInterval
-from harness.run.kept import WEIGHTS
 from harness.run.lengths import cut_targets, readable
 from harness.run.output.watch import Watch
 from harness.run.resume import CellCheckpointer
+from harness.run.resume_folder import WEIGHTS
 from harness.run.trackers import tracking
 from harness.sequence.targets import writable
 from harness.suite.cells import Cell

@@ -5,7 +5,7 @@
     resume/evaluation-00000050-<weights>.parts/<name>.json   finished parts of the one in progress
     resume/table-<name>-<weights>/           a table that a stage made when it began, from the model at that time
 
-The last three are in harness.run.kept.
+The last three are in harness.run.resume_folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from harness.inference.observed_precision import PrecisionObserver
 from harness.records.log import Log
 from harness.run.interval import CheckpointInterval
-from harness.run.kept import Evaluated, Evaluations, KeptFolder, StageTables, warn
+from harness.run.resume_folder import Evaluated, Evaluations, ResumeFolder, StageTables, warn
 from harness.system import ranks
 from harness.system.files import partials
 from harness.system.interrupts import Interrupts, stop
@@ -60,7 +60,7 @@ class CellCheckpointer:
         self.log = log
         self.timings = {"train": 0.0, "waiting": 0.0, "evaluate": 0.0, "probe": 0.0}
         self._every, self._interrupts, self._accelerator = every, interrupts, accelerator
-        self._folder = KeptFolder(folder, settings, accelerator, interrupts, check)
+        self._folder = ResumeFolder(folder, settings, accelerator, interrupts, check)
         self.evaluations, self.tables = Evaluations(self._folder), StageTables(self._folder)
         self._checkpoint: Checkpoint | None = None
         self._clock, self._saved_at = clock, clock()

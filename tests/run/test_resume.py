@@ -17,7 +17,7 @@ import pytest
 
 from harness.run import runner
 from harness.run.context import Context, open_context
-from harness.run.kept import ResumeWarning
+from harness.run.resume_folder import ResumeWarning
 from harness.training import checkpoints
 from tests.support import small
 from tests.support.killing import Server, arguments, counted, flip_last_byte, outcome, suite_file
@@ -143,8 +143,8 @@ PLACES = {
     "as a checkpoint is renamed": ("harness.training.checkpoints", "_require_readable", 3, "kill"),
     "as the older checkpoint is removed": ("harness.training.checkpoints", "_remove_all_but_one_before", 3, "kill"),
     "as a part of an evaluation is stored": ("harness.system.files", "write_text", 10, "kill"),
-    "as an evaluation is stored": ("harness.run.kept", "Evaluations._write_content", 3, "kill"),
-    "after an evaluation is stored": ("harness.run.kept", "Evaluations._made", 2, "kill-after"),
+    "as an evaluation is stored": ("harness.run.resume_folder", "Evaluations._write_content", 3, "kill"),
+    "after an evaluation is stored": ("harness.run.resume_folder", "Evaluations._made", 2, "kill-after"),
     "as the log is written": ("harness.records.log", "Log.add", 6, "kill-after"),
     "as the tables are written": ("harness.run.cell", "gallery_frame", 2, "kill"),
     "before the record is written": ("harness.records.record", "write_text", 2, "kill"),
@@ -165,8 +165,8 @@ CHAIN = (
     ("harness.records.record", "write_text", 1, "kill-after"),
     ("harness.training.checkpoints", "save_file", 1, "kill-after"),  # before step 2
     ("harness.training.loop", "accumulate", 3, "kill"),
-    ("harness.run.kept", "Evaluations._write_content", 1, "kill"),  # after step 4
-    ("harness.run.kept", "Evaluations._made", 1, "kill-after"),
+    ("harness.run.resume_folder", "Evaluations._write_content", 1, "kill"),  # after step 4
+    ("harness.run.resume_folder", "Evaluations._made", 1, "kill-after"),
     ("harness.training.checkpoints", "_remove_all_but_one_before", 1, "kill"),  # after step 5
     ("harness.training.checkpoints", "_require_readable", 1, "kill"),  # after step 6
     ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
@@ -233,7 +233,7 @@ def test_the_program_itself(reference: Reference, server: Server, tmp_path: Path
 
 FULL = {
     "a checkpoint": ("harness.training.checkpoints", "save_file", 4),
-    "an evaluation": ("harness.run.kept", "Evaluations._made", 3),
+    "an evaluation": ("harness.run.resume_folder", "Evaluations._made", 3),
     "the tables": ("harness.run.cell", "_Run.write_tables", 2),
 }
 OFTEN = ("a checkpoint",)

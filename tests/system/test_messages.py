@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from harness.commands import console as console_module
 from harness.commands.console import overview, progress
-from harness.run.kept import ResumeWarning
+from harness.run.resume_folder import ResumeWarning
 from harness.system.messages import route_messages
 
 REDRAW = "\x1b["

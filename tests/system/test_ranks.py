@@ -17,7 +17,7 @@ from harness.errors import ElsewhereError
 from harness.evaluation import generation
 from harness.evaluation.scored_samples import EvaluationSettings, sample_and_score
 from harness.records.cache import NoCache, SharedCache
-from harness.run.kept import KeptFolder, PartsCache
+from harness.run.resume_folder import PartsCache, ResumeFolder
 from harness.suite.schema import SampleSettings
 from harness.system import interrupts, ranks
 from harness.system.interrupts import Interrupted, Interrupts
@@ -81,7 +81,7 @@ def _one_fails(accelerator: Accelerator, others: Callable[[], Any]) -> str:
 
 def _shared(accelerator: Accelerator, folder: Path) -> Any:
     """An evaluation of seven images, each rank making some; then again, when two parts are missing."""
-    cache = PartsCache(KeptFolder(folder, "", accelerator, Interrupts()), folder / "parts")
+    cache = PartsCache(ResumeFolder(folder, "", accelerator, Interrupts()), folder / "parts")
     codec = tiny.codec_of(["sofa", "couch"], ["cup"], bins=4)
     predictor = tiny.TableAdapter(codec, tiny.random_tables(IMAGES, tiny.pieces_of(codec).size, seed=0))
     examples = [tiny.example_of(image) for image in range(1, IMAGES + 1)]

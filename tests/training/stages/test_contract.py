@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.run.kept import ResumeWarning
+from harness.run.resume_folder import ResumeWarning
 from harness.suite.stage_settings import STAGES
 from harness.system.interrupts import Interrupted, Interrupts
 from harness.training.loop import Hooks
@@ -129,21 +129,21 @@ KILLS: Mapping[str, tuple[Place, ...]] = {
     "grpo": (
         ("harness.training.loop", "accumulate", 2, "kill"),  # in the first stage
         ("harness.training.checkpoints", "save_file", 1, "kill-after"),  # at its end, before its evaluation
-        ("harness.run.kept", "Evaluations._made", 1, "kill-after"),  # after it
+        ("harness.run.resume_folder", "Evaluations._made", 1, "kill-after"),  # after it
         ("harness.training.stages.grpo", "rollout", 1, "kill-after"),  # in the first step of the second stage
         ("harness.training.loop", "accumulate", 4, "kill"),  # between the updates of its second
         ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
     ),
     "dpo": (
         ("harness.training.stages.rollout", "rollout", 1, "kill-after"),  # before there are pairs
-        ("harness.run.kept", "StageTables._keep", 1, "kill"),
-        ("harness.run.kept", "StageTables._keep", 1, "kill-after"),  # before the stage's first step
+        ("harness.run.resume_folder", "StageTables._keep", 1, "kill"),
+        ("harness.run.resume_folder", "StageTables._keep", 1, "kill-after"),  # before the stage's first step
         ("harness.training.loop", "accumulate", 2, "kill"),
         ("harness.run.cell", "gallery_frame", 1, "kill"),
     ),
     "nsft": (
         ("harness.training.stages.nsft", "own_samples", 1, "kill-after"),  # what the model said is lost
-        ("harness.run.kept", "StageTables.get_or_make", 1, "kill-after"),  # the corrections are kept
+        ("harness.run.resume_folder", "StageTables.get_or_make", 1, "kill-after"),  # the corrections are kept
         ("harness.training.loop", "accumulate", 2, "kill"),  # in the stage, before its second step
         ("harness.evaluation.scored_samples", "generate_batch", 2, "kill"),
     ),

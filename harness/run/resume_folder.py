@@ -1,5 +1,5 @@
-"""Stores what a cell has computed beside the checkpoints of training, so that a killed cell need not compute it
-again.
+"""Stores in a cell's folder `resume`, beside the checkpoints of training, what the cell has computed, so that a killed
+cell need not compute it again.
 
 In:  the cell's folder `resume`, and what its result depends on: files stored under other settings are not used.
 Out: evaluations, their finished parts, and the tables that stages begin with, each read from disk or made now.
@@ -42,7 +42,7 @@ class ResumeWarning(UserWarning):
 
 
 @dataclass
-class KeptFolder:
+class ResumeFolder:
     """The folder `resume` of a cell. settings: what the cell's result depends on. weights: digest of the present
     ones. interrupts: a signal ends the cell once new results are stored. check: called before anything is written;
     raises where another process has taken the cell over."""
@@ -104,7 +104,7 @@ class StageTables:
     """A Cache of tables (harness.records.cache): resume/table-<name>-<weights>/. paths: the file of each existing
     table, by name, on rank 0."""
 
-    def __init__(self, folder: KeptFolder) -> None:
+    def __init__(self, folder: ResumeFolder) -> None:
         self._folder = folder
         self.paths: dict[str, Path] = {}
 
@@ -156,7 +156,7 @@ class Evaluated:
 class Evaluations:
     """The evaluations of a cell: resume/evaluation-<step>-<weights>/; `finished`: the existing ones, on rank 0."""
 
-    def __init__(self, folder: KeptFolder) -> None:
+    def __init__(self, folder: ResumeFolder) -> None:
         self._folder = folder
         self.finished: list[Evaluated] = []
 
@@ -215,7 +215,7 @@ class PartsCache:
     """A SharedCache of JSON values (harness.records.cache), the finished parts of the evaluation in progress:
     resume/evaluation-<step>-<weights>.parts/<name>.json."""
 
-    def __init__(self, folder: KeptFolder, place: Path) -> None:
+    def __init__(self, folder: ResumeFolder, place: Path) -> None:
         self._folder, self._place = folder, place
         if folder.main:
             place.mkdir(exist_ok=True)
