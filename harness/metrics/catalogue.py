@@ -176,6 +176,11 @@ MEASURES: tuple[Measure, ...] = (
         "Largest memory use in MiB: of the accelerator where there is one, else of the process. Undefined unless "
         "every cell of the row had a process of its own.",
     ),
+    Measure(
+        *("groups_without_spread", "groups without spread", NEITHER, "rollouts"),
+        "Share of the images of a stage's rollouts whose samples all have the same reward, so that they give no "
+        "gradient; mean over the logged steps of the last stage. Undefined unless it draws samples as it goes.",
+    ),
 )
 """The measures that tables show and hypotheses name, in the order of each table's columns and of the definitions."""
 
@@ -205,6 +210,10 @@ TRAINING: tuple[Measure, ...] = (
     Measure("p_y", "probability of the label", HIGHER, "training", "Mean probability of the batch's labels."),
     Measure("selected", "selected share", NEITHER, "training", "Share of the tokens that the mask selects."),
     Measure("reward", "mean reward of the samples", HIGHER, "training", "Mean reward of the rollouts."),
+    Measure(
+        *("filtered", "groups without spread", NEITHER, "training"),
+        "Share of the images of a rollout whose samples all have the same reward.",
+    ),
     Measure("objects", "objects per sample", NEITHER, "training", "Mean number of mentions in a rollout."),
     Measure("duplicates", "duplicates per sample", LOWER, "training", "Mean number of repeated mentions in a rollout."),
 )
@@ -247,6 +256,8 @@ WAY_COLUMNS = _columns("ways")
 """Not in tables and CSV files of records that do not have them: those of older code."""
 FAULT_COLUMNS = _columns("faults")
 COST_COLUMNS = _columns("cost")
+ROLLOUT_COLUMNS = _columns("rollouts")
+"""Not in CSV files of runs without such a stage."""
 CATEGORY_COLUMNS = tuple(measure.name for measure in MEASURES if measure.per_category)
 """The figures that are shown of each category."""
 FREQUENCY_COLUMNS = tuple(
@@ -295,8 +306,8 @@ def figure_names(samples: int) -> list[str]:
     columns = [*AP_COLUMNS, *diversity_columns(samples), *FAULT_COLUMNS]
     more = [name for name in per_category if name not in columns]
     by_frequency = [f"{name}/{group}" for name in per_category if not _of_k(name, samples) for group in FREQUENCIES]
-    cost = [*COST_COLUMNS, *_columns("log cost")]
-    return [*columns, *more, *further, *CONSENSUS_COLUMNS, *by_frequency, *cost]
+    of_training = [*COST_COLUMNS, *_columns("log cost"), *ROLLOUT_COLUMNS]
+    return [*columns, *more, *further, *CONSENSUS_COLUMNS, *by_frequency, *of_training]
 
 
 def gain_names(samples: int) -> list[str]:

@@ -27,6 +27,19 @@ def nan_to_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
+def pearson(x: Floats, y: Floats) -> Floats:
+    """Computes Pearson's correlation along the first axis, [n, ...] -> [...]:
+
+        sum_i (x_i - mean x) (y_i - mean y) / sqrt(sum_i (x_i - mean x)^2 * sum_i (y_i - mean y)^2)
+
+    nan where x or y is constant or has a nan.
+    """
+    varies = (np.ptp(x, axis=0) > 0) & (np.ptp(y, axis=0) > 0)
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    norm = np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0))
+    return np.asarray(np.divide((x * y).sum(axis=0), norm, out=np.full_like(norm, math.nan), where=varies))
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A mean over seeds with its confidence interval; all nan where the figure is undefined for a seed.
@@ -42,7 +55,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """A hypothesis about a difference a - b: that it lies beyond `margin` in `direction`.
+    """A hypothesis about a difference a - b (or about a correlation): that it lies beyond `margin` in `direction`.
 
     points [S]: the difference for each seed; replicates [S, R]: the same under the bootstrap weights, which
     draw the same images for a and b. nan where undefined.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harness.metrics.stats import pearson
 from harness.report.results import Key, Results
 from harness.suite.cells import chains
 
@@ -43,10 +44,10 @@ def foretold(results: Results) -> Foretold:
         for key, since in _finished(results)
         for before, after in [(results.points(key, since), results.points(key, results.records[key].steps[-1]))]
     ]
-    x, y = np.array(points).reshape(-1, 2).T
-    if len(points) < FEWEST or not (np.isfinite(x + y).all() and np.ptp(x) > 0 and np.ptp(y) > 0):
+    if len(points) < FEWEST:
         return Foretold(math.nan, len(points))
-    return Foretold(float(np.corrcoef(x, y)[0, 1]), len(points))
+    x, y = np.array(points).T
+    return Foretold(float(pearson(x, y)), len(points))
 
 
 def collapses(results: Results) -> list[Collapse]:

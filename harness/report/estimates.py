@@ -80,7 +80,8 @@ def estimate(cell: CellTables, step: int, temperature: float, weights: Weights |
         figures |= {f"{name}/{group}": means[group] for group in FREQUENCIES}
     figures |= aggregate.image_figures(per_image, weights)
     weightings = len(figures["recall"])
-    figures |= {name: np.full(weightings, value) for name, value in cost(cell.record, step).items()}
+    of_training = {**cost(cell.record, step), "groups_without_spread": groups_without_spread(cell.record, step)}
+    figures |= {name: np.full(weightings, value) for name, value in of_training.items()}
     undefined = np.full(weightings, np.nan)
     return Estimates(
         {name: figures.get(name, undefined) for name in (*figure_names(_samples(per_category)), *figures)},
@@ -102,6 +103,14 @@ def cost(record: Record, step: int) -> dict[str, float]:
         "log_step_seconds": math.log(seconds) if seconds > 0 else math.nan,
         "log_peak_memory": math.log(memory) if memory > 0 else math.nan,
     }
+
+
+def groups_without_spread(record: Record, step: int) -> float:
+    """Averages the share of groups without spread over the logged steps of a chain's last stage up to this step; nan
+    where none was logged."""
+    since = (record.cell.train or {}).get("steps", math.inf)
+    shares = [row["filtered"] for row in record.curve if "filtered" in row and since < row["step"] <= step]
+    return float(np.mean(shares)) if shares else math.nan
 
 
 def _step_seconds(curve: Sequence[tuple[int, float]], step: int, since: float) -> float:

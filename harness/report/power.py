@@ -152,7 +152,7 @@ def _now_row(prospect: Prospect, size: RunSize | None) -> tuple[GridCell, ...]:
         needed = f"none up to {SEEDS[-1]} seeds" if size is None else f"{size.seeds} seeds, {size.images} images"
     return (
         GridCell(stated.id),
-        GridCell(f"{stated.a} - {stated.b}"),
+        GridCell(stated.compared),
         GridCell(stated.metric),
         GridCell(number(stated.margin, signed=True), stated.margin),
         GridCell(format_interval(prospect.now, signed=True), prospect.now.estimate),
@@ -174,7 +174,7 @@ def _outlook_grid(prospect: Prospect, results: Results) -> Grid:
     )
     stated = prospect.stated.hypothesis
     about = stated.id if prospect.stated.model is None else f"{stated.id} ({prospect.stated.model})"
-    title = f"{about}: {stated.metric} of {stated.a} - {stated.b}, half-width and chance"
+    title = f"{about}: {stated.metric} of {stated.compared}, half-width and chance"
     return Grid(title, ("seeds", *(f"{many} images" for many in images)), rows, words=1)
 
 

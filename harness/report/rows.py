@@ -12,6 +12,7 @@ import numpy as np
 from harness.metrics.catalogue import (
     CATEGORY_COLUMNS,
     GAIN,
+    ROLLOUT_COLUMNS,
     WAY_COLUMNS,
     direction,
     diversity_columns,
@@ -127,8 +128,9 @@ def _has(row: ReportRow, name: str) -> bool:
 def figure_lines(results: Results) -> Iterator[tuple[ReportRow, str]]:
     """Yields every row with the name of each figure of the table, defined or not, followed by the gains of chains."""
     rows = table(results)
-    measured = {name for row in rows for name in WAY_COLUMNS if _has(row, name)}
-    names = [name for name in figure_names(results.samples) if name not in WAY_COLUMNS or name in measured]
+    optional = (*WAY_COLUMNS, *ROLLOUT_COLUMNS)
+    absent = {name for name in optional if not any(_has(row, name) for row in rows)}
+    names = [name for name in figure_names(results.samples) if name not in absent]
     for row in rows:
         yield from ((row, name) for name in names)
     for row in gains(results):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness.errors import ConfigError, unknown
 from harness.metrics.catalogue import figure_names, gain_names
-from harness.metrics.stats import REPLICATES, Interval, PairedTest, Verdict, interval
+from harness.metrics.stats import REPLICATES, Interval, PairedTest, Verdict, interval, pearson
 from harness.metrics.stats import verdicts as judge
 from harness.report.estimates import Floats
 from harness.report.paths import Source, is_comparable, on_same_images
@@ -39,7 +39,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StatedTest:
-    """A hypothesis for one model, the paired difference that it states, and the missing cells, in words."""
+    """A hypothesis for one model, the paired difference (or correlation) that it states, and the missing cells, in
+    words."""
 
     hypothesis: Hypothesis
     model: str | None
@@ -67,6 +68,9 @@ def stated_tests(results: Results) -> list[StatedTest]:
     by_name = {(source.model, source.label): source for source in sources(results)}
     stated = []
     for hypothesis in results.suite.hypotheses:
+        if hypothesis.predictor:
+            stated += [_stated_correlation(results, hypothesis, model.label) for model in results.suite.models]
+            continue
         (model_a, row_a), (model_b, row_b) = hypothesis.model_rows
         each = [(model.label, model.label, model.label) for model in results.suite.models]
         for model, of_a, of_b in [(None, model_a, model_b)] if model_a and model_b else each:
@@ -79,6 +83,24 @@ def stated_tests(results: Results) -> list[StatedTest]:
             gap = None if missing else _ap_gap(results, a, b)
             stated.append(StatedTest(hypothesis, model, test, missing, gap))
     return stated
+
+
+def _stated_correlation(results: Results, hypothesis: Hypothesis, model: str) -> StatedTest:
+    """Correlates, seed by seed over the rows, the predictor at the end of fine-tuning with the metric at the last step.
+    Rows of one seed share its batches and its choice of images, so that no row is far from another by the seed."""
+    of_rows = [source for source in sources(results) if source.model == model and source.label in hypothesis.rows]
+    missing = tuple(dict.fromkeys(text for source in of_rows for text in _absent(results, source)))
+    if missing:
+        test = _undefined_test(results, hypothesis)
+    else:
+        seeds = results.suite.seeds
+        before = [stacked(results, replace(row, step=row.since), seeds, hypothesis.predictor) for row in of_rows]
+        after = [stacked(results, row, seeds, hypothesis.metric) for row in of_rows]
+        points, replicates = (
+            pearson(np.stack([row[part] for row in before]), np.stack([row[part] for row in after])) for part in (0, 1)
+        )
+        test = PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)
+    return StatedTest(hypothesis, model, test, missing, None)
 
 
 def _ap_gap(results: Results, a: Source, b: Source) -> Interval | None:
@@ -108,9 +130,13 @@ def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source,
     available = figure_names(results.samples) + gain_names(results.samples)
     if hypothesis.metric not in available:
         raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, available)}")
-    if complete:
-        points, replicates = _difference(results, hypothesis.metric, a, b)
-    else:
-        seeds = len(results.suite.seeds)
-        points, replicates = np.full(seeds, np.nan), np.full((seeds, REPLICATES), np.nan)
+    if not complete:
+        return _undefined_test(results, hypothesis)
+    points, replicates = _difference(results, hypothesis.metric, a, b)
+    return PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)
+
+
+def _undefined_test(results: Results, hypothesis: Hypothesis) -> PairedTest:
+    seeds = len(results.suite.seeds)
+    points, replicates = np.full(seeds, np.nan), np.full((seeds, REPLICATES), np.nan)
     return PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)

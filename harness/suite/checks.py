@@ -152,6 +152,8 @@ def reference_problems(suite: Suite) -> list[str]:
 
 def _hypothesis_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
     """Says which rows or models a hypothesis names that are not there, and what it cannot be about."""
+    if hypothesis.predictor:
+        return _correlation_problems(suite, hypothesis)
     labels, models = rows(suite), [model.label for model in suite.models]
     trained = [objective.label for objective in suite.objectives]
     chained = {objective.label for objective in chains(suite)}
@@ -172,6 +174,18 @@ def _hypothesis_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
         return [*problems, f"{hypothesis.metric}: expected two rows with then, got {both}"]
     if hypothesis.metric not in metrics:
         problems.append(unknown("metric", hypothesis.metric, metrics))
+    return problems
+
+
+def _correlation_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
+    """Says which rows or figures of a correlation are not there."""
+    chained = [objective.label for objective in chains(suite)]
+    metrics, gained = figure_names(suite.sample.samples), gain_names(suite.sample.samples)
+    problems = [f"rows: {unknown('row with then', row, chained)}" for row in hypothesis.rows if row not in chained]
+    if hypothesis.predictor not in metrics:
+        problems.append(f"predictor: {unknown('metric', hypothesis.predictor, metrics)}")
+    if hypothesis.metric not in (*metrics, *gained):
+        problems.append(unknown("metric", hypothesis.metric, [*metrics, *gained]))
     return problems
 
 

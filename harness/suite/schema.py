@@ -175,8 +175,13 @@ class Resampled(StrictModel):
     """One of `sample.temperatures`."""
 
 
+FEWEST_ROWS = 3
+"""Any two points lie on a line."""
+
+
 class Hypothesis(StrictModel):
-    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond the margin."""
+    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond the margin; or, with `predictor`,
+    that the correlation of two figures over rows does."""
 
     id: str
     """What tables call it."""
@@ -184,21 +189,44 @@ class Hypothesis(StrictModel):
     """The expectation in words."""
     metric: str
     """A figure (`detmodes list measures`), or one with `_gain` for two rows with `then`."""
-    a: str
+    a: str = ""
     """Label of a row, for each model; or MODEL/ROW, to compare two models."""
-    b: str
+    b: str = ""
     """The row that it is compared with, named in the same way."""
+    predictor: str = ""
+    """A figure after fine-tuning, of `rows` with `then`, whose correlation with `metric` is meant: Pearson's over the
+    rows, seed by seed."""
+    rows: tuple[str, ...] = ()
+    """Labels of three rows or more; with `predictor` only, in place of a and b."""
     at: Literal["equal_AP"] | None = None
     """equal_AP: b is read off its path along training where it has the AP of a (see harness.report.paths); both are
     trained with `schedule: constant` then."""
     direction: Literal["greater", "less"] = "greater"
     """On which side of the margin the difference is expected."""
     margin: float = 0.0
-    """In the unit of the metric."""
+    """In the unit of the metric; of a correlation, from -1 to 1."""
+
+    @model_validator(mode="after")
+    def _a_difference_or_a_correlation(self) -> Hypothesis:
+        if not self.predictor and (self.rows or not (self.a and self.b)):
+            raise ValueError("expected a and b, or predictor and rows")
+        if self.predictor and (self.a or self.b or self.at or len(set(self.rows)) < FEWEST_ROWS):
+            raise ValueError(f"predictor: expected {FEWEST_ROWS} rows or more in rows, and neither a, b nor at")
+        return self
 
     @property
-    def model_rows(self) -> tuple[tuple[str | None, str], tuple[str | None, str]]:
-        """a and b, each as a model's label, None where it is about each model, and a row's."""
+    def compared(self) -> str:
+        """Returns what lies beyond the margin, in symbols."""
+        if self.predictor:
+            return f"correlation with {self.predictor} before, over {', '.join(self.rows)}"
+        return f"{self.a} - {self.b}{' at equal AP' if self.at == 'equal_AP' else ''}"
+
+    @property
+    def model_rows(self) -> tuple[tuple[str | None, str], ...]:
+        """Returns a and b, or the rows of a correlation, each as a model's label, None where it is about each model,
+        and a row's."""
+        if self.predictor:
+            return tuple((None, row) for row in self.rows)
         (model_a, _, row_a), (model_b, _, row_b) = self.a.rpartition("/"), self.b.rpartition("/")
         return (model_a or None, row_a), (model_b or None, row_b)
 

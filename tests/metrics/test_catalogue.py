@@ -43,6 +43,7 @@ GROUPS = {
         "consensus",
         "cost",
         "log cost",
+        "rollouts",
         "no table",
     ),
 }
@@ -114,7 +115,7 @@ def test_directions() -> None:
     rates = {f"{fault}_rate" for fault in ("duplicate", "hallucination", "unknown_name", "malformed", "truncation")}
     assert less == {*rates, *COST_COLUMNS, "self_bleu", "log_step_seconds", "log_peak_memory"}
     neither = {name.partition("/")[0] for name in figure_names(4) if direction(name) == 0}
-    assert neither == {"box_spread", "order_distance", "unique_sequences"}
+    assert neither == {"box_spread", "groups_without_spread", "order_distance", "unique_sequences"}
     assert {direction(name) for name in gain_names(4)} == {1}
 
 

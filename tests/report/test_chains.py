@@ -119,10 +119,17 @@ def test_seconds_are_those_of_the_stage(results: Results) -> None:
     assert found["sed after sft"] == found["gem"] == pytest.approx(0.102)
 
 
+def test_groups_without_spread_are_those_of_the_last_stage(results: Results) -> None:
+    """Logged at its steps 5, 10 and 15: a quarter, a half and three quarters. Fine-tuning draws no samples."""
+    shares = {row.label: row.figures["groups_without_spread"].estimate for row in rows.table(results)}
+    assert shares["ce"] == shares["sed"] == pytest.approx(0.5)
+    assert all(np.isnan(shares[label]) for label in ("base", "gem", "ce after sft", "oracle-uniform"))
+
+
 def test_what_stages_lead_to_and_what_they_take_side_by_side(results: Results) -> None:
     (grid,) = (grid for grid in grids(results) if grid.title == "Stages side by side")
     known = ("AP", "hallucination rate", "recall", "name diversity", "coverage@4")
-    assert grid.headings == ("row", "seeds", *known, "seconds per step", "peak memory (MiB)")
+    assert grid.headings == ("row", "seeds", *known, "seconds per step", "peak memory (MiB)", "groups without spread")
     assert [line[0].text for line in grid.rows][:3] == ["base", "ce", "sed"]
 
 

@@ -30,7 +30,7 @@ def curve(rng: np.random.Generator, suite: Suite, cell: Cell) -> tuple[dict[str,
     if cell.objective is not None and cell.objective.then is not None:  # the entropy of seed 1 collapses
         for step, share in ((5, 1.0), (10, 0.05 if cell.seed == 1 else 0.11), (15, 0.3)):
             now = suite.train.steps + step
-            further = {"reward": 0.5} if cell.objective.then.name == "grpo" else {}
+            further = {"reward": 0.5, "filtered": step / 20} if cell.objective.then.name == "grpo" else {}
             rows.append({"step": now, "loss": 0.0, "entropy": 0.8 * share, "seconds": 0.1 * now, **further})
     return tuple(rows)
 

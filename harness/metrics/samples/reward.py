@@ -67,16 +67,34 @@ def f_score(truth: Truth, answers: Answers, verification: Verification) -> Float
     return _ratio(verified, _count_claims(answers, verification, verification.neutral) + _instances(truth, answers))
 
 
+def all_found(truth: Truth, answers: Answers, verification: Verification) -> Floats:
+    """Computes whether an answer is right as a whole, [I, K]: 1 where every instance has a verified mention and each
+    other mention is neither right nor wrong (unmatched, of a category that is not annotated exhaustively); else 0.
+
+    A duplicate, a malformed entry, a missing end, a mention that is wrong, or an instance left out makes it 0. Where
+    there is nothing to find, the empty answer has 1.
+    """
+    verified = verification.instance >= 0
+    right = _sums(answers, verified)
+    wrong = _count_claims(answers, verification, verification.neutral & ~verification.duplicate) - right
+    return np.asarray((right == _instances(truth, answers)) & (wrong == 0) & ~answers.truncated, dtype=np.float64)
+
+
 OURS: dict[str, Reward] = {
     "detection": Reward(
         detection,
-        "max(0, 2 * (sum of the verified mentions' IoUs - duplicates / 2) / (said + instances))",
+        "max(0, 2 * (sum of the verified mentions' IoUs - duplicates / 2) / (claims + instances))",
         "ours: the F-score of matched IoU",
     ),
     "f_score": Reward(
         f_score,
         "2 * verified / (mentions + malformed entries - neutral ones + instances)",
         "the F-score of verified mentions, van Rijsbergen, 1979",
+    ),
+    "all_found": Reward(
+        all_found,
+        "1 where every instance is verified and nothing else is mentioned, else 0",
+        "ours: exact match up to order and names",
     ),
 }
 

@@ -16,6 +16,7 @@ from harness.metrics.catalogue import (
     COST_COLUMNS,
     FAULT_COLUMNS,
     FREQUENCY_COLUMNS,
+    ROLLOUT_COLUMNS,
     TEXT_COLUMNS,
     WAY_COLUMNS,
     diversity_columns,
@@ -170,7 +171,8 @@ def _consensus_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
 
 def _chain_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
     """Makes the tables of what the stages after fine-tuning lead to and what they cost; none without a chain."""
-    names = ("AP", "hallucination_rate", "recall", "name_diversity", f"coverage@{results.samples}", *COST_COLUMNS)
+    of_samples = ("recall", "name_diversity", f"coverage@{results.samples}")
+    names = ("AP", "hallucination_rate", *of_samples, *COST_COLUMNS, *ROLLOUT_COLUMNS)
     return _optional(results, "Stages side by side", rows, names) if chains(results.suite) else []
 
 
@@ -258,8 +260,7 @@ def _verdict_grid(findings: Sequence[Finding], several: bool) -> Grid:
 def _verdict_row(finding: Finding, several: bool, matched: bool) -> tuple[GridCell, ...]:
     stated, verdict = finding.hypothesis, finding.verdict
     sign = ">" if stated.direction == "greater" else "<"
-    at = " at equal AP" if stated.at == "equal_AP" else ""
-    difference = f"{stated.metric}: {stated.a} - {stated.b}{at} {sign} {stated.margin:g}"
+    difference = f"{stated.metric}: {stated.compared} {sign} {stated.margin:g}"
     title = stated.id if finding.model is None else named_row(stated.id, finding.model, several)
     words = (GridCell(title), GridCell(stated.claim), GridCell(difference))
     gap = [GridCell("" if finding.gap is None else format_interval(finding.gap, signed=True))] if matched else []

@@ -151,14 +151,12 @@ def test_leaving_out_what_is_right_never_helps(name: str, objects: list[tuple[in
     """In an answer without duplicates, with wrong and missing mentions, however badly the right ones fit."""
     shifts = [data.draw(st.integers(-3, 3)) for _ in objects]
     right = [mention(c, box_at(place, shift)) for (c, place), shift in zip(objects, shifts, strict=True)]
-    correct, wrong = (
-        right[: data.draw(st.integers(1, len(right)))],
-        [mention(8, box_at(0))] * data.draw(st.integers(0, 3)),
-    )
+    correct = right[: data.draw(st.integers(1, len(right)))]
+    wrong = [mention(8, box_at(0))] * data.draw(st.integers(0, 3))
     left = data.draw(st.integers(0, len(correct) - 1))
-    assert reward(scene(objects), [*correct[:left], *correct[left + 1 :], *wrong], name=name) < reward(
-        scene(objects), [*correct, *wrong], name=name
-    )
+    whole = reward(scene(objects), [*correct, *wrong], name=name)
+    without = reward(scene(objects), [*correct[:left], *correct[left + 1 :], *wrong], name=name)
+    assert without < whole or (without == whole == 0.0 and name == "all_found")  # which grades nothing below the whole
 
 
 @settings(max_examples=60)
@@ -183,6 +181,22 @@ def test_f_score_is_that_of_matching(case: tuple[list[Example], list[list[Parsed
     assert rewards("f_score", [image], [of_image])[0] == pytest.approx(
         [matching.f_score(image, sample) for sample in of_image]
     )
+
+
+def test_all_found_is_of_the_whole_answer() -> None:
+    image = scene([(5, 0), (7, 1)], not_exhaustive=[5])
+    first, second = mention(5, box_at(0, shift=3)), mention(7, box_at(1))  # IoU 7/13: verified
+
+    def worth(answer: Sequence[Mention], malformed: int = 0, truncated: bool = False) -> float:
+        return reward(image, answer, malformed, truncated, name="all_found")
+
+    assert worth([first, second]) == worth([second, first]) == 1.0
+    assert worth([first]) == worth([second]) == worth([]) == 0.0
+    assert worth([first, second], malformed=1) == worth([first, second], truncated=True) == 0.0
+    assert worth([first, second, second]) == worth([first, second, first]) == 0.0  # a duplicate, also of category 5
+    assert worth([first, second, mention(7, box_at(4))]) == 0.0
+    assert worth([first, second, mention(8, box_at(4))]) == 0.0
+    assert worth([first, second, mention(5, box_at(4))]) == 1.0  # not annotated exhaustively: neither right nor wrong
 
 
 def test_an_unknown_reward_is_named() -> None:
