@@ -24,6 +24,7 @@ CONTRACTS = {
     "reward": "a Reward (harness.metrics.samples.reward)",
     "stage": "a class of StageSettings (harness.suite.stage_base) with make(plan, work)",
     "family": "a Family (model_zoo.vlm.family)",
+    "measure": "an ImageMeasure (harness.metrics.image_measures)",
 }
 PREDICTOR = ("codec", "generate", "describe")
 TRAINABLE = ("model", "pixels", "logits", "save", "load")

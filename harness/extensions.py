@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, TypeVar
 from harness.errors import ConfigError, unknown
 from harness.extension_checks import blaming, origin, require_kind
 
-Kind = Literal["benchmark", "model", "corrector", "objective", "reward", "stage", "family"]
+Kind = Literal["benchmark", "model", "corrector", "objective", "reward", "stage", "family", "measure"]
 GROUPS: dict[str, str] = {
     "benchmark": "detmodes.benchmarks",
     "model": "detmodes.adapters",
@@ -27,6 +27,7 @@ GROUPS: dict[str, str] = {
     "reward": "detmodes.rewards",
     "stage": "detmodes.stages",
     "family": "detmodes.families",
+    "measure": "detmodes.measures",
 }
 """The entry-point group of each kind of part."""
 

@@ -76,6 +76,7 @@ def measure(
     step: int | None = None,
     temperature: float | None = None,
     bootstrap: int | None = None,
+    measures: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measures how many valid answers K samples an image give, and what their consensus is worth.
 
@@ -87,13 +88,14 @@ def measure(
         step: of a cell, this step, not the last.
         temperature: this one only; all by default.
         bootstrap: replicates for 95% intervals.
+        measures: names of other packages' measures that are computed too.
 
     Returns:
         What `detmodes measure --output` holds: `temperatures`, a list with the figures of each, `greedy`, and under
         `images` the table by image (one row for each image and temperature).
 
     Raises:
-        ConfigError: for a protocol that there is not. DataError: for files that are not what they must be.
+        ConfigError: for a protocol or measure that there is not. DataError: for files that are not what they must be.
     """
     from harness.commands.score import measure as verb
 
@@ -107,6 +109,8 @@ def measure(
             step=step,
             temperature=temperature,
             bootstrap=bootstrap,
+            measures=tuple(measures),
         )
+        verb.check(request)
         measured = verb.measure(request)
         return files.unplaced({**measured.document, "images": measured.images})

@@ -1,5 +1,5 @@
 """Checks whether a part fulfils the contract of its kind: a model family that of harness.protocols, with nothing but
-rendered pictures; a benchmark, an objective, a reward or a stage what its module here asks.
+rendered pictures; other parts what their module in `parts` asks.
 
 Every check is a function of a subject (of a model: Subject) that raises ContractError with what was expected, what
 came and what to do, or NotApplicableError with the reason. A predictor that has no logits is asked what a Predictor
@@ -17,18 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
 
 from harness import registry
-from harness.conformance import (
-    benchmarks,
-    contract,
-    forward,
-    learning,
-    objectives,
-    rewards,
-    sampling,
-    stages,
-    vocabulary,
-)
+from harness.conformance import contract, forward, learning, sampling, vocabulary
 from harness.conformance.network import no_network
+from harness.conformance.parts import benchmarks, measures, objectives, rewards, stages
 from harness.conformance.subject import ContractError, NotApplicableError, Subject
 from harness.errors import DetmodesError
 from harness.inference.device import Device, accelerator_on
@@ -106,6 +97,11 @@ def check_objective(name: str, settings: Mapping[str, Any] | None = None, tell: 
 def check_reward(name: str, tell: Tell = lambda _: None) -> list[Outcome]:
     """Returns the outcome of every check of a reward."""
     return run_all(rewards.CHECKS, rewards.RewardSubject(name), tell)
+
+
+def check_measure(name: str, tell: Tell = lambda _: None) -> list[Outcome]:
+    """Returns the outcome of every check of a measure."""
+    return run_all(measures.CHECKS, measures.MeasureSubject(name), tell)
 
 
 def check_stage(name: str, settings: Mapping[str, Any] | None = None, tell: Tell = lambda _: None) -> list[Outcome]:

@@ -21,10 +21,11 @@ from harness.evaluation.scored_samples import (
     sample_and_score,
 )
 from harness.inference.confidence import MentionScore
+from harness.metrics.image_measures import Judged, image_columns
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.consensus import consensus
 from harness.metrics.samples.diversity import CategoryTable, ImageTable, category_table, image_table
-from harness.metrics.samples.mentions import Truth, name_counts, truth_of
+from harness.metrics.samples.mentions import Answers, Floats, Truth, name_counts, truth_of
 from harness.metrics.stats import nan_to_none
 from harness.protocols import Adapter, Benchmark, Predictor
 from harness.records import GREEDY, EvaluationInfo, Figures
@@ -77,6 +78,9 @@ def measure(
             detections |= {read.temperature: _consensus(truth, categories, read, source) for read in sampled}
         official = {heat: benchmark.evaluate("val", rows) for heat, rows in detections.items()}
         matched = [(heat, rows, benchmark.match("val", rows)) for heat, rows in detections.items()]
+        further = {
+            read.temperature: _further(settings.measures, truth, read, greedy, source, boxed) for read in sampled
+        }
     tables = {read.temperature: figure_tables(truth, read, categories) for read in sampled}
     if not boxed:
         tables = {heat: (_without_boxes(table), images) for heat, (table, images) in tables.items()}
@@ -84,12 +88,12 @@ def measure(
         step=step,
         metrics=dict(official[GREEDY].metrics),
         consensus=dict(official[settings.sample.temperature].metrics) if last and boxed else {},
-        diversity=_means(*tables[settings.sample.temperature], categories),
+        diversity=_means(*tables[settings.sample.temperature], categories, further[settings.sample.temperature]),
         heldout_nll=heldout_nll,
     )
     ids = [category.id for category in categories]
     own_frames = {
-        "images": [image_frame(step, heat, truth, ids, *table) for heat, table in tables.items()],
+        "images": [image_frame(step, heat, truth, ids, *table, further[heat]) for heat, table in tables.items()],
         "detections": [detection_frame(step, *match) for match in matched],
         "samples": [sample_tables.sample_frame(step, truth, read) for read in (greedy, *sampled)],
         "mentions": [sample_tables.mention_frame(step, truth, read) for read in (greedy, *sampled)],
@@ -166,8 +170,7 @@ def _consensus(truth: Truth, categories: Sequence[Category], matched: MatchedSam
     """Makes one detection per cluster of the samples' mentions, whose probability is that of the record's score
     source."""
     assert matched.scores is not None
-    values = np.array([mention_score.of(source) for mention_score in matched.scores], dtype=np.float64)
-    clusters = consensus(replace(matched.answers.mentions, score=values), matched.answers.samples)
+    clusters = consensus(_with_scores(matched, source).mentions, matched.answers.samples)
     return [
         Detection(int(truth.image_ids[image]), categories[category].id, Box(*map(float, box)), float(value))
         for image, category, box, value in zip(
@@ -176,7 +179,27 @@ def _consensus(truth: Truth, categories: Sequence[Category], matched: MatchedSam
     ]
 
 
-def _means(table: CategoryTable, per_image: ImageTable, categories: Sequence[Category]) -> Figures:
-    """Computes point estimates over all categories, and over those of each frequency."""
+def _further(
+    names: Sequence[str], truth: Truth, sampled: MatchedSamples, greedy: MatchedSamples, source: str, boxed: bool
+) -> dict[str, Floats]:
+    """Computes the measures of other packages for each image, by name, each [I]."""
+    samples, alone = (Judged(_with_scores(matched, source), matched.verification) for matched in (sampled, greedy))
+    return image_columns(names, truth, samples, alone, boxed)
+
+
+def _with_scores(matched: MatchedSamples, source: str) -> Answers:
+    """Returns the answers with the scores of their mentions, where there are any."""
+    if matched.scores is None:
+        return matched.answers
+    values = np.array([mention_score.of(source) for mention_score in matched.scores], dtype=np.float64)
+    return replace(matched.answers, mentions=replace(matched.answers.mentions, score=values))
+
+
+def _means(
+    table: CategoryTable, per_image: ImageTable, categories: Sequence[Category], further: Mapping[str, Floats]
+) -> Figures:
+    """Computes point estimates over all categories, and over those of each frequency; and of other packages'
+    measures."""
     means = aggregate.mean_figures(table, per_image, [category.frequency for category in categories])
+    means |= aggregate.mean_over_images(further)
     return {name: nan_to_none(values[0]) for name, values in means.items()}

@@ -11,7 +11,7 @@ from harness.evaluation.answers import read_and_match
 from harness.evaluation.evaluate import figure_tables
 from harness.evaluation.generation import generate
 from harness.inference.teacher_forcing import teacher_forced
-from harness.metrics.catalogue import PROBE
+from harness.metrics.recorded import PROBE
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.mentions import truth_of
 from harness.metrics.stats import nan_to_none

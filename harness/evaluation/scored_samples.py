@@ -28,12 +28,14 @@ class EvaluationSettings:
     score   source of the scores of detections: "category", "name", "sequence" or "constant"
     seed    of the samples
     last    whether to measure what only the last step has: scores of samples, their consensus, every temperature
+    measures  names of other packages' measures that are computed too
     """
 
     sample: SampleSettings
     score: str = "category"
     seed: int = 0
     last: bool = True
+    measures: tuple[str, ...] = ()
 
     @property
     def temperatures(self) -> tuple[float, ...]:

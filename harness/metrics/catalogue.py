@@ -7,8 +7,10 @@ bold, the definitions in the report, the axes of figures and the names that a hy
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 from harness.metrics.measure import HIGHER, LOWER, NEITHER, Measure
+from harness.metrics.recorded import OFFICIAL
 
 MEASURES: tuple[Measure, ...] = (
     Measure(
@@ -184,58 +186,9 @@ MEASURES: tuple[Measure, ...] = (
 )
 """The measures that tables show and hypotheses name, in the order of each table's columns and of the definitions."""
 
-OFFICIAL: tuple[Measure, ...] = (
-    Measure("AP75", "AP75", HIGHER, "official", "AP at IoU 0.75 alone."),
-    Measure("APs", "APs", HIGHER, "official", "AP over small objects alone."),
-    Measure("APm", "APm", HIGHER, "official", "AP over objects of medium size alone."),
-    Measure("APl", "APl", HIGHER, "official", "AP over large objects alone."),
-    Measure("AR", "AR", HIGHER, "official", "Average recall over the same IoU thresholds and categories as AP."),
-    Measure("ARs", "ARs", HIGHER, "official", "Average recall of small objects."),
-    Measure("ARm", "ARm", HIGHER, "official", "Average recall of objects of medium size."),
-    Measure("ARl", "ARl", HIGHER, "official", "Average recall of large objects."),
-    Measure("AR@k", "AR@k", HIGHER, "official", "Average recall of at most k detections an image."),
-    Measure("ARs@k", "ARs@k", HIGHER, "official", "Average recall of small objects, at most k detections an image."),
-    Measure("ARm@k", "ARm@k", HIGHER, "official", "Average recall of objects of medium size, likewise."),
-    Measure("ARl@k", "ARl@k", HIGHER, "official", "Average recall of large objects, likewise."),
-    Measure("lenient_rate", "lenient rate", LOWER, "reading", "Share of the mentions that were read leniently."),
-)
-"""Measures that a record has besides and that no table shows: of official evaluators, and of how answers were read."""
-
-TRAINING: tuple[Measure, ...] = (
-    Measure(
-        *("heldout_nll", "held-out NLL (nats per token)", LOWER, "training"),
-        "Mean negative log probability of the held-out targets, measured with each evaluation.",
-    ),
-    Measure("entropy", "entropy (nats)", NEITHER, "training", "Mean entropy of the next token of targets or rollouts."),
-    Measure("p_y", "probability of the label", HIGHER, "training", "Mean probability of the batch's labels."),
-    Measure("selected", "selected share", NEITHER, "training", "Share of the tokens that the mask selects."),
-    Measure("reward", "mean reward of the samples", HIGHER, "training", "Mean reward of the rollouts."),
-    Measure(
-        *("filtered", "groups without spread", NEITHER, "training"),
-        "Share of the images of a rollout whose samples all have the same reward.",
-    ),
-    Measure("objects", "objects per sample", NEITHER, "training", "Mean number of mentions in a rollout."),
-    Measure("duplicates", "duplicates per sample", LOWER, "training", "Mean number of repeated mentions in a rollout."),
-)
-"""Measures of the training log that figures show, in this order."""
-
-PROBE: tuple[Measure, ...] = (
-    Measure("entropy", "entropy, all tokens (nats)", NEITHER, "probe", "Mean entropy over the targets."),
-    Measure("p_y", "probability of the label, all tokens", HIGHER, "probe", "Mean probability of targets' tokens."),
-    Measure(
-        *("recall", "recall", HIGHER, "probe", "As in the tables, over the images of the probe."),
-        source="recall",
-    ),
-    Measure("name_entropy", "entropy, names (nats)", NEITHER, "probe", "Mean entropy where a name's token is due."),
-    Measure("name_p_y", "probability of the label, names", HIGHER, "probe", "Mean probability of names' tokens."),
-    Measure(
-        *("name_diversity", "name diversity", HIGHER, "probe", "As in the tables, over the images of the probe."),
-        source="normalised_name_diversity",
-    ),
-)
-"""Measures of the probe that figures show, in this order."""
-
 GAIN = "_gain"
+FURTHER = "further"
+"""The group of measures that other packages bring (harness.metrics.image_measures)."""
 FREQUENCIES = ("r", "c", "f")
 
 _BY_NAME = {measure.name: measure for measure in (*MEASURES, *OFFICIAL)}
@@ -268,16 +221,23 @@ FREQUENCY_COLUMNS = tuple(
 )
 
 
-def find_measure(name: str) -> Measure:
-    """Finds the measure of a figure such as "coverage@8", "recall/r" or "AP_gain". Raises KeyError where there is
-    none."""
+NONE: Mapping[str, Measure] = {}
+
+
+def find_measure(name: str, further: Mapping[str, Measure] = NONE) -> Measure:
+    """Finds the measure of a figure such as "coverage@8", "recall/r" or "AP_gain". further: those of other packages.
+    Raises KeyError where there is none."""
+    if name in further:
+        return further[name]
     general = re.sub(r"@\d+", "@k", name.partition("/")[0])
     return _BY_NAME.get(general) or _BY_NAME[general.removesuffix(GAIN)]
 
 
-def heading(name: str) -> str:
+def heading(name: str, further: Mapping[str, Measure] = NONE) -> str:
     """Returns the heading of a figure's column: the measure's heading with what the name adds to it (k, frequency,
-    gain)."""
+    gain). further: see `find_measure`."""
+    if name in further:
+        return further[name].heading
     base, slash, frequency = name.partition("/")
     measure = find_measure(base)
     text = measure.heading
@@ -299,15 +259,16 @@ def diversity_columns(samples: int) -> tuple[str, ...]:
     return tuple(_at(name, samples) for name in _columns("diversity"))
 
 
-def figure_names(samples: int) -> list[str]:
-    """Lists every figure that a hypothesis may name, in the order of the tables; `samples` is K."""
+def figure_names(samples: int, further: Iterable[str] = ()) -> list[str]:
+    """Lists every figure that a hypothesis may name, in the order of the tables; `samples` is K. further: names of
+    other packages' measures."""
     per_category = category_figures(samples)
-    further = [*TEXT_COLUMNS, *WAY_COLUMNS, *_columns("mentioned")]
+    of_images = [*TEXT_COLUMNS, *WAY_COLUMNS, *_columns("mentioned")]
     columns = [*AP_COLUMNS, *diversity_columns(samples), *FAULT_COLUMNS]
     more = [name for name in per_category if name not in columns]
     by_frequency = [f"{name}/{group}" for name in per_category if not _of_k(name, samples) for group in FREQUENCIES]
     of_training = [*COST_COLUMNS, *_columns("log cost"), *ROLLOUT_COLUMNS]
-    return [*columns, *more, *further, *CONSENSUS_COLUMNS, *by_frequency, *of_training]
+    return [*columns, *more, *of_images, *CONSENSUS_COLUMNS, *by_frequency, *of_training, *further]
 
 
 def gain_names(samples: int) -> list[str]:
@@ -315,14 +276,14 @@ def gain_names(samples: int) -> list[str]:
     return [f"{name}{GAIN}" for name in (*AP_COLUMNS, *diversity_columns(samples))]
 
 
-def about_boxes(name: str) -> bool:
+def about_boxes(name: str, further: Mapping[str, Measure] = NONE) -> bool:
     """Tells whether a figure is undefined where the task has no boxes."""
-    return find_measure(name).needs_boxes
+    return find_measure(name, further).needs_boxes
 
 
-def direction(name: str) -> int:
+def direction(name: str, further: Mapping[str, Measure] = NONE) -> int:
     """Returns +1 where a larger figure is better, -1 where a smaller one is, and 0 where that depends."""
-    return find_measure(name).direction
+    return find_measure(name, further).direction
 
 
 def category_figures(samples: int) -> dict[str, str]:

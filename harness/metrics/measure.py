@@ -1,4 +1,4 @@
-"""Says what is known of a measure; harness.metrics.catalogue has them all."""
+"""Says what is known of a measure; harness.metrics.catalogue has those of tables, harness.metrics.recorded the others."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from harness.errors import DataError
 from harness.records.layout import ARCHIVE
 from harness.records.record import Record
-from harness.records.tables import COUNTS, PER_IMAGE
+from harness.records.tables import COUNTS, FURTHER_COLUMN, PER_IMAGE
 from harness.system.files import PLAIN_NAME, read_json, sha256, write_json
 from harness.system.strict import StrictModel, first_problem
 
@@ -109,12 +109,16 @@ def _ranked(detections: pd.DataFrame) -> pd.DataFrame:
     return counting[[name for name in RANKED if name in counting]]
 
 
+def _other_type(column: str) -> pa.DataType:
+    return pa.float64() if column.startswith(FURTHER_COLUMN) else pa.int64()
+
+
 class _TableWriter:
     """Writes one Parquet file of many cells. A cell lies in one row group; a row group has about GROUP rows."""
 
     def __init__(self, place: Path, name: str, columns: list[str]) -> None:
         self._place, self._columns = place / f"{name}.parquet", columns
-        kinds = [(column, _TYPES[name].get(column, pa.int64())) for column in columns]
+        kinds = [(column, _TYPES[name].get(column, _other_type(column))) for column in columns]
         self._schema = pa.schema([("cell", pa.string()), *kinds])
         self._continuous = [column for column in columns if column in CONTINUOUS]
         self._file = pq.ParquetWriter(

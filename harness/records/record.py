@@ -107,6 +107,15 @@ class EvaluationInfo(StrictModel):
         return content
 
 
+class MeasureInfo(StrictModel):
+    """What a report says of a measure of another package, which need not be installed there."""
+
+    heading: str
+    direction: Literal[-1, 0, 1]
+    """1: higher is better; -1: lower is; 0: that depends."""
+    meaning: str
+
+
 class Record(StrictModel):
     format: int = FORMAT
     status: Literal["finished", "failed"]
@@ -148,6 +157,9 @@ class Record(StrictModel):
     packages: dict[str, str]
     parts: dict[str, PartInfo] = Field(default_factory=dict)
     """Versions of other packages, by the names in `cell`."""
+    measures: dict[FileName, MeasureInfo] = Field(default_factory=dict)
+    """Measures of other packages that the suite asks for. Their means over the images are among the figures of
+    `diversity`; the value of each image is in images.parquet, in a column `measure_NAME`."""
     seeds: dict[str, int] = Field(default_factory=dict)
     """Seeds. base: of weights that a base does not have; training: of batches, targets and dropout; samples: of
     sampling from the model. Empty in records of older code, where that of the base is 0 and the others are the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,18 +54,26 @@ PER_CATEGORY = ("present", "choices", "name_diversity", "distinct_names", "box_s
 """Fields of a CategoryTable that are columns of the same name."""
 LARGEST = 2**53
 """Largest number in a table that may be anyone's: sums of larger ones are not exact, or not finite."""
+FURTHER_COLUMN = "measure_"
+"""What a column of a measure of another package begins with: its values [I], nan where undefined."""
 ABSENT = {"lenient": 0.0}
 """What stands for a count that older code did not write, where that is known: it read nothing leniently."""
 
 
 def image_frame(
-    step: int, temperature: float, truth: Truth, category_ids: Sequence[int], table: CategoryTable, images: ImageTable
+    step: int,
+    temperature: float,
+    truth: Truth,
+    category_ids: Sequence[int],
+    table: CategoryTable,
+    images: ImageTable,
+    further: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> pd.DataFrame:
     """Makes the rows of images.parquet: one per image and category with ground truth, then one per image (no
     category).
 
     verified: for each instance, how many of the K samples verify it (ascending); names: for each name that was
-    used, in how many of them.
+    used, in how many of them. further: values of other packages' measures by name, each [I].
     """
     per_category = {
         "image_id": truth.image_ids[table.image],
@@ -76,6 +84,7 @@ def image_frame(
         **{name: getattr(table, name) for name in PER_CATEGORY},
     }
     per_image = {"image_id": truth.image_ids, **{name: getattr(images, name) for name in PER_IMAGE}}
+    per_image |= {f"{FURTHER_COLUMN}{name}": values for name, values in (further or {}).items()}
     empty = {name: [None] * len(truth.image_ids) for name in ("verified", "names")}
     frame = pd.concat([pd.DataFrame(per_category), pd.DataFrame(per_image | empty)], ignore_index=True)
     whole = ["image_id", "category_id", "instances", "present", "choices", "distinct_names", *COUNTS]
@@ -106,11 +115,9 @@ def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -
 
     Figures that older code did not measure are nan.
     """
-    chosen = frame[frame["step"] == step]
-    if "temperature" in frame:  # records of older code know a single one
-        chosen = chosen[chosen["temperature"] == temperature]
+    chosen = _at(frame, step, temperature)
     per_category = chosen[chosen["category_id"].notna()]
-    per_image = _of_every_image(chosen[chosen["category_id"].isna()].set_index("image_id"), step, record)
+    per_image = _of_every_image(chosen, step, record)
     width = int(per_image["samples"].max()) + 1
     image = {image_id: index for index, image_id in enumerate(record.image_ids)}
     category = {info.id: index for index, info in enumerate(record.categories)}
@@ -129,9 +136,27 @@ def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -
     return table, ImageTable(**{name: _column(per_image, name) for name in PER_IMAGE})
 
 
-def _of_every_image(rows: pd.DataFrame, step: int, record: Record) -> pd.DataFrame:
-    """Returns rows in the order of the record's images. At an early step, which evaluates some images only, the
-    others get zero sums and undefined figures, so that they do not count."""
+def further_columns(
+    frame: pd.DataFrame, step: int, temperature: float, record: Record
+) -> dict[str, NDArray[np.float64]]:
+    """Reads the values of the record's measures of other packages from images.parquet, by name, each [I]."""
+    if not record.measures:
+        return {}
+    per_image = _of_every_image(_at(frame, step, temperature), step, record)
+    return {name: _column(per_image, f"{FURTHER_COLUMN}{name}") for name in record.measures}
+
+
+def _at(frame: pd.DataFrame, step: int, temperature: float) -> pd.DataFrame:
+    """Returns the rows of one step and temperature."""
+    chosen = frame[frame["step"] == step]
+    # Records of older code know a single temperature.
+    return chosen[chosen["temperature"] == temperature] if "temperature" in frame else chosen
+
+
+def _of_every_image(chosen: pd.DataFrame, step: int, record: Record) -> pd.DataFrame:
+    """Returns the rows about images, not categories, in the order of the record's images. At an early step, which
+    evaluates some images only, the others get zero sums and undefined figures, so that they do not count."""
+    rows = chosen[chosen["category_id"].isna()].set_index("image_id")
     some = record.evaluation(step).images
     if some is None:
         return rows.loc[list(record.image_ids)]

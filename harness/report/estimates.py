@@ -79,6 +79,8 @@ def estimate(cell: CellTables, step: int, temperature: float, weights: Weights |
         figures[name] = means["all"]
         figures |= {f"{name}/{group}": means[group] for group in FREQUENCIES}
     figures |= aggregate.image_figures(per_image, weights)
+    further = tables.further_columns(cell.images, step, temperature, cell.record)
+    figures |= aggregate.mean_over_images(further, weights)
     weightings = len(figures["recall"])
     of_training = {**cost(cell.record, step), "groups_without_spread": groups_without_spread(cell.record, step)}
     figures |= {name: np.full(weightings, value) for name, value in of_training.items()}

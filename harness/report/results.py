@@ -11,7 +11,7 @@ Other folders under `cells/` belong to older settings and are not looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 
 from harness import records
 from harness.errors import DataError
+from harness.metrics.catalogue import FURTHER
+from harness.metrics.image_measures import further_measures
+from harness.metrics.measure import Measure
 from harness.metrics.stats import REPLICATES, bootstrap_weights
 from harness.records import CategoryInfo, Record, layout
 from harness.records.gallery import ShownSamples, samples_by_image
@@ -131,6 +134,14 @@ class Results:
         columns = np.ones((self.images, 1 + REPLICATES))
         columns[:, 1:] = bootstrap_weights(self.images).T
         return columns.T
+
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """Returns the measures of other packages that the suite asks for, as a finished cell describes them: the
+        packages need not be installed here."""
+        described = next((record.measures for record in self.records.values()), {})
+        infos = {name: Measure(name, i.heading, i.direction, FURTHER, i.meaning) for name, i in described.items()}
+        return further_measures(infos, self.suite.measures)
 
     def keys(self, model: str, label: str) -> list[Key]:
         """Lists all cells of a row, one per seed, whatever their outcome."""
@@ -287,7 +298,7 @@ def load(folder: Path, cache: Path | None = None) -> Results:
             records_by_key[key] = record
             _verify(record, folders[key], suite, cell, digest)
             if record.status == "finished":
-                _verify_rows(record, folders[key])
+                _verify_rows(record, folders[key], suite.measures)
                 for name in records.PUBLISHED_TABLES:
                     store.verify_table(folders[key].name, name)
     finished = {key: record for key, record in records_by_key.items() if record.status == "finished"}
@@ -305,9 +316,13 @@ def _verify(record: Record, folder: Path, suite: Suite, cell: Cell, digest: str)
         raise DataError(f"{folder / records.RECORD}: expected the cell {expected}, got {str(actual)[:SHOWN]}")
 
 
-def _verify_rows(record: Record, folder: Path) -> None:
-    """Raises DataError unless there are evaluations, and rows of numbers that have a step, as figures over steps
-    need."""
+def _verify_rows(record: Record, folder: Path, measures: Sequence[str]) -> None:
+    """Raises DataError unless there are evaluations, the measures that the suite asks for, and rows of numbers that
+    have a step, as figures over steps need."""
+    if set(record.measures) != set(measures):
+        raise DataError(
+            f"{folder / records.RECORD}: field measures: expected {sorted(measures)}, got {sorted(record.measures)}"
+        )
     if not record.evaluations:
         raise DataError(f"{folder / records.RECORD}: field evaluations: expected at least one")
     for name in ("curve", "probe"):

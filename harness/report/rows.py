@@ -117,7 +117,7 @@ def resampled_rows(results: Results, model: str) -> list[Source]:
 @once
 def table(results: Results) -> list[ReportRow]:
     """Makes one row per source: every figure with the interval of its seed mean."""
-    names = figure_names(results.samples)
+    names = figure_names(results.samples, results.measures)
     return [compare_rows(results, source, names) for source in sources(results)]
 
 
@@ -130,7 +130,7 @@ def figure_lines(results: Results) -> Iterator[tuple[ReportRow, str]]:
     rows = table(results)
     optional = (*WAY_COLUMNS, *ROLLOUT_COLUMNS)
     absent = {name for name in optional if not any(_has(row, name) for row in rows)}
-    names = [name for name in figure_names(results.samples) if name not in absent]
+    names = [name for name in figure_names(results.samples, results.measures) if name not in absent]
     for row in rows:
         yield from ((row, name) for name in names)
     for row in gains(results):
@@ -183,14 +183,15 @@ def best(results: Results, rows: Sequence[ReportRow], names: Sequence[str]) -> d
     competing = [i for i, row in enumerate(rows) if row.label in objectives and row.figures and not _incomplete(row)]
     winners: dict[str, int] = {}
     for name in names:
-        values = {i: direction(name) * rows[i].figures[name].estimate for i in competing}
+        better = direction(name, results.measures)
+        values = {i: better * rows[i].figures[name].estimate for i in competing}
         defined = {i: value for i, value in values.items() if not math.isnan(value)}
-        if len(defined) < 2 or not direction(name):
+        if len(defined) < 2 or not better:
             continue
         first = max(defined, key=defined.__getitem__)
         others = [rows[i].source for i in defined if i != first]
         gaps = [compare_rows(results, rows[first].source, [name], minus=other).figures[name] for other in others]
-        if all(gap.low > 0 if direction(name) > 0 else gap.high < 0 for gap in gaps):
+        if all(gap.low > 0 if better > 0 else gap.high < 0 for gap in gaps):
             winners[name] = first
     return winners
 

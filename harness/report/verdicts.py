@@ -127,7 +127,7 @@ def _difference(results: Results, metric: str, a: Source, b: Source) -> tuple[Fl
 
 def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source, complete: bool) -> PairedTest:
     """Makes the input of Holm's procedure for a hypothesis; it is undefined where cells are missing."""
-    available = figure_names(results.samples) + gain_names(results.samples)
+    available = figure_names(results.samples, results.measures) + gain_names(results.samples)
     if hypothesis.metric not in available:
         raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, available)}")
     if not complete:

@@ -28,7 +28,7 @@ from harness.records.gallery import gallery_frame
 from harness.records.layout import RESUME
 from harness.records.log import Log, Tell
 from harness.run.context import Context, Planned, build, evaluation_numbers, precision_asked_for
-from harness.run.identity import foreign_parts, seeds_of
+from harness.run.identity import foreign_parts, measures_of, seeds_of
 from harness.run.interval import CheckpointInterval
 from harness.run.lengths import cut_targets, readable
 from harness.run.output.watch import Watch
@@ -238,7 +238,7 @@ class _Run:
         benchmark, questions = self._asked(step)
         asked = len(questions) * (len(suite.sample.curve) if last else 1)
         counter = _Counter(self.context.watch, f"evaluate at {step}", asked)
-        settings = EvaluationSettings(suite.sample, suite.score, seed, last)
+        settings = EvaluationSettings(suite.sample, suite.score, seed, last, suite.measures)
         with self.numbers.autocast():
             nll = self._heldout_loss(cache)
             if not self.main:
@@ -326,6 +326,7 @@ def record_of(context: Context, item: Planned, **fields: Any) -> Record:
         code=code_version(),
         packages=package_versions(),
         parts=foreign_parts(context.suite, item.cell),
+        measures=measures_of(context.suite),
         seeds=seeds_of(item.cell),
         device=describe_device(
             context.accelerator.device, context.accelerator.num_processes, precision_asked_for(context, item.cell)

@@ -11,8 +11,9 @@ from pathlib import Path
 from harness import extensions, records
 from harness.errors import DataError
 from harness.inference.device import BASE_SEED
+from harness.metrics.image_measures import described_measures
 from harness.protocols import Benchmark
-from harness.records import CellInfo
+from harness.records import CellInfo, MeasureInfo
 from harness.suite.cells import Cell
 from harness.suite.schema import Suite
 from harness.suite.stage_settings import Sft
@@ -58,6 +59,7 @@ def foreign_parts(suite: Suite, cell: Cell) -> dict[str, PartInfo]:
 def _named_parts(suite: Suite, cell: Cell) -> Iterator[tuple[str, str]]:
     """Yields kind and name of every part that a cell's settings name."""
     yield "benchmark", suite.benchmark.name
+    yield from (("measure", name) for name in suite.measures)
     yield "model", cell.model.name
     family = cell.model.settings.get("family")
     if isinstance(family, str):
@@ -74,6 +76,14 @@ def _named_parts(suite: Suite, cell: Cell) -> Iterator[tuple[str, str]]:
     for kind in ("corrector", "reward"):
         if (name := getattr(then, kind, None)) is not None:
             yield kind, name
+
+
+def measures_of(suite: Suite) -> dict[str, MeasureInfo]:
+    """Describes the measures of other packages that a suite asks for."""
+    return {
+        name: MeasureInfo(heading=measure.heading, direction=measure.direction, meaning=measure.meaning)
+        for name, measure in described_measures(suite.measures).items()
+    }
 
 
 def seeds_of(cell: Cell) -> dict[str, int]:

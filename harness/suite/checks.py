@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from harness import objectives, registry
 from harness.errors import shorten, unknown
 from harness.metrics.catalogue import about_boxes, figure_names, gain_names
+from harness.metrics.image_measures import described_measures, further_measures, measure_problems
 from harness.suite.candidates import Tune
 from harness.suite.cells import chains, rows
 from harness.suite.schema import (
@@ -90,6 +91,9 @@ def content_problems(content: Mapping[str, Any]) -> list[str]:
         for name, settings in _named(content.get(key), *more_keys):
             lines = registry.problems(kind, name, settings)  # type: ignore[arg-type]
             problems += lines if kind == "benchmark" else _say_where(name, settings, lines)
+    measures = content.get("measures")
+    for name in measures if isinstance(measures, list | tuple) else ():
+        problems += [f"measures: {problem}" for problem in measure_problems(name)] if isinstance(name, str) else []
     for name, settings in _named(content.get("objectives"), "title", "train", "then"):
         problems += _say_where(name, settings, objectives.problems(name, settings))
     return problems
@@ -166,7 +170,7 @@ def _hypothesis_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
     if hypothesis.at is not None and row_b in labels and row_b not in trained:
         expected = unknown("objective label", row_b, trained)
         problems.append(f"at: {hypothesis.at}: b has a path along training: {expected}")
-    metrics, gained = figure_names(suite.sample.samples), gain_names(suite.sample.samples)
+    metrics, gained = figure_names(suite.sample.samples, suite.measures), gain_names(suite.sample.samples)
     if {row_a, row_b} <= chained:
         metrics += gained
     elif hypothesis.metric in gained:
@@ -180,7 +184,7 @@ def _hypothesis_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
 def _correlation_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
     """Says which rows or figures of a correlation are not there."""
     chained = [objective.label for objective in chains(suite)]
-    metrics, gained = figure_names(suite.sample.samples), gain_names(suite.sample.samples)
+    metrics, gained = figure_names(suite.sample.samples, suite.measures), gain_names(suite.sample.samples)
     problems = [f"rows: {unknown('row with then', row, chained)}" for row in hypothesis.rows if row not in chained]
     if hypothesis.predictor not in metrics:
         problems.append(f"predictor: {unknown('metric', hypothesis.predictor, metrics)}")
@@ -235,5 +239,5 @@ def _caption_problems(suite: Suite) -> list[str]:
         f"hypothesis {stated.id}: task: caption has no boxes, so {stated.metric} is undefined; use recall, precision "
         "or a figure of diversity"
         for stated in suite.hypotheses
-        if about_boxes(stated.metric)
+        if about_boxes(stated.metric, further_measures(described_measures(suite.measures), suite.measures))
     ]

@@ -257,6 +257,9 @@ class Suite(StrictModel):
     score: Literal["category", "name", "sequence", "constant"] = "category"
     """The confidence of a box: the probability of its category over all its names, of its name, of name and box; or
     constant, 1."""
+    measures: tuple[str, ...] = ()
+    """Measures of other packages, by name (`detmodes list measures`): tables show them, and a hypothesis may be about
+    one. detmodes' own are always there."""
     keep: Literal["all", "last", "none"] = "last"
     """Which fine-tuned weights stay: those of all evaluated steps, of the last one, or none. It changes no result."""
     images: Literal["fail", "skip"] = "fail"
@@ -289,6 +292,13 @@ class Suite(StrictModel):
         if len(set(seeds)) != len(seeds):
             raise ValueError(f"expected distinct seeds, got {list(seeds)}")
         return seeds
+
+    @field_validator("measures")
+    @classmethod
+    def _named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) != len(names):
+            raise ValueError(f"expected different measures, got {list(names)}")
+        return names
 
     @field_validator("sweep")
     @classmethod

@@ -70,6 +70,10 @@ def content_of(**changes: Any) -> dict[str, Any]:
         "seeds": [0],
         "train": {"steps": 1, "batch_size": 2, "lr": 1e-5},
         "sample": {"samples": 2, "max_tokens": 8},
+        "measures": ["crowding_outside"],
+        "hypotheses": [
+            {"id": "C", "claim": "fuller", "metric": "crowding_outside", "a": "sharpened_outside", "b": "ce"},
+        ],
         **changes,
     }
 
@@ -84,6 +88,7 @@ def test_each_part_passes_its_checks() -> None:
     assert failing(conformance.check_reward("strict_outside")) == {}
     assert failing(conformance.check_benchmark("shapes_outside", SMALL)) == {}
     assert failing(conformance.check_stage("again_outside")) == {}
+    assert failing(conformance.check_measure("crowding_outside")) == {}
 
 
 @pytest.mark.slow
@@ -98,7 +103,7 @@ def test_a_record_has_every_part_and_its_source() -> None:
     """The digest is of the file, which is a module of its own: an edit of one part changes no other's cells."""
     suite = parse(content_of(), "s.yaml")
     by_row = {cell.label: foreign_parts(suite, cell) for cell in cells(suite)}
-    shared = {"benchmark shapes_outside", "model detector_outside"}
+    shared = {"benchmark shapes_outside", "model detector_outside", "measure crowding_outside"}
     assert by_row["base"].keys() == shared
     assert by_row["sharpened_outside"].keys() == shared | {"objective sharpened_outside", "reward strict_outside"}
     assert by_row["ce"].keys() == shared | {"stage again_outside"}
@@ -199,6 +204,7 @@ def listed(kind: str, package: Path) -> str:
     [
         *(("models", "detector_outside"), ("benchmarks", "shapes_outside"), ("objectives", "sharpened_outside")),
         *(("rewards", "strict_outside"), ("stages", "again_outside"), ("families", "gemma_outside")),
+        ("measures", "crowding_outside"),
     ],
 )
 def test_lists_show_it(kind: str, name: str, package: Path) -> None:
@@ -215,9 +221,14 @@ def test_workers_run_it_the_report_shows_it_and_an_edit_counts(package: Path, tm
     assert done.returncode == 0, done.stderr
     records = {path: path.read_text() for path in sorted((tmp_path / "done" / "cells").glob("*/record.json"))}
     named = {name for text in records.values() for name in json.loads(text)["parts"]}
-    assert {name.partition(" ")[0] for name in named} == {"benchmark", "model", "objective", "reward", "stage"}
-    shown = detmodes("report", "done", **place)
-    assert "sharpened_outside" in shown.stdout
+    assert {name.partition(" ")[0] for name in named} == {
+        *("benchmark", "measure", "model", "objective", "reward", "stage"),
+    }
+    shown = detmodes("report", "done", "--full", **place).stdout
+    assert "sharpened_outside" in shown
+    assert "Measures of other packages (K = 2 samples)" in shown
+    assert "crowding: Mentions of an answer for each object of the image" in " ".join(shown.split())
+    assert "crowding_outside: sharpened_outside - ce > 0" in " ".join(shown.split())
     assert detmodes(*run, **place).returncode == 0
     assert {path: path.read_text() for path in records} == records
 

@@ -13,9 +13,6 @@ import pytest
 from harness.metrics.catalogue import (
     COST_COLUMNS,
     MEASURES,
-    OFFICIAL,
-    PROBE,
-    TRAINING,
     about_boxes,
     axis_label,
     direction,
@@ -24,6 +21,7 @@ from harness.metrics.catalogue import (
     gain_names,
     heading,
 )
+from harness.metrics.recorded import OFFICIAL, PROBE, TRAINING
 from harness.report.estimates import CellTables, estimate
 from harness.report.results import load
 from tests.support import fake_cells

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.errors import DataError
-from harness.metrics.catalogue import PROBE
+from harness.metrics.recorded import PROBE
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval, interval
 from harness.records import gallery

@@ -172,11 +172,19 @@ def _parts(parts: Extended[Described]) -> Iterator[tuple[str, Described, str]]:
 def _measures() -> None:
     """Prints each figure that tables show and hypotheses name, with what it means; `@k` and `/r` are endings."""
     from harness.metrics.catalogue import MEASURES
+    from harness.metrics.image_measures import described_measures, measure_problems
     from harness.metrics.measure import HIGHER, LOWER
 
     better = {HIGHER: "higher is better", LOWER: "lower is better"}
     for measure in MEASURES:
         _print_equation(measure.name, measure.meaning, {}, better.get(measure.direction, ""))
+    for point in foreign_points("measure"):
+        if wrong := measure_problems(point.name):
+            _print_equation(point.name, "; ".join(wrong), {}, "")
+        for measure in described_measures([point.name]).values():
+            where = origin("measure", point.name, point)
+            way = better.get(measure.direction)
+            _print_equation(measure.name, measure.meaning, {}, where if way is None else f"{way}; {where}")
 
 
 def _print_equation(name: str, equation: str, settings: Mapping[str, object], source: str) -> None:

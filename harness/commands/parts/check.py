@@ -15,6 +15,7 @@ from harness import conformance, registry
 from harness.conformance import Outcome, State, Tell
 from harness.errors import ConfigError
 from harness.inference.device import Device
+from harness.metrics.image_measures import measure_problems
 from harness.metrics.samples.reward import REWARDS
 from harness.objectives import problems as objective_problems
 from harness.suite.permissions import trust_models
@@ -44,6 +45,7 @@ def check(
         "objective": lambda: _of_objective(name, settings),
         "reward": lambda: _of_reward(name, settings),
         "stage": lambda: _of_stage(name, settings),
+        "measure": lambda: _of_measure(name, settings),
         "family": lambda: _of_model("vlm", {**settings, "family": name}, device),
     }[kind]()
     console = make_console(stderr=True)
@@ -74,6 +76,11 @@ def _of_objective(name: str, settings: dict[str, Any]) -> Checks:
 def _of_reward(name: str, settings: dict[str, Any]) -> Checks:
     _refuse([*REWARDS.problems(name), *(f"--set {key}: a reward has no settings" for key in settings)])
     return lambda tell: conformance.check_reward(name, tell)
+
+
+def _of_measure(name: str, settings: dict[str, Any]) -> Checks:
+    _refuse([*measure_problems(name), *(f"--set {key}: a measure has no settings" for key in settings)])
+    return lambda tell: conformance.check_measure(name, tell)
 
 
 def _of_stage(name: str, settings: dict[str, Any]) -> Checks:

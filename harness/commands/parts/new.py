@@ -14,9 +14,10 @@ from string import Template
 
 from harness import registry
 from harness.commands.parts.adapter_template import ADAPTER, ADAPTER_TEST
-from harness.commands.parts.templates import BENCHMARK, FAMILY, OBJECTIVE, PACKAGE, REWARD, STAGE, TEST
+from harness.commands.parts.templates import BENCHMARK, FAMILY, MEASURE, OBJECTIVE, PACKAGE, REWARD, STAGE, TEST
 from harness.errors import ConfigError
 from harness.extensions import GROUPS, foreign_points
+from harness.metrics.image_measures import IMAGE_MEASURES
 from harness.metrics.samples.reward import REWARDS
 from harness.objectives import OBJECTIVES
 from harness.suite.stage_settings import STAGES
@@ -32,6 +33,7 @@ TEMPLATES = {
     "reward": REWARD,
     "stage": STAGE,
     "family": FAMILY,
+    "measure": MEASURE,
 }
 CLASSES = ("adapter", "benchmark", "stage")
 """Kinds whose part is a class, called as the package; those of others are values, called as the kind."""
@@ -67,7 +69,12 @@ def write(kind: str, name: str, folder: Path) -> list[Path]:
 def _names(kind: str) -> Collection[str]:
     if kind == "family":
         return {*FAMILY_NAMES, *(point.name for point in foreign_points("family"))}
-    values: dict[str, Collection[str]] = {"objective": OBJECTIVES, "reward": REWARDS, "stage": STAGES}
+    values: dict[str, Collection[str]] = {
+        "objective": OBJECTIVES,
+        "reward": REWARDS,
+        "stage": STAGES,
+        "measure": IMAGE_MEASURES,
+    }
     if kind in values:
         return values[kind]
     return registry.names("model" if kind == "adapter" else "benchmark")

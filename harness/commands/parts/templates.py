@@ -50,6 +50,25 @@ def worth(truth: Truth, answers: Answers, verification: Verification) -> Floats:
 REWARD = Reward(worth, equation="in one line", source="who published it")
 '''
 
+MEASURE = '''"""The measure ${name}. Check it with: detmodes check measure ${name}"""
+
+from __future__ import annotations
+
+from harness.metrics.image_measures import ImageMeasure
+from harness.metrics.measure import HIGHER
+from harness.metrics.samples.matching import Verification
+from harness.metrics.samples.mentions import Answers, Floats, Truth
+
+
+def value(truth: Truth, answers: Answers, verification: Verification) -> Floats:
+    # Of K samples of each of I images: answers.mentions has a row for each mention (image, sample, name, boxes), and
+    # verification says of each which instance it verifies (row of truth, or -1) and at which IoU.
+    raise NotImplementedError("value: return a number for each of the I images, nan where it is undefined")
+
+
+MEASURE = ImageMeasure(value, meaning="What it is, in a sentence or two.", direction=HIGHER)
+'''
+
 BENCHMARK = '''"""The benchmark ${name}. Check it with: detmodes check benchmark ${name} --data FOLDER"""
 
 from __future__ import annotations

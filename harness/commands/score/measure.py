@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from benchmarks.readers.annotations import Annotations
 from harness import __version__
 from harness.commands.score.documents import Json, describe_intervals, subtract, write_csv
 from harness.commands.score.evaluate import Say, progress
+from harness.commands.score.measure_rows import category_rows, image_rows
 from harness.commands.score.measure_tables import tables
 from harness.commands.score.request import ScoreRequest, find_path_problems
 from harness.errors import ConfigError
 from harness.metrics.detection.rules import Protocol
+from harness.metrics.image_measures import Judged, image_columns, measure_problems
 from harness.metrics.samples import aggregate
-from harness.metrics.samples.aggregate import REPORTABLE, Weights
+from harness.metrics.samples.aggregate import Weights
 from harness.metrics.samples.consensus import consensus
 from harness.metrics.samples.diversity import CategoryTable, ImageTable, category_table, image_table
 from harness.metrics.samples.matching import verify
@@ -40,6 +42,7 @@ from harness.system.provenance.versions import package_versions
 from harness.system.terminal import screen
 from harness.types import Category, Detections, Frequency
 
+Columns = dict[str, Floats]
 PACKAGES = ("hotcoco", "numpy", "scipy", "msgspec", "pyarrow")
 TOGETHER = 100
 """Replicates that are computed at a time: on 20,000 images their weights take 16 MB."""
@@ -53,12 +56,14 @@ class DiversityRequest(ScoreRequest):
     step          of a cell with several: this one, not the last
     temperature   this one only; None: all, as a curve
     per_image     file for the table by image, as CSV
+    measures      names of other packages' measures that are computed too
     """
 
     samples: Path
     step: int | None = None
     temperature: float | None = None
     per_image: Path | None = None
+    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ def check(request: DiversityRequest) -> None:
     inputs = [request.annotations, request.samples]
     options = {"--output": "output", "--per-category": "per_category", "--per-image": "per_image"}
     problems = list(find_path_problems(inputs, {option: getattr(request, name) for option, name in options.items()}))
+    problems += [f"--measure: {problem}" for name in request.measures for problem in measure_problems(name)]
     if problems:
         raise ConfigError(*problems)
 
@@ -119,11 +125,13 @@ def measure(request: DiversityRequest, say: Say = lambda stage: None) -> Measure
     say("evaluating the greedy answer")
     greedy = rank_greedy(subject, sampled.greedy)
     base = average_precision(subject, greedy, request.bootstrap)
-    tables, rows = {}, []
+    tables, further, rows = {}, {}, []
     for temperature, answers in sampled.answers.items():
         say(f"measuring temperature {temperature:g}")
         tables[temperature] = diversity_tables(subject, answers)
-        row = {"temperature": temperature, **_diversity(subject, *tables[temperature], request.bootstrap)}
+        further[temperature] = _further(subject, request.measures, answers, sampled.greedy)
+        figures_of = _diversity(subject, *tables[temperature], further[temperature], request.bootstrap)
+        row = {"temperature": temperature, **figures_of}
         say(f"consensus at temperature {temperature:g}")
         rows.append(row | _consensus(subject, answers, greedy, base, request.bootstrap))
     document = {
@@ -143,8 +151,16 @@ def measure(request: DiversityRequest, say: Say = lambda stage: None) -> Measure
     }
     return Measured(
         document,
-        [{"temperature": t, **row} for t, (table, _) in tables.items() for row in _category_rows(subject, table)],
-        [{"temperature": t, **row} for t, (_, table) in tables.items() for row in _image_rows(subject, table)],
+        [
+            {"temperature": heat, **row}
+            for heat, (table, _) in tables.items()
+            for row in category_rows(subject.categories, table)
+        ],
+        [
+            {"temperature": heat, **row}
+            for heat, (_, table) in tables.items()
+            for row in image_rows(subject.truth.image_ids, table, further[heat])
+        ],
     )
 
 
@@ -206,66 +222,50 @@ def diversity_tables(subject: SampledSet, answers: Answers, text: bool = True) -
 
 
 def figures(
-    subject: SampledSet, table: CategoryTable, per_image: ImageTable, weights: Weights | None = None
+    subject: SampledSet,
+    table: CategoryTable,
+    per_image: ImageTable,
+    weights: Weights | None = None,
+    further: Columns | None = None,
 ) -> dict[str, Floats]:
-    """Computes `aggregate.mean_figures` of the subject's categories."""
-    return aggregate.mean_figures(table, per_image, subject.frequency, weights)
+    """Computes `aggregate.mean_figures` of the subject's categories, and the means of other packages' measures."""
+    means = aggregate.mean_figures(table, per_image, subject.frequency, weights)
+    return means | aggregate.mean_over_images(further or {}, weights)
 
 
-def _diversity(subject: SampledSet, table: CategoryTable, per_image: ImageTable, replicates: int | None) -> Json:
+def _further(subject: SampledSet, names: Sequence[str], answers: Answers, greedy: Answers | None) -> Columns:
+    """Computes other packages' measures for each image, by name, each [I]."""
+    if not names:
+        return {}
+    judged, *alone = [Judged(each, verify(subject.truth, each.mentions)) for each in (answers, greedy) if each]
+    return image_columns(names, subject.truth, judged, next(iter(alone), None))
+
+
+def _diversity(
+    subject: SampledSet, table: CategoryTable, per_image: ImageTable, further: Columns, replicates: int | None
+) -> Json:
     """Makes the entry of all diversity figures; `defined_for`: the number of categories that a figure's mean covers."""
-    points = figures(subject, table, per_image)
+    points = figures(subject, table, per_image, further=further)
     by_category = aggregate.category_figures(table)
-    drawn = {} if replicates is None else _replicates(subject, table, per_image, replicates)
+    drawn = {} if replicates is None else _replicates(subject, table, per_image, further, replicates)
     return {
         "figures": {name: nan_to_none(values[0]) for name, values in points.items()},
         "intervals": describe_intervals({name: interval(points[name], values[None]) for name, values in drawn.items()}),
         "defined_for": {name: int((~np.isnan(values)).sum()) for name, values in by_category.items()},
-        "per_category": {str(row["id"]): row for row in _category_rows(subject, table)},
+        "per_category": {str(row["id"]): row for row in category_rows(subject.categories, table)},
     }
 
 
-def _replicates(subject: SampledSet, table: CategoryTable, per_image: ImageTable, count: int) -> dict[str, Floats]:
+def _replicates(
+    subject: SampledSet, table: CategoryTable, per_image: ImageTable, further: Columns, count: int
+) -> dict[str, Floats]:
     """Computes every figure in each of `count` bootstrap replicates over images, [count]."""
     weights = bootstrap_weights(table.n_images, count)
     parts = [
-        figures(subject, table, per_image, weights[start : start + TOGETHER]) for start in range(0, count, TOGETHER)
+        figures(subject, table, per_image, weights[start : start + TOGETHER], further)
+        for start in range(0, count, TOGETHER)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _category_rows(subject: SampledSet, table: CategoryTable) -> list[Json]:
-    """Makes rows for all C categories. Support: images with the category, and those of them that define its name
-    diversity."""
-    by_category = {name: values[0] for name, values in aggregate.category_figures(table).items()}
-    support = aggregate.support(table)
-    instances = np.bincount(table.category, weights=table.verified.sum(axis=1), minlength=len(subject.categories))
-    return [
-        {
-            "id": category.id,
-            "name": category.name,
-            "frequency": category.frequency,
-            "names": int(table.names[index]),
-            "instances": int(instances[index]),
-            "support": int(support["recall"][index]),
-            "name_diversity_support": int(support["name_diversity"][index]),
-            "reportable": int(support["recall"][index] >= REPORTABLE),
-            **{name: nan_to_none(values[index]) for name, values in by_category.items()},
-        }
-        for index, category in enumerate(subject.categories)
-    ]
-
-
-def _image_rows(subject: SampledSet, table: ImageTable) -> list[Json]:
-    """Makes rows for all I images: counts over the K samples, and the figures of a single image."""
-    names = [field.name for field in fields(table)]
-    columns = [[_cell(name, value) for value in getattr(table, name).tolist()] for name in names]
-    ids = subject.truth.image_ids.tolist()
-    return [{"image_id": key, **dict(zip(names, row, strict=True))} for key, *row in zip(ids, *columns, strict=True)]
-
-
-def _cell(name: str, value: float) -> float | None:
-    return nan_to_none(value) if name in aggregate.MEANS else int(value)
 
 
 # ---- AP ----------------------------------------------------------------------------------------------------------

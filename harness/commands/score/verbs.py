@@ -55,6 +55,10 @@ def measure(
     output: Annotated[Optional[Path], typer.Option(help="Write everything here, as JSON.")] = None,  # noqa: UP045
     per_category: Annotated[Optional[Path], typer.Option(help="Write the table by category here, as CSV.")] = None,  # noqa: UP045
     per_image: Annotated[Optional[Path], typer.Option(help="Write the table by image here, as CSV.")] = None,  # noqa: UP045
+    measures: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--measure", help="A measure of another package, beside ours; again for more."),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Diversity of anyone's samples from any model, and AP of their consensus beside the greedy answer's."""
@@ -71,6 +75,7 @@ def measure(
         output=output,
         per_category=per_category,
         per_image=per_image,
+        measures=tuple(measures or ()),
     )
 
 

@@ -165,6 +165,23 @@ def image_figures(table: ImageTable, weights: Weights | None = None) -> dict[str
         "truncation_rate": (table.truncated, table.samples),
         "lenient_rate": (table.lenient, table.mentions),
     }
+    return _ratios(fractions, weights)
+
+
+def mean_over_images(columns: Mapping[str, Floats], weights: Weights | None = None) -> dict[str, Floats]:
+    """Computes the weighted mean of columns [I] over the images that define them (not nan), by name, each [R]; nan
+    where no image does. weights [R, I] or None (all 1)."""
+    if not columns:
+        return {}
+    images = len(next(iter(columns.values())))
+    return _ratios(
+        {name: _defined(values) for name, values in columns.items()},
+        np.ones((1, images)) if weights is None else weights,
+    )
+
+
+def _ratios(fractions: Mapping[str, tuple[Floats, Floats]], weights: Weights) -> dict[str, Floats]:
+    """Divides the weighted sums of numerators by those of denominators, columns [I] each, by name, each [R]."""
     sums = iter((weights @ np.column_stack([part for parts in fractions.values() for part in parts])).T)
     return {name: ratio(next(sums), next(sums)) for name in fractions}
 

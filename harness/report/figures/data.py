@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from harness.metrics.catalogue import PROBE, TRAINING
+from harness.metrics.recorded import PROBE, TRAINING
 from harness.metrics.samples.aggregate import REPORTABLE
 from harness.metrics.stats import Interval, interval
 from harness.records import Record

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.metrics.catalogue import PROBE, TRAINING, axis_label
+from harness.metrics.catalogue import axis_label
 from harness.metrics.measure import Measure
+from harness.metrics.recorded import PROBE, TRAINING
 from harness.report.figures.data import (
     HEAT,
     Line,

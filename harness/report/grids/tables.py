@@ -78,6 +78,7 @@ def grids(results: Results) -> list[Grid]:
         figure_grid(results, f"Faults {of_samples}", rows, FAULT_COLUMNS),
         *_optional(results, f"Text and clusters {of_samples}", rows, clusters, note),
         *_optional(results, f"Ways of answering {of_samples}", rows, WAY_COLUMNS),
+        *_further_grids(results, rows),
         *_consensus_grids(results, rows),
         *_temperature_grids(results, several),
         *_optional(results, "Cost of training", rows, COST_COLUMNS),
@@ -137,7 +138,8 @@ def figure_grid(
         )
         for index, row in enumerate(rows)
     )
-    return Grid(title, ("row", "seeds", *map(heading, names)), body, note=note)
+    headings = ("row", "seeds", *(heading(name, results.measures) for name in names))
+    return Grid(title, headings, body, note=note)
 
 
 # ---- the tables --------------------------------------------------------------------------------------------------
@@ -167,6 +169,13 @@ def _consensus_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
         return []
     title = f"Consensus of the K = {results.samples} samples beside the greedy answer"
     return [figure_grid(results, title, rows, ("AP", "AP50", *CONSENSUS_COLUMNS), signed=["consensus_gain"])]
+
+
+def _further_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:
+    """Makes the table of other packages' measures, with what each means; none where no row has any."""
+    note = " ".join(f"{measure.heading}: {measure.meaning}" for measure in results.measures.values())
+    title = f"Measures of other packages (K = {results.samples} samples)"
+    return _optional(results, title, rows, tuple(results.measures), note)
 
 
 def _chain_grids(results: Results, rows: Sequence[ReportRow]) -> list[Grid]:

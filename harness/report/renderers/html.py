@@ -124,7 +124,7 @@ def to_html(results: Results) -> str:
         "Hypotheses": "".join(map(_table, claims)),
         "Tables": "".join(map(_table, summary)),
         "Categories": "".join(map(_table, category_grids(results, everything=True))),
-        "Definitions": _definitions(),
+        "Definitions": _definitions(results),
         "Reproduce": f"<pre><code>{escape(command(results))}</code></pre>\n",
     }
     shown = {title: body for title, body in sections.items() if body}
@@ -215,7 +215,8 @@ def _text(cell: GridCell) -> str:
     return f"<strong>{text}</strong>" if cell.best else text
 
 
-def _definitions() -> str:
-    entries = "".join(f"<dt>{escape(name)}</dt>\n<dd>{escape(text)}</dd>\n" for name, text in MEANINGS.items())
+def _definitions(results: Results) -> str:
+    meanings = MEANINGS | {name: measure.meaning for name, measure in results.measures.items()}
+    entries = "".join(f"<dt>{escape(name)}</dt>\n<dd>{escape(text)}</dd>\n" for name, text in meanings.items())
     frequencies = "Figures with /r, /c or /f are over the rare, common or frequent categories alone."
     return f"<p>{frequencies}</p>\n<dl>\n{entries}</dl>\n"

@@ -12,8 +12,10 @@ import pytest
 
 from harness import conformance
 from harness.commands.parts import check, new
-from harness.conformance import Outcome, objectives, rewards
+from harness.conformance import Outcome
+from harness.conformance.parts import measures, objectives, rewards
 from harness.errors import ConfigError
+from harness.metrics.image_measures import IMAGE_MEASURES
 from harness.metrics.samples.reward import REWARDS
 from harness.objectives import OBJECTIVES
 from tests.support.packages import install
@@ -21,7 +23,7 @@ from tests.support.packages import install
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(params=["objective", "reward", "benchmark", "stage", "family"])
+@pytest.fixture(params=["objective", "reward", "benchmark", "stage", "family", "measure"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A kind whose skeleton `fresh_KIND` is installed."""
     chosen: str = request.param
@@ -44,6 +46,7 @@ SAYS = {
     "reward": "worth: return [I, K] numbers from 0 (worthless) to 1 (complete and right)",
     "stage": "make: return a harness.training.stage.Stage",
     "family": "toy: return a configuration of the model's class of transformers, of a size for tests",
+    "measure": "value: return a number for each of the I images, nan where it is undefined",
     "benchmark": "annotations: return the Annotations of a split, with its pictures and categories",
 }
 
@@ -65,6 +68,7 @@ def test_a_skeleton_is_found_and_says_what_to_write(kind: str) -> None:
         ("adapter", "vlm"),
         ("stage", "grpo"),
         ("family", "idefics"),
+        ("measure", "recall"),
     ],
 )
 def test_a_name_that_exists_is_refused(kind: str, name: str, tmp_path: Path) -> None:
@@ -73,14 +77,14 @@ def test_a_name_that_exists_is_refused(kind: str, name: str, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["objective", "reward"])
+@pytest.mark.parametrize("kind", ["objective", "reward", "measure"])
 def test_a_page_lists_every_check_and_its_part_passes(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the page writes is what it says: the slow tests follow it word by word, with its suite."""
     page = (ROOT / "docs" / "howto" / f"own-{kind}.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", page, flags=re.MULTILINE)
-    checks = {"objective": objectives.CHECKS, "reward": rewards.CHECKS}[kind]
+    checks = {"objective": objectives.CHECKS, "reward": rewards.CHECKS, "measure": measures.CHECKS}[kind]
     assert rows == [(name, " ".join((each.__doc__ or "").split())) for name, each in checks.items()]  # type: ignore[attr-defined]
     ((title, code),) = re.findall(r'^```python title="(.*)"\n((?:.*\n)*?)```$', page, flags=re.MULTILINE)
     name = Path(title).stem
@@ -89,6 +93,6 @@ def test_a_page_lists_every_check_and_its_part_passes(
     install(tmp_path / "package", tmp_path / "site")
     for folder in (tmp_path / "package", tmp_path / "site"):
         monkeypatch.syspath_prepend(str(folder))
-    assert name in {"objective": OBJECTIVES, "reward": REWARDS}[kind]  # type: ignore[operator]
+    assert name in {"objective": OBJECTIVES, "reward": REWARDS, "measure": IMAGE_MEASURES}[kind]  # type: ignore[operator]
     outcomes: list[Outcome] = getattr(conformance, f"check_{kind}")(name)
     assert [outcome for outcome in outcomes if outcome.state != "passed"] == []

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from harness import registry
-from harness.conformance.objectives import require_torch_free
+from harness.conformance.parts.objectives import require_torch_free
 from harness.conformance.subject import SHAPES, require
 from harness.inference.device import accelerator_on, base_of
 from harness.protocols import Adapter
