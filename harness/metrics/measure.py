@@ -1,4 +1,4 @@
-"""Says what is known of a measure; harness.metrics.catalogue has those of tables, harness.metrics.recorded the others."""
+"""Says what is known of a measure: harness.metrics.catalogue has those of tables, harness.metrics.recorded others."""
 
 from __future__ import annotations
 
