@@ -211,7 +211,7 @@ def rewritten(content: Any, rng: random.Random) -> bytes:
     return json.dumps(content, indent=rng.choice([None, 0, 3]), separators=separators).encode()
 
 
-# ---- the property ------------------------------------------------------------------------------------------------
+# ---- files by their seed ------------------------------------------------------------------------------------------
 
 
 def originals(style: Style, protocol: evaluator.Protocol, suffix: str = ".json") -> Files:

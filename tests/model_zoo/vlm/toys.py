@@ -44,18 +44,12 @@ def canonical(adapter: Vlm, count: int = 3) -> tuple[Tensor, Tensor]:
     return adapter.pixels(examples), target_batch(sequences, adapter.codec).inputs
 
 
-# ---- learning ------------------------------------------------------------------------------------------------------
-
-
 def trained(adapter: Vlm) -> Vlm:
     plan = Train(steps=2, batch_size=4)
     objective = prepare("ce", {}, adapter, (), plan, 0)
     small.fine_tune(adapter, objective, plan)
     adapter.model.eval()
     return adapter
-
-
-# ---- weights on disk -----------------------------------------------------------------------------------------------
 
 
 def published(family: str, folder: Path) -> Vlm:
