@@ -45,7 +45,7 @@ TORCH_FREE = (
 WITH_TORCH = frozenset({"harness.system.ranks", "harness.commands.results.pairs"})
 """Not these of them: they are about processes that compute together, and about what models were trained on."""
 
-TRAINING = frozenset(PARTS) - {"deepspeed", "ray"}
+TRAINING = frozenset(PARTS) - {"deepspeed", "faster_coco_eval", "ray"}
 """Packages that only `detmodes[train]` (or an extra that is of no use without it) brings."""
 
 HEAVY = frozenset(

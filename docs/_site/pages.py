@@ -1,6 +1,7 @@
 """What the documentation makes from code and records.
 
-    python docs/_site/pages.py      writes the pages of docs/reference and the overview of docs/results
+    python docs/_site/pages.py      writes the pages of docs/reference, the overview of docs/results, and the tables
+                                    of results/speed from the files beside them
     mkdocs build                    calls the events below (mkdocs.yml names this file)
 
 Everything else in docs/ is written by hand: so are the words about a published suite in docs/results/NAME.md, under
@@ -10,6 +11,7 @@ which the site shows its figures and tables, from results/NAME.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import sys
@@ -43,7 +45,20 @@ def from_code() -> dict[Path, str]:
     pages = {ROOT / "docs/reference" / f"{name}.md": made[name]() for name in REFERENCE}
     index = ROOT / "docs/results/index.md"
     words = index.read_text().partition(OVERVIEW)[0]
-    return {**pages, index: f"{words}{OVERVIEW}\n{overview()}"}
+    timings = RESULTS / "speed/README.md"
+    return {**pages, index: f"{words}{OVERVIEW}\n{overview()}", timings: speed_tables(timings.read_text())}
+
+
+def speed_tables(text: str) -> str:
+    """Makes every block from `<!-- speed-NAME -->` to `<!-- /speed-NAME -->` again, from results/speed/NAME.json."""
+    from harness.commands.speed import TABLES
+    from harness.registry import resolve
+
+    def block(match: re.Match[str]) -> str:
+        document = json.loads((RESULTS / "speed" / f"{match[1]}.json").read_text())
+        return f"<!-- speed-{match[1]} -->\n{resolve(TABLES[match[1]])(document)}\n<!-- /speed-{match[1]} -->"
+
+    return re.sub(r"<!-- speed-(\w+) -->.*?<!-- /speed-\1 -->", block, text, flags=re.DOTALL)
 
 
 # ---- events of mkdocs ------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ PARTS: dict[str, str] = {
     **dict.fromkeys(("timm", "tokenizers", "torch", "torchvision", "transformers"), TRAIN),
     "datasets": "hf",
     "deepspeed": "deepspeed",
+    "faster_coco_eval": "peers",
     "peft": "lora",
     "ray": "ray",
 }

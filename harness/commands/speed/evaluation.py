@@ -28,7 +28,8 @@ from harness.metrics.detection.rules import Protocol
 from harness.system import timing
 from harness.system.files import check_place, write_text
 
-WHOLE, RATIO = "whole command", "over hotcoco alone"
+WHOLE, HOTCOCO = "whole command", "hotcoco alone"
+RATIO, CPU_RATIO = "over hotcoco alone", "CPU time over hotcoco alone"
 PACKAGES = ("detmodes", "hotcoco", "lvis", "pycocotools", "numpy", "pyarrow", "msgspec")
 INPUTS = ("json", "parquet", "npz")
 REFERENCE_IMAGES, COCO_DETECTIONS, COCO_CATEGORIES = 1_000, 100, 80
@@ -63,7 +64,7 @@ class EvaluationTiming:
     input: str
     shape: str
     seconds: float
-    cpu_seconds: float | None
+    cpu_seconds: float
     peak_mib: float
     stages: Mapping[str, float] = field(default_factory=dict)
     figures: Mapping[str, float | None] = field(default_factory=dict)
@@ -131,13 +132,19 @@ def _whole_commands(folder: Path, shape: DetectionSetSize, seed: int) -> list[Ev
     files = generate(folder, shape, "lvis", seed, ("json", "parquet"))
     rows = []
     for kind in ("json", "parquet"):
-        costs = whole_commands.measure_turns(files, kind, TURNS, _note)
+        tools = whole_commands.TOOLS if kind == "json" else {"detmodes": whole_commands.DETMODES}
+        given = whole_commands.EvaluatedFiles(files["annotations"], files[kind])
+        costs = whole_commands.measure_turns(tools, given, TURNS, note)
         for tool, runs in costs.items():
-            seconds, peak = (statistics.median(getattr(run, name) for run in runs) for name in ("seconds", "peak_mib"))
-            ratio = whole_commands.compare(costs)
-            stages = {} if ratio is None or tool != "detmodes" else {RATIO: ratio}
+            seconds, busy, peak = (
+                whole_commands.median_of(runs, name) for name in ("seconds", "cpu_seconds", "peak_mib")
+            )
+            stages = {}
+            if tool == "detmodes" and HOTCOCO in costs:
+                stages[RATIO] = whole_commands.compare(runs, costs[HOTCOCO])
+                stages[CPU_RATIO] = whole_commands.compare(runs, costs[HOTCOCO], "cpu_seconds")
             figures = {"AP": runs[0].ap}
-            row = EvaluationTiming(WHOLE, "lvis", tool, kind, str(shape), seconds, None, peak, stages, figures)
+            row = EvaluationTiming(WHOLE, "lvis", tool, kind, str(shape), seconds, busy, peak, stages, figures)
             rows.append(row)
     for path in files.values():
         path.unlink()
@@ -155,7 +162,7 @@ def _side_by_side(folder: Path, shape: DetectionSetSize, protocol: Protocol, see
 
 def _bootstrap(folder: Path, shape: DetectionSetSize, seed: int) -> EvaluationTiming:
     files = generate(folder, shape, "lvis", seed, ("parquet",))
-    _note(f"bootstrap, {REPLICATES:,} replicates: {shape}")
+    note(f"bootstrap, {REPLICATES:,} replicates: {shape}")
     arguments = (str(files["annotations"]), str(files["parquet"]), REPLICATES)
     result = timing.isolated("harness.commands.speed.evaluation:run_bootstrap", *arguments)
     task = f"bootstrap, {REPLICATES:,} replicates"
@@ -165,7 +172,7 @@ def _bootstrap(folder: Path, shape: DetectionSetSize, seed: int) -> EvaluationTi
 def _evaluation(
     task: str, files: Mapping[str, Path], shape: DetectionSetSize, protocol: Protocol, engine: str, kind: str
 ) -> EvaluationTiming:
-    _note(f"{protocol}, engine {engine}, from {kind}: {shape}")
+    note(f"{protocol}, engine {engine}, from {kind}: {shape}")
     arguments = (str(files["annotations"]), str(files[kind]), protocol, engine)
     result = timing.isolated("harness.commands.speed.evaluation:run_evaluation", *arguments)
     return _row(task, protocol, engine, kind, shape, result)
@@ -181,7 +188,7 @@ def _row(
 def generate(folder: Path, shape: DetectionSetSize, style: Style, seed: int, kinds: tuple[str, ...]) -> dict[str, Path]:
     """Generates the files of a set, by kind, and its "annotations". The same arguments give the same bytes (except
     for .npz)."""
-    _note(f"generating {style}: {shape}")
+    note(f"generating {style}: {shape}")
     rng = np.random.default_rng(seed)
     objects = synthetic.generate_objects(shape.images, shape.categories, rng)
     detected = synthetic.generate_detections(objects, shape.detections_per_image, rng)
@@ -194,7 +201,8 @@ def generate(folder: Path, shape: DetectionSetSize, style: Style, seed: int, kin
     return files
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Says on stderr what is measured now."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -255,13 +263,13 @@ def to_markdown(rows: list[EvaluationTiming], machine: Mapping[str, Any]) -> str
     ]
     lines += [
         f"| {row.task} | {row.shape} | {row.protocol} | {row.engine} | {row.input} "
-        f"| {row.seconds:.1f} | {'-' if row.cpu_seconds is None else f'{row.cpu_seconds:.1f}'} | {row.peak_mib:,.0f} |"
+        f"| {row.seconds:.1f} | {row.cpu_seconds:.1f} | {row.peak_mib:,.0f} |"
         for row in rows
     ]
     whole = [row for row in rows if RATIO in row.stages]
     if whole:
-        lines += ["", "| whole command, from JSON | time, detmodes / hotcoco alone |", "|---|---:|"]
-        lines += [f"| {row.shape} | {row.stages[RATIO]:.2f} |" for row in whole]
+        lines += ["", "| whole command, from JSON, detmodes / hotcoco alone | time | CPU time |", "|---|---:|---:|"]
+        lines += [f"| {row.shape} | {row.stages[RATIO]:.2f} | {row.stages[CPU_RATIO]:.2f} |" for row in whole]
     compared = ratios(rows)
     if compared:
         lines += [

@@ -91,3 +91,15 @@ def speed_model(
     from harness.commands.speed.model import command
 
     raise typer.Exit(command(shape, device, layers, images, repeats, output))
+
+
+@app.command(name="peers")
+def speed_peers(
+    size: Annotated[int, typer.Option(min=1, help="Images that are scored, 100 detections each.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the generated sets.")] = 0,
+    output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
+) -> None:
+    """Other packages at the same work: scoring, a training loop, sampling; Markdown tables of ratios."""
+    from harness.commands.speed.peers.page import command
+
+    raise typer.Exit(command(size, seed, output))

@@ -18,7 +18,7 @@ from harness import registry
 from harness.commands.app import main
 from harness.commands.speed import evaluation, synthetic, whole_commands
 from harness.commands.speed.evaluation import DetectionSetSize, EvaluationTiming
-from harness.commands.speed.whole_commands import CommandCost
+from harness.commands.speed.whole_commands import CommandCost, EvaluatedFiles
 from harness.errors import ConfigError
 from harness.system import timing
 
@@ -106,7 +106,7 @@ def test_the_command_measures_everything(
 ) -> None:
     monkeypatch.setattr(timing, "isolated", isolated)
     if isolated is call_here:
-        monkeypatch.setattr(whole_commands, "run_once", lambda *arguments: CommandCost(3.0, 100.0, 0.5))
+        monkeypatch.setattr(whole_commands, "run_once", lambda *arguments: CommandCost(3.0, 4.0, 100.0, 0.5))
     output = tmp_path / "speed.json"
     assert evaluation.command(20, 10, 90, True, 0, output) == 0
     document = json.loads(output.read_text())
@@ -123,7 +123,7 @@ def test_the_command_measures_everything(
     table = capsys.readouterr().out
     assert "| evaluate | 20 images, 200 detections, 90 categories | lvis | fast | json |" in table
     assert "| coco | pycocotools |" in table
-    assert "| 20 images, 200 detections, 90 categories | 1.00 |" in table
+    assert "| 20 images, 200 detections, 90 categories | 1.00 | 1.00 |" in table
 
 
 def test_an_output_without_a_folder_is_refused_at_once(tmp_path: Path) -> None:
@@ -182,13 +182,17 @@ def test_ratios_are_over_the_mean_of_the_fast_runs() -> None:
 
 
 def test_whole_commands_give_the_same_figures_and_a_ratio(files: dict[str, Path]) -> None:
-    costs = whole_commands.measure_turns(files, "json", 1, lambda text: None)
-    assert costs["detmodes"][0].ap == costs["hotcoco alone"][0].ap > 0.05
-    assert costs["detmodes"][0].peak_mib > 20
-    slower = [replace(cost, seconds=3.0) for cost in costs["detmodes"]]
-    assert whole_commands.compare({"detmodes": slower, "hotcoco alone": [replace(slower[0], seconds=2.0)]}) == 1.5
+    given = EvaluatedFiles(files["annotations"], files["json"])
+    costs = whole_commands.measure_turns(whole_commands.TOOLS, given, 1, lambda text: None)
+    (ours,), (theirs,) = costs["detmodes"], costs["hotcoco alone"]
+    assert ours.ap == theirs.ap > 0.05
+    assert ours.peak_mib > 20
+    assert ours.cpu_seconds > 0.05
+    slower = replace(ours, seconds=3.0, cpu_seconds=5.0)
+    assert whole_commands.compare([slower], [replace(ours, seconds=2.0)]) == 1.5
+    assert whole_commands.compare([slower], [replace(ours, cpu_seconds=2.0)], "cpu_seconds") == 2.5
 
 
 def test_a_command_that_fails_is_told(files: dict[str, Path]) -> None:
     with pytest.raises(RuntimeError, match=r"exit code 2: .*nowhere"):
-        whole_commands.run_once(whole_commands.DETMODES, Path("nowhere"), files["json"])
+        whole_commands.run_once(whole_commands.DETMODES, EvaluatedFiles(Path("nowhere"), files["json"]))
