@@ -76,6 +76,8 @@ class Example:
     harness.sequence.prompts); None for an open prompt. The other fields are then limited to these categories.
 
     `captions`: texts that people wrote about it, each on one line; empty in most data.
+
+    `expert`: the expert of a mixture that is asked (harness.sequence.experts); None for other models.
     """
 
     image_id: int
@@ -87,6 +89,7 @@ class Example:
     not_exhaustive: frozenset[int] = frozenset()
     asked: tuple[int, ...] | None = None
     captions: tuple[str, ...] = ()
+    expert: int | None = None
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -130,10 +133,12 @@ class Parsed:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One emitted sequence: target token ids (no prompt, no padding; the end token if it was reached) and
-    the log-probability of each under the raw model (temperature 1, no grammar), in nats."""
+    the log-probability of each under the raw model (temperature 1, no grammar), in nats. `expert`: the expert of a
+    mixture that gave it (harness.sequence.experts); None for other models."""
 
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...]
+    expert: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

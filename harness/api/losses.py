@@ -26,6 +26,7 @@ SUPPLIED: frozenset[objectives.Need] = frozenset({"calibration"})
 """What a TrainerLoss can give an objective beside logits and labels."""
 WHY_NOT: dict[objectives.Need, str] = {
     "sets": "which targets of a batch are of one image",
+    "experts": "prompts that end with the token of an expert",
     "samples": "samples that the model draws in training",
     "reference": "the logits of the base model at the same positions",
     "reference_logits": "the logits of a frozen model at the same positions",

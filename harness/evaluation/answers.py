@@ -94,7 +94,11 @@ def join_answers(parts: Sequence[ReadSample]) -> ReadSample:
         mentions += [mention.moved(start) for mention in part.parsed.mentions]
         start += len(part.sample.tokens)
     return ReadSample(
-        Sample(tuple(t for s in samples for t in s.tokens), tuple(p for s in samples for p in s.log_probs)),
+        Sample(
+            tuple(t for s in samples for t in s.tokens),
+            tuple(p for s in samples for p in s.log_probs),
+            _common_expert(samples),
+        ),
         Parsed(
             tuple(mentions),
             sum(part.malformed for part in parsed),
@@ -103,3 +107,9 @@ def join_answers(parts: Sequence[ReadSample]) -> ReadSample:
         ),
         " ".join(texts),
     )
+
+
+def _common_expert(samples: Sequence[Sample]) -> int | None:
+    """Returns the expert that gave all of these; None where several did, or there are none."""
+    experts = {sample.expert for sample in samples}
+    return experts.pop() if len(experts) == 1 else None

@@ -16,6 +16,7 @@ import torch
 from harness.errors import ConfigError
 from harness.inference.padding import target_batch
 from harness.inference.pixels import read_pixels
+from harness.inference.teacher_forcing import with_likeliest
 from harness.metrics.diagnosis.bottleneck import Branch, branches, divergence_from_uniform, least_divergence
 from harness.protocols import Adapter, HiddenStates
 from harness.sequence.targets import target
@@ -49,8 +50,8 @@ def bottleneck(adapter: Adapter, examples: Sequence[Example]) -> list[BranchFloo
     longest, weight = 0.0, np.zeros((0, 0))
     device = next(adapter.model.parameters()).device
     adapter.model.eval()
-    for example in examples:
-        tokens = target(example, codec, "canonical")
+    sequences = [target(example, codec, "canonical") for example in examples]
+    for example, tokens in zip(with_likeliest(adapter, examples, sequences), sequences, strict=True):
         batch = target_batch([tokens], codec, [codec.prompt(example)])
         projection = adapter.hidden(read_pixels(adapter, [example]).to(device), batch.inputs.to(device))
         targets = (batch.labels[0] != IGNORED_LABEL).to(device)

@@ -10,7 +10,7 @@ import torch
 from harness.evaluation.answers import read_and_match
 from harness.evaluation.evaluate import figure_tables
 from harness.evaluation.generation import generate
-from harness.inference.teacher_forcing import teacher_forced
+from harness.inference.teacher_forcing import teacher_forced, with_likeliest
 from harness.metrics.recorded import PROBE
 from harness.metrics.samples import aggregate
 from harness.metrics.samples.mentions import truth_of
@@ -36,7 +36,8 @@ def probe(
     and perhaps about others; None: open prompts.
 
     entropy, p_y            mean over the target positions of the canonical sequences, teacher-forced: entropy of the
-                            next token in nats, and probability of the label
+                            next token in nats, and probability of the label; of a mixture, under the expert that a
+                            sequence is likeliest under
     name_entropy, name_p_y  the same over the positions of names
     name_diversity, recall  of K samples of each image, as in every table (harness.metrics.samples.aggregate)
 
@@ -60,7 +61,7 @@ def probe(
 def _teacher_forced(adapter: Adapter, examples: Sequence[Example]) -> dict[str, float | None]:
     sequences = [target(example, adapter.codec, "canonical") for example in examples]
     parts = []
-    for forced in teacher_forced(adapter, examples, sequences):
+    for forced in teacher_forced(adapter, with_likeliest(adapter, examples, sequences), sequences):
         log_p = forced.logits.log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         label = log_p.gather(1, forced.labels[:, None])[:, 0].exp()

@@ -14,8 +14,10 @@ from harness.records import GREEDY
 
 
 def sample_frame(step: int, truth: Truth, matched: MatchedSamples) -> pd.DataFrame:
+    """Makes the table of samples; of a mixture, with a column of the experts that gave them."""
     images, samples = matched.answers.malformed.shape
     answers = [answer for samples in matched.samples for answer in samples]
+    experts = pd.array([answer.sample.expert for answer in answers], dtype="Int64")
     return pd.DataFrame(
         {
             "step": step,
@@ -27,6 +29,7 @@ def sample_frame(step: int, truth: Truth, matched: MatchedSamples) -> pd.DataFra
             "malformed": matched.answers.malformed.ravel(),
             "truncated": matched.answers.truncated.ravel(),
             "lenient": matched.answers.lenient.ravel(),
+            **({} if experts.isna().all() else {"expert": experts}),
         }
     )
 

@@ -15,6 +15,7 @@ from harness.evaluation.generation import generate_batch, split_into_batches
 from harness.inference.confidence import MentionScore, score
 from harness.protocols import Adapter, Predictor
 from harness.records.cache import NoCache, SharedCache
+from harness.sequence.experts import asked_of
 from harness.suite.schema import SampleSettings
 from harness.system.profiler import phase
 from harness.types import Example, Sample
@@ -99,25 +100,33 @@ def _count(progress: Callable[[int], None], sizes: Mapping[str, int], name: str)
 def _make_batch(
     predictor: Predictor, batch: Sequence[Example], temperature: float, settings: EvaluationSettings
 ) -> list[list[Any]]:
-    """For each question and sample: tokens, log-probabilities, and the fields of each mention's score or None.
+    """For each question and sample: tokens, log-probabilities, and the fields of each mention's score or None; of a
+    mixture, the expert too.
 
-    A sequence that several samples emit is scored once. Scores are for detections: where there are no boxes, none are
-    made.
+    A sequence that several samples emit is scored once (of a mixture: once for each expert). Scores are for detections:
+    where there are no boxes, none are made.
     """
     scored = settings.scored(temperature) if predictor.codec.boxed else NONE
     with phase("generation"):
         emitted = generate_batch(predictor, batch, temperature, settings.sample, settings.seed)
     different = {
-        (image, sample.tokens): sample for image, of_image in enumerate(emitted) for sample in of_image[scored]
+        (image, sample.tokens, sample.expert): sample
+        for image, of_image in enumerate(emitted)
+        for sample in of_image[scored]
     }
     with phase("scoring"):
-        examples = [batch[image] for image, _ in different]
+        examples = [asked_of(batch[image], sample) for (image, *_), sample in different.items()]
         scores_of_different = _score(predictor, examples, list(different.values()), settings.score)
     scores = dict(zip(different, scores_of_different, strict=True))
     chosen = range(settings.sample.samples + 1)[scored]
     return [
         [
-            (sample.tokens, sample.log_probs, scores[image, sample.tokens] if index in chosen else None)
+            (
+                sample.tokens,
+                sample.log_probs,
+                scores[image, sample.tokens, sample.expert] if index in chosen else None,
+                *(() if sample.expert is None else (sample.expert,)),
+            )
             for index, sample in enumerate(of_image)
         ]
         for image, of_image in enumerate(emitted)
@@ -147,6 +156,6 @@ CERTAIN = (1.0, 1.0, 1.0)
 def _read_batches(values: Sequence[list[list[Any]]]) -> ScoredSamples:
     """What batches were kept as."""
     rows = [row for batch in values for row in batch]
-    emitted = [[Sample(tuple(tokens), tuple(log_probs)) for tokens, log_probs, _ in row] for row in rows]
-    scores = [[None if of is None else [MentionScore(*m) for m in of] for *_, of in row] for row in rows]
+    emitted = [[Sample(tuple(tokens), tuple(log_p), *expert) for tokens, log_p, _, *expert in row] for row in rows]
+    scores = [[None if of is None else [MentionScore(*m) for m in of] for _, _, of, *_ in row] for row in rows]
     return ScoredSamples(emitted, scores)

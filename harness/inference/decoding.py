@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.inference.constraint import make_masks
 from harness.protocols import DrawSettings
 from harness.sequence import Codec
+from harness.sequence.experts import ExpertRows
 from harness.types import Example, Sample
 
 Step = Callable[[Tensor], Tensor]
@@ -167,12 +168,19 @@ class _Rows:
     """
 
     def __init__(
-        self, codec: Codec, examples: Sequence[Example], temperatures: Tensor, noise: Tensor, grammar: bool
+        self,
+        codec: Codec,
+        examples: Sequence[Example],
+        temperatures: Tensor,
+        noise: Tensor,
+        grammar: bool,
+        experts: ExpertRows | None = None,
     ) -> None:
-        """temperatures [R], noise [R, N]: as `sample` has them."""
+        """temperatures [R], noise [R, N]: as `sample` has them. experts: of the rows, where a mixture answers."""
         rows, self._length = noise.shape
         device = temperatures.device
         self._codec, self._examples, self._temperatures, self._noise = codec, examples, temperatures, noise
+        self._experts = experts
         self.samples = rows // max(len(examples), 1)
         # What a row emits when it has ended goes into one more column.
         self._emitted = torch.full((rows, self._length + 1), codec.tokens.pad, device=device)
@@ -198,10 +206,13 @@ class _Rows:
         settings: DrawSettings,
         device: torch.device | str,
     ) -> _Rows:
-        """One row of each example for each temperature."""
+        """One row of each example for each temperature; of a mixture, one for each expert where that is 0."""
         heat = torch.tensor(list(temperatures) * len(examples), device=device)
         noise = uniforms(examples, len(temperatures), settings.max_tokens, settings.seed).to(device)
-        return cls(codec, examples, heat, noise, settings.grammar)
+        if not codec.experts:
+            return cls(codec, examples, heat, noise, settings.grammar)
+        experts = ExpertRows.of(len(codec.experts), examples, temperatures, settings.seed)
+        return cls(codec, examples, heat[experts.sample], noise[experts.sample], settings.grammar, experts)
 
     @property
     def waiting(self) -> int:
@@ -224,7 +235,11 @@ class _Rows:
         self._count = torch.cat([self._count, torch.zeros(rows, dtype=torch.long, device=device)])
         self._unfinished = torch.cat([self._unfinished, torch.ones(rows, dtype=torch.bool, device=device)])
         self._entered += len(alike)
-        return coming[: len(alike)], torch.tensor(alike, device=device).repeat_interleave(self.samples, dim=0)
+        tokens = torch.tensor(alike, device=device).repeat_interleave(self.samples, dim=0)
+        if self._experts is not None:
+            experts = self._experts.expert[first : first + rows]
+            tokens[:, -1] = torch.tensor([self._codec.experts[expert] for expert in experts], device=device)
+        return coming[: len(alike)], tokens
 
     def choose(self, raw: Tensor) -> Tensor:
         """The next token [A] of each row, from raw logits [A, V]; padding where it has ended."""
@@ -270,10 +285,12 @@ class _Rows:
         return rest
 
     def samples_by_image(self) -> list[list[Sample]]:
-        """What each row has emitted."""
+        """What each row has emitted; of a mixture, the answer of each sample."""
         n = self._length
         flat = _split(self._emitted[:, :n].tolist(), self._scores[:, :n].tolist(), self._codec.tokens.end)
-        return [flat[start : start + self.samples] for start in range(0, len(flat), self.samples)]
+        answers = flat if self._experts is None else self._experts.answers(flat)
+        samples = len(answers) // max(len(self._examples), 1)
+        return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
 
 def _choose(logits: Tensor, temperatures: Tensor, noise: Tensor) -> Tensor:

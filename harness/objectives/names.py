@@ -50,6 +50,13 @@ OURS: dict[str, ObjectiveSpec] = {
         {"weight": at_least(0, default=1.0).means("Weight of the divergence, in nats per token.")},
         needs=lambda settings: frozenset({"reference_logits"} if settings["weight"] else ()),
     ),
+    "mixture": ObjectiveSpec(
+        "token",
+        "-log p_y of expert z*, z* = argmax_z log P(sequence | z) without dropout, z: a token that ends the prompt",
+        "hard mixture of experts that share their weights (hMup), Shen et al., ICML 2019; arXiv 1902.07816",
+        {"experts": whole(1, default=3).means("How many experts there are; one is ce.")},
+        needs=lambda settings: frozenset({"experts"} if settings["experts"] > 1 else ()),
+    ),
     "label_smoothing": ObjectiveSpec(
         "token",
         "-(1 - epsilon) * log p_y - epsilon * mean_v log p_v",

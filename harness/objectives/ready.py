@@ -26,7 +26,7 @@ LossFunction = Callable[..., LossOutput]
 Selection = Callable[["Tensor"], "Tensor"]
 """A function from a frozen model's logits [N, V] to TokenBatch.selected, bool [N]."""
 
-OF_THE_LOOP = ("samples",)
+OF_THE_LOOP = ("samples", "experts")
 """Settings for what the training loop supplies; the function does not take them."""
 
 

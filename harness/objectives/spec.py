@@ -16,7 +16,7 @@ from harness.settings import Setting, Settings
 Level = Literal["token", "set"]
 """token: a sum over target positions (harness.objectives.token). set: cross-entropy plus a sum over equivalence sets
 (harness.objectives.sets)."""
-Need = Literal["reference", "reference_logits", "calibration", "sets", "samples"]
+Need = Literal["reference", "reference_logits", "calibration", "sets", "samples", "experts"]
 """The inputs of an objective besides logits and labels:
 
 reference         TokenBatch.selected, from the base model
@@ -24,6 +24,7 @@ reference_logits  TokenBatch.reference, from a frozen model
 calibration       a threshold calibrated on the base model's masses before training (ReadyObjective.calibrated)
 sets              TokenBatch.members, with sets of two or more targets of one image in the batch
 samples           sequences drawn from the model during training among the members, with their costs
+experts           in the prompt of each target, the token of the expert that it is likeliest under
 """
 
 

@@ -84,6 +84,17 @@ def ce_kl(at: ScoredPositions, *, weight: float) -> PerToken:
     return PerToken({"ce": at.nll, "kl": divergence}, {"kl": weight})
 
 
+def mixture(at: ScoredPositions) -> PerToken:
+    """-log p_y, the prompt of a sequence being that of the expert z* which it is likeliest under: the M-step of hMup.
+
+        z* = argmax over z of log P(sequence | image, z), by the model in eval mode, without gradient
+
+    Which expert that is, is chosen before the model is asked (harness.training.step.with_experts), so that only the
+    chosen one gets a gradient. Shen et al., ICML 2019; arXiv 1902.07816
+    """
+    return ce(at)
+
+
 def label_smoothing(at: ScoredPositions, *, epsilon: float) -> PerToken:
     """Cross-entropy against (1 - epsilon) one-hot + epsilon/V:
 

@@ -4,7 +4,7 @@
     images.parquet       per evaluation step, temperature, image and category: counts that figures and intervals need
     detections.parquet   per evaluation step and detection of the greedy answer (temperature 0) and of the consensus
                          of K samples (their temperature): box, score, match
-    samples.parquet      one row per sample, empty ones too
+    samples.parquet      one row per sample, empty ones too; of a mixture, with the expert that gave it
     mentions.parquet     one row per mention
     gallery.parquet      the mentions of a few images, at the last step
     pairs.parquet        the pairs of a preference stage, see harness.training.stages.pairs

@@ -34,6 +34,7 @@ from harness.run.lengths import cut_targets, readable
 from harness.run.output.watch import Watch
 from harness.run.resume import CellCheckpointer
 from harness.run.resume_folder import WEIGHTS
+from harness.run.task import experts_of
 from harness.run.trackers import tracking
 from harness.sequence.targets import writable
 from harness.suite.cells import Cell
@@ -150,6 +151,9 @@ class _Run:
         self.numbers = evaluation_numbers(context, self.plan)
         with phase("preparation"):
             self.predictor = build(context, cell.model, self.plan)
+            if cell.objective is not None:
+                named = cell.objective
+                self.predictor.codec.experts = experts_of(self.predictor, named.name, named.settings)
         if isinstance(self.predictor, Adapter):
             checkpointer.precision.watch(self.predictor.model, context.accelerator.device)
         self.heldout = readable(self.predictor, context.questions("calibration", cell.seed))

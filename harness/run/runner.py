@@ -26,6 +26,7 @@ from harness.run.cell import compute, record_of
 from harness.run.context import Context, Planned, build
 from harness.run.identity import foreign_parts, warn_of_changes
 from harness.run.output.progress import ProgressWriter, remove_progress
+from harness.run.task import experts_of
 from harness.suite.cells import Cell, cells, chains, select_cells
 from harness.suite.schema import NamedModel
 from harness.system import failures, files, locks, ranks
@@ -60,13 +61,15 @@ def plan(context: Context, output: Path, only: str | None = None) -> list[Planne
 
 
 def group_problems(context: Context, model: NamedModel, made: Predictor) -> list[str]:
-    """Lists the groups of parameters in the suite that a model does not have."""
+    """Lists the groups of parameters in the suite that a model does not have, and experts that it has no tokens
+    for."""
     if not isinstance(made, Adapter):
         return []
     lines = []
     for objective in context.suite.objectives:
         try:
             grouped_parameters(made.model, context.suite.train_of(model, objective))
+            experts_of(made, objective.name, objective.settings)
         except ConfigError as error:
             lines.append(f"model {model.label}: {error}")
     return list(dict.fromkeys(lines))

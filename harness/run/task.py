@@ -17,12 +17,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from harness import images
+from harness import images, objectives
 from harness.errors import ConfigError, DataError
 from harness.metrics.detection.accumulate import Matches
-from harness.protocols import Adapter, Benchmark, LeavesOut, Predictor
-from harness.sequence import CaptionCodec, Task, for_task
+from harness.protocols import Adapter, Benchmark, LeavesOut, Predictor, ReadsPrompts
+from harness.sequence import CaptionCodec, Ids, Task, for_task
+from harness.sequence.experts import expert_tokens
 from harness.sequence.targets import in_reading_order
 from harness.suite.train_settings import early_places
 from harness.system.provenance.pictures import judge_pictures
@@ -36,6 +38,21 @@ LeftOut = dict[str, dict[str, int]]
 def of_benchmark(benchmark: Benchmark, task: Task) -> Benchmark:
     """Returns the benchmark under the task; the same one for `boxes`."""
     return benchmark if task == "boxes" else Captioned(benchmark, task)
+
+
+def experts_of(made: Predictor, objective: str, settings: Mapping[str, Any]) -> Ids:
+    """Returns the tokens of the experts of a model that is trained with this objective; none unless it is a mixture.
+
+    ConfigError where they are more than the model has location tokens, or where it reads a prompt once for all answers
+    about an image.
+    """
+    needed = objectives.ready(objective, settings)
+    if "experts" not in needed.needs:
+        return ()
+    if isinstance(made, ReadsPrompts):
+        kind = type(made).__name__
+        raise ConfigError(f"mixture: {kind} reads one prompt for all answers about an image; use another model")
+    return expert_tokens(made.codec.tokens.locations, needed.settings["experts"])
 
 
 def of_model(made: Predictor, benchmark: Benchmark, task: Task) -> None:

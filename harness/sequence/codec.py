@@ -28,6 +28,8 @@ class Codec:
 
     boxed = True
     """Whether its sequences have boxes (a caption has none)."""
+    experts: Ids = ()
+    """The token of each expert of a mixture, which ends its prompts (harness.sequence.experts); none for others."""
 
     def __init__(
         self,
@@ -70,7 +72,14 @@ class Codec:
 
     def prompt(self, example: Example) -> Ids:
         """Returns the tokens before the example's answer: the open prompt, or one with the first name of each
-        category that it asks about. ConfigError where the tokens have no such prompt."""
+        category that it asks about; of a mixture, with the token of the expert that is asked, by default the first.
+        ConfigError where the tokens have no such prompt."""
+        if self.experts:
+            return (*self._question(example), self.experts[example.expert or 0])
+        return self._question(example)
+
+    def _question(self, example: Example) -> Ids:
+        """Returns the prompt of a model that is no mixture."""
         if example.asked is None:
             return self.tokens.prompt
         if not isinstance(self.tokens, Asks):

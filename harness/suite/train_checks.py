@@ -53,6 +53,7 @@ def _row_problems(suite: Suite, model: NamedModel, objective: NamedObjective) ->
     if plan.max_objects is not None and objective.then is not None and objective.then.name in WHOLE_TARGETS:
         problems.append(f"{where}.max_objects: {objective.then.name} trains on whole targets; use another stage")
     problems += _supply_problems(objective.label, objective.name, objective.settings, plan)
+    problems += _expert_problems(objective)
     return problems + _stage_problems(suite, model, objective)
 
 
@@ -65,6 +66,23 @@ def _stage_problems(suite: Suite, model: NamedModel, objective: NamedObjective) 
     if not isinstance(objective.then, Sft):
         return []
     return _supply_problems(f"{objective.label}: then", *objective.then.of, plan)
+
+
+def _expert_problems(objective: NamedObjective) -> list[str]:
+    """Says where a mixture of experts would stand beside a stage, which knows none."""
+    after = objective.then
+    if after is None:
+        return []
+    where = f"objectives.{objective.label}.then"
+    if _needs_experts(objective.name, objective.settings):
+        return [f"{where}: expected no stage after {objective.name}, whose experts it would not know"]
+    if isinstance(after, Sft) and _needs_experts(*after.of):
+        return [f"{where}.objective: expected one without experts, got {after.of[0]}; give it as the row's objective"]
+    return []
+
+
+def _needs_experts(name: str, settings: Mapping[str, Any]) -> bool:
+    return not objectives.problems(name, settings) and "experts" in objectives.ready(name, settings).needs
 
 
 def _path_problems(suite: Suite) -> list[str]:

@@ -41,7 +41,9 @@ class Objective:
         return self.settings.get("threshold")
 
 
-SUPPLIED: frozenset[objectives.Need] = frozenset({"reference", "reference_logits", "calibration", "sets", "samples"})
+SUPPLIED: frozenset[objectives.Need] = frozenset(
+    {"reference", "reference_logits", "calibration", "sets", "samples", "experts"}
+)
 
 
 def prepare(

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness.errors import ObjectiveError
+from harness.inference.teacher_forcing import likeliest, log_likelihoods
 from harness.metrics.samples.matching import f_score
 from harness.objectives.policy import log_probability
 from harness.objectives.stats import sums_by_kind
@@ -100,6 +101,9 @@ def _forward(
     logged: bool,
 ) -> LossOutput:
     device = pixels.device
+    if "experts" in objective.needs:
+        with engine.autocast():
+            rows = with_experts(adapter, rows, pixels, objective.settings["experts"])
     batch = batch_of(rows, adapter)
     scored = batch.labels != IGNORED_LABEL
     ties = "reference_logits" in objective.needs
@@ -119,7 +123,8 @@ def _forward(
     if not logged:
         return output
     padding, positions = (torch.tensor(count, device=device) for count in padding_of(batch, rows, adapter.codec))
-    output = replace(output, stats={**output.stats, "padding": (padding, positions)})
+    shares = _shares(rows, objective, device)
+    output = replace(output, stats={**output.stats, "padding": (padding, positions), **shares})
     if output.selected is None:
         return output
     return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[scored].to(device))})
@@ -214,6 +219,24 @@ def with_samples(adapter: Adapter, rows: Sequence[Row], samples: int, max_tokens
 
 def _cost(adapter: Adapter, row: Row) -> float:
     return 1.0 - f_score(row.example, adapter.codec.decode(row.tokens, row.example.width, row.example.height))
+
+
+def with_experts(adapter: Adapter, rows: Sequence[Row], pixels: Tensor, experts: int) -> list[Row]:
+    """Gives each target to the expert of a mixture that it is likeliest under (harness.sequence.experts)."""
+    if len(adapter.codec.experts) != experts:
+        raise ObjectiveError(f"mixture needs a model with {experts} experts, got {len(adapter.codec.experts)}")
+    of_experts = log_likelihoods(adapter, [row.example for row in rows], [row.tokens for row in rows], pixels)
+    chosen = likeliest(of_experts)
+    return [replace(row, example=replace(row.example, expert=expert)) for row, expert in zip(rows, chosen, strict=True)]
+
+
+def _shares(rows: Sequence[Row], objective: Objective, device: torch.device) -> dict[str, tuple[Tensor, Tensor]]:
+    """Counts the targets of each expert, among all: collapse is where one has them all."""
+    if "experts" not in objective.needs:
+        return {}
+    chosen = torch.tensor([row.example.expert for row in rows], device=device)
+    count = torch.tensor(len(rows), device=device)
+    return {f"expert/{place}": ((chosen == place).sum(), count) for place in range(objective.settings["experts"])}
 
 
 @torch.no_grad()

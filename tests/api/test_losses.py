@@ -68,7 +68,7 @@ def test_objectives_are_told_apart_by_the_weights() -> None:
     for one in SETTINGS:
         for other in SETTINGS:
             assert one == other or largest_difference(trained[one], trained[other]) > 1e-4, (one, other)
-    assert {*SETTINGS, "ce_kl"} == {name for name, spec in OBJECTIVES.items() if spec.level == "token"}
+    assert {*SETTINGS, "ce_kl", "mixture"} == {name for name, spec in OBJECTIVES.items() if spec.level == "token"}
 
 
 def test_a_split_into_equal_parts_is_no_mean_of_means() -> None:
@@ -161,6 +161,7 @@ def test_calibration_is_asked_for_and_checked() -> None:
         ("eco", {}, "which targets of a batch are of one image"),
         ("mrt", {}, "samples that the model draws"),
         ("ce_kl", {}, "the logits of a frozen model"),
+        ("mixture", {}, "prompts that end with the token of an expert"),
         ("sed_sft", {"mask": "base", "top_k": 2, "threshold": 0.9}, "the logits of the base model"),
         ("sed", {}, "did you mean 'sed_sft'"),
         ("gem", {"betta": 1.0}, "did you mean 'beta'"),

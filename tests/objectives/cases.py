@@ -22,6 +22,7 @@ LIVE: dict[str, Any] = {"top_k": 2, "threshold": 0.7, "weight": 3.0}
 CASES: list[Case] = [
     ("ce", {}),
     ("ce_kl", {"weight": 0.7}),
+    ("mixture", {}),
     ("label_smoothing", {"epsilon": 0.2}),
     ("sed_sft", LIVE),
     ("sed_sft", {"mask": "none", "weight": 3.0}),

@@ -66,6 +66,7 @@ def test_ce_is_that_of_torch() -> None:
         ("entropy_bonus", {"weight": 0}),
         ("focal", {"gamma": 0}),
         ("ce_kl", {"weight": 0}),
+        ("mixture", {}),  # what sets it apart is in the prompt
         ("eaft", {"alpha": 0}),
         ("eaft", {"alpha": 0, "top_k": 1, "z": 3.0}),
         ("eco", {"weight": 0}),

@@ -131,6 +131,8 @@ def test_complete_settings_name_equal_objectives_alike() -> None:
         ("ce_kl", {}, {"reference_logits"}),
         ("ce_kl", {"weight": 0}, set()),
         ("precision_recall", {}, set()),
+        ("mixture", {}, {"experts"}),
+        ("mixture", {"experts": 1}, set()),
         ("label_smoothing", {}, set()),
         ("gem", {}, set()),
         ("dft", {}, set()),
@@ -184,6 +186,7 @@ NOT_IN_THE_EQUATION = {
     ("sed_sft", "mask"),  # what m is made from
     ("eco", "log_prob"),  # what log P is: sum or mean
     ("mrt", "samples"),  # how many sequences the loop draws
+    ("mixture", "experts"),  # how many z there are
 }
 
 
@@ -217,6 +220,7 @@ OF_THE_LOOP = {
     ("sed_sft", "calibration_positions"),
     ("sed_sft", "calibration_examples"),
     ("mrt", "samples"),  # how many sequences are drawn for a batch
+    ("mixture", "experts"),  # see training/test_mixture.py
 }
 
 
@@ -262,6 +266,7 @@ def test_every_setting_is_checked(name: str, setting: str, value: object) -> Non
         ("focal", "gamma", -0.5, "a finite number >= 0"),
         ("eco", "log_prob", "max", "sum or mean"),
         ("mrt", "samples", 0, "an integer of at least 1"),
+        ("mixture", "experts", 0, "an integer of at least 1"),
     ],
 )
 def test_ranges(name: str, setting: str, value: object, expected: str) -> None:

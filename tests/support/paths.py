@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness.protocols import Adapter
+from harness.sequence.experts import expert_tokens
 from harness.sequence.targets import members
 from harness.suite.train_settings import Train
 from harness.training.objective import Objective, prepare
@@ -23,6 +24,7 @@ from tests.support import small
 SETTINGS: dict[str, dict[str, Any]] = {
     "ce": {},
     "ce_kl": {"weight": 0.6},
+    "mixture": {"experts": 3},
     "label_smoothing": {"epsilon": 0.3},
     "sed_sft": {"mask": "none", "weight": 5.0},
     "sed_sft live": {"mask": "live", "weight": 5.0, "top_k": 3, "threshold": 0.8},
@@ -74,6 +76,7 @@ def step_gradient(case: str, accelerator: Accelerator, micro_batch: int, adapter
     """What `accumulate` leaves in the parameters, as one vector; of several processes each takes its share."""
     adapter = adapter or model()
     objective = objective_of(case)
+    adapter.codec.experts = expert_tokens(adapter.codec.tokens.locations, SETTINGS[case].get("experts", 1))
     rows = rows_of(adapter, objective)
     sets = sorted({row.example.image_id for row in rows})
     share = sets[accelerator.process_index :: accelerator.num_processes]
@@ -92,12 +95,14 @@ def flat(gradients: Sequence[Tensor | None], adapter: Adapter) -> Tensor:
 
 @dataclass(frozen=True)
 class Scored:
-    """A sequence with the model's and the reference's logits [L, V] at its tokens [L]."""
+    """A sequence with the model's and the reference's logits [L, V] at its tokens [L], and the model's with each of
+    some more tokens at the end of its prompt."""
 
     row: Row
     logits: Tensor
     reference: Tensor
     labels: Tensor
+    prompted: Sequence[Tensor] = ()
 
     @property
     def p_y(self) -> Tensor:
@@ -111,14 +116,25 @@ class Scored:
 def expected_gradient(case: str) -> Tensor:
     adapter, reference = model(), base()
     rows = rows_of(adapter, objective_of(case))
-    scored = [Scored(r, _logits(adapter, r), _logits(reference, r).detach(), torch.tensor(r.tokens)) for r in rows]
     name, settings = case.split()[0], SETTINGS[case]
+    # 65 locations: of three experts these are in the middle of each third.
+    more = [adapter.tokens.locations[place] for place in (10, 32, 54)] if name == "mixture" else []
+    scored = [
+        Scored(
+            row,
+            _logits(adapter, row),
+            _logits(reference, row).detach(),
+            torch.tensor(row.tokens),
+            [_logits(adapter, row, token) for token in more],
+        )
+        for row in rows
+    ]
     loss = FORMULAS[name]([s for s in scored if not s.row.sampled], scored, **settings)
     return flat(torch.autograd.grad(loss, list(adapter.model.parameters()), allow_unused=True), adapter)
 
 
-def _logits(adapter: OpenFlamingo, row: Row) -> Tensor:
-    prompt = list(adapter.tokens.prompt)
+def _logits(adapter: OpenFlamingo, row: Row, *more: int) -> Tensor:
+    prompt = [*adapter.tokens.prompt, *more]
     inputs = torch.tensor([[*prompt, *row.tokens[:-1]]])
     return adapter.logits(adapter.pixels([row.example]), inputs)[0, len(prompt) - 1 :]
 
@@ -151,6 +167,12 @@ def _precision_recall(one: Scored, lam: float, gamma: float) -> Tensor:
     delta = gamma * share / (1 - (1 - gamma) * share)
     counted = torch.where(q <= delta, torch.tensor(lam) ** (torch.arange(length) / length), 0.0)
     return -counted * q / (gamma + (1 - gamma) * q) * one.p_y.log()
+
+
+def _mixture(one: Scored, experts: int) -> Tensor:
+    assert len(one.prompted) == experts
+    losses = [F.cross_entropy(logits, one.labels, reduction="none") for logits in one.prompted]
+    return min(losses, key=lambda loss: float(loss.detach().sum()))
 
 
 def _label_smoothing(one: Scored, epsilon: float) -> Tensor:
@@ -231,6 +253,7 @@ FORMULAS: dict[str, Formula] = {
     "ce": _per_token(_ce),
     "ce_kl": _per_token(_ce_kl),
     "precision_recall": _per_token(_precision_recall),
+    "mixture": _per_token(_mixture),
     "label_smoothing": _per_token(_label_smoothing),
     "sed_sft": _per_token(_sed_sft),
     "gem": _per_token(_gem),

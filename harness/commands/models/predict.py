@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,7 +15,9 @@ from harness.evaluation.answers import join_answers, read_sample
 from harness.images import read_rgb
 from harness.inference.confidence import score
 from harness.protocols import Adapter, Predictor
+from harness.run.task import experts_of
 from harness.sequence import Codec, for_task
+from harness.sequence.experts import asked_of
 from harness.sequence.prompts import about
 from harness.suite.permissions import NOTHING, Permissions, permit_record
 from harness.system.files import as_url
@@ -25,6 +28,8 @@ HOME_BENCHMARK = "shapes"
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
 MIN_SIDE = 320
 MAX_TOKENS = 256
+MIXTURE = "mixture"
+"""The objective whose models have experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def predict(
         first = [of_question[0] for of_question in answers]
         scores = score(
             predictor,
-            asked,
+            [asked_of(question, answer.sample) for question, answer in zip(asked, first, strict=True)],
             [answer.sample.tokens for answer in first],
             [answer.parsed for answer in first],
             log_probs=[answer.sample.log_probs for answer in first],
@@ -121,10 +126,19 @@ def _from_cell(folder: Path, permissions: Permissions) -> Predictor:
     described = {key: value for key, value in record.model.items() if key not in ("name", "sizes", "weights_digest")}
     made = registry.model(name, categories, permit_record(folder, name, described, permissions))
     made.codec = for_task(made.codec, task)
+    objective, settings = _split(record.cell.objective)
+    if objective == MIXTURE:
+        made.codec.experts = experts_of(made, objective, settings)
     if record.role == "trained" and isinstance(made, Adapter):
         records.verify_files(record, folder, ["model.safetensors"])
         made.load(folder / "model.safetensors")
     return made
+
+
+def _split(objective: Mapping[str, Any] | None) -> tuple[str | None, dict[str, Any]]:
+    """Returns the name of a cell's objective, and its settings."""
+    settings = dict(objective or {})
+    return settings.pop("name", None), settings
 
 
 def _example(index: int, path: Path) -> Example:
