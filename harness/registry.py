@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import EntryPoint
 from importlib.resources import files
 from pathlib import Path
@@ -27,9 +28,12 @@ from harness.settings import Setting
 from harness.system.extras import install_command
 
 if TYPE_CHECKING:  # both import torch, which listing names does not need
-    from harness.protocols import Benchmark, Corrector, Predictor, Targets
+    from numpy.random import Generator
+
+    from harness.metrics.diagnosis.codebook import SampleErrors
+    from harness.protocols import Benchmark, Correction, Corrector, Predictor, Targets
     from harness.sequence import Codec
-    from harness.types import Card, Category
+    from harness.types import Card, Category, Example, Parsed
 
 Kind = Literal["benchmark", "model", "corrector"]
 _SOURCES = {
@@ -178,10 +182,30 @@ def describe_model(name: str, made: Predictor) -> dict[str, Any]:
 
 
 def corrector(name: str, codec: Codec, targets: Targets) -> Corrector:
-    made_by = find("corrector", name)
-    with blaming("corrector", name, foreign("corrector", name), "making it"):
+    """Makes a corrector. What one of another package raises, or gives in the place of corrections, is a ConfigError
+    that names the package."""
+    made_by, point = find("corrector", name), foreign("corrector", name)
+    with blaming("corrector", name, point, "making it"):
         made: Corrector = made_by(codec, targets)
-    return made
+    return made if point is None else partial(_corrected, name, point, made)
+
+
+def _corrected(
+    name: str,
+    point: EntryPoint,
+    made: Corrector,
+    example: Example,
+    parsed: Parsed,
+    errors: SampleErrors,
+    rng: Generator,
+) -> Sequence[Correction]:
+    from harness.protocols import Correction
+
+    with blaming("corrector", name, point, "correcting an answer"):
+        corrections = list(dict.fromkeys(made(example, parsed, errors, rng)))
+        if other := [item for item in corrections if not isinstance(item, Correction)]:
+            raise TypeError(f"expected Corrections (harness.protocols), got {other[0]!r:.60}")
+    return corrections
 
 
 def first_sentence(reference: str) -> str:

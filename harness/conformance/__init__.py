@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from harness import registry
 from harness.conformance import contract, forward, learning, sampling, vocabulary
 from harness.conformance.network import no_network
-from harness.conformance.parts import benchmarks, measures, objectives, rewards, stages
+from harness.conformance.parts import benchmarks, correctors, measures, objectives, rewards, stages
 from harness.conformance.subject import ContractError, NotApplicableError, Subject
 from harness.errors import DetmodesError
 from harness.inference.device import Device, accelerator_on
@@ -97,6 +97,11 @@ def check_objective(name: str, settings: Mapping[str, Any] | None = None, tell: 
 def check_reward(name: str, tell: Tell = lambda _: None) -> list[Outcome]:
     """Returns the outcome of every check of a reward."""
     return run_all(rewards.CHECKS, rewards.RewardSubject(name), tell)
+
+
+def check_corrector(name: str, tell: Tell = lambda _: None) -> list[Outcome]:
+    """Returns the outcome of every check of a corrector of nSFT."""
+    return run_all(correctors.CHECKS, correctors.CorrectorSubject(name), tell)
 
 
 def check_measure(name: str, tell: Tell = lambda _: None) -> list[Outcome]:

@@ -10,12 +10,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from harness import extensions, objectives
+from harness import extensions, objectives, registry
 from harness.commands.models import listing
 from harness.errors import ConfigError
+from harness.metrics.diagnosis.codebook import SampleErrors
 from harness.metrics.samples.reward import REWARDS, rewards
 from harness.run.identity import foreign_parts
 from harness.suite.cells import cells
@@ -183,6 +185,24 @@ def test_a_name_of_ours_is_refused(install: Install, kind: str, name: str) -> No
     assert problem.startswith(f"{kind} {name}: expected one part of this name, got those of detmodes and theirs_{kind}")
     with pytest.raises(ConfigError, match="expected one part of this name"):
         _ = parts[name]
+
+
+@pytest.mark.parametrize(
+    ("returned", "complaint"),
+    [
+        ("[1]", "TypeError: expected Corrections (harness.protocols), got 1"),
+        ("[[]]", "TypeError: "),
+        ("1 / 0", "ZeroDivisionError: division by zero (MODULE.py, line 1)"),
+    ],
+)
+def test_a_corrector_that_fails_is_named(install: Install, returned: str, complaint: str) -> None:
+    origin = install("corrector", f"def PART(codec, targets): return lambda *given: {returned}\n")
+    corrector = registry.corrector("theirs", small.fitted().codec, "canonical")
+    with pytest.raises(ConfigError) as caught:
+        corrector(IMAGE, ONE_LEFT_OUT[0], SampleErrors((), (1,), (), 0, False), np.random.default_rng(0))
+    module = origin.partition("(")[2].split()[0]
+    assert str(caught.value).startswith(f"{origin}: correcting an answer failed: ")
+    assert complaint.replace("MODULE", module) in str(caught.value)
 
 
 def test_a_name_that_two_packages_bring_is_refused(install: Install) -> None:

@@ -58,6 +58,7 @@ def installed(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def content_of(**changes: Any) -> dict[str, Any]:
+    nsft = {"name": "nsft", "corrector": "first_outside", "steps": 1, "images": 2, "samples": 2}
     grpo = {"name": "grpo", "reward": "strict_outside", "steps": 1, "images": 2, "samples": 2}
     return {
         "suite": "outside",
@@ -66,6 +67,7 @@ def content_of(**changes: Any) -> dict[str, Any]:
         "objectives": [
             {"name": "sharpened_outside", "weight": 0.2, "then": grpo},
             {"name": "ce", "then": {"name": "again_outside", "steps": 1}},
+            {"name": "ce", "label": "corrected", "then": nsft},
         ],
         "seeds": [0],
         "train": {"steps": 1, "batch_size": 2, "lr": 1e-5},
@@ -89,6 +91,7 @@ def test_each_part_passes_its_checks() -> None:
     assert failing(conformance.check_benchmark("shapes_outside", SMALL)) == {}
     assert failing(conformance.check_stage("again_outside")) == {}
     assert failing(conformance.check_measure("crowding_outside")) == {}
+    assert failing(conformance.check_corrector("first_outside")) == {}
 
 
 @pytest.mark.slow
@@ -107,6 +110,7 @@ def test_a_record_has_every_part_and_its_source() -> None:
     assert by_row["base"].keys() == shared
     assert by_row["sharpened_outside"].keys() == shared | {"objective sharpened_outside", "reward strict_outside"}
     assert by_row["ce"].keys() == shared | {"stage again_outside"}
+    assert by_row["corrected"].keys() == shared | {"corrector first_outside"}
     described = by_row["ce"]["stage again_outside"]
     assert (described.package, described.version) == ("parts-outside", "0.3.0")
     assert described.reference == "stage_outside:AgainOutside"
@@ -222,7 +226,7 @@ def test_workers_run_it_the_report_shows_it_and_an_edit_counts(package: Path, tm
     records = {path: path.read_text() for path in sorted((tmp_path / "done" / "cells").glob("*/record.json"))}
     named = {name for text in records.values() for name in json.loads(text)["parts"]}
     assert {name.partition(" ")[0] for name in named} == {
-        *("benchmark", "measure", "model", "objective", "reward", "stage"),
+        *("benchmark", "corrector", "measure", "model", "objective", "reward", "stage"),
     }
     shown = detmodes("report", "done", "--full", **place).stdout
     assert "sharpened_outside" in shown

@@ -46,6 +46,7 @@ def check(
         "reward": lambda: _of_reward(name, settings),
         "stage": lambda: _of_stage(name, settings),
         "measure": lambda: _of_measure(name, settings),
+        "corrector": lambda: _of_corrector(name, settings),
         "family": lambda: _of_model("vlm", {**settings, "family": name}, device),
     }[kind]()
     console = make_console(stderr=True)
@@ -76,6 +77,12 @@ def _of_objective(name: str, settings: dict[str, Any]) -> Checks:
 def _of_reward(name: str, settings: dict[str, Any]) -> Checks:
     _refuse([*REWARDS.problems(name), *(f"--set {key}: a reward has no settings" for key in settings)])
     return lambda tell: conformance.check_reward(name, tell)
+
+
+def _of_corrector(name: str, settings: dict[str, Any]) -> Checks:
+    _refuse([f"--set {key}: a corrector has no settings" for key in settings])
+    _refuse(getattr(registry.find("corrector", name), "unready", list)())
+    return lambda tell: conformance.check_corrector(name, tell)
 
 
 def _of_measure(name: str, settings: dict[str, Any]) -> Checks:

@@ -14,7 +14,17 @@ from string import Template
 
 from harness import registry
 from harness.commands.parts.adapter_template import ADAPTER, ADAPTER_TEST
-from harness.commands.parts.templates import BENCHMARK, FAMILY, MEASURE, OBJECTIVE, PACKAGE, REWARD, STAGE, TEST
+from harness.commands.parts.templates import (
+    BENCHMARK,
+    CORRECTOR,
+    FAMILY,
+    MEASURE,
+    OBJECTIVE,
+    PACKAGE,
+    REWARD,
+    STAGE,
+    TEST,
+)
 from harness.errors import ConfigError
 from harness.extensions import GROUPS, foreign_points
 from harness.metrics.image_measures import IMAGE_MEASURES
@@ -34,8 +44,9 @@ TEMPLATES = {
     "stage": STAGE,
     "family": FAMILY,
     "measure": MEASURE,
+    "corrector": CORRECTOR,
 }
-CLASSES = ("adapter", "benchmark", "stage")
+CLASSES = ("adapter", "benchmark", "stage", "corrector")
 """Kinds whose part is a class, called as the package; those of others are values, called as the kind."""
 
 
@@ -77,7 +88,8 @@ def _names(kind: str) -> Collection[str]:
     }
     if kind in values:
         return values[kind]
-    return registry.names("model" if kind == "adapter" else "benchmark")
+    kinds: dict[str, registry.Kind] = {"adapter": "model", "benchmark": "benchmark", "corrector": "corrector"}
+    return registry.names(kinds[kind])
 
 
 def default_folder(name: str) -> Path:

@@ -69,6 +69,31 @@ def value(truth: Truth, answers: Answers, verification: Verification) -> Floats:
 MEASURE = ImageMeasure(value, meaning="What it is, in a sentence or two.", direction=HIGHER)
 '''
 
+CORRECTOR = '''"""The corrector ${name}. Check it with: detmodes check corrector ${name}"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness.metrics.diagnosis.codebook import SampleErrors
+from harness.protocols import Correction, Targets
+from harness.sequence import Codec
+from harness.types import Example, Parsed
+
+
+class ${made_by}:
+    def __init__(self, codec: Codec, targets: Targets) -> None:
+        self.codec, self.targets = codec, targets
+
+    def __call__(
+        self, example: Example, parsed: Parsed, errors: SampleErrors, rng: np.random.Generator, /
+    ) -> list[Correction]:
+        # errors.mentions has one entry for each of parsed.mentions (its kind of error or None, the object it is about),
+        # errors.missed the places of example.instances that nothing refers to. self.codec.encode(pairs, width, height)
+        # writes (name, box) pairs as tokens; harness.training.stages.corrections has contexts for half a list.
+        raise NotImplementedError("__call__: return a Correction for each error that it puts right")
+'''
+
 BENCHMARK = '''"""The benchmark ${name}. Check it with: detmodes check benchmark ${name} --data FOLDER"""
 
 from __future__ import annotations

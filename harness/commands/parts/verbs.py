@@ -10,7 +10,7 @@ import typer
 from harness.commands.options import DataOption, DeviceOption, TrustOption
 
 KindArgument = Annotated[
-    Literal["adapter", "benchmark", "objective", "reward", "stage", "family", "measure"], typer.Argument()
+    Literal["adapter", "benchmark", "objective", "reward", "stage", "family", "measure", "corrector"], typer.Argument()
 ]
 SetOption = Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in YAML; again for more.")]  # noqa: UP045
 FolderOption = Annotated[Optional[Path], typer.Option(help="Folder; default: detmodes-NAME, here.")]  # noqa: UP045

@@ -23,7 +23,7 @@ from tests.support.packages import install
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(params=["objective", "reward", "benchmark", "stage", "family", "measure"])
+@pytest.fixture(params=["objective", "reward", "benchmark", "stage", "family", "measure", "corrector"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A kind whose skeleton `fresh_KIND` is installed."""
     chosen: str = request.param
@@ -46,6 +46,7 @@ SAYS = {
     "reward": "worth: return [I, K] numbers from 0 (worthless) to 1 (complete and right)",
     "stage": "make: return a harness.training.stage.Stage",
     "family": "toy: return a configuration of the model's class of transformers, of a size for tests",
+    "corrector": "__call__: return a Correction for each error that it puts right",
     "measure": "value: return a number for each of the I images, nan where it is undefined",
     "benchmark": "annotations: return the Annotations of a split, with its pictures and categories",
 }
@@ -69,6 +70,7 @@ def test_a_skeleton_is_found_and_says_what_to_write(kind: str) -> None:
         ("stage", "grpo"),
         ("family", "idefics"),
         ("measure", "recall"),
+        ("corrector", "templates"),
     ],
 )
 def test_a_name_that_exists_is_refused(kind: str, name: str, tmp_path: Path) -> None:
