@@ -179,6 +179,11 @@ MEASURES: tuple[Measure, ...] = (
         "every cell of the row had a process of its own.",
     ),
     Measure(
+        *("selected_share", "selected share", NEITHER, "mask"),
+        "Share of the tokens that the mask of SED-SFT selects; mean over the last quarter of the logged steps of "
+        "fine-tuning. Undefined for objectives without a mask.",
+    ),
+    Measure(
         *("groups_without_spread", "groups without spread", NEITHER, "rollouts"),
         "Share of the images of a stage's rollouts whose samples all have the same reward, so that they give no "
         "gradient; mean over the logged steps of the last stage. Undefined unless it draws samples as it goes.",
@@ -210,7 +215,8 @@ WAY_COLUMNS = _columns("ways")
 FAULT_COLUMNS = _columns("faults")
 COST_COLUMNS = _columns("cost")
 ROLLOUT_COLUMNS = _columns("rollouts")
-"""Not in CSV files of runs without such a stage."""
+MASK_COLUMNS = _columns("mask")
+"""Neither these nor those of rollouts are in CSV files of runs that have none."""
 CATEGORY_COLUMNS = tuple(measure.name for measure in MEASURES if measure.per_category)
 """The figures that are shown of each category."""
 FREQUENCY_COLUMNS = tuple(
@@ -267,7 +273,7 @@ def figure_names(samples: int, further: Iterable[str] = ()) -> list[str]:
     columns = [*AP_COLUMNS, *diversity_columns(samples), *FAULT_COLUMNS]
     more = [name for name in per_category if name not in columns]
     by_frequency = [f"{name}/{group}" for name in per_category if not _of_k(name, samples) for group in FREQUENCIES]
-    of_training = [*COST_COLUMNS, *_columns("log cost"), *ROLLOUT_COLUMNS]
+    of_training = [*COST_COLUMNS, *_columns("log cost"), *MASK_COLUMNS, *ROLLOUT_COLUMNS]
     return [*columns, *more, *of_images, *CONSENSUS_COLUMNS, *by_frequency, *of_training, *further]
 
 

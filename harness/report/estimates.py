@@ -82,7 +82,11 @@ def estimate(cell: CellTables, step: int, temperature: float, weights: Weights |
     further = tables.further_columns(cell.images, step, temperature, cell.record)
     figures |= aggregate.mean_over_images(further, weights)
     weightings = len(figures["recall"])
-    of_training = {**cost(cell.record, step), "groups_without_spread": groups_without_spread(cell.record, step)}
+    of_training = {
+        **cost(cell.record, step),
+        "selected_share": selected_share(cell.record, step),
+        "groups_without_spread": groups_without_spread(cell.record, step),
+    }
     figures |= {name: np.full(weightings, value) for name, value in of_training.items()}
     undefined = np.full(weightings, np.nan)
     return Estimates(
@@ -105,6 +109,15 @@ def cost(record: Record, step: int) -> dict[str, float]:
         "log_step_seconds": math.log(seconds) if seconds > 0 else math.nan,
         "log_peak_memory": math.log(memory) if memory > 0 else math.nan,
     }
+
+
+def selected_share(record: Record, step: int) -> float:
+    """Averages the share of tokens that the mask selects over the last quarter (rounded up) of the logged steps of
+    fine-tuning up to this step; nan where none was logged."""
+    train = record.cell.train or {}
+    until = min(step, train["steps"]) if "then" in train else step
+    shares = [row["selected"] for row in record.curve if row.get("selected") is not None and row["step"] <= until]
+    return float(np.mean(shares[-math.ceil(len(shares) / 4) :])) if shares else math.nan
 
 
 def groups_without_spread(record: Record, step: int) -> float:

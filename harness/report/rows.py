@@ -12,6 +12,7 @@ import numpy as np
 from harness.metrics.catalogue import (
     CATEGORY_COLUMNS,
     GAIN,
+    MASK_COLUMNS,
     ROLLOUT_COLUMNS,
     WAY_COLUMNS,
     direction,
@@ -128,7 +129,7 @@ def _has(row: ReportRow, name: str) -> bool:
 def figure_lines(results: Results) -> Iterator[tuple[ReportRow, str]]:
     """Yields every row with the name of each figure of the table, defined or not, followed by the gains of chains."""
     rows = table(results)
-    optional = (*WAY_COLUMNS, *ROLLOUT_COLUMNS)
+    optional = (*WAY_COLUMNS, *MASK_COLUMNS, *ROLLOUT_COLUMNS)
     absent = {name for name in optional if not any(_has(row, name) for row in rows)}
     names = [name for name in figure_names(results.samples, results.measures) if name not in absent]
     for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StatedTest:
-    """A hypothesis for one model, the paired difference (or correlation) that it states, and the missing cells, in
+    """A hypothesis for one model, the difference, figure or correlation that it is about, and the missing cells in
     words."""
 
     hypothesis: Hypothesis
@@ -63,44 +64,58 @@ def verdicts(results: Results) -> list[Finding]:
 
 
 def stated_tests(results: Results) -> list[StatedTest]:
-    """Returns every hypothesis of the suite, for every model, with the difference of its rows: nan where cells are
-    missing."""
-    by_name = {(source.model, source.label): source for source in sources(results)}
+    """Returns every hypothesis of the suite, for every model, with the difference of its rows, the figure of its row,
+    or its correlation: nan where cells are missing."""
     stated = []
     for hypothesis in results.suite.hypotheses:
-        if hypothesis.predictor:
-            stated += [_stated_correlation(results, hypothesis, model.label) for model in results.suite.models]
-            continue
-        (model_a, row_a), (model_b, row_b) = hypothesis.model_rows
-        each = [(model.label, model.label, model.label) for model in results.suite.models]
-        for model, of_a, of_b in [(None, model_a, model_b)] if model_a and model_b else each:
-            a, b = (by_name.get(name) or by_name[name[1], name[1]] for name in ((of_a, row_a), (of_b, row_b)))
-            if hypothesis.at == "equal_AP":
-                b = at_ap_of(results, of_b, row_b, row_a, target_model=of_a)
-            a, b = on_same_images(a, b)
-            missing = tuple(dict.fromkeys([*_absent(results, a), *_absent(results, b)]))
-            test = _paired_test(results, hypothesis, a, b, complete=not missing)
-            gap = None if missing else _ap_gap(results, a, b)
-            stated.append(StatedTest(hypothesis, model, test, missing, gap))
+        named = [model for model, _ in hypothesis.model_rows]
+        if all(named):
+            stated.append(_stated_test(results, hypothesis, None))
+        else:
+            stated += [_stated_test(results, hypothesis, model.label) for model in results.suite.models]
     return stated
 
 
-def _stated_correlation(results: Results, hypothesis: Hypothesis, model: str) -> StatedTest:
+def _stated_test(results: Results, hypothesis: Hypothesis, model: str | None) -> StatedTest:
+    by_name = {(source.model, source.label): source for source in sources(results)}
+    named = [(model or model_of, row) for model_of, row in hypothesis.model_rows]
+    rows = [by_name.get((str(model_of), row)) or by_name[row, row] for model_of, row in named]  # oracles have no model
+    if hypothesis.at == "equal_AP":
+        (model_a, row_a), (model_b, row_b) = named
+        rows[1] = at_ap_of(results, str(model_b), row_b, row_a, target_model=model_a)
+    if hypothesis.b:
+        rows = list(on_same_images(*rows))
+    missing = tuple(dict.fromkeys(text for row in rows for text in _absent(results, row)))
+    points, replicates = _undefined(results) if missing else _values(results, hypothesis, rows)
+    test = PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)
+    return StatedTest(
+        hypothesis, model, test, missing, None if missing or not hypothesis.b else _ap_gap(results, *rows)
+    )
+
+
+def _values(results: Results, hypothesis: Hypothesis, rows: Sequence[Source]) -> tuple[Floats, Floats]:
+    """Returns for every seed what is to lie beyond the margin: points [S], replicates [S, R]."""
+    available = figure_names(results.samples, results.measures) + gain_names(results.samples)
+    if hypothesis.metric not in available:
+        raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, available)}")
+    if hypothesis.predictor:
+        return _correlation(results, hypothesis, rows)
+    if hypothesis.b:
+        return _difference(results, hypothesis.metric, *rows)
+    (row,) = rows
+    return stacked(results, row, results.suite.seeds[: 1 if row.once else None], hypothesis.metric)
+
+
+def _correlation(results: Results, hypothesis: Hypothesis, rows: Sequence[Source]) -> tuple[Floats, Floats]:
     """Correlates, seed by seed over the rows, the predictor at the end of fine-tuning with the metric at the last step.
     Rows of one seed share its batches and its choice of images, so that no row is far from another by the seed."""
-    of_rows = [source for source in sources(results) if source.model == model and source.label in hypothesis.rows]
-    missing = tuple(dict.fromkeys(text for source in of_rows for text in _absent(results, source)))
-    if missing:
-        test = _undefined_test(results, hypothesis)
-    else:
-        seeds = results.suite.seeds
-        before = [stacked(results, replace(row, step=row.since), seeds, hypothesis.predictor) for row in of_rows]
-        after = [stacked(results, row, seeds, hypothesis.metric) for row in of_rows]
-        points, replicates = (
-            pearson(np.stack([row[part] for row in before]), np.stack([row[part] for row in after])) for part in (0, 1)
-        )
-        test = PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)
-    return StatedTest(hypothesis, model, test, missing, None)
+    seeds = results.suite.seeds
+    before = [stacked(results, replace(row, step=row.since), seeds, hypothesis.predictor) for row in rows]
+    after = [stacked(results, row, seeds, hypothesis.metric) for row in rows]
+    points, replicates = (
+        pearson(np.stack([row[part] for row in before]), np.stack([row[part] for row in after])) for part in (0, 1)
+    )
+    return points, replicates
 
 
 def _ap_gap(results: Results, a: Source, b: Source) -> Interval | None:
@@ -125,18 +140,6 @@ def _difference(results: Results, metric: str, a: Source, b: Source) -> tuple[Fl
     return points_a - points_b, replicates_a - replicates_b
 
 
-def _paired_test(results: Results, hypothesis: Hypothesis, a: Source, b: Source, complete: bool) -> PairedTest:
-    """Makes the input of Holm's procedure for a hypothesis; it is undefined where cells are missing."""
-    available = figure_names(results.samples, results.measures) + gain_names(results.samples)
-    if hypothesis.metric not in available:
-        raise ConfigError(f"hypothesis {hypothesis.id}: {unknown('metric', hypothesis.metric, available)}")
-    if not complete:
-        return _undefined_test(results, hypothesis)
-    points, replicates = _difference(results, hypothesis.metric, a, b)
-    return PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)
-
-
-def _undefined_test(results: Results, hypothesis: Hypothesis) -> PairedTest:
+def _undefined(results: Results) -> tuple[Floats, Floats]:
     seeds = len(results.suite.seeds)
-    points, replicates = np.full(seeds, np.nan), np.full((seeds, REPLICATES), np.nan)
-    return PairedTest(points, replicates, hypothesis.direction, hypothesis.margin)
+    return np.full(seeds, np.nan), np.full((seeds, REPLICATES), np.nan)

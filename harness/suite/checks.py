@@ -161,21 +161,22 @@ def _hypothesis_problems(suite: Suite, hypothesis: Hypothesis) -> list[str]:
     labels, models = rows(suite), [model.label for model in suite.models]
     trained = [objective.label for objective in suite.objectives]
     chained = {objective.label for objective in chains(suite)}
-    (model_a, row_a), (model_b, row_b) = hypothesis.model_rows
-    problems = [unknown("row", row, labels) for row in (row_a, row_b) if row not in labels]
-    problems += [unknown("model label", name, models) for name in (model_a, model_b) if name and name not in models]
-    if (model_a is None) != (model_b is None):
-        both = f"{hypothesis.a}, {hypothesis.b}"
-        problems.append(f"expected MODEL/ROW for both of a and b, or a row for both, got {both}")
-    if hypothesis.at is not None and row_b in labels and row_b not in trained:
-        expected = unknown("objective label", row_b, trained)
+    compared = [row for _, row in hypothesis.model_rows]
+    named = [model for model, _ in hypothesis.model_rows]
+    shown = ", ".join(name for name in (hypothesis.a, hypothesis.b) if name)
+    problems = [unknown("row", row, labels) for row in compared if row not in labels]
+    problems += [unknown("model label", name, models) for name in named if name and name not in models]
+    if any(named) and not all(named):
+        problems.append(f"expected MODEL/ROW for both of a and b, or a row for both, got {shown}")
+    if hypothesis.at is not None and compared[-1] in labels and compared[-1] not in trained:
+        expected = unknown("objective label", compared[-1], trained)
         problems.append(f"at: {hypothesis.at}: b has a path along training: {expected}")
     metrics, gained = figure_names(suite.sample.samples, suite.measures), gain_names(suite.sample.samples)
-    if {row_a, row_b} <= chained:
+    if {*compared} <= chained:
         metrics += gained
     elif hypothesis.metric in gained:
-        both = f"{hypothesis.a}, {hypothesis.b}"
-        return [*problems, f"{hypothesis.metric}: expected two rows with then, got {both}"]
+        number = "two rows" if hypothesis.b else "a row"
+        return [*problems, f"{hypothesis.metric}: expected {number} with then, got {shown}"]
     if hypothesis.metric not in metrics:
         problems.append(unknown("metric", hypothesis.metric, metrics))
     return problems

@@ -180,8 +180,8 @@ FEWEST_ROWS = 3
 
 
 class Hypothesis(StrictModel):
-    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond the margin; or, with `predictor`,
-    that the correlation of two figures over rows does."""
+    """What the suite expects before it runs: that metric(a) - metric(b) lies beyond the margin; without b, that
+    metric(a) does; or, with `predictor`, that the correlation of two figures over rows does."""
 
     id: str
     """What tables call it."""
@@ -192,7 +192,7 @@ class Hypothesis(StrictModel):
     a: str = ""
     """Label of a row, for each model; or MODEL/ROW, to compare two models."""
     b: str = ""
-    """The row that it is compared with, named in the same way."""
+    """The row that it is compared with, named in the same way; without one, the figure of a itself is meant."""
     predictor: str = ""
     """A figure after fine-tuning, of `rows` with `then`, whose correlation with `metric` is meant: Pearson's over the
     rows, seed by seed."""
@@ -208,8 +208,10 @@ class Hypothesis(StrictModel):
 
     @model_validator(mode="after")
     def _a_difference_or_a_correlation(self) -> Hypothesis:
-        if not self.predictor and (self.rows or not (self.a and self.b)):
-            raise ValueError("expected a and b, or predictor and rows")
+        if not self.predictor and (self.rows or not self.a):
+            raise ValueError("expected a and b, a alone, or predictor and rows")
+        if self.at and not self.b:
+            raise ValueError("at: expected b, which is read at the AP of a")
         if self.predictor and (self.a or self.b or self.at or len(set(self.rows)) < FEWEST_ROWS):
             raise ValueError(f"predictor: expected {FEWEST_ROWS} rows or more in rows, and neither a, b nor at")
         return self
@@ -219,16 +221,14 @@ class Hypothesis(StrictModel):
         """Returns what lies beyond the margin, in symbols."""
         if self.predictor:
             return f"correlation with {self.predictor} before, over {', '.join(self.rows)}"
-        return f"{self.a} - {self.b}{' at equal AP' if self.at == 'equal_AP' else ''}"
+        return f"{self.a} - {self.b}{' at equal AP' if self.at == 'equal_AP' else ''}" if self.b else self.a
 
     @property
     def model_rows(self) -> tuple[tuple[str | None, str], ...]:
         """Returns a and b, or the rows of a correlation, each as a model's label, None where it is about each model,
         and a row's."""
-        if self.predictor:
-            return tuple((None, row) for row in self.rows)
-        (model_a, _, row_a), (model_b, _, row_b) = self.a.rpartition("/"), self.b.rpartition("/")
-        return (model_a or None, row_a), (model_b or None, row_b)
+        named = (name.rpartition("/") for name in (*self.rows, self.a, self.b) if name)
+        return tuple((model or None, row) for model, _, row in named)
 
 
 class Suite(StrictModel):

@@ -41,6 +41,7 @@ GROUPS = {
         "consensus",
         "cost",
         "log cost",
+        "mask",
         "rollouts",
         "no table",
     ),
@@ -113,7 +114,8 @@ def test_directions() -> None:
     rates = {f"{fault}_rate" for fault in ("duplicate", "hallucination", "unknown_name", "malformed", "truncation")}
     assert less == {*rates, *COST_COLUMNS, "self_bleu", "log_step_seconds", "log_peak_memory"}
     neither = {name.partition("/")[0] for name in figure_names(4) if direction(name) == 0}
-    assert neither == {"box_spread", "groups_without_spread", "order_distance", "unique_sequences"}
+    of_training = {"groups_without_spread", "selected_share"}
+    assert neither == {*of_training, "box_spread", "order_distance", "unique_sequences"}
     assert {direction(name) for name in gain_names(4)} == {1}
 
 

@@ -91,7 +91,7 @@ def test_without_a_cell_it_is_not_tested(tmp_path: Path) -> None:
         ({"rows": ["ce", "sed"]}, "hypotheses.0: predictor: expected 3 rows or more in rows, and neither a, b nor at"),
         ({"rows": ["ce", "sed", "sed"]}, "hypotheses.0: predictor: expected 3 rows or more"),
         ({"a": "ce"}, "hypotheses.0: predictor: expected 3 rows or more in rows, and neither a, b nor at"),
-        ({"predictor": ""}, "hypotheses.0: expected a and b, or predictor and rows"),
+        ({"predictor": ""}, "hypotheses.0: expected a and b, a alone, or predictor and rows"),
         ({"predictor": "name_diversty"}, "hypothesis R8: predictor: unknown metric 'name_diversty', did you mean"),
         ({"metric": "AP_gian"}, "hypothesis R8: unknown metric 'AP_gian', did you mean 'AP_gain'"),
         ({"rows": ["ce", "sed", "gemm"]}, "hypothesis R8: rows: unknown row with then 'gemm', did you mean 'gem'"),

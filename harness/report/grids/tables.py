@@ -16,6 +16,7 @@ from harness.metrics.catalogue import (
     COST_COLUMNS,
     FAULT_COLUMNS,
     FREQUENCY_COLUMNS,
+    MASK_COLUMNS,
     ROLLOUT_COLUMNS,
     TEXT_COLUMNS,
     WAY_COLUMNS,
@@ -82,6 +83,7 @@ def grids(results: Results) -> list[Grid]:
         *_consensus_grids(results, rows),
         *_temperature_grids(results, several),
         *_optional(results, "Cost of training", rows, COST_COLUMNS),
+        *_optional(results, "What the mask selects", rows, MASK_COLUMNS),
         *_chain_grids(results, rows),
         *_gain_grids(results),
     ]
