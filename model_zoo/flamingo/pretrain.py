@@ -59,7 +59,7 @@ BENCHMARK: dict[str, object] = {
     "calibration_images": 256,
 }
 """The validation images are those of the suite `base`: fixed before training, used for no choice."""
-SUITES = {"tiny": "base"}
+SUITES = {"tiny": "base", "spelled": "base-spelled"}
 """The shipped suite that asks how a base detects, where there is one."""
 WARM_UP, CONSTANT = 50, 0.6
 BOX_WEIGHT = 20.0
