@@ -173,6 +173,21 @@ def test_a_frozen_mask_asks_the_base_and_keeps_it() -> None:
     assert (found["live"].memory["reference"], found["base"].memory["reference"] > 0) == (0.0, True)
 
 
+def test_a_mixture_reads_a_target_after_every_expert_and_answers_greedily_with_each() -> None:
+    """Each expert more costs the same in training; one expert costs what cross-entropy does. Of 1 + 2 answers to an
+    image, 3 experts make 3 + 2."""
+    one, two, three, four = (
+        estimates(context(objectives=[{"name": "mixture", "experts": n}]))["mixture"].phases for n in (1, 2, 3, 4)
+    )
+    assert one["training"] == estimates(context())["ce"].phases["training"]
+    flops = [phases["training"].flops for phases in (one, two, three, four)]
+    assert flops[3] - flops[2] == pytest.approx(flops[2] - flops[1])
+    assert 0 < flops[3] - flops[2] < flops[0]
+    assert three["generation"].tokens == pytest.approx(one["generation"].tokens * 5 / 3)
+    assert three["generation"].flops > two["generation"].flops > one["generation"].flops
+    assert three["scoring"].flops > one["scoring"].flops
+
+
 def test_the_mean_of_the_weights_is_as_large_as_they_are() -> None:
     """Two moments without it, three times the weights with it."""
     plan = {"steps": 3, "batch_size": 4}
