@@ -231,7 +231,9 @@ def test_a_wrong_digest_names_both(shipped: Path) -> None:
 
 def test_missing_weights_say_how_to_make_them(shipped: Path) -> None:
     shipped.unlink()
-    with pytest.raises(DataError, match="no such weights file; make it with: detmodes pretrain"):
+    with pytest.raises(
+        DataError, match=r"no such weights file; make it with: detmodes pretrain --base tiny --install$"
+    ):
         OpenFlamingo(small.benchmark().categories, {})
 
 
