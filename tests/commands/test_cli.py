@@ -102,8 +102,8 @@ def test_progress_goes_to_stderr_and_only_selects(invoke: Invoke, mini: Path) ->
     done = invoke("run", mini, "--device", "cpu", "--only", "oracle-*", "--seeds", "7")
     assert (done.code, done.out) == (0, "")
     assert "finished  oracle-uniform-s0" in done.err
-    found = sorted(path.name.rsplit("-", 1)[0] for path in Path("runs/mini/cells").iterdir())
-    assert found == ["oracle-collapsed-s0", "oracle-uniform-s0"]
+    cells = sorted(path.name.rsplit("-", 1)[0] for path in Path("runs/mini/cells").iterdir())
+    assert cells == ["oracle-collapsed-s0", "oracle-uniform-s0"]
 
 
 def test_a_failed_cell_is_told_and_exits_with_1(invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,9 +238,9 @@ def test_status_and_clean_of_a_run(invoke: Invoke, mini: Path) -> None:
         ["oracle-collapsed-s0", "finished"],
     ]
     assert done.out.splitlines()[-1] == "2 finished, 2 waiting"
-    found = json.loads(invoke("status", "out", "--json").out)
-    assert [(item["cell"], item["state"]) for item in found["cells"]] == [tuple(row) for row in rows]
-    assert found["counts"] == {"finished": 2, "failed": 0, "running": 0, "interrupted": 0, "waiting": 2}
+    status = json.loads(invoke("status", "out", "--json").out)
+    assert [(item["cell"], item["state"]) for item in status["cells"]] == [tuple(row) for row in rows]
+    assert status["counts"] == {"finished": 2, "failed": 0, "running": 0, "interrupted": 0, "waiting": 2}
 
     assert invoke("clean", "out").out == "nothing to remove\n"
     left = Path("out/cells/.oracle-uniform-s7-01234567")

@@ -26,15 +26,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """(step, temperature) of everything that is computed, not read."""
-    found: list[Any] = []
+    calls: list[Any] = []
     original = estimates.estimate
 
     def counted(cell: Any, *where: Any) -> Any:
-        found.append(where[:2])
+        calls.append(where[:2])
         return original(cell, *where)
 
     monkeypatch.setattr(results, "estimate", counted)
-    return found
+    return calls
 
 
 def report(folder: Path) -> str:

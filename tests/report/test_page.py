@@ -171,8 +171,8 @@ def opened(chrome: Chrome, address: str) -> Chrome:
 
 
 def find(opened: Any, selector: str) -> list[WebElement]:
-    found: list[WebElement] = opened.find_elements("css selector", selector)
-    return found
+    elements: list[WebElement] = opened.find_elements("css selector", selector)
+    return elements
 
 
 def table_of(opened: Chrome, title: str) -> WebElement:

@@ -24,8 +24,8 @@ UNSHARE = ("unshare", "--pid", "--fork", "--kill-child")
 
 def namespaces() -> bool:
     """Whether this machine lets us have some."""
-    found = shutil.which("unshare") is not None
-    return found and subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
+    installed = shutil.which("unshare") is not None
+    return installed and subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
 
 
 def start(folder: Path, role: str, suite: Path, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:

@@ -57,8 +57,8 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def cell_folder(output: Path, label: str) -> Path:
-    (found,) = (output / "cells").glob(f"open_flamingo-{label}-s0-*")
-    return found
+    (folder,) = (output / "cells").glob(f"open_flamingo-{label}-s0-*")
+    return folder
 
 
 def times(output: Path) -> dict[str, int]:
@@ -78,9 +78,9 @@ def same(record: Record) -> dict[str, Any]:
 
 
 def test_every_cell_leaves_a_finished_record_with_its_files(finished: Path) -> None:
-    found = {path.name: records.read_record(path) for path in (finished / "cells").iterdir()}
-    assert sorted(found) == sorted(p.folder.name for p in runner.plan(context(), finished))
-    for name, record in found.items():
+    recorded = {path.name: records.read_record(path) for path in (finished / "cells").iterdir()}
+    assert sorted(recorded) == sorted(p.folder.name for p in runner.plan(context(), finished))
+    for name, record in recorded.items():
         assert (record.status, record.error) == ("finished", None)
         files = {path.name for path in (finished / "cells" / name).iterdir()}
         assert files == {records.RECORD, *record.files}
@@ -277,15 +277,15 @@ def test_an_interrupted_cell_stays_hidden_and_the_next_run_finds_it_as_it_was(
             runner.run(context(), copy, "*-base-*")
     assert not folder.exists()
     assert status.read(copy).cells[0].state == "interrupted"
-    seen: list[list[str]] = []
+    listings: list[list[str]] = []
 
     def resumed(context: Context, item: Planned, work: Path, *_: object) -> Record | None:
-        seen.append(sorted(str(path.relative_to(work)) for path in work.rglob("*")))
+        listings.append(sorted(str(path.relative_to(work)) for path in work.rglob("*")))
         return compute(context, item, work)
 
     monkeypatch.setattr(runner, "compute", resumed)
     (record,) = runner.run(context(), copy, "*-base-*")
-    assert seen == [["resume", "resume/checkpoint"]]
+    assert listings == [["resume", "resume/checkpoint"]]
     assert {path.name for path in folder.iterdir()} == {records.RECORD, *record.files}
 
 
@@ -374,10 +374,10 @@ def test_a_cell_of_another_process_is_waited_for(copy: Path, others: Others, mon
     """All others come first; the record of the other process counts like an own one."""
     no_computing(monkeypatch)
     others.acts = [lambda: None, others.finish]
-    own = context()
-    own.watch = told = Told()
-    found = runner.run(own, copy, "open_flamingo-*")
-    assert [(record.label, record.status) for record in found] == [(x, "finished") for x in ("base", "ce", "sed")]
+    waiting = context()
+    waiting.watch = told = Told()
+    finished = runner.run(waiting, copy, "open_flamingo-*")
+    assert [(record.label, record.status) for record in finished] == [(x, "finished") for x in ("base", "ce", "sed")]
     assert told.states == [
         "cached open_flamingo-ce-s0 1/3",
         "cached open_flamingo-sed-s0 2/3",
@@ -404,9 +404,9 @@ def test_a_failure_of_another_process_is_not_tried_again_in_the_same_run(
 
 def test_what_a_dead_process_leaves_is_taken_over(copy: Path, others: Others) -> None:
     others.acts = [others.die]
-    own = context()
-    own.watch = told = Told()
-    (record,) = runner.run(own, copy, "*-base-*")
+    taking_over = context()
+    taking_over.watch = told = Told()
+    (record,) = runner.run(taking_over, copy, "*-base-*")
     assert record.status == "finished"
     assert told.states == ["running open_flamingo-base-s0 1/1", "finished open_flamingo-base-s0 1/1"]
     assert list((copy / layout.LOCKS).iterdir()) == []
@@ -461,14 +461,14 @@ def fail_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failing_cell_is_recorded_the_suite_goes_on_and_it_is_run_again(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fail_in_training(patch)
-        found = runner.run(context(), tmp_path)
-    assert [record.status for record in found] == ["finished", "failed", "failed", "finished", "finished"]
+        ended = runner.run(context(), tmp_path)
+    assert [record.status for record in ended] == ["finished", "failed", "failed", "finished", "finished"]
     folder = cell_folder(tmp_path, "ce")
     failed = records.read_record(folder)
     assert failed.error == "RuntimeError: out of memory"
     assert (failed.evaluations, failed.curve, failed.files) == ((), (), {})
     assert "out of memory" in (folder / "error.txt").read_text()
-    assert failed.cell == found[1].cell
+    assert failed.cell == ended[1].cell
 
     before = times(tmp_path)
     again = runner.run(context(), tmp_path, "*-ce-*")

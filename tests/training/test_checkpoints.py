@@ -59,9 +59,11 @@ def everything(state: TrainingState) -> tuple[Any, ...]:
     """All of it as values that compare exactly."""
     tensors = {**state.model.state_dict(), "counter": state.model.get_buffer("counter")}
     moments = [
-        (i, name, t.tolist()) for i, own in state.optimizer.state_dict()["state"].items() for name, t in own.items()
+        (i, name, t.tolist())
+        for i, moments in state.optimizer.state_dict()["state"].items()
+        for name, t in moments.items()
     ]
-    selections = {key: found.tolist() for key, found in state.selections.items()}
+    selections = {key: selection.tolist() for key, selection in state.selections.items()}
     return {n: t.tolist() for n, t in tensors.items()}, moments, selections, state.step, state.seconds, state.last
 
 
@@ -72,12 +74,12 @@ def draws() -> tuple[float, ...]:
 
 def newest(folder: Path, *warnings: str, settings: str = "cell") -> Checkpoint | None:
     """The newest usable one, with these warnings."""
-    said: list[str] = []
-    found = checkpoints.newest(folder, settings, lambda checkpoint: None, said.append)
-    assert len(said) == len(warnings)
-    for text, expected in zip(said, warnings, strict=True):
+    messages: list[str] = []
+    checkpoint = checkpoints.newest(folder, settings, lambda checkpoint: None, messages.append)
+    assert len(messages) == len(warnings)
+    for text, expected in zip(messages, warnings, strict=True):
         assert expected in text
-    return found
+    return checkpoint
 
 
 def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
@@ -93,12 +95,12 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
 
     other = state_of(seed=5)
     assert everything(other)[0] != snapped[0]
-    found = newest(tmp_path)
-    assert found is not None
-    assert found.content["extra"] == {"log": [1]}
+    checkpoint = newest(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.content["extra"] == {"log": [1]}
     frozen = state.model.get_submodule("2").state_dict()
     other.model.get_submodule("2").load_state_dict(frozen)  # frozen: the base's, which any process has
-    checkpoints.restore(found, other, small.accelerator())
+    checkpoints.restore(checkpoint, other, small.accelerator())
     assert everything(other) == snapped
     assert draws() == next_numbers
     step(other)
@@ -140,9 +142,9 @@ def test_the_older_one_goes_only_when_the_newer_one_reads_back(tmp_path: Path, m
     step(three)
     with pytest.raises(DataError, match=r"step-00000004/tensors\.safetensors: expected the tensors"):
         checkpoints.write(tmp_path, three, "cell", {})
-    found = newest(tmp_path, "checkpoint step-00000004 is of no use and was removed")
-    assert found is not None
-    assert found.content["step"] == 3
+    checkpoint = newest(tmp_path, "checkpoint step-00000004 is of no use and was removed")
+    assert checkpoint is not None
+    assert checkpoint.content["step"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
@@ -215,18 +217,18 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: Callable[[Path], N
     before = place.read_bytes()
     damage(place)
     assert not place.is_file() or place.read_bytes() != before
-    found = newest(tmp_path, f"checkpoint step-00000003 is of no use and was removed: {place}")
-    assert found is not None
-    assert found.content["step"] == 2
+    checkpoint = newest(tmp_path, f"checkpoint step-00000003 is of no use and was removed: {place}")
+    assert checkpoint is not None
+    assert checkpoint.content["step"] == 2
     assert not place.parent.exists()
 
 
 def test_tensors_exchanged_for_older_ones_are_noticed(tmp_path: Path) -> None:
     three_checkpoints(tmp_path)
     shutil.copy(tmp_path / "step-00000002" / checkpoints.TENSORS, tmp_path / "step-00000003" / checkpoints.TENSORS)
-    found = newest(tmp_path, "missing, or not what was written")
-    assert found is not None
-    assert found.content["step"] == 2
+    checkpoint = newest(tmp_path, "missing, or not what was written")
+    assert checkpoint is not None
+    assert checkpoint.content["step"] == 2
 
 
 def test_one_of_other_settings_or_format_is_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,9 +246,9 @@ def test_what_the_caller_cannot_use_is_passed_over(tmp_path: Path) -> None:
         if checkpoint.content["step"] == 3:
             raise DataError("its evaluation is gone")
 
-    found = checkpoints.newest(tmp_path, "cell", usable, lambda message: None)
-    assert found is not None
-    assert found.content["step"] == 2
+    checkpoint = checkpoints.newest(tmp_path, "cell", usable, lambda message: None)
+    assert checkpoint is not None
+    assert checkpoint.content["step"] == 2
 
 
 def test_another_model_is_left_alone(tmp_path: Path) -> None:
@@ -281,8 +283,8 @@ def test_looking_does_not_change_the_random_numbers() -> None:
 def test_numbers_come_back_exactly(tmp_path: Path) -> None:
     numbers = [0.1 + 0.2, 5e-324, -math.inf, 1.7976931348623157e308, -0.0, float(np.float32(0.1)), 2**70]
     files.write_json(tmp_path / "a.json", {"numbers": numbers, "text": "\u00e9\ud800"})
-    found = files.read_json(tmp_path / "a.json")
-    assert [repr(number) for number in found["numbers"]] == [repr(number) for number in numbers]
+    document = files.read_json(tmp_path / "a.json")
+    assert [repr(number) for number in document["numbers"]] == [repr(number) for number in numbers]
     files.write_json(tmp_path / "b.json", [math.nan])
     assert math.isnan(files.read_json(tmp_path / "b.json")[0])
 
@@ -362,24 +364,24 @@ def test_what_was_ignored_stays_ignored() -> None:
 
 
 def test_other_threads_have_no_handlers() -> None:
-    before, seen = signal.getsignal(signal.SIGTERM), []
+    before, handlers = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
         with interrupts.deferred() as caught:
-            seen.append((caught.pending, signal.getsignal(signal.SIGTERM)))
+            handlers.append((caught.pending, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [(None, before)]
+    assert handlers == [(None, before)]
 
 
 def test_json_nested_without_end_is_damage(tmp_path: Path) -> None:
     three_checkpoints(tmp_path)
     (tmp_path / "step-00000003" / checkpoints.STATE).write_text('{"content": ' + "[" * 200_000)
-    found = newest(tmp_path, "checkpoint step-00000003 is of no use and was removed: ")
-    assert found is not None
-    assert found.content["step"] == 2
+    checkpoint = newest(tmp_path, "checkpoint step-00000003 is of no use and was removed: ")
+    assert checkpoint is not None
+    assert checkpoint.content["step"] == 2
 
 
 # ---- while training goes on -----------------------------------------------------------------------------------------
@@ -414,8 +416,8 @@ class Watched:
     """Training of four steps with a checkpointer whose clock shows 100 s more after each step."""
 
     def __init__(self, folder: Path, every: str) -> None:
-        self.now, self.seen = 0.0, list[tuple[int, list[str]]]()
-        self.kept = CellCheckpointer(
+        self.now, self.listings = 0.0, list[tuple[int, list[str]]]()
+        self.checkpointer = CellCheckpointer(
             folder,
             Log(),
             "cell",
@@ -429,12 +431,12 @@ class Watched:
     def train(self) -> None:
         adapter, plan = small.fresh(), Train(steps=4, batch_size=2)
         ready = prepare("ce", {}, adapter, (), plan, 0)
-        small.fine_tune(adapter, ready, plan, hooks=Hooks(progress=self._progress), checkpointer=self.kept)
+        small.fine_tune(adapter, ready, plan, hooks=Hooks(progress=self._progress), checkpointer=self.checkpointer)
 
     def _progress(self, step: int, loss: float) -> None:
         del loss
         self.now += 100.0
-        self.seen.append((step, sorted(path.name for path in self._folder.glob("step-*"))))
+        self.listings.append((step, sorted(path.name for path in self._folder.glob("step-*"))))
 
 
 def test_checkpoints_come_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,7 +474,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     monkeypatch.setattr(checkpoints, "write_copy", slow)
     monkeypatch.setattr(watched, "_progress", progress)
     watched.train()
-    assert watched.seen[2] == (3, [])
+    assert watched.listings[2] == (3, [])
     assert sorted(path.name for path in (tmp_path / "resume").iterdir()) == ["step-00000002", "step-00000004"]
 
 

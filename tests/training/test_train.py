@@ -113,10 +113,10 @@ def test_the_curve_does_not_depend_on_the_micro_batch() -> None:
     whole, split = (
         run(small.fitted(), ready("ce", {}), PLAN.model_copy(update={"micro_batch": size})) for size in (None, 1)
     )
-    own = {*TIMES, "padding"}
+    differing = {*TIMES, "padding"}
     for one, other in zip(whole, split, strict=True):
-        assert {k: v for k, v in one.items() if k not in own} == pytest.approx(
-            {k: v for k, v in other.items() if k not in own}, rel=1e-3
+        assert {k: v for k, v in one.items() if k not in differing} == pytest.approx(
+            {k: v for k, v in other.items() if k not in differing}, rel=1e-3
         )
     assert all(row["padding"] == 0 for row in split)
 
@@ -195,8 +195,8 @@ def test_the_base_is_frozen_and_asked_once_per_image(monkeypatch: pytest.MonkeyP
     adapter, base = small.fitted(), small.fitted()
     objective = ready("sed_sft", SED["base"], base)
     examples = small.train_examples(8)
-    own, pixels = rows_of(adapter, examples), adapter.pixels(examples)
-    before, weights = reference_selection(objective, own, pixels), parameters(base)
+    drawn_rows, pixels = rows_of(adapter, examples), adapter.pixels(examples)
+    before, weights = reference_selection(objective, drawn_rows, pixels), parameters(base)
     objective.selections.clear()
     rows: list[int] = []
     original = base.logits
@@ -208,7 +208,7 @@ def test_the_base_is_frozen_and_asked_once_per_image(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(base, "logits", counted)
     run(adapter, objective, PLAN)
     assert sum(rows) == 8
-    assert torch.equal(reference_selection(objective, own, pixels), before)
+    assert torch.equal(reference_selection(objective, drawn_rows, pixels), before)
     assert sum(rows) == 8
     assert all(torch.equal(a, b) for a, b in zip(weights, parameters(base), strict=True))
     assert not base.model.training
@@ -283,7 +283,7 @@ def test_the_published_rule_takes_another_mass_more_positions_and_fewer_examples
         with torch.no_grad():
             logits = base.logits(base.pixels([example]), tokens[:, :-1])[0]
         masses.append(logits.softmax(-1).sort(descending=True).values[:, :10].sum(-1))
-    assert [len(own) for own in masses] == [1 + 6 * len(example.instances) for example in heldout()[:3]]
+    assert [len(mass) for mass in masses] == [1 + 6 * len(example.instances) for example in heldout()[:3]]
     assert official.threshold == pytest.approx(float(torch.quantile(torch.cat(masses), 0.3)), abs=1e-5)
 
 
@@ -347,17 +347,17 @@ def test_what_was_not_counted_has_no_mean() -> None:
 
 def test_evaluations_happen_at_their_steps_in_training_mode_afterwards() -> None:
     adapter = small.fresh()
-    seen: list[tuple[int, bool]] = []
+    evaluated: list[tuple[int, bool]] = []
 
     def evaluate(step: int) -> None:
         adapter.model.eval()
-        seen.append((step, adapter.model.training))
+        evaluated.append((step, adapter.model.training))
 
     plan = Train(steps=5, batch_size=2, eval_at=(2, 4), log_every=2)
     losses: list[int] = []
     hooks = Hooks(evaluate, progress=lambda step, loss: losses.append(step))
     curve = small.fine_tune(adapter, ready("ce", {}), plan, hooks=hooks)
-    assert [step for step, _ in seen] == [2, 4, 5]
+    assert [step for step, _ in evaluated] == [2, 4, 5]
     assert losses == [1, 2, 3, 4, 5]
     assert [row["step"] for row in curve] == [1, 2, 4, 5]
     assert adapter.model.training
@@ -423,7 +423,10 @@ def test_stopped_training_goes_on_to_the_last_bit(
     ends in the warm-up. A probe that draws random numbers changes nothing, though only one of the runs repeats it."""
 
     def go(
-        adapter: OpenFlamingo, objective: Objective, kept: CellCheckpointer | None = None, stop: int | None = None
+        adapter: OpenFlamingo,
+        objective: Objective,
+        checkpointer: CellCheckpointer | None = None,
+        stop: int | None = None,
     ) -> list[dict[str, Any]]:
         def progress(step: int, _: float) -> None:
             caught.pending = signal.SIGTERM if step == stop else None
@@ -432,8 +435,8 @@ def test_stopped_training_goes_on_to_the_last_bit(
             torch.rand(())
 
         examples, watched = small.train_examples(12), plan.model_copy(update={"probe": Probe(every=1)})
-        hooks, log = Hooks(probe=probe, progress=progress), Log() if kept is None else kept.log
-        return small.fine_tune(adapter, objective, watched, examples, hooks, kept, seed=3, log=log)
+        hooks, log = Hooks(probe=probe, progress=progress), Log() if checkpointer is None else checkpointer.log
+        return small.fine_tune(adapter, objective, watched, examples, hooks, checkpointer, seed=3, log=log)
 
     def ready_again() -> tuple[OpenFlamingo, Objective]:
         return small.fitted(trains=trains), ready(name, settings, plan=plan)

@@ -75,11 +75,11 @@ class Stopping(NoCheckpoints):
 
     def restore(self, state: checkpoints.TrainingState) -> None:
         accelerator = small.accelerator()
-        found = checkpoints.newest(self.folder, "case", lambda _: None, print) if accelerator.is_main_process else None
-        found = ranks.same(accelerator, found)
-        if not self.stop and found is not None:
-            checkpoints.restore(found, state, accelerator)
-            self.log.restore(found.content["extra"]["log"])
+        newest = checkpoints.newest(self.folder, "case", lambda _: None, print) if accelerator.is_main_process else None
+        newest = ranks.same(accelerator, newest)
+        if not self.stop and newest is not None:
+            checkpoints.restore(newest, state, accelerator)
+            self.log.restore(newest.content["extra"]["log"])
 
     def after_step(self, state: checkpoints.TrainingState, evaluated: bool) -> None:
         if not (self.stop and evaluated and state.resumes):
@@ -120,20 +120,20 @@ def attempt(case: str, checkpointer: NoCheckpoints, log: Log) -> dict[str, Any]:
     adapter, full = small.fitted(), Train.model_validate({**PLAN, **plan})
     heldout = small.benchmark().split("calibration")[:8]
     ready = prepare(objective, settings, small.fitted(), heldout, full, 0)
-    said = {}
+    answers = {}
 
     def say(step: int) -> None:
         # Ranks say more or less: nothing in here may wait for another one, and saving must find what is whole.
         checkpoint.named_tensors(adapter.model)["perceiver.latents"].sum().item()
-        own = small.train_examples(2 + small.accelerator().process_index)
-        said[step] = [[s.tokens for s in samples] for samples in adapter.generate(own, [1.0], 0, 12)][:2]
+        examples = small.train_examples(2 + small.accelerator().process_index)
+        answers[step] = [[s.tokens for s in samples] for samples in adapter.generate(examples, [1.0], 0, 12)][:2]
 
     examples = small.benchmark().split("train")
     hooks = Hooks(evaluate=say)
     curve = small.fine_tune(adapter, ready, full, examples, hooks, checkpointer, log=log)
     say(-1)
-    weights = {name: own.detach().clone() for name, own in checkpoint.named_tensors(adapter.model).items()}
-    return {"curve": [(row["loss"], row["grad_norm"]) for row in curve], "weights": weights, "said": said}
+    weights = {name: tensor.detach().clone() for name, tensor in checkpoint.named_tensors(adapter.model).items()}
+    return {"curve": [(row["loss"], row["grad_norm"]) for row in curve], "weights": weights, "answers": answers}
 
 
 @cache
@@ -159,9 +159,9 @@ def assert_same(case: str, got: dict[str, Any]) -> None:
     if case == "mrt":
         return
     assert got["weights"].keys() == expected["weights"].keys()
-    for name, own in expected["weights"].items():
-        assert (got["weights"][name] - own).abs().max() < 2e-5, name
-    assert got["said"] == expected["said"]
+    for name, tensor in expected["weights"].items():
+        assert (got["weights"][name] - tensor).abs().max() < 2e-5, name
+    assert got["answers"] == expected["answers"]
 
 
 @pytest.mark.slow
@@ -189,8 +189,8 @@ def test_the_rounds_that_only_others_have_change_nothing() -> None:
     """One process that makes two passes more than it has rows for leaves the gradient as it is."""
 
     class More(DataParallel):
-        def rounds(self, own: int) -> int:
-            return own + 2
+        def rounds(self, count: int) -> int:
+            return count + 2
 
     gradients = []
     for kind in (DataParallel, More):
@@ -236,8 +236,8 @@ def test_the_environment_of_accelerate_launch_says_which(monkeypatch: pytest.Mon
     ],
 )
 def test_what_fsdp_is_refused(variable: str, value: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, own in {**FSDP, variable: value}.items():
-        monkeypatch.setenv(name, own)
+    for name, text in {**FSDP, variable: value}.items():
+        monkeypatch.setenv(name, text)
     with pytest.raises(ConfigError, match=re.escape(expected)):
         sharding.kind(accelerator_of_two())
 
@@ -280,8 +280,8 @@ def test_shipped_configurations_are_accelerates(name: str, kind: str, processes:
     """accelerate refuses unknown keys at the top; inside fsdp_config and deepspeed_config it passes them by."""
     config = load(name)
     assert (config.distributed_type, config.num_processes) == (kind, processes)
-    known = {action.dest for action in launch_command_parser()._actions}
-    assert set(config.fsdp_config) | set(config.deepspeed_config) <= known
+    options = {action.dest for action in launch_command_parser()._actions}
+    assert set(config.fsdp_config) | set(config.deepspeed_config) <= options
 
 
 def test_every_shipped_configuration_is_tested() -> None:
@@ -297,18 +297,18 @@ def gradient_and_kept(checkpointing: bool) -> tuple[list[Tensor | None], int]:
     adapter.model.train()
     if checkpointing:
         adapter.checkpoint_gradients()
-    kept = 0
+    numbers = 0
 
     def pack(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel()
+        nonlocal numbers
+        numbers += tensor.numel()
         return tensor
 
     ready = prepare("ce", {}, small.fitted(), [], Train(), 0)
     rows = rows_of(adapter, small.train_examples(2), [Draw(0, 0, 0), Draw(0, 1, 0)], "canonical", 0)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         accumulate(adapter, rows, ready, 2, small.accelerator())
-    return [p.grad for p in adapter.model.parameters()], kept
+    return [p.grad for p in adapter.model.parameters()], numbers
 
 
 def test_checkpointed_gradients_are_the_same_and_keep_less() -> None:
@@ -391,7 +391,7 @@ def test_groups_without_a_difference_change_no_bit() -> None:
 def test_a_group_without_a_rate_stays_as_it_is() -> None:
     before = dict(small.fitted().model.named_parameters())
     after = curve_of(groups=[{"match": "perceiver.*", "lr": 0.0, "weight_decay": 0.0}])["weights"]
-    changed = {name for name, own in before.items() if not torch.equal(own, after[name])}
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed
     assert not any(name.startswith("perceiver.") for name in changed)
 
@@ -406,7 +406,7 @@ def curve_of(**plan: Any) -> dict[str, Any]:
 
 def assert_same_bits(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one["curve"] == other["curve"]
-    assert all(torch.equal(own, other["weights"][name]) for name, own in one["weights"].items())
+    assert all(torch.equal(tensor, other["weights"][name]) for name, tensor in one["weights"].items())
 
 
 # ---- precision ------------------------------------------------------------------------------------------------------
@@ -416,18 +416,18 @@ def test_precision_is_the_suites() -> None:
     """On a CPU auto is fp32; bf16 is autocast, so weights stay float32 and the curve is a little off."""
     plain, bf16 = curve_of(), curve_of(precision="bf16")
     assert_same_bits(plain, curve_of(precision="fp32"))
-    assert {own.dtype for own in bf16["weights"].values()} == {torch.float32}
+    assert {tensor.dtype for tensor in bf16["weights"].values()} == {torch.float32}
     assert plain["curve"] != bf16["curve"]
     assert bf16["curve"] == pytest.approx(plain["curve"], rel=0.05)
 
 
 def test_fp32_also_where_accelerate_says_bf16(bf16: Accelerator) -> None:
     model = nn.Linear(2, 2)
-    seen = {}
+    kinds = {}
     for precision in ("auto", "fp32", "bf16"):
         with DataParallel(model, bf16, precision).autocast():
-            seen[precision] = model(torch.ones(1, 2)).dtype
-    assert seen == {"auto": torch.bfloat16, "fp32": torch.float32, "bf16": torch.bfloat16}
+            kinds[precision] = model(torch.ones(1, 2)).dtype
+    assert kinds == {"auto": torch.bfloat16, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 # ---- what a record says ---------------------------------------------------------------------------------------------

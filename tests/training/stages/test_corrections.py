@@ -81,7 +81,7 @@ EVERYTHING = ("", f"{SOFA} ; {BED} <end>")
 
 def test_there_are_several_templates_for_every_kind_of_error() -> None:
     assert set(TEMPLATES) == set(KINDS)
-    assert min(len({(t.question, t.reply) for t in own}) for own in TEMPLATES.values()) >= 3
+    assert min(len({(t.question, t.reply) for t in templates}) for templates in TEMPLATES.values()) >= 3
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def batch(logits: Tensor | Projection, reference: Tensor | Projection | None = N
     members = Members(torch.tensor([0, 0, 1]), torch.zeros(3, dtype=torch.bool), torch.zeros(3))
     correction = torch.tensor([False, True, False])
     group = torch.tensor([0, 0, 1, 1, 2])
-    known = replace(members, correction=correction)
-    return TokenBatch(logits, torch.tensor([1, 0, 2, 2, 3]), group, known, reference=reference)
+    corrected = replace(members, correction=correction)
+    return TokenBatch(logits, torch.tensor([1, 0, 2, 2, 3]), group, corrected, reference=reference)
 
 
 def projection(seed: int) -> Projection:
@@ -75,17 +75,17 @@ def projection(seed: int) -> Projection:
 @pytest.mark.parametrize("multiplied", [True, False])
 def test_two_means_and_the_divergence_by_hand(multiplied: bool) -> None:
     made, frozen = projection(0), projection(1)
-    own, other = made.hidden @ made.weight.T, (frozen.hidden @ frozen.weight.T).detach()
-    known = batch(own, other) if multiplied else batch(made, frozen)
-    output = nsft(known, negative=0.5, kl=0.2)
-    found = torch.autograd.grad(output.mean(), (made.hidden, made.weight), retain_graph=True)
-    log_p, log_q = own.log_softmax(-1), other.log_softmax(-1)
-    nll = F.cross_entropy(own, known.labels, reduction="none")
+    logits, other = made.hidden @ made.weight.T, (frozen.hidden @ frozen.weight.T).detach()
+    given = batch(logits, other) if multiplied else batch(made, frozen)
+    output = nsft(given, negative=0.5, kl=0.2)
+    gradients = torch.autograd.grad(output.mean(), (made.hidden, made.weight), retain_graph=True)
+    log_p, log_q = logits.log_softmax(-1), other.log_softmax(-1)
+    nll = F.cross_entropy(logits, given.labels, reduction="none")
     kl = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)  # torch's is KL(second || first)
     both = nll + 0.2 * kl
     expected = both[[0, 1, 4]].mean() + 0.5 * both[[2, 3]].mean()
     assert float(output.mean().detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
-    for part, right in zip(found, torch.autograd.grad(expected, (made.hidden, made.weight)), strict=True):
+    for part, right in zip(gradients, torch.autograd.grad(expected, (made.hidden, made.weight)), strict=True):
         assert torch.allclose(part, right, rtol=1e-9)
     assert {name: (int(term.count), term.unit) for name, term in output.terms.items()} == {
         "ce": (3, "tokens"),
@@ -152,15 +152,15 @@ def test_only_answers_are_learnt() -> None:
     whose own tokens have no loss."""
     adapter = small.fitted()
     plain, correction = rows_of(adapter)[:2]
-    _, found = of_rows([plain, correction])
+    _, update = of_rows([plain, correction])
     image, prompt = adapter.pixels([plain.example]), adapter.codec.tokens.prompt
     whole = torch.tensor([[*prompt, *plain.tokens]])
     log_p = adapter.logits(image, whole[:, :-1]).log_softmax(-1)[0].gather(1, whole[0, 1:, None])[:, 0]
     assert (*correction.context, *correction.tokens) == plain.tokens  # so one pass says all
     answer = log_p[len(prompt) - 1 + len(correction.context) :]
     torch.autograd.backward(-log_p[len(prompt) - 1 :].mean() - answer.mean())
-    assert found.norm() > 1e-3
-    assert (found - gradient(adapter)).norm() < 1e-4 * found.norm()
+    assert update.norm() > 1e-3
+    assert (update - gradient(adapter)).norm() < 1e-4 * update.norm()
 
 
 @pytest.mark.parametrize(("negative", "kl"), [(1.0, 0.0), (0.3, 0.5)])
@@ -169,8 +169,8 @@ def test_the_gradient_does_not_depend_on_how_a_batch_is_split(negative: float, k
     whole, expected = of_rows(rows, 100, negative, kl)
     assert expected.norm() > 1e-3
     for size in (1, 2, 3):
-        output, found = of_rows(rows, size, negative, kl)
-        assert (found - expected).norm() < 1e-4 * expected.norm()
+        output, update = of_rows(rows, size, negative, kl)
+        assert (update - expected).norm() < 1e-4 * expected.norm()
         assert float(output.mean().detach()) == pytest.approx(float(whole.mean().detach()), rel=1e-4)
 
 
@@ -209,8 +209,8 @@ def test_the_worst_samples_with_an_error_are_put_right() -> None:
 
 def test_what_an_image_gets_depends_on_the_seed_and_the_image_alone() -> None:
     other = rolled(WORSE, image=replace(IMAGE, image_id=5))
-    together, alone = table_of(other, rolled(WORST)), table_of(rolled(WORST))
-    assert together[together["image_id"] == 4].reset_index(drop=True).equals(alone)
+    joint, alone = table_of(other, rolled(WORST)), table_of(rolled(WORST))
+    assert joint[joint["image_id"] == 4].reset_index(drop=True).equals(alone)
     assert any(not table_of(rolled(WORST), seed=seed).equals(alone) for seed in range(1, 9))
 
 
@@ -219,13 +219,13 @@ def test_the_table_comes_back_from_disk(tmp_path: Path) -> None:
     asked = replace(IMAGE, asked=(5, 7))
     table = table_of(rolled(WORST), rolled(WORSE, image=asked))
     table.to_parquet(tmp_path / "table.parquet", index=False)
-    found = answers_of(pd.read_parquet(tmp_path / "table.parquet"))
-    assert found == answers_of(table)
-    assert found.keys() == {(4,), (4, 5, 7)}
+    answers = answers_of(pd.read_parquet(tmp_path / "table.parquet"))
+    assert answers == answers_of(table)
+    assert answers.keys() == {(4,), (4, 5, 7)}
     lines = [Correction(*line[2:]) for line in table.itertuples(index=False)]
-    own = [(line.context, line.answer) for line in lines[: int(table["asked"].isna().sum())]]
-    assert len(set(own)) < len(own)  # a wrong count and a missed object may have the same answer
-    assert found[(4,)] == list(dict.fromkeys(own))
+    written = [(line.context, line.answer) for line in lines[: int(table["asked"].isna().sum())]]
+    assert len(set(written)) < len(written)  # a wrong count and a missed object may have the same answer
+    assert answers[(4,)] == list(dict.fromkeys(written))
     assert () in {line.context for line in lines}
 
 
@@ -248,8 +248,8 @@ def test_a_step_has_targets_and_some_corrections_of_the_same_images() -> None:
     steps = [step.updates for step in steps_of(stage, adapter, images, 2, tables)]
     (table,) = tables.made.values()
     assert len(steps) == 3
-    known = answers_of(table)
-    assert len(known) >= 3  # a model that was fitted for a few steps errs on nearly every image
+    answers = answers_of(table)
+    assert len(answers) >= 3  # a model that was fitted for a few steps errs on nearly every image
     shown: dict[int, set[Any]] = {}
     for (rows,) in steps:
         assert sorted(row.example.image_id for row in rows if not row.correction) == sorted(e.image_id for e in images)
@@ -257,10 +257,10 @@ def test_a_step_has_targets_and_some_corrections_of_the_same_images() -> None:
             first, *others = [row for row in rows if row.example is image]
             assert first == Row(image, target(image, adapter.codec, "canonical"))
             pairs = [(row.context, row.tokens) for row in others]
-            assert len(pairs) == len(set(pairs)) == min(2, len(known.get(image.key, ())))
-            assert set(pairs) <= set(known.get(image.key, ()))
+            assert len(pairs) == len(set(pairs)) == min(2, len(answers.get(image.key, ())))
+            assert set(pairs) <= set(answers.get(image.key, ()))
             shown.setdefault(image.image_id, set()).update(pairs)
-    assert any(len(own) > 2 for own in shown.values())  # they take turns
+    assert any(len(pairs) > 2 for pairs in shown.values())  # they take turns
 
 
 def test_a_stage_does_not_repeat_the_batches_of_the_one_before() -> None:
@@ -336,7 +336,7 @@ def test_a_model_without_errors_has_nothing_to_correct(monkeypatch: pytest.Monke
 def test_any_objective_can_follow() -> None:
     """Minimum-risk training, with samples of its own: the curve has its term, and it moves the model elsewhere."""
     sets = {"targets": "all(2)", "batching": "grouped"}
-    found = {}
+    trained = {}
     stages: dict[str, dict[str, Any]] = {
         "ce": {},
         "mrt": {"objective": {"name": "mrt", "samples": 2}, **sets},
@@ -348,8 +348,8 @@ def test_any_objective_can_follow() -> None:
         chain = chain_of({**SFT, "steps": 2, **then})
         curve = train_chain(adapter, chain)
         assert [row["step"] for row in curve] == [1, 2, 3, 4]
-        found[name] = weights(adapter)
-    assert all(not torch.equal(a, b) for n, a in found.items() for m, b in found.items() if n < m)
+        trained[name] = weights(adapter)
+    assert all(not torch.equal(a, b) for n, a in trained.items() for m, b in trained.items() if n < m)
 
 
 def test_a_reference_is_the_model_as_the_stage_begins() -> None:
