@@ -35,7 +35,7 @@ from tests.objectives.cases import (
     rows,
 )
 from tests.support import small
-from tests.training.test_train import after_accumulation, gradient, rows_of, token_by_token
+from tests.training.loop.gradients import after_accumulation, gradient, rows_of, token_by_token
 
 WEIGHTS = torch.rand(24, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
 

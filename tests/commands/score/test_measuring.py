@@ -1,11 +1,10 @@
-"""`detmodes measure` end to end: figures by hand, a cell's own figures again, files, tables, and damaged samples."""
+"""`detmodes measure` end to end: figures by hand, a cell's own figures again, files and tables."""
 
 from __future__ import annotations
 
 import csv
 import json
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,57 +24,16 @@ from model_zoo.oracle import OracleUniform
 from tests.benchmarks.documents import (
     Document,
     annotation,
-    category,
     coco_category,
     coco_image,
     detection,
     document,
-    image,
     write,
 )
-from tests.benchmarks.evaluators import mutations
+from tests.commands.score.sample_lines import LEFT_CUP, SHIFTED, SOFA, TRUTH, lines, named, row, samples
 from tests.evaluation.hand_made import HandMade
 
 Shared = Callable[[str], Path]
-SOFA, LEFT_CUP, RIGHT_CUP = (0, 0, 100, 100), (200, 0, 40, 40), (300, 0, 40, 40)
-SHIFTED = (0, 0, 100, 80)
-"""IoU 8000 / 10000 = 0.8 with SOFA."""
-TRUTH = document(
-    [image(1, neg_category_ids=[3]), image(2)],
-    [
-        annotation(1, 1, 1, *SOFA),
-        annotation(2, 1, 2, *LEFT_CUP),
-        annotation(3, 1, 2, *RIGHT_CUP),
-        annotation(4, 2, 1, *SOFA),
-    ],
-    [category(1, "sofa", "couch"), category(2, "cup", frequency="r"), category(3, "dog", frequency="c")],
-)
-
-
-def named(name: str, bbox: tuple[float, ...], score: float | None = 0.5) -> Document:
-    return {"name": name, "bbox": list(bbox), **({} if score is None else {"score": score})}
-
-
-def row(image_id: int, sample: int, *mentions: Document, **fields: Any) -> Document:
-    return {"image_id": image_id, "sample": sample, "mentions": list(mentions), **fields}
-
-
-def samples() -> list[Document]:
-    """K = 2, and the greedy answer."""
-    return [
-        row(1, 1, named("sofa", SOFA), named("cup", LEFT_CUP)),
-        row(1, 2, named("cup", LEFT_CUP), named("couch", SHIFTED), named("dog", SOFA), named("couch", SOFA, 0.4)),
-        row(2, 1, named("couch", SOFA), named("settee", SOFA), malformed=1, truncated=True),
-        row(2, 2),
-        row(1, 0, named("sofa", SOFA, 0.9), named("cup", LEFT_CUP, 0.8), temperature=0),
-        row(2, 0, temperature=0),
-    ]
-
-
-def lines(folder: Path, content: list[Document]) -> Path:
-    path = folder / "samples.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in content))
-    return path
 
 
 def measured(folder: Path, content: list[Document], truth: Document = TRUTH, **options: Any) -> Measured:
@@ -343,60 +301,3 @@ def test_places_that_cannot_be_written_are_told_before_anything_is_read(tmp_path
         "--per-category",
         "--per-image",
     ]
-
-
-# ---- damaged samples ---------------------------------------------------------------------------------------------
-
-
-def mutation(seed: int) -> bytes:
-    """The samples with one or two edits in a line, or with bytes changed."""
-    rng = random.Random(seed)
-    content = samples()
-    text = [json.dumps(line).encode() for line in content]
-    if rng.random() < 0.3:
-        return mutations.damaged(b"\n".join(text), rng)
-    for _ in range(rng.choice([1, 1, 3])):
-        place = rng.randrange(len(content))
-        text[place] = mutations.edited(content[place], rng)
-    return b"\n".join(text)
-
-
-def outcome(seed: int, folder: Path) -> str:
-    """ "figures", or a good error's text. Anything else raises."""
-    path = folder / "samples.jsonl"
-    path.write_bytes(mutation(seed))
-    try:
-        result = measuring.measure(DiversityRequest(samples=path, annotations=folder / "truth.json"))
-    except DataError as error:
-        text = str(error)
-        assert text.startswith(f"{path}: "), text
-        assert text.isprintable(), repr(text)
-        assert len(text) < len(str(folder)) * 2 + 300, text
-        return text
-    json.dumps(result.document, allow_nan=False)
-    return "figures"
-
-
-def failures(seeds: range, folder: Path) -> Iterator[str]:
-    write(folder / "truth.json", TRUTH)
-    for seed in seeds:
-        try:
-            outcome(seed, folder)
-        except Exception as error:  # whatever it is: that is what is tested
-            yield f"mutation {seed}: {type(error).__name__}: {error}"
-
-
-def test_mutations_are_of_every_kind(tmp_path: Path) -> None:
-    write(tmp_path / "truth.json", TRUTH)
-    outcomes = [outcome(seed, tmp_path) for seed in range(1000, 1100)]
-    assert outcomes.count("figures") > 10
-    assert len({text.split("expected")[0] for text in outcomes}) > 15
-
-
-def test_100_mutations_end_in_figures_or_in_one_line(tmp_path: Path) -> None:
-    assert list(failures(range(100), tmp_path)) == []
-
-
-@pytest.mark.slow
-def test_3000_mutations_end_in_figures_or_in_one_line(tmp_path: Path) -> None:
-    assert list(failures(range(100, 3100), tmp_path)) == []

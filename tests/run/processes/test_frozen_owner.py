@@ -1,5 +1,5 @@
 """Two processes, of which one is stopped for so long that the other takes its cell over, and then wakes up in the midst
-of the other's work: that work remains. (Each way to lose the lock by itself: tests/run/test_taken_over.py.)"""
+of the other's work: that work remains. (Each way to lose the lock by itself: test_taken_over.py.)"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from harness.sequence.targets import target
 from harness.suite.schema import Suite
 from harness.types import Example
 from model_zoo.flamingo.toy import OpenFlamingo
-from tests.run.test_runner import cell_folder
+from tests.run.mini_runs import cell_folder
 from tests.support import small
 
 PROMPT: dict[str, Any] = {"kind": "categories", "chunk": 7, "negatives": 6}

@@ -20,7 +20,7 @@ from harness.types import Box
 from tests.support import small
 from tests.support.chains import NSFT, TablesInMemory, chain_of, first_step, stage_of
 from tests.support.chat import Conversation, chat_server
-from tests.training.stages.test_corrections import CODEC, END, FAR, IMAGE, A, B, encoded
+from tests.training.stages.nsft.sequences import CODEC, END, FAR, IMAGE, A, B, encoded
 
 RIGHT = {"name": "couch", "box": list(A)}
 ERROR: dict[str, Any] = {
