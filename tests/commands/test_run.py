@@ -157,6 +157,25 @@ def test_jobs_run_the_same_command_in_workers(invoke: Invoke, mini: Path, monkey
     assert float(arguments[-3]) == pytest.approx(Path("out").stat().st_mtime, abs=60)
 
 
+def test_small_cells_get_workers_that_nobody_asked_for(
+    invoke: Invoke, mini: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are many; how many is chosen by harness.run.executors.jobs."""
+    counts: list[int] = []
+
+    def run(arguments: list[str], count: int, gpus: list[str], look: Callable[[], None]) -> list[processes.Ended]:
+        del arguments, gpus, look
+        counts.append(count)
+        return [processes.Ended(1, 0, "")]
+
+    monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr("harness.system.host.usable_cores", lambda: 2)
+    monkeypatch.setattr("harness.system.host.read_free_memory", lambda: 64.0)
+    change(mini, seeds=[0, 1, 2], train={"steps": 100})
+    assert invoke("run", mini, "--output", "out", "--device", "cpu", "--only", "*-ce-*", "--quiet").code == 0
+    assert counts == [2]
+
+
 def test_status_and_clean_of_a_run(invoke: Invoke, mini: Path) -> None:
     assert invoke("run", mini, "--output", "out", "--device", "cpu", "--only", "oracle-*", "--quiet").code == 0
     done = invoke("status", "out")
