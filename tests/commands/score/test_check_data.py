@@ -210,3 +210,61 @@ def test_what_is_suspicious_is_named_with_its_count(data: Path, capsys: pytest.C
     }
     shown = " ".join(capsys.readouterr().out.split())
     assert "1 of 5 boxes have no area (first: annotation 2 of image 2)" in shown
+
+
+# ---- benchmarks over files of one's own ----------------------------------------------------------------------------
+
+
+def yolo(data: Path) -> Path:
+    """The pictures of `data` with labels as YOLO has them; classes in data.yaml."""
+    for split, ids in (("train", range(1, 6)), ("val", range(6, 9))):
+        for folder in ("images", "labels"):
+            (data / "yolo" / folder / split).mkdir(parents=True)
+        for i in ids:
+            Image.new("RGB", (64, 48)).save(data / "yolo" / "images" / split / f"{i}.jpg")
+            (data / "yolo" / "labels" / split / f"{i}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (data / "yolo" / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    return data / "yolo"
+
+
+def test_files_of_another_format_are_checked_like_published_ones(data: Path) -> None:
+    folder = yolo(data)
+    assert [(check.part, check.name, check.passed) for check in checks("yolo", folder)] == [
+        *((part, name, True) for part in ("train", "val") for name in NAMES),
+        ("both", "categories", True),
+    ]
+    Image.new("RGB", (32, 48)).save(folder / "images" / "val" / "7.jpg")
+    (folder / "labels" / "train" / "2.txt").write_text("0 0.5 0.5 0.25\n")
+    assert list(failed(folder, "yolo")) == [("both", "file")]
+    (folder / "labels" / "train" / "2.txt").write_text("0 0.9 0.5 0.5 0.25\n")
+    assert list(failed(folder, "yolo")) == [("train", "boxes")]
+
+
+def test_files_of_ones_own_in_a_published_format(data: Path) -> None:
+    names = {"train": "val.json", "val": "train.json"}
+    found = {(check.part, check.name): check.value for check in checks("lvis", data, 50, names)}
+    assert (found["train", "images"], found["val", "images"]) == ("3", "5")
+    (data / "images" / "7.jpg").unlink()
+    assert list(failed_with(data, names)) == [("train", "pictures")]
+    with pytest.raises(ConfigError, match=r"lvis: unknown setting 'tarin', did you mean 'train'"):
+        list(checks("lvis", data, 50, {"tarin": "x.json"}))
+
+
+def failed_with(data: Path, settings: dict[str, Any]) -> dict[tuple[str, str], Check]:
+    return {(check.part, check.name): check for check in checks("lvis", data, 50, settings) if not check.passed}
+
+
+def test_a_benchmark_without_files_is_told_which_command_checks_it(data: Path) -> None:
+    with pytest.raises(ConfigError, match="check-data shapes: expected a benchmark over files; run: detmodes check"):
+        list(checks("shapes", data))
+
+
+def test_settings_come_from_the_command_line(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ["--set", "train=val.json", "--set", "val=train.json"]
+    monkeypatch.setattr(sys, "argv", ["detmodes", "check-data", "lvis", "--data", str(data), *files])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "FAILED" not in capsys.readouterr().out
