@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness import records
+from harness.commands.console import overview
 from harness.errors import DataError
 from harness.records import layout
 from harness.report.results import load
@@ -106,6 +107,22 @@ def test_a_cell_that_was_left(output: Path) -> None:
         news = at(output, row).progress
         assert news is not None
         assert news.done == 30
+
+
+def test_a_cell_that_workers_finish_is_told_with_what_it_came_to(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that this process computes. The first look tells nothing: what is done then is of an earlier run."""
+    everything = status.read(output)
+    before = replace(everything, cells=tuple(item for item in everything.cells if item.cell.label != "base"))
+    with overview(quiet=False) as show:
+        show(before)
+        show(everything)
+    (cell,) = (item for item in everything.cells if item.cell.label == "base")
+    record = records.read_record(cell.folder)
+    expected = f"finished  {cell.cell.id}  AP {record.evaluations[-1].metrics['AP']:.3f}  {record.seconds:.0f} s"
+    assert [line.strip() for line in capsys.readouterr().err.splitlines() if "finished" in line] == [expected]
+    assert [item.outcome for item in everything.cells if item.state == "failed"] == [""]
 
 
 def test_a_record_that_is_none_is_told(output: Path) -> None:
