@@ -104,6 +104,13 @@ class OnDisk:
         self._splits = divide(self.name, self.settings, train, val)
 
     @classmethod
+    def read(cls, settings: Mapping[str, object], data: Path | None = None) -> Loaded:
+        """Reads both splits and asks nothing of them, for whoever looks for all that is wrong with a folder."""
+        reader = cls.__new__(cls)
+        reader.settings = cls.read_settings(settings)
+        return reader.load(reader.folder(data))
+
+    @classmethod
     def read_settings(cls, settings: Mapping[str, object]) -> SplitSettings:
         """Reads the settings of a suite file. ConfigError with all mistakes."""
         raise NotImplementedError

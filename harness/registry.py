@@ -151,6 +151,13 @@ def remote_code(name: str, settings: Mapping[str, Any]) -> str | None:
     return code
 
 
+def is_small_model(name: str, settings: Mapping[str, Any]) -> bool:
+    """Tells whether a model is so small that several of it fit on any machine, and a core each is enough: whether
+    `is_small` of what answers for its settings says so. Models that do not say are not."""
+    tell = getattr(_settings_of("model", name), "is_small", None)
+    return tell is not None and bool(tell(settings))
+
+
 def benchmark(name: str, settings: Mapping[str, object], data: Path | None, every_picture: bool = True) -> Benchmark:
     """Makes a benchmark, and checks that its examples have what training and evaluation rely on. every_picture: whether
     the picture of every image must be there."""

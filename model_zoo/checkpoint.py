@@ -57,13 +57,14 @@ def _saved_scale(path: Path) -> float:
 
 
 def read_shipped(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
-    """Reads as `read` does, after checking the file against its digest in `digests.json` beside it."""
+    """Reads `open_flamingo-BASE.safetensors` as `read` does, after checking it against its digest in `digests.json`."""
+    remedy = f"detmodes pretrain --base {path.stem.rpartition('-')[2]} --install"
     if not path.is_file():
-        raise DataError(f"{path}: no such weights file; make it with: detmodes pretrain")
+        raise DataError(f"{path}: no such weights file; make it with: {remedy}")
     expected = _digest(path)
     actual = sha256(path)
     if actual != expected:
-        raise DataError(f"{path}: expected sha256 {expected}, got {actual}; restore the file or run: detmodes pretrain")
+        raise DataError(f"{path}: expected sha256 {expected}, got {actual}; restore the file or run: {remedy}")
     return *read(path), actual
 
 

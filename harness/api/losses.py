@@ -7,13 +7,14 @@ Shape legend: B rows of a batch, L tokens of a row, N target positions, V vocabu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from harness import objectives
+from harness.api.reference import FrozenReference, asked
 from harness.errors import ConfigError, ObjectiveError
 from harness.objectives import LossFunction, ReadyObjective
 from harness.objectives.calibration import top_k_mass
@@ -28,9 +29,9 @@ WHY_NOT: dict[objectives.Need, str] = {
     "sets": "which targets of a batch are of one image",
     "experts": "prompts that end with the token of an expert",
     "samples": "samples that the model draws in training",
-    "reference": "the logits of the base model at the same positions",
-    "reference_logits": "the logits of a frozen model at the same positions",
 }
+BY_REFERENCE: frozenset[objectives.Need] = frozenset({"reference", "reference_logits"})
+"""What it can give where there is a reference model."""
 
 
 def objective(name: str, **settings: Any) -> LossFunction:
@@ -47,22 +48,29 @@ def objective(name: str, **settings: Any) -> LossFunction:
     return objectives.build(name, **settings)
 
 
-def loss(name: str, **settings: Any) -> TrainerLoss:
+def loss(name: str, *, reference: nn.Module | None = None, **settings: Any) -> TrainerLoss:
     """Returns an objective as the `compute_loss_func` of transformers' Trainer, or of TRL's SFTTrainer.
 
     Args:
-        name: as `detmodes list objectives` has it; those that compare whole sequences, or ask a second model, need more
-            than the Trainer gives a loss and are refused.
+        name: as `detmodes list objectives` has it; those that compare whole sequences need more than the Trainer gives
+            a loss and are refused.
+        reference: for SED-SFT with `mask: base` and for `ce_kl`, the frozen model: a copy of the one that is trained,
+            as training begins (`copy.deepcopy(model)`). It is asked the same in eval mode without a gradient, and takes
+            its room in memory. Needs `callbacks=[loss.guard()]`.
         settings: as a suite file has them.
 
     Raises:
         ConfigError: for an unknown name, for every wrong setting, and for an objective that cannot be honoured here.
     """
     ready = objectives.ready(name, settings)
-    if lacking := sorted(ready.needs - SUPPLIED):
+    if ready.needs & BY_REFERENCE and reference is None:
+        raise ConfigError(f"{name} asks a frozen model: expected reference=copy.deepcopy(model), made before training")
+    if reference is not None and not ready.needs & BY_REFERENCE:
+        raise ConfigError(f"{name} asks no frozen model under these settings: leave reference out")
+    if lacking := sorted(ready.needs - SUPPLIED - BY_REFERENCE):
         needed = " and ".join(WHY_NOT[need] for need in lacking)
         raise ConfigError(f"{name} needs {needed}, which the Trainer does not give a loss; run it with detmodes run")
-    return TrainerLoss(ready)
+    return TrainerLoss(ready, None if reference is None else FrozenReference(reference))
 
 
 class TrainerLoss:
@@ -76,8 +84,9 @@ class TrainerLoss:
     auxiliary loss that would be left out, several GPUs in one process.
     """
 
-    def __init__(self, ready: ReadyObjective) -> None:
+    def __init__(self, ready: ReadyObjective, reference: FrozenReference | None = None) -> None:
         self._ready = ready
+        self._reference = reference
         self._loss = None if "calibration" in ready.needs else ready.loss
         self.calls = 0
         """How often it was asked."""
@@ -106,9 +115,34 @@ class TrainerLoss:
         logits, targets = _aligned(outputs, labels)
         chosen = targets != IGNORED_LABEL
         rows = torch.arange(len(targets), device=targets.device)[:, None].expand_as(targets)[chosen]
-        output = self._loss(TokenBatch(logits[chosen], targets[chosen], rows), False)
+        batch = TokenBatch(logits[chosen], targets[chosen], rows)
+        if self._reference is not None:
+            frozen, _ = _aligned(self._reference.outputs(logits.device), labels)
+            batch = self._referred(batch, frozen[chosen])
+        output = self._loss(batch, False)
         total = torch.stack([term.weight * term.sum for term in output.terms.values()]).sum()
         return total / _number(chosen.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def _referred(self, batch: TokenBatch, frozen: Tensor) -> TokenBatch:
+        """Adds what the reference says: the positions that it selects, or its logits [N, V]."""
+        needs = self._ready.needs
+        selected = self._ready.selection(frozen) if "reference" in needs else None
+        return replace(batch, selected=selected, reference=frozen if "reference_logits" in needs else None)
+
+    def watch(self, model: nn.Module, numbers: torch.dtype | None = None) -> None:
+        """Lets the reference, if there is one, know what the trained model is asked, until `release`; `guard` does it
+        when training begins.
+
+        Args:
+            numbers: of automatic mixed precision; None without.
+        """
+        if self._reference is not None:
+            self._reference.watch(model, numbers)
+
+    def release(self) -> None:
+        """Takes the hook of `watch` off the trained model."""
+        if self._reference is not None:
+            self._reference.release()
 
     def calibrate(self, model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> float:
         """Finds SED-SFT's threshold: the `quantile` of the model's top-k masses over the targets of held-out batches.
@@ -131,7 +165,7 @@ class TrainerLoss:
         top_k = settings.get("calibration_top_k", settings["top_k"])
         everywhere = settings.get("calibration_positions") == "all"
         masses, rows = [], 0
-        with _asked(model):
+        with asked(model):
             for batch in _rows_of(batches, wanted):
                 rows += len(batch["labels"])
                 masses.append(_masses(model, batch, top_k, everywhere).cpu())
@@ -190,18 +224,6 @@ def _number(items: Tensor | int) -> Tensor | int:
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _asked(model: nn.Module) -> Iterator[None]:
-    """Evaluates the model without a gradient while the block runs; afterwards it is in the mode that it was in."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 def _rows_of(batches: Iterable[Mapping[str, Any]], wanted: int | None) -> Iterator[Mapping[str, Any]]:

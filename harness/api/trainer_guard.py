@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
+from torch import nn
 from transformers import TrainerCallback
 
 from harness.errors import ObjectiveError
@@ -17,10 +19,12 @@ class CountedLoss(Protocol):
     @property
     def name(self) -> str: ...
 
+    def watch(self, model: nn.Module, numbers: torch.dtype | None = None) -> None: ...
+
 
 class Guard(TrainerCallback):
     """Raises ObjectiveError before a step that was computed without the loss, and before training that would not
-    honour it."""
+    honour it. From then on the loss knows what the model is asked."""
 
     def __init__(self, loss: CountedLoss) -> None:
         self._loss = loss
@@ -28,7 +32,7 @@ class Guard(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuses what would change the loss without a word."""
-        del state, control, kwargs
+        del state, control
         self._calls = self._loss.calls
         if args.label_smoothing_factor:
             raise ObjectiveError(
@@ -37,6 +41,8 @@ class Guard(TrainerCallback):
         parallel = getattr(args, "parallelism_config", None)
         if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
             raise ObjectiveError("context and sequence parallelism cut rows apart, which a causal loss cannot follow")
+        numbers = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        self._loss.watch(kwargs["model"], numbers)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Compares how often the loss has been asked."""

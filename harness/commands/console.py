@@ -112,7 +112,9 @@ class _Overview:
         self._bars.start()
         done = {item.folder: item for item in status.cells if item.state in ("finished", "failed")}
         for folder in () if self._done is None else done.keys() - self._done:
-            self._bars.console.print(f"{done[folder].state:>9}  {escape(done[folder].cell.id)}", highlight=False)
+            item = done[folder]
+            line = f"{item.state:>9}  {escape(item.cell.id)}  {item.outcome}".rstrip()
+            self._bars.console.print(line, highlight=False)
         self._done = set(done)
         left = f"about {describe_duration(status.seconds_left)} left" if status.seconds_left else ""
         self._bars.update(self._all, total=len(status.cells), completed=len(done), note=left)

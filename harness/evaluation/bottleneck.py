@@ -56,7 +56,8 @@ def bottleneck(adapter: Adapter, examples: Sequence[Example]) -> list[BranchFloo
         projection = adapter.hidden(read_pixels(adapter, [example]).to(device), batch.inputs.to(device))
         targets = (batch.labels[0] != IGNORED_LABEL).to(device)
         states = projection.hidden[0][targets].double().cpu().numpy()  # [tokens, D]
-        weight = projection.weight.double().cpu().numpy()
+        if not weight.size:  # the same for every example, and large
+            weight = projection.weight.double().cpu().numpy()
         longest = max(longest, float(np.linalg.norm(states, axis=1).max(initial=0.0)))
         for mention in codec.decode(tokens, example.width, example.height).mentions:
             for place in range(mention.name_start, mention.name_end):

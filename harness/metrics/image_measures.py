@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from harness.extensions import Extended
+from harness.errors import unknown
+from harness.extensions import Extended, foreign_points
 from harness.metrics.catalogue import FURTHER, GAIN, MEASURES
 from harness.metrics.measure import HIGHER, LOWER, NEITHER, Measure
 from harness.metrics.recorded import OFFICIAL
@@ -69,6 +70,10 @@ IMAGE_MEASURES = Extended("measure", _OF_DETMODES, _is_one)
 
 def measure_problems(name: str) -> list[str]:
     """Lists what is wrong with the name of a measure of another package, where a suite or a command asks for it."""
+    if name not in IMAGE_MEASURES:
+        installed = [point.name for point in foreign_points("measure")]
+        nobody = f"measure {name}: no package that is installed here brings it (entry points detmodes.measures)"
+        return [unknown("measure", name, installed) if installed else nobody]
     if problems := IMAGE_MEASURES.problems(name):
         return problems
     if not isinstance(IMAGE_MEASURES[name], ImageMeasure):

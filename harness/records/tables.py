@@ -119,16 +119,15 @@ def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -
     per_category = chosen[chosen["category_id"].notna()]
     per_image = _of_every_image(chosen, step, record)
     width = int(per_image["samples"].max()) + 1
-    image = {image_id: index for index, image_id in enumerate(record.image_ids)}
-    category = {info.id: index for index, info in enumerate(record.categories)}
+    category_ids = [info.id for info in record.categories]
     named = np.full((len(per_category), width), np.nan)
     if "names" in frame:
         named = _histogram(per_category["names"].to_list(), width).astype(np.float64)
     table = CategoryTable(
         n_images=len(record.image_ids),
         names=name_counts(record.categories),
-        image=_indices(per_category["image_id"], image),
-        category=_indices(per_category["category_id"], category),
+        image=_indices(per_category["image_id"], record.image_ids),
+        category=_indices(per_category["category_id"], category_ids),
         verified=_histogram(per_category["verified"].to_list(), width),
         named=named,
         **{name: _column(per_category, name) for name in PER_CATEGORY},
@@ -196,8 +195,7 @@ def matches(
     """Reads detections.parquet at one step into the arrays that harness.metrics.detection.ap takes: of the greedy
     answer, or of the consensus at a temperature. The order of rows is preserved, so ties are ranked as when the cell
     was evaluated."""
-    image = {image_id: index for index, image_id in enumerate(record.image_ids)}
-    category = {info.id: index for index, info in enumerate(record.categories)}
+    category_ids = [info.id for info in record.categories]
     if "temperature" not in detections:  # records of older code have the greedy answer alone
         detections = detections.assign(temperature=GREEDY)
     rows = detections[(detections["step"] == step) & (detections["temperature"] == temperature)]
@@ -209,18 +207,30 @@ def matches(
     return Matches(
         n_images=len(record.image_ids),
         detection=np.arange(len(rows)),
-        image=_indices(rows["image_id"], image),
-        category=_indices(rows["category_id"], category),
+        image=_indices(rows["image_id"], record.image_ids),
+        category=_indices(rows["category_id"], category_ids),
         score=_column(rows, "score"),  # AP has no use for it, and an archive leaves it out
         true_positive=_whole_numbers(rows, "true_positive", np.uint16),
         ignored=rows["ignored"].to_numpy(np.bool_),
-        gt_image=_indices(truth["image_id"], image),
-        gt_category=_indices(truth["category_id"], category),
+        gt_image=_indices(truth["image_id"], record.image_ids),
+        gt_category=_indices(truth["category_id"], category_ids),
         gt_count=_whole_numbers(truth, "instances", np.int64),
         # Records from before COCO's crowd regions were known have no such column.
         left_out=_whole_numbers(rows, "left_out", np.uint16) if "left_out" in rows else None,
     )
 
 
-def _indices(values: pd.Series[Any], index: dict[int, int]) -> NDArray[np.int64]:
-    return np.array([index[int(value)] for value in values], dtype=np.int64)
+def _indices(values: pd.Series[Any], ids: Sequence[int]) -> NDArray[np.int64]:
+    """Finds the place of each value in ids. KeyError for one that has none, ValueError for one that is no number."""
+    if values.dtype.kind == "f" and not (np.abs(values.to_numpy(np.float64)) <= LARGEST).all():
+        raise ValueError(f"{values.name}: expected whole numbers")  # NumPy would only warn, and make up another number
+    wanted: NDArray[np.int64] = values.to_numpy(np.int64)
+    places = np.full(len(wanted), -1)
+    if len(ids):
+        order = np.argsort(ids, kind="stable")
+        ascending = np.array(ids, dtype=np.int64)[order]
+        nearest = np.searchsorted(ascending, wanted, side="right") - 1
+        places = np.where(ascending[nearest] == wanted, order[nearest], -1)
+    if (places < 0).any():
+        raise KeyError(int(wanted[places < 0][0]))
+    return places

@@ -71,12 +71,12 @@ class KeptEstimates:
         for place in self.places:
             with suppress(OSError):
                 place.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(place) as partial:
-                    partial.write_bytes(self._head(content) + b"\n" + content)
+                with replacing(place) as partial, partial.open("wb") as stream:
+                    stream.writelines((self._head(content), b"\n", content))
                 return True
         return False
 
-    def _head(self, content: bytes) -> bytes:
+    def _head(self, content: bytes | memoryview) -> bytes:
         return f"{self.made_of} {hashlib.sha256(content).hexdigest()}".encode()
 
 
@@ -90,7 +90,8 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _pack(estimates: Estimates) -> bytes:
+def _pack(estimates: Estimates) -> memoryview:
+    """Makes the content of a file; it is large, and not copied."""
     file = io.BytesIO()
     np.savez(
         file,
@@ -100,7 +101,7 @@ def _pack(estimates: Estimates) -> bytes:
         categories=np.stack(list(estimates.categories.values())),
         support=estimates.support,
     )
-    return file.getvalue()
+    return file.getbuffer()
 
 
 def _unpack(content: bytes) -> Estimates:

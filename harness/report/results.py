@@ -42,6 +42,8 @@ GALLERY = "gallery"
 """Name of the gallery's table."""
 SHOWN = 300
 """Characters of a value in a message: a record may be anyone's."""
+ROWS_HELD = 1_000_000
+"""Rows of tables that stay in memory, some 200 MB, for the next step or temperature of their cells."""
 AP_TOLERANCE = 1e-9
 """Largest difference in AP by rounding between the official evaluator and our accumulation."""
 
@@ -235,9 +237,17 @@ class Results:
         if key not in self._tables:
             with _of_one_cell(self.folders[key]):
                 self._tables[key] = self._read(key)
+            self._forget_tables()
             for step in self.records[key].steps[:-1]:  # tables show the last step, so it is tried anyway
                 self.estimates(key, step, replicates=False)
         return self._tables[key]
+
+    def _forget_tables(self) -> None:
+        """Drops the tables that were read first, until few enough rows are held: they are read again where they are
+        needed. What was computed from them stays."""
+        rows = {key: len(cell.images) + len(cell.detections) for key, cell in self._tables.items()}
+        while len(rows) > 1 and sum(rows.values()) > ROWS_HELD:
+            del self._tables[first := next(iter(rows))], rows[first]
 
     def read_table(self, key: Key, name: str) -> pd.DataFrame:
         return self.store.read_table(self.folders[key].name, name)

@@ -26,6 +26,7 @@ from harness.run.cell import compute, record_of
 from harness.run.context import Context, Planned, build
 from harness.run.identity import foreign_parts, warn_of_changes
 from harness.run.output.progress import ProgressWriter, remove_progress
+from harness.run.output.status import outcome
 from harness.run.task import experts_of
 from harness.suite.cells import Cell, cells, chains, select_cells
 from harness.suite.schema import NamedModel
@@ -170,14 +171,8 @@ def _take(
     if done is None:
         return None
     record, state = done
-    recorder.cell(item.cell, *place, state, _outcome(record) if state == "finished" else "")
+    recorder.cell(item.cell, *place, state, outcome(record) if state == "finished" else "")
     return record
-
-
-def _outcome(record: Record) -> str:
-    """Says what a finished cell came to, in a few words: its AP (where the task has boxes) and its time."""
-    ap = record.evaluations[-1].metrics.get("AP") if record.evaluations else None
-    return f"{'' if ap is None else f'AP {ap:.3f}  '}{record.seconds:.0f} s"
 
 
 def _run(

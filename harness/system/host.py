@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 PROC = Path("/proc")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
@@ -96,6 +97,25 @@ def _read_status(field: str) -> float | None:
         for line in (PROC / "self/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) / 1024
+    return None
+
+
+def read_free_memory() -> float | None:
+    """Returns the memory in GiB that processes may still take: what the system counts as available, or all of the
+    machine's where it does not say, and no more than a container's limit; None where nothing is known."""
+    free = _read_available_memory()
+    free = read_total_memory() if free is None else free
+    with suppress(OSError, ValueError):  # no container, or without a limit: "max"
+        limit = int((CGROUP / "memory.max").read_text()) / 2**30
+        return limit if free is None else min(free, limit)
+    return free
+
+
+def _read_available_memory() -> float | None:
+    with suppress(OSError):
+        for line in (PROC / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) / 2**20
     return None
 
 

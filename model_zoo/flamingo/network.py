@@ -196,7 +196,7 @@ class LatentDecoding:
     def close(self) -> None:
         """Removes the state of this decoding from the model."""
         for projection in self._projections:
-            projection.memo = None
+            projection.forget()
         self._language.clear_conditioned_layers()
 
     def _read(self, latents: Tensor) -> None:
@@ -218,23 +218,44 @@ class MemoLinear(nn.Linear):
     """A linear layer that returns `memo` instead of its result while `memo` is set."""
 
     memo: Tensor | None = None
+    _turned: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if self.memo is None else self.memo
 
+    def turned(self, memo: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Returns keys [R H, d, n] and values [R H, n, d] of a memo [R, n, 2 H d]: laid out for matrix products once,
+        not for every token that reads them."""
+        if self._turned is None or self._turned[0] is not memo:
+            keys, values = (part.reshape(*part.shape[:2], heads, -1) for part in memo.chunk(2, dim=-1))
+            self._turned = (
+                memo,
+                keys.permute(0, 2, 3, 1).flatten(0, 1).contiguous(),
+                values.transpose(1, 2).flatten(0, 1).contiguous(),
+            )
+        return self._turned[1:]
+
+    def forget(self) -> None:
+        self.memo = self._turned = None
+
 
 class LatentAttention(MaskedCrossAttention):  # type: ignore[misc]
-    """Upstream's cross-attention; on a GPU as one kernel. On a CPU it stays upstream's own, operation by operation, so
-    that results that were published are made again to the last digit."""
+    """Upstream's cross-attention; on a GPU as one kernel. On a CPU its results are upstream's to the last bit, so that
+    those that were published are made again.
+
+    Shape legend: R rows   L tokens   n latents   H heads   d width of a head
+    """
 
     def forward(
         self, x: Tensor, media: Tensor, media_locations: Tensor | None = None, use_cached_media: bool = False
     ) -> Tensor:
         """x [B, L, D] reads the latents [B, 1, n, D'] of its one image, wherever `media_locations` has it before."""
-        if x.device.type == "cpu" or media_locations is None:
-            whole: Tensor = super().forward(x, media, media_locations, use_cached_media)
-            return whole
-        return self.fused(x, media, media_locations, use_cached_media)
+        if media_locations is not None and x.device.type != "cpu":
+            return self.fused(x, media, media_locations, use_cached_media)
+        if media_locations is not None and use_cached_media and self.to_kv.memo is not None:
+            return self.remembered(x, self.to_kv.memo, media_locations)
+        whole: Tensor = super().forward(x, media, media_locations, use_cached_media)
+        return whole
 
     def fused(self, x: Tensor, media: Tensor, media_locations: Tensor, use_cached_media: bool) -> Tensor:
         """The same, of one image in each row."""
@@ -245,6 +266,16 @@ class LatentAttention(MaskedCrossAttention):  # type: ignore[misc]
         read = functional.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
         image_before = media_locations.any(1, keepdim=True) if use_cached_media else media_locations.cumsum(1) > 0
         out: Tensor = self.to_out(read * image_before[:, :, None])
+        return out
+
+    def remembered(self, x: Tensor, memo: Tensor, media_locations: Tensor) -> Tensor:
+        """The same for tokens after the prompt, with keys and values as they were projected before: memo [R, n, 2 H d].
+        Every row has one image or none, so that no score is masked; softmax subtracts the largest itself."""
+        keys, values = self.to_kv.turned(memo, self.heads)
+        queries = self.to_q(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2) * self.scale
+        weights = torch.bmm(queries.flatten(0, 1), keys).softmax(-1)
+        read = torch.bmm(weights, values).reshape(len(x), self.heads, x.shape[1], -1).transpose(1, 2).flatten(2)
+        out: Tensor = self.to_out(read * media_locations.any(1)[:, None, None])
         return out
 
 

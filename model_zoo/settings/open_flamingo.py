@@ -88,6 +88,11 @@ def places(settings: Mapping[str, Any]) -> list[str]:
     return [] if weights == "shipped" else named_place(weights)
 
 
+def is_small(settings: Mapping[str, Any]) -> bool:  # noqa: ARG001
+    """Tells whether it is a small model (harness.registry.is_small_model): every configuration is."""
+    return True
+
+
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Completes the settings; the number of bins is that of the configuration."""
     full = {**DEFAULTS, **settings}

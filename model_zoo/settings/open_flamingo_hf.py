@@ -70,6 +70,12 @@ def remote_code(settings: Mapping[str, Any]) -> str | None:
     return None if language.startswith((TOY, RANDOM)) else language
 
 
+def is_small(settings: Mapping[str, Any]) -> bool:
+    """Tells whether it is a small model (harness.registry.is_small_model): of toys alone."""
+    full = with_defaults(settings)
+    return str(full["language"]).startswith(TOY) and full["vision"] == TOY_VISION
+
+
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Completes the settings; a toy has other defaults."""
     full = {**DEFAULTS, **settings}

@@ -58,3 +58,11 @@ def places(settings: Mapping[str, Any]) -> list[str]:
     """Lists what the settings name to be read, see harness.protocols.NamesPlaces."""
     named = (settings.get(key) for key in ("backbone_weights", "weights"))
     return [place for setting in named for place in sources.named_place(setting)]
+
+
+def is_small(settings: Mapping[str, Any]) -> bool:
+    """Tells whether it is a small model (harness.registry.is_small_model): its backbone and its sizes are the defaults,
+    or smaller ones."""
+    full = {**DEFAULTS, **settings}
+    sizes = ("image_size", "width", "layers")
+    return full["backbone"] == DEFAULTS["backbone"] and all(full[size] <= DEFAULTS[size] for size in sizes)

@@ -41,6 +41,7 @@ from tests.api.toy import (
     heldout,
     language_model,
     largest_difference,
+    loss_of,
     ours,
     rows_of_the_plan,
     trained,
@@ -51,7 +52,7 @@ from tests.api.toy import (
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_trainer_reaches_the_weights_of_our_loop(name: str, accumulation: int, tmp_path: Path) -> None:
     model, losses, settings = ours(name, micro_batch=BATCH // accumulation)
-    loss = detmodes.loss(name, **SETTINGS[name])
+    loss = loss_of(name)
     if "quantile" in SETTINGS[name]:
         loss.calibrate(language_model(), [collate(heldout()[:2]), collate(heldout()[2:])])
     assert {**loss.settings, "threshold": 0} == {**settings, "threshold": 0}
@@ -68,7 +69,8 @@ def test_objectives_are_told_apart_by_the_weights() -> None:
     for one in SETTINGS:
         for other in SETTINGS:
             assert one == other or largest_difference(trained[one], trained[other]) > 1e-4, (one, other)
-    assert {*SETTINGS, "ce_kl", "mixture"} == {name for name, spec in OBJECTIVES.items() if spec.level == "token"}
+    named = {case.partition(" ")[0] for case in SETTINGS}
+    assert {*named, "mixture"} == {name for name, spec in OBJECTIVES.items() if spec.level == "token"}
 
 
 def test_a_split_into_equal_parts_is_no_mean_of_means() -> None:
@@ -127,7 +129,7 @@ def test_a_batch_without_targets_has_loss_0_and_a_gradient() -> None:
 @pytest.mark.parametrize("positions", ["targets", "all"])
 def test_calibration_is_that_of_our_loop(positions: str) -> None:
     """However the held-out rows are put into batches; only as many of them as are asked for."""
-    given = {"top_k": 2, "quantile": 0.3, "calibration_top_k": 4, "calibration_positions": positions}
+    given: dict[str, Any] = {"top_k": 2, "quantile": 0.3, "calibration_top_k": 4, "calibration_positions": positions}
     masses = top_k_masses(LlamaAdapter(), HELDOUT[:3], "random", SEED, 4, prompts=positions == "all")
     expected = ready("sed_sft", given).calibrated(masses).settings["threshold"]
     model = language_model().train()
@@ -160,9 +162,10 @@ def test_calibration_is_asked_for_and_checked() -> None:
     [
         ("eco", {}, "which targets of a batch are of one image"),
         ("mrt", {}, "samples that the model draws"),
-        ("ce_kl", {}, "the logits of a frozen model"),
+        ("ce_kl", {}, r"ce_kl asks a frozen model: expected reference=copy\.deepcopy\(model\)"),
+        ("ce", {"reference": language_model()}, "ce asks no frozen model under these settings: leave reference out"),
         ("mixture", {}, "prompts that end with the token of an expert"),
-        ("sed_sft", {"mask": "base", "top_k": 2, "threshold": 0.9}, "the logits of the base model"),
+        ("sed_sft", {"mask": "base", "top_k": 2, "threshold": 0.9}, "sed_sft asks a frozen model"),
         ("sed", {}, "did you mean 'sed_sft'"),
         ("gem", {"betta": 1.0}, "did you mean 'beta'"),
     ],
@@ -170,6 +173,47 @@ def test_calibration_is_asked_for_and_checked() -> None:
 def test_what_cannot_be_honoured_is_refused_at_once(name: str, settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         detmodes.loss(name, **settings)
+
+
+def test_a_reference_that_is_trained_itself_is_refused(tmp_path: Path) -> None:
+    model = language_model()
+    loss = detmodes.loss("ce_kl", reference=model)
+    with pytest.raises(ObjectiveError, match="reference: shares weights with the model that is trained"):
+        loss.watch(model)
+    loss = detmodes.loss("ce_kl", reference=language_model())
+    with pytest.raises(ObjectiveError, match=r"what the model was asked is not known; give the Trainer callbacks="):
+        loss(CausalLMOutput(logits=torch.zeros(1, 3, 5)), LABELS)
+    trainer = InOrder(
+        model=model,
+        args=arguments(tmp_path),
+        train_dataset=rows_of_the_plan(),
+        data_collator=collate,
+        compute_loss_func=loss,
+    )
+    with pytest.raises(ObjectiveError, match="what the model was asked is not known"):
+        trainer.train()
+
+
+def test_a_reference_is_asked_in_eval_mode_and_left_as_it_was() -> None:
+    """By hand: KL(p || q) is 0 where the two models are the same, and the reference gets no gradient."""
+    model, reference = language_model(), language_model()
+    loss = detmodes.loss("ce_kl", weight=3.0, reference=reference)
+    loss.watch(model)
+    reference.train()
+    modes: list[bool] = []
+    reference.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    batch = collate(rows_of_the_plan()[:3])
+    given = {key: value for key, value in batch.items() if key != "labels"}
+    value = loss(model(**given), batch["labels"])
+    assert value.item() == pytest.approx(detmodes.loss("ce")(model(**given), batch["labels"]).item(), rel=1e-12)
+    torch.autograd.backward(value)
+    assert modes == [False]
+    assert reference.training
+    assert all(parameter.grad is None for parameter in reference.parameters())
+    loss.release()
+    model(**given)
+    with pytest.raises(ObjectiveError, match="what the model was asked is not known"):
+        loss(model(**given), batch["labels"])
 
 
 LABELS = torch.tensor([[1, 2, 3]])

@@ -36,7 +36,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eaft": {},
     "focal": {},
     "precision_recall": {},
+    "sed_sft base": {"top_k": 2, "quantile": 0.5, "weight": 5.0, "mask": "base"},
+    "ce_kl": {"weight": 2.0},
 }
+"""By objective, and a word that tells two of one apart."""
+REFERRED = ("sed_sft base", "ce_kl")
+"""Those that ask a frozen model."""
 STEPS, BATCH, SEED = 4, 4, 3
 CODEC = tiny.codec_of(["sofa", "couch", "sofa_bed"], ["lamp"], ["eye", "iris_ring"], bins=9)
 PAD = CODEC.tokens.pad
@@ -133,10 +138,16 @@ def collate(rows: Sequence[Mapping[str, list[int]]]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": padded("labels", IGNORED_LABEL)}
 
 
-def ours(name: str, micro_batch: int | None = None) -> tuple[LlamaForCausalLM, list[float], Mapping[str, Any]]:
+def loss_of(case: str) -> detmodes.TrainerLoss:
+    """One of SETTINGS for the Trainer."""
+    reference = language_model() if case in REFERRED else None
+    return detmodes.loss(case.partition(" ")[0], reference=reference, **SETTINGS[case])
+
+
+def ours(case: str, micro_batch: int | None = None) -> tuple[LlamaForCausalLM, list[float], Mapping[str, Any]]:
     """What harness.training makes of the model: the model, the loss of each step, the objective's settings."""
     adapter, drawn = LlamaAdapter(), plan(micro_batch)
-    objective = prepare(name, SETTINGS[name], LlamaAdapter(), HELDOUT, drawn, SEED)
+    objective = prepare(case.partition(" ")[0], SETTINGS[case], LlamaAdapter(), HELDOUT, drawn, SEED)
     work = Work(adapter, IMAGES, SEED, accelerator_on("cpu"))
     curve = train(work, [FineTuning(objective, drawn)])
     return adapter.model, [row["loss"] for row in curve], objective.settings

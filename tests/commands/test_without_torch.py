@@ -115,6 +115,7 @@ def test_data_are_checked_without_torch(place: Path) -> None:
         (("--seeds", "x"), "--seeds: expected distinct integers from 0, of at most 64 bits, as in 0,1; got 'x'"),
         (("--snapshot-every", "often"), "--snapshot-every: expected a number of steps"),
         (("--output", "nowhere://runs"), "nowhere://runs: expected a URL that fsspec can open"),
+        (("--jobs", "0"), "--jobs: expected a whole number of at least 1, or auto, got '0'"),
         (("--executor", "ray", "--jobs", "2"), "--jobs: a cluster runs as many cells as it has room for"),
     ],
 )

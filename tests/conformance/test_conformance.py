@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness import conformance, registry
+from harness.commands.options import read_settings
 from harness.commands.parts import check as command
 from harness.conformance import CHECKS, Outcome, network, subject, vocabulary
 from harness.errors import ConfigError
@@ -411,10 +412,10 @@ def test_nothing_is_reached_without_a_network() -> None:
 
 
 def test_settings_are_read_as_yaml() -> None:
-    read = command.read_settings(["bins=33", "trains=flamingo", "weights=/a=b.pt", "layers=[1, 2]", "path="])
+    read = read_settings(["bins=33", "trains=flamingo", "weights=/a=b.pt", "layers=[1, 2]", "path="])
     assert read == {"bins": 33, "trains": "flamingo", "weights": "/a=b.pt", "layers": [1, 2], "path": None}
     with pytest.raises(ConfigError) as caught:
-        command.read_settings(["bins", "=3", "a=["])
+        read_settings(["bins", "=3", "a=["])
     assert caught.value.problems == (
         "--set: expected KEY=VALUE, got 'bins'",
         "--set: expected KEY=VALUE, got '=3'",

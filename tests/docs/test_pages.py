@@ -51,19 +51,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "answer"),
+    ("clicks", "answers"),
     [
-        ("docs/howto/evaluate.md", None, "detmodes evaluate --annotations"),
-        ("docs/howto/own-data.md", "docs/reference/models.md", "qwen2_5_vl"),
-        ("docs/results/index.md", "docs/explain/statistics.md", "What this cannot tell"),
+        (["docs/howto/evaluate.md"], ["detmodes evaluate --annotations"]),
+        (["docs/howto/own-data.md", "docs/reference/models.md"], ["{name: yolo}", "name: sed_sft", "qwen2_5_vl"]),
+        (["docs/results/index.md", "docs/explain/statistics.md"], ["at equal AP", "What this cannot tell"]),
     ],
-    ids=["how do I evaluate my JSON", "how do I fine-tune my Qwen on my data", "what came out, can I trust it"],
+    ids=["how do I evaluate my JSON", "how do I fine-tune my Qwen on my YOLO data", "what came out, can I trust it"],
 )
-def test_a_question_is_answered_in_two_clicks(first: str, second: str | None, answer: str) -> None:
+def test_a_question_is_answered_in_two_clicks(clicks: list[str], answers: list[str]) -> None:
     """From the first page to a page that it links to, and if need be to one that this links to."""
-    page = ROOT / "README.md"
-    for click in filter(None, (first, second)):
+    page, read = ROOT / "README.md", ""
+    for click in clicks:
         targets = {(page.parent / target).resolve() for target, _ in LINK.findall(page.read_text()) if target}
         page = ROOT / click
         assert page in targets
-    assert answer in page.read_text()
+        read += page.read_text()
+    assert [answer for answer in answers if answer not in read] == []

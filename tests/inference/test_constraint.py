@@ -55,10 +55,10 @@ def test_masks_along_random_walks(kind: str, stepped: bool) -> None:
     for _ in range(60):
         masked = masks.apply(logits[active], torch.tensor(active))
         chosen = []
-        for own, row in zip(masked, active, strict=True):
+        for masked_logits, row in zip(masked, active, strict=True):
             allowed = grammar.allowed(states[row])
-            assert set(own.isfinite().nonzero()[:, 0].tolist()) == allowed
-            assert torch.equal(own[own.isfinite()], logits[row][own.isfinite()])
+            assert set(masked_logits.isfinite().nonzero()[:, 0].tolist()) == allowed
+            assert torch.equal(masked_logits[masked_logits.isfinite()], logits[row][masked_logits.isfinite()])
             chosen.append(source.choice(sorted(allowed)))
         left = [(row, token) for row, token in zip(active, chosen, strict=True) if token != codec.tokens.end]
         ended += len(active) - len(left)
@@ -87,11 +87,11 @@ def test_a_table_grows_with_what_is_asked() -> None:
         masks.advance(rows, torch.tensor([token] * len(rows)))
     masks.advance(rows, torch.tensor(locations))
     masked = masks.apply(logits, rows)
-    for own, first in zip(masked, locations, strict=True):
+    for masked_logits, first in zip(masked, locations, strict=True):
         state = Grammar.START
         for token in (*before, first):
             state = grammar.advance(state, token)
-        assert set(own.isfinite().nonzero()[:, 0].tolist()) == grammar.allowed(state)
+        assert set(masked_logits.isfinite().nonzero()[:, 0].tolist()) == grammar.allowed(state)
     assert len(masks._table_rows) > len(locations)
 
 

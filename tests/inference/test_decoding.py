@@ -42,11 +42,11 @@ def assert_same(a: list[Sample], b: list[Sample]) -> None:
 @pytest.mark.parametrize("grammar", [False, True])
 def test_an_image_gets_the_same_alone_in_any_batch_and_in_any_order(grammar: bool) -> None:
     adapter, examples = adapter_of(), [example_of(image_id) for image_id in (3, 14, 15, 92, 65, 35, 8)]
-    together = adapter.generate(examples, HEAT, seed=1, max_tokens=20, grammar=grammar)
+    joint = adapter.generate(examples, HEAT, seed=1, max_tokens=20, grammar=grammar)
     backwards = adapter.generate(examples[::-1], HEAT, seed=1, max_tokens=20, grammar=grammar)[::-1]
     for index, example in enumerate(examples):
         alone = adapter.generate([example], HEAT, seed=1, max_tokens=20, grammar=grammar)[0]
-        assert_same(alone, together[index])
+        assert_same(alone, joint[index])
         assert_same(alone, backwards[index])
 
 
@@ -54,9 +54,9 @@ def test_an_image_gets_the_same_alone_in_any_batch_and_in_any_order(grammar: boo
 def test_dropping_finished_rows_changes_nothing(grammar: bool) -> None:
     examples = [example_of(image_id) for image_id in range(20)]
     shrinking, whole = adapter_of(), adapter_of(shrink=False)
-    found = shrinking.generate(examples, HEAT, seed=2, max_tokens=20, grammar=grammar)
-    for own, same in zip(found, whole.generate(examples, HEAT, 2, 20, grammar), strict=True):
-        assert_same(own, same)
+    shrunk = shrinking.generate(examples, HEAT, seed=2, max_tokens=20, grammar=grammar)
+    for of_image, same in zip(shrunk, whole.generate(examples, HEAT, 2, 20, grammar), strict=True):
+        assert_same(of_image, same)
     assert len(shrinking.shrinks) > 1
     assert shrinking.shrinks == sorted(shrinking.shrinks, reverse=True)
     assert whole.shrinks == []
@@ -139,9 +139,9 @@ def test_log_probabilities_are_those_of_the_raw_model(temperature: float, gramma
     adapter = adapter_of(seed=6)
     examples = [example_of(image_id) for image_id in range(6)]
     answers = adapter.generate(examples, [temperature] * 3, seed=7, max_tokens=15, grammar=grammar)
-    for example, own in zip(examples, answers, strict=True):
+    for example, of_image in zip(examples, answers, strict=True):
         raw = adapter.model[0][example.image_id % 5]  # log-probabilities already
-        for sample in own:
+        for sample in of_image:
             before = (TOKENS.begin, *sample.tokens[:-1])
             expected = [float(raw[a, b]) for a, b in zip(before, sample.tokens, strict=True)]
             assert sample.log_probs == pytest.approx(expected, abs=1e-5)
@@ -149,7 +149,7 @@ def test_log_probabilities_are_those_of_the_raw_model(temperature: float, gramma
 
 def test_nothing_follows_the_end() -> None:
     answers = adapter_of().generate([example_of(i) for i in range(30)], [1.0, 1.0], seed=0, max_tokens=40)
-    samples = [sample for own in answers for sample in own]
+    samples = [sample for of_image in answers for sample in of_image]
     assert len({len(sample.tokens) for sample in samples}) > 3
     for sample in samples:
         assert len(sample.log_probs) == len(sample.tokens)
@@ -181,7 +181,7 @@ def test_with_the_grammar_every_answer_can_be_read(max_tokens: int) -> None:
     read = {}
     for grammar in (False, True):
         answers = adapter.generate(examples, HEAT, 9, max_tokens, grammar)
-        read[grammar] = [CODEC.decode(sample.tokens, 8, 8) for own in answers for sample in own]
+        read[grammar] = [CODEC.decode(sample.tokens, 8, 8) for of_image in answers for sample in of_image]
     assert any(parsed.malformed for parsed in read[False])
     assert not any(parsed.malformed for parsed in read[True])
     mentions = [mention for parsed in read[True] for mention in parsed.mentions]

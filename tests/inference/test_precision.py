@@ -68,15 +68,15 @@ def trained(adapter: Adapter) -> list[tuple[float, float]]:
     batch = target_batch([target(e, adapter.codec, "canonical") for e in examples], adapter.codec)
     pixels, parameters = adapter.pixels(examples), [p for p in adapter.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    found = []
+    curve = []
     for _ in range(3):
         with choose_numbers(CPU, "bf16").autocast():
             loss = F.cross_entropy(adapter.logits(pixels, batch.inputs).flatten(0, 1).float(), batch.labels.flatten())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        found.append((loss.item(), float(nn.utils.clip_grad_norm_(parameters, 1e9))))
+        curve.append((loss.item(), float(nn.utils.clip_grad_norm_(parameters, 1e9))))
         optimizer.step()
-    return found
+    return curve
 
 
 def test_frozen_matrices_in_bf16_train_alike() -> None:
@@ -88,8 +88,8 @@ def test_frozen_matrices_in_bf16_train_alike() -> None:
     assert all(p.dtype == torch.float32 for p in held.model.parameters() if p.requires_grad)
     expected = trained(whole)
     assert len(set(expected)) == 3
-    for own, other in zip(trained(held), expected, strict=True):
-        assert own == pytest.approx(other, abs=5e-5)  # four decimals
+    for step, other in zip(trained(held), expected, strict=True):
+        assert step == pytest.approx(other, abs=5e-5)  # four decimals
 
 
 def test_held_matrices_work_without_autocast_too() -> None:
@@ -124,9 +124,9 @@ def test_a_reference_uses_the_frozen_tensors_of_the_model_that_trains() -> None:
     reference = base_of(make, small.accelerator(), frozen_in_bf16=True, like=model)
     assert isinstance(reference, Adapter)
     assert addresses(reference, trains=False) == addresses(model, trains=False)
-    own, other = addresses(reference, trains=True), addresses(model, trains=True)
-    assert own.keys() == other.keys()
-    assert not set(own.values()) & set(other.values())
+    ours, other = addresses(reference, trains=True), addresses(model, trains=True)
+    assert ours.keys() == other.keys()
+    assert not set(ours.values()) & set(other.values())
     # What both need together: the frozen tensors once, the others twice.
     tensors = {p.data_ptr(): p.nbytes for m in (model, reference) for p in m.model.parameters()}
     sizes = {trains: sum(p.nbytes for p in model.model.parameters() if p.requires_grad == trains) for trains in (0, 1)}
@@ -145,9 +145,9 @@ def test_the_cache_of_generation_holds_what_autocast_computes_with(monkeypatch: 
     update = AutocastCache.update
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = update(self, *args, **kwargs)
-        kinds.append(found[0].dtype)
-        return found
+        cached = update(self, *args, **kwargs)
+        kinds.append(cached[0].dtype)
+        return cached
 
     monkeypatch.setattr(AutocastCache, "update", watched)
     adapter, examples = flamingo(), small.benchmark().split("val")[:2]
@@ -156,5 +156,5 @@ def test_the_cache_of_generation_holds_what_autocast_computes_with(monkeypatch: 
         kinds.clear()
         with choose_numbers(CPU, precision).autocast():  # type: ignore[arg-type]
             answers = adapter.generate(examples, [0.0, 1.0], 0, 6)
-        assert [len(own) for own in answers] == [2, 2]
+        assert [len(of_image) for of_image in answers] == [2, 2]
         assert set(kinds) == {kind}

@@ -56,9 +56,14 @@ def examples() -> tuple[Example, ...]:
     return small.train_examples(IMAGES)
 
 
-def assert_same(found: list[list[Sample]], expected: list[list[Sample]], tolerance: float = 1e-5) -> None:
-    assert [[s.tokens for s in own] for own in found] == [[s.tokens for s in own] for own in expected]
-    flat = [torch.tensor([p for own in answers for s in own for p in s.log_probs]) for answers in (found, expected)]
+def assert_same(actual: list[list[Sample]], expected: list[list[Sample]], tolerance: float = 1e-5) -> None:
+    assert [[s.tokens for s in of_image] for of_image in actual] == [
+        [s.tokens for s in of_image] for of_image in expected
+    ]
+    flat = [
+        torch.tensor([p for of_image in answers for s in of_image for p in s.log_probs])
+        for answers in (actual, expected)
+    ]
     torch.testing.assert_close(*flat, rtol=0, atol=tolerance)
 
 
@@ -70,7 +75,7 @@ def test_refilled_answers_are_those_of_batches(kind: str, monkeypatch: pytest.Mo
     assert isinstance(refilling, Refills)
     assert refilling.refills
     plain = adapter.generate(examples(), HEAT, 3, TOKENS)
-    lengths = {len(sample.tokens) for own in plain for sample in own}
+    lengths = {len(sample.tokens) for of_image in plain for sample in of_image}
     assert len(lengths) > 4  # some end early, some late
     joined = count_joining(monkeypatch)
     assert_same(adapter.generate_queue(examples(), HEAT, DrawSettings(3, TOKENS), AT_ONCE), plain)
@@ -107,7 +112,7 @@ def test_an_evaluation_in_bf16_refills_its_batches(monkeypatch: pytest.MonkeyPat
         answers = generate(adapter, examples(), 1.0, settings, 3)
         halves = split_into_batches(adapter, examples(), settings, processes=2)
     assert asked == [(IMAGES, 2)]
-    assert [len(own) for own in answers] == [3] * IMAGES
+    assert [len(of_image) for of_image in answers] == [3] * IMAGES
     assert [len(half) for half in halves] == [4, 3]
     generate(adapter, examples()[:2], 1.0, settings, 3)
     assert len(asked) == 1
@@ -116,10 +121,10 @@ def test_an_evaluation_in_bf16_refills_its_batches(monkeypatch: pytest.MonkeyPat
 def test_queues_take_prompts_of_several_lengths() -> None:
     """Those of one length begin together; every row has come to another length than its neighbours anyway."""
     adapter = Pix2Seq(small.benchmark().categories, {"width": 32, "layers": 2})
-    own = examples()
+    questions = examples()
     named = [
         replace(example, asked=tuple(c.id for c in small.benchmark().categories[: 1 + place % 3]))
-        for place, example in enumerate(own)
+        for place, example in enumerate(questions)
     ]
     adapter.codec = CodecOfQuestions(adapter.codec)  # type: ignore[assignment]
     plain = adapter.generate(named, HEAT, 3, TOKENS)

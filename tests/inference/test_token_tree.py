@@ -28,8 +28,8 @@ def test_a_tree_by_hand() -> None:
     packed = pack([tree, TokenTree([7])], PAD)
     assert packed.tokens.tolist() == [[8, 9, 1, 2, 3, 4, 5], [7, 0, 0, 0, 0, 0, 0]]
     assert packed.places[0].tolist() == [0, 1, 2, 3, 4, 4, 2]
-    seen = [[j for j in range(7) if packed.sees[0, i, j]] for i in range(7)]
-    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 5], [0, 1, 6]]
+    visible = [[j for j in range(7) if packed.sees[0, i, j]] for i in range(7)]
+    assert visible == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 5], [0, 1, 6]]
     assert packed.sees[1].int().tolist() == [[int(i == j) for j in range(7)] for i in range(7)]
     rows, where, owners = unroll([tree, TokenTree([7])], PAD)
     assert rows.tolist() == [[8, 9, 1, 2, 3], [8, 9, 1, 2, 4], [8, 9, 5, 0, 0], [7, 0, 0, 0, 0]]
@@ -48,12 +48,14 @@ def test_what_a_node_sees_is_its_sequence(groups: list[list[list[int]]]) -> None
     for index, (tree, sequences) in enumerate(zip(trees, groups, strict=True)):
         beginnings = {tuple(sequence[:cut]) for sequence in sequences for cut in range(len(sequence) + 1)} | {()}
         assert len(tree) == len(beginnings)  # each beginning is there once
-        said = set()
+        reached = set()
         for node in range(len(tree)):
-            own = [token for token, seen in zip(tree.tokens, packed.sees[index, node], strict=False) if seen]
-            said.add(tuple(own[1:]))
+            visible = [
+                token for token, is_visible in zip(tree.tokens, packed.sees[index, node], strict=False) if is_visible
+            ]
+            reached.add(tuple(visible[1:]))
             row, column = where[index][node]
             assert owners[row] == index
-            assert rows[row, : column + 1].tolist() == own
+            assert rows[row, : column + 1].tolist() == visible
             assert int(packed.places[index, node]) == column
-        assert said == beginnings
+        assert reached == beginnings

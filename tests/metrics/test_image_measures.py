@@ -100,6 +100,14 @@ def test_a_suite_tells_every_mistake_about_measures(install: Install) -> None:
         assert complaint in str(caught.value)
 
 
+def test_only_what_may_be_named_is_offered(install: Install) -> None:
+    assert measure_problems("recal") == [
+        "measure recal: no package that is installed here brings it (entry points detmodes.measures)"
+    ]
+    install(MEASURE)
+    assert measure_problems("recal") == ["unknown measure 'recal'; available: theirs"]
+
+
 def test_a_name_that_cannot_be_a_column_is_refused(install: Install) -> None:
     install(MEASURE, "a@2")
     assert measure_problems("a@2") == ["measure a@2: expected a name such as my_measure"]

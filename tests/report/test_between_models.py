@@ -54,22 +54,22 @@ def test_the_difference_is_that_of_the_two_rows_seed_by_seed(results: Results) -
         a_drawn, b_drawn = (results.replicates(key, step)["name_diversity"] for key in keys)
         replicates.append(a_drawn - b_drawn)
     between, _, *each = stated_tests(results)
-    assert (between.model, [own.model for own in each]) == (None, ["toy", "big"])
+    assert (between.model, [finding.model for finding in each]) == (None, ["toy", "big"])
     assert between.test.points.tolist() == points
     assert interval(between.test.points, between.test.replicates) == interval(np.array(points), np.array(replicates))
-    assert all(not np.allclose(between.test.points, own.test.points, atol=1e-3) for own in each)
+    assert all(not np.allclose(between.test.points, finding.test.points, atol=1e-3) for finding in each)
 
 
 def test_at_equal_ap_it_is_the_other_models_ap(results: Results) -> None:
     _, equal, *_ = stated_tests(results)
     other = at_ap_of(results, "toy", "ce", "sed", target_model="big")
-    own = at_ap_of(results, "toy", "ce", "sed")
+    row = at_ap_of(results, "toy", "ce", "sed")
     assert other.at_ap_of is not None
     assert (other.model, other.at_ap_of.model) == ("toy", "big")
     b, _ = stacked(results, other, (0, 1), "name_diversity")
     a = [results.points(Key("big", "sed", seed), 240)["name_diversity"] for seed in (0, 1)]
     assert equal.test.points.tolist() == pytest.approx((np.array(a) - b).tolist())
-    assert stacked(results, own, (0, 1), "name_diversity")[0].tolist() != b.tolist()
+    assert stacked(results, row, (0, 1), "name_diversity")[0].tolist() != b.tolist()
     assert equal.gap is not None
 
 
@@ -79,7 +79,7 @@ def test_it_counts_once_and_is_shown_without_a_model(results: Results) -> None:
     (grid,) = [text for text in map(markdown, grids(results)) if "Hypotheses" in text]
     assert r"| B | - | name_diversity: big/sed - toy/ce \> 0 |" in grid
     assert "| big: M |" in grid
-    titles = [own.title for own in power_grids(results)]
+    titles = [grid.title for grid in power_grids(results)]
     assert any(title.startswith("B: name_diversity of big/sed - toy/ce") for title in titles)
     assert any(title.startswith("M (big): ") for title in titles)
 
@@ -99,8 +99,8 @@ def test_a_planned_hypothesis_names_rows_and_models_of_the_run(results: Results)
 def test_missing_cells_are_told(tmp_path: Path) -> None:
     suite = fake_cells.suite(models=["toy", BIG], hypotheses=[BETWEEN], early_stops=[])
     made = load(fake_cells.write_run(tmp_path, suite, images=8, missing=[("sed", 1)]))
-    (found,) = verdicts(made)
-    assert found.missing == ("big sed seed 1",)
+    (finding,) = verdicts(made)
+    assert finding.missing == ("big sed seed 1",)
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,11 @@ def ap(results: Results, label: str, step: int) -> list[float]:
 
 
 def test_a_chain_is_its_last_stage_and_has_a_row_before_it(results: Results) -> None:
-    found = {row.label: row for row in rows.table(results)}
-    assert list(found)[:6] == ["base", "ce", "sed", "gem", "ce after sft", "sed after sft"]
-    assert [found[label].step for label in ("sed", "sed after sft", "gem")] == [300, 240, 240]
+    by_label = {row.label: row for row in rows.table(results)}
+    assert list(by_label)[:6] == ["base", "ce", "sed", "gem", "ce after sft", "sed after sft"]
+    assert [by_label[label].step for label in ("sed", "sed after sft", "gem")] == [300, 240, 240]
     for label, step in (("sed", 300), ("sed after sft", 240)):
-        assert found[label].figures["AP"].estimate == pytest.approx(np.mean(ap(results, "sed", step)))
+        assert by_label[label].figures["AP"].estimate == pytest.approx(np.mean(ap(results, "sed", step)))
     assert "sed after sft" not in {line.label for line in rows.category_lines(results)}
 
 
@@ -88,14 +88,14 @@ def test_coverage_and_gain_over_all_cells_of_chains(results: Results) -> None:
 
 
 def test_a_line_through_two_points_is_no_correlation(tmp_path: Path) -> None:
-    found = chains.foretold(run(tmp_path, seeds=[0], hypotheses=[]))
-    assert found.cells == 2
-    assert np.isnan(found.correlation)
+    correlations = chains.foretold(run(tmp_path, seeds=[0], hypotheses=[]))
+    assert correlations.cells == 2
+    assert np.isnan(correlations.correlation)
 
 
 def test_collapsed_entropy_is_warned_of(results: Results) -> None:
     """0.05 of its start is, 0.11 is not; what was logged in fine-tuning does not count."""
-    assert {(found.key.label, found.key.seed, found.step) for found in chains.collapses(results)} == {
+    assert {(collapse.key.label, collapse.key.seed, collapse.step) for collapse in chains.collapses(results)} == {
         *((label, 1, 250) for label in ("ce", "sed")),
     }
     (warning, _) = (line for line in notes.caption(results) if "collapsed" in line)
@@ -114,9 +114,9 @@ def test_entropy_that_is_not_of_samples_says_nothing(tmp_path: Path) -> None:
 def test_seconds_are_those_of_the_stage(results: Results) -> None:
     """Fine-tuning takes 0.102 s a step; of 24.48 s at its end and 25.5 s fifteen steps later the last stage has 0.068
     a step."""
-    found = {row.label: row.figures["step_seconds"].estimate for row in rows.table(results)}
-    assert found["sed"] == pytest.approx((25.5 - 24.48) / 15)
-    assert found["sed after sft"] == found["gem"] == pytest.approx(0.102)
+    seconds = {row.label: row.figures["step_seconds"].estimate for row in rows.table(results)}
+    assert seconds["sed"] == pytest.approx((25.5 - 24.48) / 15)
+    assert seconds["sed after sft"] == seconds["gem"] == pytest.approx(0.102)
 
 
 def test_groups_without_spread_are_those_of_the_last_stage(results: Results) -> None:
@@ -128,8 +128,15 @@ def test_groups_without_spread_are_those_of_the_last_stage(results: Results) -> 
 
 def test_what_stages_lead_to_and_what_they_take_side_by_side(results: Results) -> None:
     (grid,) = (grid for grid in grids(results) if grid.title == "Stages side by side")
-    known = ("AP", "hallucination rate", "recall", "name diversity", "coverage@4")
-    assert grid.headings == ("row", "seeds", *known, "seconds per step", "peak memory (MiB)", "groups without spread")
+    headings = ("AP", "hallucination rate", "recall", "name diversity", "coverage@4")
+    assert grid.headings == (
+        "row",
+        "seeds",
+        *headings,
+        "seconds per step",
+        "peak memory (MiB)",
+        "groups without spread",
+    )
     assert [line[0].text for line in grid.rows][:3] == ["base", "ce", "sed"]
 
 

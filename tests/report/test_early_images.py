@@ -36,8 +36,8 @@ def results() -> Results:
         records[key] = record.model_copy(update={"evaluations": tuple(map(on_fewer, record.evaluations))})
         tables[key] = CellTables(records[key], images, detections)
         exact = [
-            own.model_copy(update={"metrics": {**own.metrics, "AP": ap_of(tables[key], own.step)}})
-            for own in records[key].evaluations[:-1]
+            evaluation.model_copy(update={"metrics": {**evaluation.metrics, "AP": ap_of(tables[key], evaluation.step)}})
+            for evaluation in records[key].evaluations[:-1]
         ]
         records[key] = record.model_copy(update={"evaluations": (*exact, record.evaluations[-1])})
         tables[key] = replace(tables[key], record=records[key])
@@ -66,15 +66,15 @@ def test_fewer_images_are_some_of_more() -> None:
 
 def test_a_path_and_what_it_is_compared_with_are_over_its_early_images(results: Results) -> None:
     control = at_ap_of(results, "open_flamingo", "ce", "sed_sft")
-    row = next(own for own in sources(results) if own.label == "sed_sft")
+    row = next(source for source in sources(results) if source.label == "sed_sft")
     row, control = on_same_images(row, control)
     assert control.at_ap_of is not None
     assert control.base is not None
-    assert {own.early_images for own in (row, control, control.at_ap_of, control.base)} == {NUMBER}
+    assert {source.early_images for source in (row, control, control.at_ap_of, control.base)} == {NUMBER}
 
 
 def test_the_difference_at_equal_ap_is_made_of_these_images_alone(results: Results) -> None:
-    (stated,) = [own for own in stated_tests(results) if own.hypothesis.id == "H3"]
+    (stated,) = [test for test in stated_tests(results) if test.hypothesis.id == "H3"]
     for place, seed in enumerate(results.suite.seeds):
         ce, sed, base = (Key("open_flamingo", label, seed) for label in ("ce", "sed_sft", "base"))
         steps = [(base, 0), *((ce, step) for step in results.records[ce].steps)]
@@ -89,7 +89,7 @@ def test_the_difference_at_equal_ap_is_made_of_these_images_alone(results: Resul
 
 
 def test_tables_of_the_last_step_are_over_all_images(results: Results) -> None:
-    row = next(own for own in sources(results) if own.label == "ce")
+    row = next(source for source in sources(results) if source.label == "ce")
     assert row.early_images is None
     figures = compare_rows(results, row, ["AP"]).figures
     assert figures["AP"].estimate == pytest.approx(

@@ -26,15 +26,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """(step, temperature) of everything that is computed, not read."""
-    found: list[Any] = []
+    calls: list[Any] = []
     original = estimates.estimate
 
     def counted(cell: Any, *where: Any) -> Any:
-        found.append(where[:2])
+        calls.append(where[:2])
         return original(cell, *where)
 
     monkeypatch.setattr(results, "estimate", counted)
-    return found
+    return calls
 
 
 def report(folder: Path) -> str:
@@ -91,3 +91,14 @@ def test_small_cells_are_not_kept(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(estimates_cache, "WORTH", 100_000)
     report(run)
     assert not (run / layout.ESTIMATES).exists()
+
+
+def test_tables_are_dropped_and_the_report_is_the_same(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read again for another step of their cell."""
+    monkeypatch.setattr(estimates_cache, "WORTH", 100_000)
+    whole, few = load(run), load(run)
+    first = to_markdown(whole, per_category=True)
+    monkeypatch.setattr(results, "ROWS_HELD", 1)
+    assert to_markdown(few, per_category=True) == first
+    assert len(whole._tables) == 4
+    assert len(few._tables) == 1

@@ -24,7 +24,7 @@ from harness.report import estimates, figures
 from harness.report.figures import data, lines, points
 from harness.report.figures import strips as pictures
 from harness.report.figures.data import Line
-from harness.report.figures.style import BEHIND, COLOURS, GREY, OTHERS, Look, look
+from harness.report.figures.style import BEHIND, COLOURS, GREY, OTHERS, Look, label_points, look
 from harness.report.paths import interpolate_path
 from harness.report.renderers.text import to_markdown
 from harness.report.results import Key, Results, load
@@ -369,6 +369,31 @@ def test_error_bars_stay_within_what_a_share_can_be() -> None:
     assert points._bars(0.5, Interval(0.5, math.nan, math.nan, 1)) is None
 
 
+def test_bands_of_shares_stay_within_what_a_share_can_be() -> None:
+    axes = Figure().subplots()
+    line = Line("base", (1, 2), (0.1, 1.1), (-2, 0.9), (3, 1.2))
+    lines.draw_lines(axes, [line], {"base": Look("black", "*", "-")}, shares=True)
+    (band,) = axes.collections
+    assert band.get_datalim(axes.transData).intervaly.tolist() == pytest.approx([0, 1.1])
+
+
+def test_names_stand_beside_their_points_and_apart() -> None:
+    """Two points in one place, one in the right corner, and one that stands behind."""
+    axes = Figure().subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    places = {"low": (0.1, 0.5), "high": (0.1, 0.51), "corner": (0.99, 0.99), "grey": (0.5, 0.5)}
+    look_of = {"low": look(0), "high": look(1), "corner": look(2), "grey": BEHIND}
+    label_points(axes, places, look_of, (3.4, 2.9))
+    written = {text.get_text(): text for text in axes.texts}
+    assert written.keys() == {"low", "high", "corner"}
+    heights = {name: text.get_position()[1] for name, text in written.items()}
+    assert heights["high"] - heights["low"] >= 0.2 / 2.9 - 1e-9  # an inch is 1 / 2.9 here
+    assert heights["low"] - 0.5 < 0.05
+    assert [written[name].get_horizontalalignment() for name in ("low", "corner")] == ["left", "right"]
+    assert axes.get_ylim()[1] > heights["corner"]
+    assert [written[name].get_color() for name in ("low", "high")] == list(COLOURS[:2])
+
+
 def test_of_many_rows_those_that_hypotheses_are_about_are_in_colour(tmp_path: Path) -> None:
     labels = ["ce", *(f"row{index}" for index in range(7))]
     rows = [{"name": "ce", "label": label} for label in labels]
@@ -408,7 +433,8 @@ def contrast_on_white(colour: str) -> float:
 
 def test_every_line_can_be_seen_on_white() -> None:
     assert contrast_on_white("#777777") == pytest.approx(4.48, abs=0.01)  # as WCAG's own examples have it
-    assert min(map(contrast_on_white, (*COLOURS, GREY))) >= 3
+    assert min(map(contrast_on_white, (*COLOURS, GREY, *pictures.SAMPLE_COLOURS))) >= 3
+    assert len(set(pictures.SAMPLE_COLOURS)) == 8
 
 
 def test_an_svg_says_what_is_seen(results: Results) -> None:

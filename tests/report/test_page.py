@@ -123,6 +123,7 @@ def test_figures_definitions_and_how_to_reproduce(html: str, results: Results) -
     }
     assert f"<pre><code>{escape(notes.command(results))}</code></pre>" in html
     assert all(f"<li>{escape(line)}</li>" in html for line in text.caption(results))
+    assert html.index("<figure>") < html.index(f"<li>{escape(text.caption(results)[0])}</li>")  # the result comes first
 
 
 def test_the_same_results_are_the_same_page(html: str, results: Results) -> None:
@@ -171,8 +172,8 @@ def opened(chrome: Chrome, address: str) -> Chrome:
 
 
 def find(opened: Any, selector: str) -> list[WebElement]:
-    found: list[WebElement] = opened.find_elements("css selector", selector)
-    return found
+    elements: list[WebElement] = opened.find_elements("css selector", selector)
+    return elements
 
 
 def table_of(opened: Chrome, title: str) -> WebElement:

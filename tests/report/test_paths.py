@@ -24,15 +24,15 @@ from harness.report.paths import interpolate_path
 )
 def test_by_hand(ap: list[float], target: float, expected: float) -> None:
     figure = np.array([1.0, 0.4, 0.2])
-    found = interpolate_path(np.array(ap)[:, None], figure[:, None], np.array([target]))
-    assert found == pytest.approx([expected])
+    interpolated = interpolate_path(np.array(ap)[:, None], figure[:, None], np.array([target]))
+    assert interpolated == pytest.approx([expected])
 
 
 def test_every_weighting_is_read_by_itself() -> None:
     ap, figure = np.array([[0.0, 0.0], [0.4, 0.2], [0.6, 0.8]]), np.array([[1.0, 0.8], [0.4, 0.5], [0.2, 0.1]])
-    together = interpolate_path(ap, figure, np.array([0.5, 0.3]))
+    at_once = interpolate_path(ap, figure, np.array([0.5, 0.3]))
     alone = [interpolate_path(ap[:, [w]], figure[:, [w]], np.array([t]))[0] for w, t in ((0, 0.5), (1, 0.3))]
-    assert together.tolist() == alone
+    assert at_once.tolist() == alone
 
 
 def test_what_is_undefined() -> None:

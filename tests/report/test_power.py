@@ -26,8 +26,8 @@ def test_the_hours_of_the_run_itself_are_what_its_cells_took(results: Results) -
     """Of the rows that are computed once for all seeds the mean of their cells."""
     total = 0.0
     for label in ("base", "oracle-uniform", "oracle-collapsed"):
-        own = [record for key, record in results.records.items() if key.label == label]
-        total += sum(record.timings["evaluate"] for record in own) / len(own)
+        of_row = [record for key, record in results.records.items() if key.label == label]
+        total += sum(record.timings["evaluate"] for record in of_row) / len(of_row)
     for key, record in results.records.items():
         if key.label not in ("base", "oracle-uniform", "oracle-collapsed"):
             total += record.timings["train"] + record.timings["evaluate"] + record.timings.get("probe", 0.0)
@@ -41,15 +41,15 @@ def test_twice_the_images_cost_twice_the_evaluation(results: Results) -> None:
 
 
 def test_each_hypothesis_is_told_with_its_interval(results: Results) -> None:
-    found = prospects(results, run_sizes(results))
-    assert [own.stated.hypothesis for own in found] == [own.hypothesis for own in verdicts(results)]
-    for own in found:
-        assert own.now == interval(own.stated.test.points, own.stated.test.replicates)
+    foreseen = prospects(results, run_sizes(results))
+    assert [item.stated.hypothesis for item in foreseen] == [item.hypothesis for item in verdicts(results)]
+    for prospect in foreseen:
+        assert prospect.now == interval(prospect.stated.test.points, prospect.stated.test.replicates)
 
 
 def test_the_cheapest_size_is_enough_and_no_cheaper_one_is(results: Results) -> None:
     sizes = run_sizes(results)
-    (decided,) = [own for own in prospects(results, sizes) if own.stated.hypothesis.id == "H4"]
+    (decided,) = [prospect for prospect in prospects(results, sizes) if prospect.stated.hypothesis.id == "H4"]
     size = cheapest([decided], sizes)
     assert size is not None
     assert decided.outlooks[size].chance >= ENOUGH
@@ -64,8 +64,8 @@ def test_no_size_is_named_where_none_is_enough(results: Results) -> None:
 def test_hypotheses_of_a_planned_suite_take_the_place_of_the_runs_own(results: Results) -> None:
     stated = Hypothesis(id="P1", claim="", metric="AP", a="ce", b="base", margin=0.1)
     planned = results.suite.model_copy(update={"hypotheses": (stated,)})
-    found = prospects(with_hypotheses(results, planned), run_sizes(results)[:1])
-    assert [own.stated.hypothesis.id for own in found] == ["P1"]
+    foreseen = prospects(with_hypotheses(results, planned), run_sizes(results)[:1])
+    assert [prospect.stated.hypothesis.id for prospect in foreseen] == ["P1"]
     wrong = results.suite.model_copy(update={"hypotheses": (stated.model_copy(update={"a": "sed"}),)})
     with pytest.raises(ConfigError, match="unknown row of the run 'sed', did you mean"):
         with_hypotheses(results, wrong)

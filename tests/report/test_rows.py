@@ -75,11 +75,11 @@ def test_one_temperature_makes_no_lines(tmp_path: Path) -> None:
 
 def test_best_is_told_only_where_a_tie_is_excluded(results: Results) -> None:
     rows = table(results)
-    found = best(results, rows, figure_names(results.samples))
-    labels = {name: rows[index].label for name, index in found.items()}
+    winners = best(results, rows, figure_names(results.samples))
+    labels = {name: rows[index].label for name, index in winners.items()}
     assert labels["name_diversity"] == "sed"  # 0.55 evenness against 0.05
     assert labels["step_seconds"] == "ce"  # 2% less, the same in every replicate
-    for name, index in found.items():
+    for name, index in winners.items():
         (other,) = (row for row in rows if row.label in ("ce", "sed") and row is not rows[index])
         gap = direction(name) * (rows[index].figures[name].estimate - other.figures[name].estimate)
         assert gap > 0
@@ -89,7 +89,7 @@ def test_best_is_told_only_where_a_tie_is_excluded(results: Results) -> None:
         points = [np.array([results.points(key, 240)[name] for key in keys[label]]) for label in keys]
         replicates = [np.stack([results.replicates(key, 240)[name] for key in keys[label]]) for label in keys]
         gap_interval = interval(points[0] - points[1], replicates[0] - replicates[1])
-        assert (name in found) == (not gap_interval.low <= 0 <= gap_interval.high)
+        assert (name in winners) == (not gap_interval.low <= 0 <= gap_interval.high)
 
 
 def test_an_incomplete_row_is_never_best(tmp_path: Path) -> None:

@@ -78,18 +78,18 @@ def scalars_of(rows: list[dict[str, Any]]) -> Counter[tuple[str, int, float]]:
 def events(folder: Path) -> Counter[tuple[str, int, float]]:
     """The same, of all event files of a cell, in the precision that TensorBoard keeps."""
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
-    found: Counter[tuple[str, int, float]] = Counter()
+    logged: Counter[tuple[str, int, float]] = Counter()
     for path in folder.glob("events.*"):
         for event in loader.LegacyEventFileLoader(str(path)).Load():
-            found.update((value.tag, event.step, value.simple_value) for value in event.summary.value)
-    return found
+            logged.update((value.tag, event.step, value.simple_value) for value in event.summary.value)
+    return logged
 
 
-def single(found: Counter[tuple[str, int, float]]) -> Counter[tuple[str, int, float]]:
+def single(logged: Counter[tuple[str, int, float]]) -> Counter[tuple[str, int, float]]:
     """In single precision, as an event has its values."""
     import numpy as np
 
-    return Counter({(name, step, float(np.float32(value))): count for (name, step, value), count in found.items()})
+    return Counter({(name, step, float(np.float32(value))): count for (name, step, value), count in logged.items()})
 
 
 def test_tensorboard_has_every_number_of_the_log(tmp_path: Path) -> None:
@@ -195,8 +195,8 @@ def test_a_run_is_the_same_run_again(tmp_path: Path, name: trackers.Name, step: 
             tell({**ROW, "step": 6}, True)
             tell(dict(ROW), False)
         assert fake.settings == {"train.lr": 0.1}
-        own = {"train/loss": 0.5, "train/more/x": 1}
-        assert fake.rows == [(step, own if name == "trackio" else {**own, "step": 7})]
+        values = {"train/loss": 0.5, "train/more/x": 1}
+        assert fake.rows == [(step, values if name == "trackio" else {**values, "step": 7})]
         assert fake.metrics == ([] if name == "trackio" else [("*", "step")])
         assert fake.calls == {"start": 1, "log": 1, "finish": 1}
     first, second = (fake.made[0] for fake in fakes)

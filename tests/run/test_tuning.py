@@ -133,13 +133,13 @@ def record_with(status: str, ap: float | None, **changes: Any) -> Record:
 
 def chosen(*outcomes: tuple[str, float | None]) -> TunedRow:
     rates = [1e-4, 3e-4, 1e-3]
-    own = suite(objectives=["ce"], tune={"lr": rates})
-    assert own.tune is not None
+    tuned = suite(objectives=["ce"], tune={"lr": rates})
+    assert tuned.tune is not None
     made = [
         record_with(status, ap, label=f"ce-lr{lr:g}", error=None if status == "finished" else "loss is not finite")
         for lr, (status, ap) in zip(rates, outcomes, strict=True)
     ]
-    (row,) = tuning.choose(own, own.tune, made).rows
+    (row,) = tuning.choose(tuned, tuned.tune, made).rows
     return row
 
 

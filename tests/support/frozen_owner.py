@@ -1,4 +1,5 @@
-"""Runs `detmodes` as one of two processes of which the other takes over a cell: see tests/run/test_frozen_owner.py.
+"""Runs `detmodes` as one of two processes of which the other takes over a cell: see
+tests/run/processes/test_frozen_owner.py.
 
     python -m tests.support.frozen_owner FOLDER first|second ARGUMENTS...
 

@@ -88,6 +88,29 @@ def test_a_kernel_that_names_no_peak_is_asked_otherwise(tmp_path: Path, monkeypa
     assert timing.peak_rss() == host._ask_peak_memory()
 
 
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "expected"),
+    [
+        ("MemTotal: 9437184 kB\nMemAvailable:    3145728 kB\n", None, 3.0),
+        ("MemTotal: 9437184 kB\nMemAvailable:    3145728 kB\n", "max\n", 3.0),
+        ("MemTotal: 9437184 kB\nMemAvailable:    3145728 kB\n", "2147483648\n", 2.0),
+        ("MemTotal: 9437184 kB\nMemAvailable:    3145728 kB\n", "4294967296\n", 3.0),
+        (None, "4294967296\n", 4.0),
+        (None, None, 7.0),
+    ],
+)
+def test_free_memory_is_what_the_machine_and_the_container_leave(
+    meminfo: str | None, limit: str | None, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "PROC", tmp_path)
+    monkeypatch.setattr(host, "CGROUP", tmp_path)
+    monkeypatch.setattr(host, "read_total_memory", lambda: 7.0)
+    for name, content in (("meminfo", meminfo), ("memory.max", limit)):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    assert host.read_free_memory() == expected
+
+
 def test_the_machines_memory_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sysconf_names", {})
     assert timing.machine()["memory_gib"] is None

@@ -41,12 +41,12 @@ def test_by_hand() -> None:
     8; (8/2 + 4) / (1/2 + 1) = 16/3; (8/4 + 4/2 + 2) / (1/4 + 1/2 + 1) = 24/7."""
     model = one_weight(100.0)
     mean = average.begin(model)
-    seen = []
+    averages = []
     for step, weight in enumerate((8.0, 4.0, 2.0), 1):
         nn.init.constant_(model.weight, weight)
         average.update(mean, model, 0.5, step)
-        seen.append(float(mean["weight"]))
-    assert seen == pytest.approx([8, 16 / 3, 24 / 7], rel=1e-6)
+        averages.append(float(mean["weight"]))
+    assert averages == pytest.approx([8, 16 / 3, 24 / 7], rel=1e-6)
 
 
 def test_late_steps_are_those_of_torchs_moving_average() -> None:
@@ -57,12 +57,12 @@ def test_late_steps_are_those_of_torchs_moving_average() -> None:
     mean = average.begin(model)
     for step in range(1, 101):
         with torch.no_grad():
-            for own in model.parameters():
-                own.add_(torch.randn_like(own))
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
         average.update(mean, model, 0.8, step)
         torchs.update_parameters(model)
-    for name, own in torchs.module.named_parameters():
-        torch.testing.assert_close(mean[name], own.detach(), atol=1e-5, rtol=1e-5)
+    for name, parameter in torchs.module.named_parameters():
+        torch.testing.assert_close(mean[name], parameter.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_shown_is_given_back() -> None:
@@ -86,7 +86,11 @@ def test_frozen_parameters_have_no_mean() -> None:
 
 
 def weights(adapter: OpenFlamingo) -> dict[str, Tensor]:
-    return {name: own.detach().clone() for name, own in adapter.model.named_parameters() if own.requires_grad}
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in adapter.model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def trained(plan: Train, **arguments: Any) -> tuple[dict[int, dict[str, Tensor]], dict[str, Tensor], list[float]]:
@@ -108,10 +112,10 @@ def test_the_mean_is_evaluated_and_kept_and_training_does_not_notice() -> None:
     assert averaged_losses == losses
     assert sorted(looks) == [2, 4]
     for step in (2, 4):
-        shares = [0.5 ** (step - own) for own in range(1, step + 1)]
-        for name, seen in looks[step].items():
-            expected = sum(share * plain[own][name] for own, share in enumerate(shares, 1)) / sum(shares)
-            torch.testing.assert_close(seen, expected, atol=1e-6, rtol=1e-5)
+        shares = [0.5 ** (step - earlier) for earlier in range(1, step + 1)]
+        for name, averaged in looks[step].items():
+            expected = sum(share * plain[earlier][name] for earlier, share in enumerate(shares, 1)) / sum(shares)
+            torch.testing.assert_close(averaged, expected, atol=1e-6, rtol=1e-5)
     assert all(torch.equal(last[name], looks[4][name]) for name in last)
     assert not all(torch.equal(last[name], plain[4][name]) for name in last)
 
@@ -136,9 +140,9 @@ def test_training_that_was_stopped_goes_on_with_its_mean(stopped: int, tmp_path:
     with second:
         later, end, curve = trained(plan, checkpointer=second, log=second.log)
     assert curve == losses
-    assert all(torch.equal(own, end[name]) for name, own in last.items())
-    for step, seen in later.items():
-        assert all(torch.equal(own, looks[step][name]) for name, own in seen.items())
+    assert all(torch.equal(tensor, end[name]) for name, tensor in last.items())
+    for step, averaged in later.items():
+        assert all(torch.equal(tensor, looks[step][name]) for name, tensor in averaged.items())
 
 
 def test_a_later_stage_begins_with_the_mean(tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_a_later_stage_begins_with_the_mean(tmp_path: Path) -> None:
                 stop.pending = signal.SIGTERM
                 stop.check()
 
-        stages = [FineTuning(prepare("ce", {}, small.fitted(), (), own, 0), own) for own in (plan, still)]
+        stages = [FineTuning(prepare("ce", {}, small.fitted(), (), train, 0), train) for train in (plan, still)]
         more: dict[str, Any] = {} if checkpointer is None else {"log": checkpointer.log}
         work = Work(adapter, small.train_examples(8), 0, small.accelerator(), **more)
         train(work, stages, Hooks(evaluate=look), checkpointer)
@@ -175,8 +179,8 @@ def test_a_later_stage_begins_with_the_mean(tmp_path: Path) -> None:
     with second:
         run(second, resumed, None)
     assert sorted(resumed) == [4, 5]
-    for step, seen in resumed.items():
-        assert all(torch.equal(own, whole[step][name]) for name, own in seen.items())
+    for step, averaged in resumed.items():
+        assert all(torch.equal(tensor, whole[step][name]) for name, tensor in averaged.items())
 
 
 def test_split_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,14 +96,14 @@ def test_alignment_by_hand() -> None:
 def test_padding_depends_on_the_neighbours_and_nothing_else_does() -> None:
     long = CODEC.encode([("desk_lamp", LEFT), ("couch", BELOW)], 8, 8)
     short = CODEC.encode([("sofa", RIGHT)], 8, 8)
-    together, alone = target_batch([long, short], CODEC), target_batch([short], CODEC)
+    joint, alone = target_batch([long, short], CODEC), target_batch([short], CODEC)
     width = alone.inputs.shape[1]
     for field in ("inputs", "labels", "kinds"):
-        assert getattr(together, field)[1, :width].tolist() == getattr(alone, field)[0].tolist()
-    assert set(together.inputs[1, width:].tolist()) == {TOKENS.pad}
-    assert set(together.labels[1, width:].tolist()) == {IGNORED_LABEL}
+        assert getattr(joint, field)[1, :width].tolist() == getattr(alone, field)[0].tolist()
+    assert set(joint.inputs[1, width:].tolist()) == {TOKENS.pad}
+    assert set(joint.labels[1, width:].tolist()) == {IGNORED_LABEL}
     for row, tokens in enumerate((long, short)):
-        assert tuple(together.labels[row][together.labels[row] != IGNORED_LABEL].tolist()) == tokens
+        assert tuple(joint.labels[row][joint.labels[row] != IGNORED_LABEL].tolist()) == tokens
 
 
 def test_what_stands_before_a_target_is_read_and_not_learnt() -> None:
@@ -180,8 +180,8 @@ def test_collisions_are_as_many_as_asked_for(rate: float, realised: float, membe
 
 
 def test_collisions_reach_every_member_of_every_image() -> None:
-    seen = {draw[1:] for batch in draws(9, 3, 8, 60, 0, "collision", 0.5) for draw in batch}
-    assert seen == set(product(range(9), range(3)))
+    drawn = {draw[1:] for batch in draws(9, 3, 8, 60, 0, "collision", 0.5) for draw in batch}
+    assert drawn == set(product(range(9), range(3)))
 
 
 def test_collisions_need_enough_images() -> None:

@@ -48,8 +48,8 @@ def test_by_hand() -> None:
 
 def test_after_the_warm_up_it_is_torchs() -> None:
     rest = STEPS - WARM_UP
-    cosine = followed(lambda own: CosineAnnealingLR(own, T_max=rest), rest)
-    linear = followed(lambda own: LinearLR(own, start_factor=1.0, end_factor=0.0, total_iters=rest), rest)
+    cosine = followed(lambda optimizer: CosineAnnealingLR(optimizer, T_max=rest), rest)
+    linear = followed(lambda optimizer: LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=rest), rest)
     assert shares("cosine")[WARM_UP:] == pytest.approx(cosine)
     assert shares("linear")[WARM_UP:] == pytest.approx(linear)
 
@@ -59,7 +59,7 @@ def test_after_the_warm_up_it_is_torchs() -> None:
 )
 def test_it_is_that_of_transformers_but_for_a_first_step_at_zero(schedule: Schedule, make: Any) -> None:
     """There the first step of a warm-up has the rate 0, and teaches nothing; here the warm-up is one step ahead."""
-    theirs = followed(lambda own: make(own, WARM_UP, STEPS), STEPS)
+    theirs = followed(lambda optimizer: make(optimizer, WARM_UP, STEPS), STEPS)
     assert shares(schedule)[WARM_UP:] == pytest.approx(theirs[WARM_UP:])
     assert shares(schedule)[: WARM_UP - 1] == pytest.approx(theirs[1:WARM_UP])
     assert theirs[0] == 0
@@ -68,7 +68,7 @@ def test_it_is_that_of_transformers_but_for_a_first_step_at_zero(schedule: Sched
 def weights_after(**plan: Any) -> list[float]:
     adapter, full = small.fitted(), Train.model_validate({"steps": 4, "batch_size": 2, "warm_up": 1, **plan})
     small.fine_tune(adapter, prepare("ce", {}, small.fitted(), [], full, 0), full, small.train_examples(4))
-    return torch.cat([own.detach().flatten()[:5] for own in adapter.model.parameters()]).tolist()
+    return torch.cat([parameter.detach().flatten()[:5] for parameter in adapter.model.parameters()]).tolist()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from tests.objectives.cases import (
     rows,
 )
 from tests.support import small
-from tests.training.test_train import after_accumulation, gradient, rows_of, token_by_token
+from tests.training.loop.gradients import after_accumulation, gradient, rows_of, token_by_token
 
 WEIGHTS = torch.rand(24, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
 
@@ -48,13 +48,13 @@ def test_each_position_counts_as_much_as_its_weight(name: str, settings: dict[st
     """Against the objective at every single position; what is averaged over stays all target positions."""
     settings = settings | {"lam": 1.0} if "lam" in settings else settings  # below 1 the place in the sequence counts
     batch = random_batch(7)
-    output, (found,) = outcome(name, settings, replace(batch, weight=WEIGHTS))
+    output, (gradient,) = outcome(name, settings, replace(batch, weight=WEIGHTS))
     count = int((batch.labels >= 0).sum())
     alone = [loss_and_gradient(name, settings, rows(batch, slice(i, i + 1))) for i in range(24)]
     expected = torch.stack([weight * loss for weight, (loss, _) in zip(WEIGHTS, alone, strict=True)]).sum() / count
     slopes = torch.cat([weight * slope for weight, (_, slope) in zip(WEIGHTS, alone, strict=True)]) / count
     torch.testing.assert_close(output.mean(), expected)
-    torch.testing.assert_close(found, slopes)
+    torch.testing.assert_close(gradient, slopes)
     assert {int(term.count) for term in output.terms.values()} == {count}
     assert_same(LossOutput({}, output.stats), LossOutput({}, build(name, **settings)(batch).stats))
 
@@ -64,8 +64,8 @@ def test_a_projection_has_the_same_weights(name: str, settings: dict[str, Any]) 
     batch = replace(factored_batch(7), weight=WEIGHTS)
     expected, expected_gradient = loss_and_gradient(name, settings, replace(batch, logits=plain(batch)))
     with chunks_of(5, 9):
-        found, (hidden, weight) = outcome(name, settings, batch)
-    torch.testing.assert_close(found.mean(), expected)
+        loss, (hidden, weight) = outcome(name, settings, batch)
+    torch.testing.assert_close(loss.mean(), expected)
     factors: Any = batch.logits
     torch.testing.assert_close(hidden, expected_gradient @ factors.weight)
     torch.testing.assert_close(weight, expected_gradient.T @ factors.hidden)
@@ -87,10 +87,10 @@ def test_probabilities_of_whole_sequences_have_no_weights(name: str, settings: d
     terms = build(name, **settings)(replace(batch, weight=WEIGHTS)).terms
     assert torch.equal(terms[name].sum, plain_terms[name].sum)
     assert batch.group is not None
-    own = (batch.labels >= 0) & ~MEMBERS.sampled[batch.group]
-    nll = F.cross_entropy(plain(batch)[own], batch.labels[own], reduction="none")
-    torch.testing.assert_close(terms["ce"].sum, (nll * WEIGHTS[own]).sum())
-    assert int(terms["ce"].count) == int(own.sum())
+    given = (batch.labels >= 0) & ~MEMBERS.sampled[batch.group]
+    nll = F.cross_entropy(plain(batch)[given], batch.labels[given], reduction="none")
+    torch.testing.assert_close(terms["ce"].sum, (nll * WEIGHTS[given]).sum())
+    assert int(terms["ce"].count) == int(given.sum())
 
 
 def test_weights_of_another_length_raise() -> None:
@@ -111,7 +111,7 @@ def test_kinds_of_tokens_have_their_weights() -> None:
     """Against torch's cross-entropy, token by token."""
     weights = {"name": 2.0, "location": 0.5, "end": 0.0}
     adapter, examples = small.fitted(), small.train_examples(8)
-    output, found = after_accumulation(adapter, weighted("ce", {}, weights), 8)
+    output, update = after_accumulation(adapter, weighted("ce", {}, weights), 8)
     adapter.model.zero_grad()
     logits, labels = token_by_token(adapter, examples)
     kinds = adapter.codec.kinds(labels.tolist())
@@ -119,7 +119,7 @@ def test_kinds_of_tokens_have_their_weights() -> None:
     expected = (F.cross_entropy(logits, labels, reduction="none") * each).sum() / len(labels)
     expected.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(output.mean(), expected.detach(), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found, gradient(adapter), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(update, gradient(adapter), atol=1e-5, rtol=1e-3)
     assert set(kinds) == {0, 1, 2, 3}
 
 

@@ -127,7 +127,7 @@ def test_only_the_chosen_expert_learns_a_target() -> None:
     adapter.model.embedding[1].p = 0.0  # type: ignore[index]
     chosen = likeliest(e_step(adapter))
     assert len(set(chosen)) > 1
-    output, found = step(adapter, objective_of(EXPERTS))
+    output, gradients = step(adapter, objective_of(EXPERTS))
     adapter.model.zero_grad()
     parts = []
     for example, tokens, expert in zip(*shown(adapter), chosen, strict=True):
@@ -138,7 +138,7 @@ def test_only_the_chosen_expert_learns_a_target() -> None:
     expected.backward()  # type: ignore[no-untyped-call]
     assert float(output.mean()) == pytest.approx(float(expected.detach()), rel=1e-5)
     for name, parameter in adapter.model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6)
     shares = [means(output)[f"expert/{expert}"] for expert in range(EXPERTS)]
     assert shares == pytest.approx([chosen.count(expert) / len(chosen) for expert in range(EXPERTS)])
 

@@ -53,9 +53,9 @@ def test_sorted_by_length_the_gradient_is_the_same_and_less_is_padded(name: str)
     rows = rows_of(adapter, 16)
     expected, much = step_of(adapter, rows, 4, name)
     budget = TokenBudget(4 * max(lengths(adapter, rows)))
-    found, little = step_of(adapter, by_length(rows, adapter.codec), budget, name)
+    gradient, little = step_of(adapter, by_length(rows, adapter.codec), budget, name)
     assert expected.norm() > 1e-3
-    assert (found - expected).norm() < 1e-6 * expected.norm()
+    assert (gradient - expected).norm() < 1e-6 * expected.norm()
     assert little < 0.6 * much
 
 
@@ -63,16 +63,16 @@ def test_the_share_of_padding_by_hand() -> None:
     """Of a batch of n sequences with L_i positions: 1 - sum of L_i / (n * the largest L_i)."""
     adapter = in_double_precision()
     rows = rows_of(adapter, 8)
-    own = lengths(adapter, rows)
-    assert step_of(adapter, rows, 8, "ce")[1] == pytest.approx(1 - sum(own) / (8 * max(own)))
+    sizes = lengths(adapter, rows)
+    assert step_of(adapter, rows, 8, "ce")[1] == pytest.approx(1 - sum(sizes) / (8 * max(sizes)))
     assert step_of(adapter, rows, 1, "ce")[1] == 0.0
 
 
 def test_micro_batches_keep_to_their_budget_and_lose_nothing() -> None:
     adapter = small.fresh()
     rows = by_length(rows_of(adapter, 24), adapter.codec)
-    own = lengths(adapter, rows)
-    assert own == sorted(own, reverse=True)
+    sizes = lengths(adapter, rows)
+    assert sizes == sorted(sizes, reverse=True)
     parts = list(micro_batches(rows, TokenBudget(60), whole_sets=False, codec=adapter.codec))
     assert [row for part in parts for row in part] == rows
     assert len(parts) > 2

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from harness.commands.options import AllowOption, TrustOption
+from harness.commands.options import AllowOption, DataOption, TrustOption
 
 
 def predict(
@@ -29,6 +29,29 @@ def predict(
         print(prediction.as_text(answer))
         if draw is not None:
             print(f"  drawn to {prediction.draw(answer, draw)}")
+
+
+def bottleneck(
+    model: Annotated[str, typer.Argument(help="A model's name (its shipped base), or the folder of a cell.")],
+    images: Annotated[int, typer.Option(min=1, help="How many validation images.")] = 100,
+    format: Annotated[
+        Literal["console", "md"], typer.Option(help="On the screen, or as a text on stdout.")
+    ] = "console",
+    output: Annotated[Optional[Path], typer.Option(help="Also write the table into this file, as JSON.")] = None,  # noqa: UP045
+    data: DataOption = None,
+    allow: AllowOption = None,
+    trust_remote_code: TrustOption = None,
+) -> None:
+    """How unevenly a model chooses among a category's names, and how much of that its output layer forces on it."""
+    from harness.commands import console
+    from harness.commands.models import bottleneck as floors
+    from harness.suite.permissions import Permissions
+    from harness.system.files import write_text
+
+    table = floors.read(model, images, data, Permissions.of(allow, trust_remote_code))
+    if output is not None:
+        write_text(output, floors.to_json(table))
+    console.show_grid(floors.grid_of(table), format)
 
 
 def pretrain(

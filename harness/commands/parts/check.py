@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
 from harness import conformance, registry
+from harness.commands.options import read_settings
 from harness.conformance import Outcome, State, Tell
 from harness.errors import ConfigError
 from harness.inference.device import Device
@@ -98,24 +98,6 @@ def _of_stage(name: str, settings: dict[str, Any]) -> Checks:
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise ConfigError(*problems)
-
-
-def read_settings(assignments: Sequence[str]) -> dict[str, Any]:
-    """Reads settings of the form KEY=VALUE, the value as YAML in a suite file. ConfigError names every one of another
-    form."""
-    settings, problems = {}, []
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not key or not equals:
-            problems.append(f"--set: expected KEY=VALUE, got {assignment!r}")
-            continue
-        try:
-            settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            problems.append(f"--set {key}: expected a value in YAML, got {value!r}")
-    if problems:
-        raise ConfigError(*problems)
-    return settings
 
 
 def _table(name: str, outcomes: Sequence[Outcome]) -> Table:

@@ -23,6 +23,7 @@ from benchmarks.readers.sample_columns import NONE, Columns
 from harness import records
 from harness.commands.results.codebook import benchmark_of
 from harness.errors import ConfigError, DataError
+from harness.protocols import Benchmark
 from harness.report.results import load
 from harness.suite.permissions import NOTHING, Permissions, run_of
 
@@ -93,18 +94,26 @@ def _sample_lines(columns: Columns) -> Iterator[str]:
         yield json.dumps({**line, **{name: count for name, count in counts.items() if count}}) + "\n"
 
 
-def truth_of_cell(cell: Path, data: Path | None, permissions: Permissions = NOTHING) -> tuple[str, Path]:
-    """Returns the annotations that a cell was evaluated on, as JSON in the style of its protocol, and the folder that
-    its `file_name`s are relative to.
+def benchmark_of_cell(cell: Path, data: Path | None, permissions: Permissions = NOTHING) -> Benchmark:
+    """Returns the benchmark that a cell was evaluated on.
 
-    Raises as `benchmark_of`, and DataError for a benchmark that has no annotations to write.
+    Raises as `benchmark_of`, and DataError where the cell lies in the folder of no run.
     """
     run = run_of(cell)
     results = load(run)
     keys = [key for key, folder in results.folders.items() if folder.resolve() == cell.resolve()]
     if not keys:
         raise DataError(f"{cell}: expected a cell in the folder of its run, to know its benchmark's settings")
-    benchmark: Any = benchmark_of(run, results, keys, data, permissions)
+    return benchmark_of(run, results, keys, data, permissions)
+
+
+def truth_of_cell(cell: Path, data: Path | None, permissions: Permissions = NOTHING) -> tuple[str, Path]:
+    """Returns the annotations that a cell was evaluated on, as JSON in the style of its protocol, and the folder that
+    its `file_name`s are relative to.
+
+    Raises as `benchmark_of_cell`, and DataError for a benchmark that has no annotations to write.
+    """
+    benchmark: Any = benchmark_of_cell(cell, data, permissions)
     if not hasattr(benchmark, "annotations"):
         raise DataError(f"benchmark {benchmark.name}: has no method annotations(split), so that none can be written")
     annotations: Annotations = benchmark.annotations("val")

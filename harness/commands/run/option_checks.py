@@ -22,11 +22,20 @@ def require_device(name: str | None) -> None:
         device_named(name)
 
 
-def require_executor(executor: Literal["local", "ray"], ray_address: str | None, jobs: int) -> None:
-    """ConfigError where an option is for another executor than the one that was chosen."""
+def number_of_jobs(jobs: str) -> int | None:
+    """Returns what `--jobs` asks for; None for "auto". ConfigError where it is neither."""
+    if jobs == "auto":
+        return None
+    if not (jobs.isascii() and jobs.isdecimal() and int(jobs) >= 1):
+        raise ConfigError(f"--jobs: expected a whole number of at least 1, or auto, got {jobs!r}")
+    return int(jobs)
+
+
+def require_executor(executor: Literal["local", "ray"], ray_address: str | None, jobs: int | None) -> None:
+    """ConfigError where an option is for another executor than the one that was chosen. jobs: None for "auto"."""
     if executor == "local" and ray_address is not None:
         raise ConfigError("--ray-address: expected with --executor ray")
     if executor == "ray":
         require_one_process("--executor ray")
-        if jobs > 1:
+        if jobs is not None and jobs > 1:
             raise ConfigError("--jobs: a cluster runs as many cells as it has room for; leave it out")

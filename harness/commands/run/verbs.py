@@ -35,7 +35,7 @@ def run(
     changes: Annotated[Optional[list[str]], typer.Option("--set", help=SET_HELP)] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the cells and their cost.")] = False,
     on: Annotated[Optional[str], typer.Option(help="With --dry-run: the cost on a100, h100, h200.")] = None,  # noqa: UP045
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time, in processes that share GPUs and cores.")] = 1,
+    jobs: Annotated[str, typer.Option(help="Cells at a time, in processes that share GPUs and cores.")] = "auto",
     snapshot_every: Annotated[str, typer.Option(help="Time (10m) or steps (50) between states to go on from.")] = "10m",
     workers: Annotated[Optional[int], typer.Option(min=0, help="Threads reading ahead; 0: read when needed.")] = None,  # noqa: UP045
     profile: Annotated[bool, typer.Option("--profile", help="Where the time goes; slows a GPU down.")] = False,
@@ -55,7 +55,8 @@ def run(
     from harness.suite import load
     from harness.suite.permissions import Permissions
 
-    option_checks.require_executor(executor, ray_address, jobs)
+    asked_for = option_checks.number_of_jobs(jobs)
+    option_checks.require_executor(executor, ray_address, asked_for)
     CheckpointInterval.of(snapshot_every)
     if on is not None and not dry_run:
         raise ConfigError("--on: expected with --dry-run: cells are run on this machine")
@@ -72,6 +73,10 @@ def run(
     from harness.run.output import mirror as mirrors
 
     folder, mirror = mirrors.opened(output or f"runs/{chosen.suite}")
+    if asked_for is None and executor == "local" and not dry_run:
+        from harness.run.executors.jobs import choose_jobs
+
+        asked_for = choose_jobs(chosen, folder, only, device)
     # What a user may have mistyped is told by now: what follows imports torch, which takes seconds.
     from harness.commands import console
     from harness.commands.run import launch, plan
@@ -87,8 +92,8 @@ def run(
     )
     if executor == "ray":
         code = launch.on_cluster(options)
-    elif jobs > 1 and worker is None:
-        code = launch.workers(options, jobs)
+    elif asked_for is not None and asked_for > 1 and worker is None:
+        code = launch.workers(options, asked_for)
     else:
         code = launch.here(options)
     if mirror is not None and shows():

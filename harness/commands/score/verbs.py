@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from harness.commands.options import QuietOption
+from harness.commands.options import QuietOption, read_settings
 
 
 def evaluate(
@@ -80,11 +80,17 @@ def measure(
 
 
 def check_data(
-    name: Annotated[str, typer.Argument(help="lvis, lvis-v1-val, lvis-v1-minival, lvis-v0.5-val or coco-val2017.")],
+    name: Annotated[
+        str, typer.Argument(help="lvis, lvis-v1-val, lvis-v1-minival, lvis-v0.5-val, coco-val2017; or voc, yolo, hf.")
+    ],
     data: Annotated[Optional[Path], typer.Option(help="Default: the environment variable DETMODES_DATA.")] = None,  # noqa: UP045
     images: Annotated[int, typer.Option(min=0, help="How many pictures of each split to decode.")] = 50,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="KEY=VALUE of the benchmark (of lvis and coco too): your files; again for more."),
+    ] = None,
 ) -> None:
     """Verify a data folder: files, counts, pictures, boxes. What is missing comes with where to get it."""
     from harness.commands.score.check_data import command
 
-    raise typer.Exit(command(name, data, images))
+    raise typer.Exit(command(name, data, images, read_settings(settings or [])))

@@ -35,12 +35,15 @@ from harness.training.engines.optimizer import optimizer_of
 from harness.types import IGNORED_LABEL, Example
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {"weights": "random"},
     "small": {"language": "toy-gpt_neox"},
     "3b": {"language": "random-3b", "every": 1},
     "4b": {"language": "random-4b", "every": 2},
     "9b": {"language": "random-9b", "every": 4},
 }
-"""Settings of open_flamingo_hf, by the name of the shape."""
+"""Settings of open_flamingo_hf, by the name of the shape; the tiny one is open_flamingo, the model of quickstart."""
+AS_THEY_ARE = {"tiny": "three", "small": "two"}
+"""Layers of the shapes that have no fewer."""
 SAMPLES = 8
 SYNONYMS = {"domain": "cluttered", "calibration_images": 0}
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -65,9 +68,7 @@ def measure(shape: str, device: Device, layers: int | None, images: int, repeats
     accelerator = accelerator_on(device)
     numbers = choose_numbers(accelerator.device, "auto")
     benchmark = registry.benchmark("shapes", {**SYNONYMS, "train_images": images, "val_images": 1}, None)
-    made = base_of(
-        lambda: registry.model("open_flamingo_hf", benchmark.categories, settings), accelerator, numbers.bf16
-    )
+    made = base_of(lambda: registry.model(_model_of(shape), benchmark.categories, settings), accelerator, numbers.bf16)
     assert isinstance(made, Adapter)
     examples, watch = benchmark.split("train"), _Stopwatch(accelerator.device)
     optimizer = optimizer_of(made.model, Train(steps=1))
@@ -78,6 +79,7 @@ def measure(shape: str, device: Device, layers: int | None, images: int, repeats
         "settings": settings,
         "numbers": numbers.describe(),
         "images": images,
+        "threads": torch.get_num_threads(),
         "training": training | {"peak": _peak(accelerator.device, numbers, watch)},
         "evaluation": _evaluation(made, examples, numbers, watch, repeats),
         "memory": _memory(made, optimizer),
@@ -90,10 +92,14 @@ def _settings(shape: str, layers: int | None) -> Value:
         raise ConfigError(unknown("shape", shape, SHAPES))
     settings = dict(SHAPES[shape])
     if layers is not None:
-        if shape == "small":
-            raise ConfigError("--layers: small has two; it is for the released shapes")
+        if shape in AS_THEY_ARE:
+            raise ConfigError(f"--layers: {shape} has {AS_THEY_ARE[shape]}; it is for the released shapes")
         settings["language"] += f":{layers}"
-    return settings | ({} if shape == "small" else {"trains": "flamingo"})
+    return settings | ({} if shape in AS_THEY_ARE else {"trains": "flamingo"})
+
+
+def _model_of(shape: str) -> str:
+    return "open_flamingo" if shape == "tiny" else "open_flamingo_hf"
 
 
 class _Stopwatch:
@@ -248,6 +254,7 @@ def _rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     reached, peak = training["flop"] / training["seconds"], training["peak"]
     drawn = evaluation["tokens"] * evaluation["rows"] / evaluation["samples"]
     return [
+        *_step(document),
         ("training, target tokens a second", f"{training['tokens'] / training['seconds']:,.0f}", ""),
         (f"of the peak ({peak['flops'] / 1e12:.3g} TFLOP/s, {peak['of']})", f"{reached / peak['flops']:.0%}", ""),
         (f"generation with K = {SAMPLES}, tokens a second", f"{drawn:,.0f}", ""),
@@ -257,6 +264,16 @@ def _rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("a checkpoint", f"{document['checkpoint']['seconds']:.2f} s", ""),
         ("of this size", _size(document["checkpoint"]["bytes"]), ""),
     ]
+
+
+def _step(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The row of a training step; none for a document of older code, which has no number of threads."""
+    if "threads" not in document:
+        return []
+    training = document["training"]
+    what = f"a training step of {training['flop'] / 1e9:,.1f} GFLOP, with {document['threads']} threads"
+    rate = training["flop"] / training["seconds"] / 1e9
+    return [(what, f"{1e3 * training['seconds']:,.0f} ms, {rate:,.0f} GFLOP/s", "")]
 
 
 def _size(count: int) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from harness import objectives, registry
 from harness.inference.device import accelerator_on
 from harness.protocols import Adapter
+from harness.run.task import experts_of
 from harness.suite.train_settings import Train
 from harness.system import timing
 from harness.system.files import check_place, write_text
@@ -37,6 +38,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 BENCHMARK = {"domain": "cluttered", "train_images": 64, "val_images": 1, "calibration_images": 0}
 PLAN = Train(steps=1, batch_size=16, targets="all(2)", batching="grouped")
 MATERIALISED = "matrix product + F.cross_entropy"
+SEQUENCE = 32
+"""Tokens of a sequence, where the loss alone is measured."""
 STEPS_PER_LOSS = 6
 """Steps of the tiny model per loss: one takes a fraction of the time of a large loss, and varies more."""
 
@@ -104,6 +107,7 @@ def step_of(case: str) -> Callable[[], None]:
     assert isinstance(adapter, Adapter)
     assert isinstance(base, Adapter)
     objective = prepare(name, settings, base, (), PLAN, 0)
+    adapter.codec.experts = experts_of(adapter, name, settings)
     examples, accelerator = benchmark.split("train"), accelerator_on("cpu")
     targets = rows_of(adapter, examples, next(batches(len(examples), PLAN, 0)), PLAN.targets, 0)
     optimizer = torch.optim.AdamW(adapter.model.parameters(), lr=1e-6, fused=True)
@@ -149,7 +153,9 @@ def losses_alone(positions: int, vocabulary: int, width: int, repeats: int) -> d
 
 
 def _from_hidden(name: str, settings: Mapping[str, Any]) -> bool:
-    return objectives.OBJECTIVES[name].level == "token" and settings.get("mask") != "base"
+    """Whether the loss is one of hidden states and labels alone: of no other model, and no set."""
+    needs = objectives.ready(name, settings).needs
+    return not needs & {"reference", "reference_logits", "sets"}
 
 
 def peak_of_loss(name: str, positions: int, vocabulary: int, width: int) -> float:
@@ -176,6 +182,7 @@ def _gradients(name: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> Non
         loss = F.cross_entropy(hidden @ weight.T, labels)
     else:
         objective, settings = CASES[name]
-        batch = TokenBatch(Projection(hidden, weight), labels)
+        sequences = torch.arange(len(labels)) // SEQUENCE
+        batch = TokenBatch(Projection(hidden, weight), labels, sequences)
         loss = objectives.build(objective, **settings)(batch, logged=False).mean()
     loss.backward()  # type: ignore[no-untyped-call]

@@ -80,7 +80,7 @@ def speed_report(
 
 @app.command(name="model")
 def speed_model(
-    shape: Annotated[str, typer.Option(help="small, 3b, 4b or 9b: OpenFlamingo, random weights.")] = "small",
+    shape: Annotated[str, typer.Option(help="tiny, small, 3b, 4b or 9b: OpenFlamingo, random weights.")] = "small",
     device: DeviceOption = "auto",
     layers: Annotated[Optional[int], typer.Option(min=1, help="Fewer of its layers.")] = None,  # noqa: UP045
     images: Annotated[int, typer.Option(min=1, help="Of a training step, and generated at once.")] = 16,

@@ -24,7 +24,7 @@ from harness.report.figures.data import (
     probe_lines,
     training_lines,
 )
-from harness.report.figures.style import BEHIND, OTHERS, Look, label_ends, legend_below, looks, shown
+from harness.report.figures.style import BEHIND, OTHERS, Look, label_ends, legend_below, looks, shown, within_share
 from harness.report.results import Results
 from harness.suite.cells import BASE, ORACLES
 
@@ -41,7 +41,7 @@ def draw_frontier(results: Results) -> Figure:
     look_of = row_looks(results)
     for axes, model in zip(panels, models(results), strict=True):
         drawn = frontier_lines(results, model)
-        draw_lines(axes, drawn, look_of)
+        draw_lines(axes, drawn, look_of, shares=True)
         label_ends(axes, {line.label: (line.x[-1], line.y[-1]) for line in drawn}, look_of)
         axes.set_xlabel(axis_label("AP"))
         axes.set_title(model if len(panels) > 1 else "")
@@ -63,7 +63,7 @@ def draw_coverage(results: Results) -> Figure:
     panels = figure.subplots(1, len(models(results)), sharey=True, squeeze=False)[0]
     look_of = row_looks(results)
     for axes, model in zip(panels, models(results), strict=True):
-        draw_lines(axes, coverage_lines(results, model), look_of)
+        draw_lines(axes, coverage_lines(results, model), look_of, shares=True)
         axes.set_xlabel("samples per image, k")
         axes.set_title(model if len(panels) > 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -80,7 +80,7 @@ def draw_heat(results: Results) -> Figure:
     for line, model in zip(panels, models(results), strict=True):
         by_figure, heats = heat_lines(results, model), results.suite.sample.curve
         for axes, name in zip(line[:-1], HEAT, strict=True):
-            draw_lines(axes, by_figure[name], look_of)
+            draw_lines(axes, by_figure[name], look_of, shares=True)
             axes.set_title(_titled(results, model, axis_label(name)), fontsize=9)
             axes.set_xlabel("temperature")
             axes.set_xticks(heats, [f"{heat:g}" for heat in heats])
@@ -142,12 +142,17 @@ def _draw_over_steps(
     return figure
 
 
-def draw_lines(axes: Axes, lines: Sequence[Line], look_of: Mapping[str, Look], every_point: bool = False) -> None:
-    """Draws lines, the emphasised ones with their bands and in front; look_of: the look of each row."""
+def draw_lines(
+    axes: Axes, lines: Sequence[Line], look_of: Mapping[str, Look], every_point: bool = False, shares: bool = False
+) -> None:
+    """Draws lines, the emphasised ones with their bands and in front. look_of: the look of each row. shares: whether
+    the values are shares, beyond which no band goes."""
     for line in lines:
         style = look_of[line.label]
         if line.low and style is not BEHIND:
-            axes.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
+            bands = zip(line.y, line.low, line.high, strict=True)
+            low, high = zip(*(within_share(*band) if shares else band[1:] for band in bands), strict=True)
+            axes.fill_between(line.x, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
         axes.plot(
             line.x,
             line.y,

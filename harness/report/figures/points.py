@@ -13,13 +13,25 @@ from harness.metrics.catalogue import axis_label
 from harness.metrics.stats import Interval
 from harness.report.figures.data import Cloud, Trajectory, clouds, models, rows_of, trajectories
 from harness.report.figures.lines import row_looks
-from harness.report.figures.style import BEHIND, OTHERS, Look, legend_below, look, shown
+from harness.report.figures.style import (
+    BEHIND,
+    GREY,
+    OTHERS,
+    Look,
+    label_points,
+    legend_below,
+    look,
+    shown,
+    within_share,
+)
 from harness.report.results import Results
 from harness.suite.cells import BASE
 
-GREY = Look("#8a8a8a", "*", "--")
+BASE_CLOUD = Look("#8a8a8a", "*", "--")
 ACROSS = 4
 """Panels in a line."""
+PANEL = (3.4, 2.9)
+"""Inches of one of two panels for AP against diversity, about."""
 
 
 def draw_trajectories(results: Results) -> Figure:
@@ -35,14 +47,15 @@ def draw_trajectories(results: Results) -> Figure:
             axes.set_title(title if len(panels) == 1 else f"{model}: {title}", pad=16, fontsize=9)
             axes.set_xlabel(axis_label("name_diversity"))
         paths.set_ylabel(axis_label("AP"))
-    legend_below(figure, list(panels[:, 0]))
+    if BEHIND in look_of.values():
+        legend_below(figure, list(panels[:, 0]), only=(OTHERS,))
     return figure
 
 
 def _draw_paths(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping[str, Look]) -> None:
     axes.grid(visible=False, axis="x")
     for bound, meaning, side in ((0.0, "one name", "left"), (1.0, "uniform", "right")):
-        axes.axvline(bound, color="#b0b0b0", linewidth=1, zorder=0.5)
+        axes.axvline(bound, color=GREY, linewidth=1, zorder=0.5)
         axes.text(bound, 1.01, meaning, color="#707070", size=8, ha=side, transform=axes.get_xaxis_transform())
     for path in trajectories:
         style = look_of[path.label]
@@ -61,10 +74,13 @@ def _draw_paths(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping
             zorder=1.5 if style is BEHIND else 3,
         )
     axes.xaxis.set_major_locator(MaxNLocator(6))
+    starts = {path.label: (path.diversity[-1], path.ap[-1]) for path in trajectories if path.label == BASE}
+    label_points(axes, starts, look_of, PANEL)
 
 
 def _draw_ends(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping[str, Look]) -> None:
-    """Draws the last step of each row: its interval where the row is emphasised, a grey point elsewhere."""
+    """Draws the last step of each row: its interval and name where the row is emphasised, a grey point elsewhere."""
+    bars = []
     for path in trajectories:
         style = look_of[path.label]
         x, y = path.diversity[-1], path.ap[-1]
@@ -72,10 +88,12 @@ def _draw_ends(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping[
             axes.plot(x, y, "o", color=style.colour, markersize=4, zorder=2)
             continue
         diversity, ap = path.last or (None, None)
+        across = _bars(x, diversity)
+        bars.append((x - across[0][0], x + across[1][0], y) if across else (x, x, y))
         axes.errorbar(
             x,
             y,
-            xerr=_bars(x, diversity),
+            xerr=across,
             yerr=_bars(y, ap),
             fmt=style.marker,
             color=style.colour,
@@ -85,13 +103,15 @@ def _draw_ends(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping[
             zorder=5,
         )
     axes.xaxis.set_major_locator(MaxNLocator(5))
+    last = {path.label: (path.diversity[-1], path.ap[-1]) for path in trajectories}
+    label_points(axes, last, look_of, PANEL, bars)
 
 
 def _bars(value: float, figure: Interval | None) -> list[list[float]] | None:
     """Returns how far the interval reaches below and above the value, [2, 1]: not beyond what a share can be."""
     if figure is None or math.isnan(figure.high):
         return None
-    low, high = max(figure.low, min(0.0, value)), min(figure.high, max(1.0, value))
+    low, high = within_share(value, figure.low, figure.high)
     return [[value - low], [high - value]]
 
 
@@ -111,7 +131,7 @@ def draw_clouds(results: Results) -> Figure:
     labels, titled = rows_of(results)[1:], row_looks(results)
     for axes, (model, cloud, of_model) in zip(panels.flat, drawn, strict=False):
         for base in (other for other in of_model if other.label == BASE):
-            _draw_cloud(axes, base, GREY, BASE, only_middle=cloud.label != BASE)
+            _draw_cloud(axes, base, BASE_CLOUD, BASE, only_middle=cloud.label != BASE)
         if cloud.label != BASE:
             _draw_cloud(axes, cloud, look(labels.index(cloud.label)), None)
         title = shown(cloud.label, titled.get(cloud.label)).strip()

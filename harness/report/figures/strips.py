@@ -19,6 +19,7 @@ from harness.images import read_rgb
 from harness.records import GALLERY, gallery
 from harness.records.gallery import Picture, ShownSamples
 from harness.report.figures.data import models, rows_of
+from harness.report.figures.style import COLOURS
 from harness.report.results import Key, Results
 from harness.types import Box
 
@@ -29,7 +30,8 @@ NAMES = 9
 """Number of names that a panel shows; further ones are counted."""
 SIDE = 200
 """Longer side of a drawn picture in pixels: it is shown at less than 2 inches."""
-SAMPLE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8C8C00")
+SAMPLE_COLOURS = (*COLOURS, "#B2182B", "#4D4D4D")
+"""One for each of eight samples."""
 
 WIDTH, TITLE, TEXT_LINE, GAP = 1.9, 0.2, 0.15, 0.12
 """Sizes in inches: of a panel, its title, a line of text below it, and the space between panels."""
@@ -233,7 +235,6 @@ def _draw_boxes(axes: Axes, boxes: Sequence[Drawn]) -> None:
         edgecolors=colour,
         linewidths=1.4 if sample is None else 0.9,
         linestyles="-" if verified else (0, (2.0, 1.6)),
-        alpha=None if sample is None else 0.75,
     )
     axes.add_collection(made, autolim=False)
 

@@ -55,6 +55,11 @@ class Look:
     """What the row is called in words, if the suite says so."""
 
 
+def within_share(value: float, low: float, high: float) -> tuple[float, float]:
+    """Returns an interval of a share, cut where no share can be: at 0 and 1, or at an estimate that lies beyond."""
+    return max(low, min(0.0, value)), min(high, max(1.0, value))
+
+
 def look(index: int) -> Look:
     """Returns the look of the emphasised row with this index."""
     return Look(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
@@ -118,6 +123,40 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], look_of: Map
             size=8.5,
             arrowprops={"arrowstyle": "-", "color": look_of[label].colour, "linewidth": 0.5, "shrinkB": 2},
         )
+
+
+def label_points(
+    axes: Axes,
+    points: Mapping[str, tuple[float, float]],
+    look_of: Mapping[str, Look],
+    size: tuple[float, float],
+    bars: Sequence[tuple[float, float, float]] = (),
+) -> None:
+    """Writes the name of each emphasised row right of its point (x, y), or left of it where there is no room, so far
+    above that it covers no bar and no other name. Comes last, as it takes the limits of the axes as they are.
+
+    size: of the panel in inches, about. bars: where each horizontal line to be avoided begins and ends, and its height.
+    """
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    inch, gap = (right - left) / size[0], (high - low) * LINE_HEIGHT / size[1]
+    taken = [(*bar, 0.6 * gap) for bar in bars]  # begin, end, height, how far a name stays away
+    highest = high
+    for label, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
+        if look_of[label] is BEHIND:
+            continue
+        name = shown(label, look_of[label]).strip()
+        width, height = 0.075 * len(name) * inch, y + gap / 2
+        start = x + 0.08 * inch
+        if start + width > right:
+            start = x - 0.08 * inch - width
+        for begin, end, other, away in sorted(taken, key=lambda item: item[2]):
+            if begin < start + width and start < end and abs(height - other) < away:
+                height = other + away
+        taken.append((start, start + width, height, gap))
+        highest = max(highest, height + gap)
+        at, side = (start, "left") if start > x else (start + width, "right")
+        axes.text(at, height, name, color=look_of[label].colour, ha=side, va="center", size=8.5, zorder=6)
+    axes.set_ylim(low, highest)
 
 
 @dataclass(frozen=True, slots=True)

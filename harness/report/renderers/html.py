@@ -119,10 +119,11 @@ def to_html(results: Results) -> str:
     made = grids(results)
     claims = [grid for grid in made if grid.title.startswith(HYPOTHESES)]
     summary = [grid for grid in made if grid not in claims]
+    facts = "".join(f"<li>{escape(line)}</li>\n" for line in caption(results))
     sections = {
         "Figures": "".join(_figures(results)),
         "Hypotheses": "".join(map(_table, claims)),
-        "Tables": "".join(map(_table, summary)),
+        "Tables": f"<ul>\n{facts}</ul>\n{''.join(map(_table, summary))}",
         "Categories": "".join(map(_table, category_grids(results, everything=True))),
         "Definitions": _definitions(results),
         "Reproduce": f"<pre><code>{escape(command(results))}</code></pre>\n",
@@ -133,7 +134,6 @@ def to_html(results: Results) -> str:
         f'<section aria-labelledby="{title.lower()}">\n<h2 id="{title.lower()}">{title}</h2>\n{text}</section>\n'
         for title, text in shown.items()
     )
-    facts = "".join(f"<li>{escape(line)}</li>\n" for line in caption(results))
     title = escape(results.suite.suite)
     return f"""<!doctype html>
 <html lang="en">
@@ -153,8 +153,6 @@ def to_html(results: Results) -> str:
 <nav aria-label="Contents"><ul>{links}</ul></nav>
 </header>
 <main id="main">
-<ul>
-{facts}</ul>
 {body}</main>
 <script>{SCRIPT}</script>
 </body>

@@ -64,6 +64,11 @@ class Passed:
         share = positions / self.positions
         return Passed(self.images * share, self.rows * share, positions, self.pairs * share, self.outputs * share)
 
+    def read_again(self, times: int) -> Passed:
+        """The same images, whose rows are read so many times."""
+        rows, positions, pairs = (times * number for number in (self.rows, self.positions, self.pairs))
+        return Passed(self.images, rows, positions, pairs, times * self.outputs, times * self.passes)
+
     def of_part(self, part: NetworkPart) -> float:
         """Positions that pass a part."""
         return part.positions * {"image": self.images, "row": self.rows, "token": self.positions}[part.per]

@@ -178,9 +178,18 @@ class RowEstimate:
             again = min(images, read) if self.plan.targets == "canonical" else read
             once = arithmetic.forward(self.shape, passed, _size(self.trains_bf16))
             parts.append((once * (again / rows), self.trains_bf16))
+        if "experts" in self.needs:  # who learns a target is asked of each of them
+            asked = passed.read_again(self._experts)
+            once = arithmetic.forward(self.shape, asked, _size(self.trains_bf16))
+            parts.append((once * self.plan.steps, self.trains_bf16))
         if "calibration" in self.needs:
             parts.append((self._forced(self.settings.get("calibration_examples")), self.trains_bf16))
         return self._phase("training", passed.outputs * steps, parts)
+
+    @property
+    def _experts(self) -> int:
+        """How many read a target that is not learnt, and answer where an answer is greedy."""
+        return int(self.settings.get("experts", 1))
 
     @property
     def _drawn_in_training(self) -> int:
@@ -226,11 +235,13 @@ class RowEstimate:
         on_gpu = not self.hardware.waits
         model = self.outline.predictor
         refilled = isinstance(model, Refills) and model.refills and (on_gpu or self.asks_bf16)
-        batches = workload.answered(self._val_texts, self.suite.sample, on_gpu=on_gpu, refilled=refilled)
+        rows = self.suite.sample.samples + self._experts - 1  # every expert gives a greedy answer
+        sample = self.suite.sample.model_copy(update={"samples": rows})
+        batches = workload.answered(self._val_texts, sample, on_gpu=on_gpu, refilled=refilled)
         images = sum(batch.images for batch in batches)
         total = sum(map(self._decoded, batches), start=Cost())
         mean = float(workload.cut(self._val_texts, self.suite.sample).mean())
-        return total * (1 / images), mean * (1 + self.suite.sample.samples)
+        return total * (1 / images), mean * (1 + rows)
 
     def _decoded(self, batch: Decoded) -> Cost:
         return arithmetic.decoding(self.shape, batch, _size(self.asks_bf16))
@@ -273,7 +284,7 @@ class RowEstimate:
         greedy = asked((whole - 1) * self._asked_images + early * self._early_images, 1)
         size = _size(self.asks_bf16)
         parts = [arithmetic.scoring(self.shape, item, size) for item in (last, greedy)]
-        parts.append(self._forced() * (whole + early))
+        parts.append(self._forced() * (self._experts * (whole + early)))
         return self._phase("scoring", last.positions + greedy.positions, [(item, self.asks_bf16) for item in parts])
 
     # ---- checkpoints and memory --------------------------------------------------------------------------------------

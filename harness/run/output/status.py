@@ -11,7 +11,7 @@ from typing import Literal
 
 from harness import records
 from harness.errors import DataError
-from harness.records import layout
+from harness.records import Record, layout
 from harness.run.output import progress
 from harness.run.output.progress import Progress
 from harness.suite.cells import Cell, listed
@@ -38,6 +38,8 @@ class CellStatus:
     progress: Progress | None
     seconds_left: float | None
     error: str
+    outcome: str
+    """What a finished cell came to, see `outcome`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class _Made:
     role: str = ""
     seconds: float = 0.0
     error: str = ""
+    outcome: str = ""
 
 
 def read(folder: Path) -> Status:
@@ -75,6 +78,12 @@ def read(folder: Path) -> Status:
     costs = _costs(made)
     cells_of_run = [_cell(folder, *where, record, costs) for where, record in zip(places_, made, strict=True)]
     return Status(suite.suite, tuple(cells_of_run))
+
+
+def outcome(record: Record) -> str:
+    """Says what a finished cell came to, in a few words: its AP (where the task has boxes) and its time."""
+    ap = record.evaluations[-1].metrics.get("AP") if record.evaluations else None
+    return f"{'' if ap is None else f'AP {ap:.3f}  '}{record.seconds:.0f} s"
 
 
 def to_json(status: Status) -> dict[str, object]:
@@ -101,7 +110,8 @@ def _cell(output: Path, cell: Cell, folder: Path, made: _Made, costs: dict[str, 
     done = state in ("finished", "failed")
     news = None if done else progress.read_progress(output, folder.name)
     left = 0.0 if done else _left(news, costs.get(cell.role))
-    return CellStatus(cell, folder, state, None if done or owner is None else str(owner), news, left, made.error)
+    owned = None if done or owner is None else str(owner)
+    return CellStatus(cell, folder, state, owned, news, left, made.error, made.outcome if state == "finished" else "")
 
 
 def _state(folder: Path, recorded: Literal["finished", "failed"] | None, owner: locks.Owner | None) -> State:
@@ -142,4 +152,4 @@ def _made(folder: Path, written: float) -> _Made:
         record = records.read_record(folder)
     except DataError as error:
         return _Made(error=str(error))
-    return _Made(record.status, record.role, record.seconds, record.error or "")
+    return _Made(record.status, record.role, record.seconds, record.error or "", outcome(record))

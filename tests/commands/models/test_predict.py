@@ -17,7 +17,7 @@ from harness.errors import ConfigError, DataError
 from harness.run import runner
 from harness.run.context import open_context
 from harness.types import Box, Example, Mention, Parsed
-from tests.run.test_runner import cell_folder
+from tests.run.mini_runs import cell_folder
 from tests.support import small
 
 

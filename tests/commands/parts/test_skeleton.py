@@ -39,17 +39,19 @@ def messages(module: ModuleType) -> dict[str, str]:
 
 
 def test_a_skeleton_says_what_to_write_step_by_step(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = messages(module)
-    assert list(found) == ["protocol"]
-    assert found["protocol"].startswith("build: return the torch.nn.Module, with this many entries in its vocabulary (")
+    reported = messages(module)
+    assert list(reported) == ["protocol"]
+    assert reported["protocol"].startswith(
+        "build: return the torch.nn.Module, with this many entries in its vocabulary ("
+    )
 
     monkeypatch.setattr(module, "build", lambda vocabulary: nn.Linear(2, vocabulary))
     monkeypatch.setattr(registry, "lvis_categories", lambda: ())
-    found = messages(module)
-    assert found.pop("card").startswith("CARDS: expected parameters within 10% of ")
-    assert not found.keys() & {"protocol", "settings", "describe", "mask", "parsing", "bad_weights", "offline"}
-    assert found["pixels"].startswith("pixels: return float32 images [B, 3, H, W] on the CPU")
-    assert found["generate"].startswith("generate: return for each example one Sample for each temperature")
+    reported = messages(module)
+    assert reported.pop("card").startswith("CARDS: expected parameters within 10% of ")
+    assert not reported.keys() & {"protocol", "settings", "describe", "mask", "parsing", "bad_weights", "offline"}
+    assert reported["pixels"].startswith("pixels: return float32 images [B, 3, H, W] on the CPU")
+    assert reported["generate"].startswith("generate: return for each example one Sample for each temperature")
 
     monkeypatch.setattr(
         module.BrandNew, "pixels", lambda self, examples: sys.modules["torch"].zeros(len(examples), 3, 2, 2)

@@ -61,8 +61,8 @@ def table(run: Path) -> ErrorTable:
 
 
 def row(table: ErrorTable, label: str, which: str) -> ErrorRow:
-    (found,) = (row for row in table.rows if (row.label, row.which) == (label, which))
-    return found
+    (match,) = (row for row in table.rows if (row.label, row.which) == (label, which))
+    return match
 
 
 def emitted(seed: int) -> list[list[Parsed]]:
@@ -73,8 +73,8 @@ def emitted(seed: int) -> list[list[Parsed]]:
     adapter.model.eval()
     drawn = generate(adapter, examples, 1.0, context.suite.sample, seed)
     return [
-        [adapter.codec.decode(sample.tokens, example.width, example.height) for sample in own]
-        for example, own in zip(examples, drawn, strict=True)
+        [adapter.codec.decode(sample.tokens, example.width, example.height) for sample in answers]
+        for example, answers in zip(examples, drawn, strict=True)
     ]
 
 
@@ -98,16 +98,18 @@ def test_the_counts_are_those_of_the_answers_themselves(table: ErrorTable) -> No
             greedy.update(first.kinds)
             samples.update(kind for other in others for kind in other.kinds)
     for which, expected in (("greedy", greedy), ("samples", samples)):
-        found = row(table, "base", which)
-        assert {kind: int(own.sum()) for kind, own in found.counts.items()} == {kind: expected[kind] for kind in KINDS}
-        assert found.mean("missed") == expected["missed"] / found.answers
+        counted = row(table, "base", which)
+        assert {kind: int(counts.sum()) for kind, counts in counted.counts.items()} == {
+            kind: expected[kind] for kind in KINDS
+        }
+        assert counted.mean("missed") == expected["missed"] / counted.answers
     assert all(samples[kind] for kind in ("classification", "localisation", "background", "missed", "miscount"))
 
 
 def test_oracles_make_no_errors(table: ErrorTable) -> None:
     for label in ("oracle-uniform", "oracle-collapsed"):
         for which in ("greedy", "samples"):
-            assert {int(own.sum()) for own in row(table, label, which).counts.values()} == {0}
+            assert {int(counts.sum()) for counts in row(table, label, which).counts.values()} == {0}
 
 
 def test_cells_are_chosen_by_pattern(run: Path, table: ErrorTable) -> None:
@@ -144,7 +146,7 @@ def test_every_format_says_the_same(
         code, texts[name] = shown(monkeypatch, capsys, run, "--cell", "*base*", "--format", name)
         assert code == 0
     samples = row(table, "base", "samples")
-    expected = {kind: int(own.sum()) for kind, own in samples.counts.items()}
+    expected = {kind: int(by_category.sum()) for kind, by_category in samples.counts.items()}
     document = json.loads(texts["json"])
     (greedy, drawn) = document["rows"]
     assert (document["images"], greedy["answers_of"], drawn["answers_of"]) == (IMAGES, "greedy", "samples")
@@ -153,8 +155,8 @@ def test_every_format_says_the_same(
     lines = [line for line in csv.DictReader(io.StringIO(texts["csv"])) if line["answers_of"] == "samples"]
     assert {line["error"]: int(line["count"]) for line in lines if line["category"] == ALL} == expected
     for kind in KINDS:
-        own = [int(line["count"]) for line in lines if line["error"] == kind and line["category"] != ALL]
-        assert sum(own) == expected[kind]
+        numbers = [int(line["count"]) for line in lines if line["error"] == kind and line["category"] != ALL]
+        assert sum(numbers) == expected[kind]
     assert {line["images"] for line in lines if line["category"] == NO_CATEGORY} == {str(IMAGES)}
     assert "| base | samples | 2 |" in texts["md"]
     for text in (texts["console"], texts["md"]):

@@ -93,8 +93,8 @@ def test_a_picture_that_does_not_decode(data: Path, content: bytes | str) -> Non
 
 
 def test_the_sample_is_as_large_as_asked_for(data: Path) -> None:
-    found = {(c.part, c.name): c.value for c in checks("lvis", data, 2)}
-    assert found["train", "picture sample"] == found["val", "picture sample"] == "2 of 2 good"
+    values = {(c.part, c.name): c.value for c in checks("lvis", data, 2)}
+    assert values["train", "picture sample"] == values["val", "picture sample"] == "2 of 2 good"
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_the_sample_is_as_large_as_asked_for(data: Path) -> None:
 )
 def test_a_box_outside_its_image(data: Path, bbox: tuple[float, ...], outside: bool) -> None:
     edit(data / "val.json", lambda content: content["annotations"][1].update(bbox=list(bbox)))
-    found = failed(data)
-    assert bool(found) == outside
+    failures = failed(data)
+    assert bool(failures) == outside
     if outside:
-        assert found["val", "boxes"].value == "1 outside their image"
-        assert found["val", "boxes"].detail == f"{data}/val.json: box outside: annotation 7 of image 7"
+        assert failures["val", "boxes"].value == "1 outside their image"
+        assert failures["val", "boxes"].detail == f"{data}/val.json: box outside: annotation 7 of image 7"
 
 
 def test_other_categories_in_val(data: Path) -> None:
@@ -130,9 +130,9 @@ def test_no_annotations_at_all(data: Path) -> None:
 def test_a_broken_file_does_not_hide_what_is_wrong_elsewhere(data: Path) -> None:
     (data / "train.json").write_text("{")
     (data / "images" / "7.jpg").unlink()
-    found = failed(data)
-    assert found.keys() == {("train", "file"), ("val", "pictures")}
-    assert str(data / "train.json") in found["train", "file"].detail
+    failures = failed(data)
+    assert failures.keys() == {("train", "file"), ("val", "pictures")}
+    assert str(data / "train.json") in failures["train", "file"].detail
 
 
 def test_counts_are_those_published(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,9 +150,9 @@ def test_counts_are_those_published(data: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", ["lvis-v1-val", "lvis-v1-minival", "lvis-v0.5-val", "coco-val2017", "coco"])
 def test_an_empty_folder_says_what_to_download(tmp_path: Path, name: str) -> None:
-    found = failed(tmp_path, name)
-    assert found.keys() == {("train", "file"), ("val", "file")}
-    assert all("no such file; download http" in check.detail for check in found.values())
+    failures = failed(tmp_path, name)
+    assert failures.keys() == {("train", "file"), ("val", "file")}
+    assert all("no such file; download http" in check.detail for check in failures.values())
 
 
 def test_a_crowd_region_counts_as_an_annotation(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_a_crowd_region_counts_as_an_annotation(tmp_path: Path) -> None:
         objects = [annotation(10 * i + crowd, i, 1, *BOX, iscrowd=crowd) for crowd in (0, 1)]
         content = document([record], objects, [{"id": 1, "name": "person"}])
         write(tmp_path / "annotations" / f"instances_{split}.json", content)
-    found = {(check.part, check.name): check for check in checks("coco", tmp_path)}
-    assert found["val", "annotations"].value == "2"
+    by_name = {(check.part, check.name): check for check in checks("coco", tmp_path)}
+    assert by_name["val", "annotations"].value == "2"
     # A tiny stand-in has neither the counts of the real one nor anything else that is wrong.
     assert {name for part, name in failed(tmp_path, "coco")} == {"images", "annotations", "categories"}
 
@@ -202,11 +202,69 @@ def test_what_is_suspicious_is_named_with_its_count(data: Path, capsys: pytest.C
 
     edit(data / "train.json", confuse)
     assert command("lvis", data, 0) == 1
-    found = {check.value: check.passed for check in checks("lvis", data, 0) if check.name == "suspicion"}
-    assert found == {
+    suspicions = {check.value: check.passed for check in checks("lvis", data, 0) if check.name == "suspicion"}
+    assert suspicions == {
         "1 categories are annotated in an image and verified to be absent from it": False,
         "1 boxes have no area": True,
         "1 files are the picture of several images": True,
     }
     shown = " ".join(capsys.readouterr().out.split())
     assert "1 of 5 boxes have no area (first: annotation 2 of image 2)" in shown
+
+
+# ---- benchmarks over files of one's own ----------------------------------------------------------------------------
+
+
+def yolo(data: Path) -> Path:
+    """The pictures of `data` with labels as YOLO has them; classes in data.yaml."""
+    for split, ids in (("train", range(1, 6)), ("val", range(6, 9))):
+        for folder in ("images", "labels"):
+            (data / "yolo" / folder / split).mkdir(parents=True)
+        for i in ids:
+            Image.new("RGB", (64, 48)).save(data / "yolo" / "images" / split / f"{i}.jpg")
+            (data / "yolo" / "labels" / split / f"{i}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (data / "yolo" / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    return data / "yolo"
+
+
+def test_files_of_another_format_are_checked_like_published_ones(data: Path) -> None:
+    folder = yolo(data)
+    assert [(check.part, check.name, check.passed) for check in checks("yolo", folder)] == [
+        *((part, name, True) for part in ("train", "val") for name in NAMES),
+        ("both", "categories", True),
+    ]
+    Image.new("RGB", (32, 48)).save(folder / "images" / "val" / "7.jpg")
+    (folder / "labels" / "train" / "2.txt").write_text("0 0.5 0.5 0.25\n")
+    assert list(failed(folder, "yolo")) == [("both", "file")]
+    (folder / "labels" / "train" / "2.txt").write_text("0 0.9 0.5 0.5 0.25\n")
+    assert list(failed(folder, "yolo")) == [("train", "boxes")]
+
+
+def test_files_of_ones_own_in_a_published_format(data: Path) -> None:
+    names = {"train": "val.json", "val": "train.json"}
+    found = {(check.part, check.name): check.value for check in checks("lvis", data, 50, names)}
+    assert (found["train", "images"], found["val", "images"]) == ("3", "5")
+    (data / "images" / "7.jpg").unlink()
+    assert list(failed_with(data, names)) == [("train", "pictures")]
+    with pytest.raises(ConfigError, match=r"lvis: unknown setting 'tarin', did you mean 'train'"):
+        list(checks("lvis", data, 50, {"tarin": "x.json"}))
+
+
+def failed_with(data: Path, settings: dict[str, Any]) -> dict[tuple[str, str], Check]:
+    return {(check.part, check.name): check for check in checks("lvis", data, 50, settings) if not check.passed}
+
+
+def test_a_benchmark_without_files_is_told_which_command_checks_it(data: Path) -> None:
+    with pytest.raises(ConfigError, match="check-data shapes: expected a benchmark over files; run: detmodes check"):
+        list(checks("shapes", data))
+
+
+def test_settings_come_from_the_command_line(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ["--set", "train=val.json", "--set", "val=train.json"]
+    monkeypatch.setattr(sys, "argv", ["detmodes", "check-data", "lvis", "--data", str(data), *files])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "FAILED" not in capsys.readouterr().out

@@ -70,8 +70,8 @@ class Folder:
         def refuse(constant: str) -> None:
             raise AssertionError(f"{constant} is not JSON")
 
-        found: dict[str, Any] = json.loads((self.path / name).read_text(), parse_constant=refuse)
-        return found
+        document: dict[str, Any] = json.loads((self.path / name).read_text(), parse_constant=refuse)
+        return document
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 @pytest.mark.parametrize("engine", ["fast", "lvis"])
 def test_real_annotations_give_the_official_figures(folder: Folder, shared: Shared, engine: str) -> None:
-    truth, found = shared("data/lvis_val_100.json"), shared("golden/lvis_val_100/detections.json")
+    truth, detections = shared("data/lvis_val_100.json"), shared("golden/lvis_val_100/detections.json")
     expected = json.loads(shared("golden/lvis_val_100/expected.json").read_text())
     flags = ("--engine", engine, "--no-diagnostics", "--output", "out.json")
-    assert folder.run("--annotations", str(truth), "--detections", str(found), *flags).code == 0
+    assert folder.run("--annotations", str(truth), "--detections", str(detections), *flags).code == 0
     document = folder.json("out.json")
     assert document["metrics"] == {k: pytest.approx(v, abs=1e-9) for k, v in expected["metrics"].items()}
     ap = {c: row["AP"] for c, row in document["per_category"].items() if row["AP"] is not None}
@@ -135,7 +135,7 @@ def test_references_are_engines_too(folder: Folder) -> None:
         for engine in ("fast", reference):
             assert folder.evaluate("--engine", engine, "--output", "out.json", protocol=protocol).code == 0
             outputs.append(folder.json("out.json"))
-        assert [found["engine"] for found in outputs] == ["fast", reference]
+        assert [output["engine"] for output in outputs] == ["fast", reference]
         assert outputs[0]["metrics"] == pytest.approx(outputs[1]["metrics"], abs=1e-9)
 
 

@@ -1,11 +1,10 @@
-"""`detmodes measure` end to end: figures by hand, a cell's own figures again, files, tables, and damaged samples."""
+"""`detmodes measure` end to end: figures by hand, a cell's own figures again, files and tables."""
 
 from __future__ import annotations
 
 import csv
 import json
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,57 +24,16 @@ from model_zoo.oracle import OracleUniform
 from tests.benchmarks.documents import (
     Document,
     annotation,
-    category,
     coco_category,
     coco_image,
     detection,
     document,
-    image,
     write,
 )
-from tests.benchmarks.evaluators import mutations
+from tests.commands.score.sample_lines import LEFT_CUP, SHIFTED, SOFA, TRUTH, lines, named, row, samples
 from tests.evaluation.hand_made import HandMade
 
 Shared = Callable[[str], Path]
-SOFA, LEFT_CUP, RIGHT_CUP = (0, 0, 100, 100), (200, 0, 40, 40), (300, 0, 40, 40)
-SHIFTED = (0, 0, 100, 80)
-"""IoU 8000 / 10000 = 0.8 with SOFA."""
-TRUTH = document(
-    [image(1, neg_category_ids=[3]), image(2)],
-    [
-        annotation(1, 1, 1, *SOFA),
-        annotation(2, 1, 2, *LEFT_CUP),
-        annotation(3, 1, 2, *RIGHT_CUP),
-        annotation(4, 2, 1, *SOFA),
-    ],
-    [category(1, "sofa", "couch"), category(2, "cup", frequency="r"), category(3, "dog", frequency="c")],
-)
-
-
-def named(name: str, bbox: tuple[float, ...], score: float | None = 0.5) -> Document:
-    return {"name": name, "bbox": list(bbox), **({} if score is None else {"score": score})}
-
-
-def row(image_id: int, sample: int, *mentions: Document, **fields: Any) -> Document:
-    return {"image_id": image_id, "sample": sample, "mentions": list(mentions), **fields}
-
-
-def samples() -> list[Document]:
-    """K = 2, and the greedy answer."""
-    return [
-        row(1, 1, named("sofa", SOFA), named("cup", LEFT_CUP)),
-        row(1, 2, named("cup", LEFT_CUP), named("couch", SHIFTED), named("dog", SOFA), named("couch", SOFA, 0.4)),
-        row(2, 1, named("couch", SOFA), named("settee", SOFA), malformed=1, truncated=True),
-        row(2, 2),
-        row(1, 0, named("sofa", SOFA, 0.9), named("cup", LEFT_CUP, 0.8), temperature=0),
-        row(2, 0, temperature=0),
-    ]
-
-
-def lines(folder: Path, content: list[Document]) -> Path:
-    path = folder / "samples.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in content))
-    return path
 
 
 def measured(folder: Path, content: list[Document], truth: Document = TRUTH, **options: Any) -> Measured:
@@ -83,8 +41,8 @@ def measured(folder: Path, content: list[Document], truth: Document = TRUTH, **o
     return measuring.measure(DiversityRequest(samples=lines(folder, content), annotations=annotations, **options))
 
 
-def only(found: Measured) -> Any:
-    (block,) = found.document["temperatures"]
+def only(result: Measured) -> Any:
+    (block,) = result.document["temperatures"]
     return block
 
 
@@ -125,7 +83,7 @@ def test_ap_of_the_greedy_answer_and_of_the_consensus(tmp_path: Path) -> None:
     """Sofa of image 1: the seed is sample 1's; of sample 2's two couches the one at SOFA (IoU 1) joins it, though the
     shifted one is more probable, so the box is SOFA and the score (0.5 + 0.4) / 2. The rest are alone: 0.5 / 2.
     """
-    found = measured(tmp_path, samples())
+    result = measured(tmp_path, samples())
     annotations = load(tmp_path / "truth.json", tmp_path)
     greedy = [detection(1, 1, 0.9, *SOFA), detection(1, 2, 0.8, *LEFT_CUP)]
     rank_consensus = [
@@ -135,9 +93,9 @@ def test_ap_of_the_greedy_answer_and_of_the_consensus(tmp_path: Path) -> None:
         detection(1, 3, 0.25, *SOFA),
         detection(2, 1, 0.25, *SOFA),
     ]
-    expected = [evaluator.evaluate(annotations, Detections.of(own)).metrics for own in (greedy, rank_consensus)]
-    block = only(found)
-    assert found.document["greedy"]["metrics"] == expected[0]
+    expected = [evaluator.evaluate(annotations, Detections.of(ranked)).metrics for ranked in (greedy, rank_consensus)]
+    block = only(result)
+    assert result.document["greedy"]["metrics"] == expected[0]
     assert block["consensus"]["metrics"] == expected[1]
     assert expected[1]["AP"] is not None
     assert expected[0]["AP"] is not None
@@ -149,12 +107,12 @@ def test_without_scores_there_is_no_ap_but_a_reason(tmp_path: Path) -> None:
     for line in content:
         for mention in line["mentions"][:1]:
             del mention["score"]
-    found = measured(tmp_path, content)
-    assert found.document["greedy"] == {"metrics": None, "intervals": {}, "reason": "1 of 2 mentions have no score"}
+    result = measured(tmp_path, content)
+    assert result.document["greedy"] == {"metrics": None, "intervals": {}, "reason": "1 of 2 mentions have no score"}
     # The settee has a score, but no category: it would not be ranked.
-    assert only(found)["consensus"]["reason"] == "3 of 7 mentions have no score"
-    assert only(found)["gain"] is None
-    assert only(found)["figures"] == only(measured(tmp_path, samples()))["figures"]
+    assert only(result)["consensus"]["reason"] == "3 of 7 mentions have no score"
+    assert only(result)["gain"] is None
+    assert only(result)["figures"] == only(measured(tmp_path, samples()))["figures"]
     reason = measured(tmp_path, content[:4]).document["greedy"]["reason"]
     assert reason == "no sample of temperature 0"
 
@@ -186,11 +144,11 @@ def test_coco_has_the_names_of_lvis_and_no_frequencies(tmp_path: Path) -> None:
         [coco_image(1)], [annotation(1, 1, 1, *SOFA)], [coco_category(1, "couch"), coco_category(2, "cup")]
     )
     content = [row(1, k, named(name, SOFA)) for k, name in enumerate(("couch", "sofa"))]
-    found = measured(tmp_path, content, truth, protocol="coco")
-    assert only(found)["figures"]["name_diversity"] == 1.0
-    assert only(found)["figures"]["recall/f"] is None
-    assert found.categories[0]["names"] > 1
-    assert "APr" not in only(found)["consensus"]["metrics"]
+    result = measured(tmp_path, content, truth, protocol="coco")
+    assert only(result)["figures"]["name_diversity"] == 1.0
+    assert only(result)["figures"]["recall/f"] is None
+    assert result.categories[0]["names"] > 1
+    assert "APr" not in only(result)["consensus"]["metrics"]
     with pytest.raises(DataError, match="looks like a COCO file"):
         measured(tmp_path, content, truth)
 
@@ -212,30 +170,30 @@ def test_each_temperature_is_measured_as_if_alone(tmp_path: Path) -> None:
 def cell(folder: Path, settings: SampleSettings, benchmark: Any) -> Measurement:
     """Evaluates an oracle and writes its tables as a cell has them."""
     oracle = OracleUniform(benchmark.categories, {})
-    found = measure(oracle, benchmark, EvaluationSettings(settings), step=8, heldout_nll=None)
+    measurement = measure(oracle, benchmark, EvaluationSettings(settings), step=8, heldout_nll=None)
     (folder / "cell").mkdir()
     for name in ("samples", "mentions"):
-        found.tables[name].to_parquet(folder / "cell" / f"{name}.parquet", index=False)
-    return found
+        measurement.tables[name].to_parquet(folder / "cell" / f"{name}.parquet", index=False)
+    return measurement
 
 
 def test_a_cell_gives_its_own_figures_again(tmp_path: Path) -> None:
-    found = cell(tmp_path, SampleSettings(samples=4, temperature=1.0), HandMade(tmp_path))
+    measurement = cell(tmp_path, SampleSettings(samples=4, temperature=1.0), HandMade(tmp_path))
     again = measuring.measure(DiversityRequest(samples=tmp_path / "cell", annotations=tmp_path / "annotations.json"))
-    assert only(again)["figures"] == found.info.diversity
-    assert again.document["greedy"]["metrics"] == found.info.metrics
-    assert only(again)["consensus"]["metrics"] == found.info.consensus
+    assert only(again)["figures"] == measurement.info.diversity
+    assert again.document["greedy"]["metrics"] == measurement.info.metrics
+    assert only(again)["consensus"]["metrics"] == measurement.info.consensus
     assert again.document["samples"]["step"] == 8
     assert set(again.document["samples"]["sha256"]) == {"samples.parquet", "mentions.parquet"}
 
 
 def test_a_cell_with_several_temperatures_is_a_curve(tmp_path: Path) -> None:
     settings = SampleSettings(samples=3, temperature=1.0, temperatures=(0.5, 2.0))
-    found = cell(tmp_path, settings, HandMade(tmp_path))
+    measurement = cell(tmp_path, settings, HandMade(tmp_path))
     again = measuring.measure(DiversityRequest(samples=tmp_path / "cell", annotations=tmp_path / "annotations.json"))
     blocks = {block["temperature"]: block["figures"] for block in again.document["temperatures"]}
     assert list(blocks) == [0.5, 1.0, 2.0]
-    assert blocks[1.0] == found.info.diversity
+    assert blocks[1.0] == measurement.info.diversity
 
 
 def test_real_photographs(shared: Shared, tmp_path: Path) -> None:
@@ -249,16 +207,16 @@ def test_real_photographs(shared: Shared, tmp_path: Path) -> None:
         for e in annotations.examples
         for k in (0, 1)
     ]
-    found = measuring.measure(DiversityRequest(samples=lines(tmp_path, content), annotations=path))
-    figures = only(found)["figures"]
+    result = measuring.measure(DiversityRequest(samples=lines(tmp_path, content), annotations=path))
+    figures = only(result)["figures"]
     assert figures["recall"] == figures["coverage@1"] == figures["precision"] == 1.0
     assert figures["duplicate_rate"] == figures["unknown_name_rate"] == figures["malformed_rate"] == 0.0
-    diversity = {line["name"]: line["name_diversity"] for line in found.categories if line["support"]}
+    diversity = {line["name"]: line["name_diversity"] for line in result.categories if line["support"]}
     assert len(diversity) > 30
     assert diversity == {
         name: float(len(names[c.id]) > 1) for c in annotations.categories if (name := c.name) in diversity
     }
-    assert only(found)["consensus"]["metrics"]["AP"] == pytest.approx(1.0)
+    assert only(result)["consensus"]["metrics"]["AP"] == pytest.approx(1.0)
 
 
 def sides(box: Box) -> tuple[float, float, float, float]:
@@ -343,60 +301,3 @@ def test_places_that_cannot_be_written_are_told_before_anything_is_read(tmp_path
         "--per-category",
         "--per-image",
     ]
-
-
-# ---- damaged samples ---------------------------------------------------------------------------------------------
-
-
-def mutation(seed: int) -> bytes:
-    """The samples with one or two edits in a line, or with bytes changed."""
-    rng = random.Random(seed)
-    content = samples()
-    text = [json.dumps(line).encode() for line in content]
-    if rng.random() < 0.3:
-        return mutations.damaged(b"\n".join(text), rng)
-    for _ in range(rng.choice([1, 1, 3])):
-        place = rng.randrange(len(content))
-        text[place] = mutations.edited(content[place], rng)
-    return b"\n".join(text)
-
-
-def outcome(seed: int, folder: Path) -> str:
-    """ "figures", or a good error's text. Anything else raises."""
-    path = folder / "samples.jsonl"
-    path.write_bytes(mutation(seed))
-    try:
-        found = measuring.measure(DiversityRequest(samples=path, annotations=folder / "truth.json"))
-    except DataError as error:
-        text = str(error)
-        assert text.startswith(f"{path}: "), text
-        assert text.isprintable(), repr(text)
-        assert len(text) < len(str(folder)) * 2 + 300, text
-        return text
-    json.dumps(found.document, allow_nan=False)
-    return "figures"
-
-
-def failures(seeds: range, folder: Path) -> Iterator[str]:
-    write(folder / "truth.json", TRUTH)
-    for seed in seeds:
-        try:
-            outcome(seed, folder)
-        except Exception as error:  # whatever it is: that is what is tested
-            yield f"mutation {seed}: {type(error).__name__}: {error}"
-
-
-def test_mutations_are_of_every_kind(tmp_path: Path) -> None:
-    write(tmp_path / "truth.json", TRUTH)
-    found = [outcome(seed, tmp_path) for seed in range(1000, 1100)]
-    assert found.count("figures") > 10
-    assert len({text.split("expected")[0] for text in found}) > 15
-
-
-def test_100_mutations_end_in_figures_or_in_one_line(tmp_path: Path) -> None:
-    assert list(failures(range(100), tmp_path)) == []
-
-
-@pytest.mark.slow
-def test_3000_mutations_end_in_figures_or_in_one_line(tmp_path: Path) -> None:
-    assert list(failures(range(100, 3100), tmp_path)) == []

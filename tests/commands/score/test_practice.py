@@ -144,8 +144,8 @@ def test_a_box_without_area_is_no_target_and_is_counted_in_the_record(tmp_path: 
     for oracle in ("oracle-uniform", "oracle-collapsed"):
         assert records[oracle].evaluations[-1].diversity["malformed_rate"] == 0
     assert "objects of" in " ".join(line for line in text.caption(load(tmp_path / "out")) if "No targets of" in line)
-    found = load_for_evaluation(data / "train.json", "coco")
-    assert any("1 of 25 boxes have no area" in str(suspicion) for suspicion in find_in_annotations(found))
+    annotations = load_for_evaluation(data / "train.json", "coco")
+    assert any("1 of 25 boxes have no area" in str(suspicion) for suspicion in find_in_annotations(annotations))
 
 
 def test_pictures_that_change_in_place_are_not_cached(tmp_path: Path, shared: Shared) -> None:

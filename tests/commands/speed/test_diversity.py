@@ -35,36 +35,38 @@ def subject(files: dict[str, Path]) -> SampledSet:
 
 
 def answers(files: dict[str, Path], subject: SampledSet, kind: str) -> Answers:
-    ((temperature, found),) = samples.load(files[kind], subject.annotations, subject.categories).answers.items()
+    ((temperature, of_temperature),) = samples.load(
+        files[kind], subject.annotations, subject.categories
+    ).answers.items()
     assert temperature == 1.0
-    return found
+    return of_temperature
 
 
 def test_both_kinds_of_file_hold_the_same_samples(files: dict[str, Path], subject: SampledSet) -> None:
     lines, cell = (answers(files, subject, kind).mentions for kind in ("JSON Lines", "Parquet"))
     assert len(lines) == 40 * 4 * 6
-    known = lines.category >= 0  # unknown names are numbered as they come
+    in_vocabulary = lines.category >= 0  # unknown names are numbered as they come
     for column in ("image", "sample", "category", "boxes", "score"):
         np.testing.assert_array_equal(getattr(lines, column), getattr(cell, column))
-    np.testing.assert_array_equal(lines.name[known], cell.name[known])
+    np.testing.assert_array_equal(lines.name[in_vocabulary], cell.name[in_vocabulary])
 
 
 def test_a_generated_set_has_something_of_everything(files: dict[str, Path], subject: SampledSet) -> None:
     """Figures that are all 0 or undefined would cost nothing to compute."""
-    found = measure.figures(subject, *measure.diversity_tables(subject, answers(files, subject, "Parquet")))
+    figures = measure.figures(subject, *measure.diversity_tables(subject, answers(files, subject, "Parquet")))
     for name in ("recall", "name_diversity", "unknown_name_rate", "hallucination_rate", "duplicate_rate", "self_bleu"):
-        assert 0.001 < found[name][0] < 0.999, name
-    assert found["box_spread"][0] > 0
-    assert found["vendi"][0] > 1
+        assert 0.001 < figures[name][0] < 0.999, name
+    assert figures["box_spread"][0] > 0
+    assert figures["vendi"][0] > 1
 
 
 def test_ours_is_sacrebleus(files: dict[str, Path]) -> None:
     pytest.importorskip("sacrebleu")
-    found = diversity.compare_self_bleu(files, 10)
-    assert found is not None
-    assert found["images"] == 10
-    assert found["difference"] < 1e-9
-    assert found["own_seconds"] > 0
+    compared = diversity.compare_self_bleu(files, 10)
+    assert compared is not None
+    assert compared["images"] == 10
+    assert compared["difference"] < 1e-9
+    assert compared["own_seconds"] > 0
 
 
 def call_here(reference: str, *arguments: Any) -> timing.Result:

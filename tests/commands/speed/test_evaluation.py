@@ -82,11 +82,11 @@ def test_some_detections_are_right_and_some_wrong(files: dict[str, Path]) -> Non
 def test_chunks_join_to_one_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "CHUNK", 4)
     rng = np.random.default_rng(0)
-    found = synthetic.generate_detections(
+    generated = synthetic.generate_detections(
         synthetic.generate_objects(3, 80, rng), 3, rng
     )  # 9 rows: chunks of 4, 4 and 1
-    synthetic.write_detections(tmp_path / "rows.json", found)
-    assert [row["score"] for row in json.loads((tmp_path / "rows.json").read_text())] == found.scores.tolist()
+    synthetic.write_detections(tmp_path / "rows.json", generated)
+    assert [row["score"] for row in json.loads((tmp_path / "rows.json").read_text())] == generated.scores.tolist()
 
 
 WHOLE = (("hotcoco alone", "json"), ("detmodes", "json"), ("detmodes", "parquet"))

@@ -12,14 +12,17 @@ from harness.errors import ConfigError
 from model_zoo.flamingo.released_sizes import SIZES, released_size
 
 
-def test_the_command_prints_what_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("shape", "width"), [("small", 64), ("tiny", 128)])
+def test_the_command_prints_what_it_writes(
+    shape: str, width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "model.json"
-    assert model.command("small", "cpu", None, images=2, repeats=1, output=output) == 0
+    assert model.command(shape, "cpu", None, images=2, repeats=1, output=output) == 0
     document = json.loads(output.read_text())
     assert capsys.readouterr().out == model.from_document(document) + "\n"
     training, memory = document["training"], document["memory"]
     # Forward and backward: at least three products of each weight that tokens pass with each of their positions.
-    assert training["flop"] > 3 * 2 * 64 * 64 * training["positions"]
+    assert training["flop"] > 3 * 2 * width**2 * training["positions"]
     # But for the little that no target depends on.
     assert 0.9 * memory["trained weights"] < memory["gradients"] <= memory["trained weights"]
     assert memory["optimizer"] >= 2 * memory["gradients"]  # two moments, and a step for each tensor
@@ -40,7 +43,22 @@ def test_released_sizes(name: str) -> None:
     assert released_size("random-5b") is released_size("toy-mpt") is None
 
 
-@pytest.mark.parametrize(("shape", "layers"), [("tiny", None), ("small", 2)])
-def test_a_wrong_shape_is_refused(shape: str, layers: int | None) -> None:
-    with pytest.raises(ConfigError, match=r"unknown shape 'tiny'|--layers: small has two"):
+def test_a_step_has_its_time_and_its_rate() -> None:
+    """5.1 GFLOP in 51 ms are 100 GFLOP/s. Documents of older code have no number of threads, and no such row."""
+    training = {"flop": 5.1e9, "seconds": 0.051}
+    (row,) = model._step({"threads": 2, "training": training})
+    assert row == ("a training step of 5.1 GFLOP, with 2 threads", "51 ms, 100 GFLOP/s", "")
+    assert model._step({"training": training}) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers", "message"),
+    [
+        ("tinny", None, "unknown shape 'tinny', did you mean 'tiny'"),
+        ("small", 2, "--layers: small has two"),
+        ("tiny", 2, "--layers: tiny has three"),
+    ],
+)
+def test_a_wrong_shape_is_refused(shape: str, layers: int | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         model.command(shape, "cpu", layers, 1, 1, None)

@@ -94,9 +94,9 @@ def test_photographs_are_of_the_usual_size_and_their_boxes_with_them(tmp_path: P
     assert images.read(example).size == (640, 480)
     with Image.open(example.path) as picture:
         assert picture.format == "JPEG"
-    for own, before in zip(example.instances, rendered.instances, strict=True):
-        assert own.box.x / 640 == pytest.approx(before.box.x / rendered.width)
-        assert own.box.h / 480 == pytest.approx(before.box.h / rendered.height)
+    for enlarged, before in zip(example.instances, rendered.instances, strict=True):
+        assert enlarged.box.x / 640 == pytest.approx(before.box.x / rendered.width)
+        assert enlarged.box.h / 480 == pytest.approx(before.box.h / rendered.height)
 
 
 def test_an_output_without_a_folder_is_refused_before_anything_is_measured(

@@ -45,6 +45,7 @@ def test_the_command_prints_what_it_writes(
     assert set(document["losses"]) == {
         speed.MATERIALISED,
         *("ce", "label_smoothing", "focal", "dft", "eaft", "entropy_bonus", "gem", "sed_sft", "sed_sft none"),
+        *("mixture", "precision_recall"),
     }
     assert "N = 64, V = 70, D = 8" in printed
 

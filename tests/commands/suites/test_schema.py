@@ -99,8 +99,8 @@ def test_every_key_has_a_meaning() -> None:
     schema = suite_schema()
     silent = [key for key, field in schema["properties"].items() if not field.get("description")]
     for name, part in schema["$defs"].items():
-        for own in (alternative for alternative in part.get("anyOf", [part]) if "properties" in alternative):
-            keys = [key for key, field in own["properties"].items() if not field.get("description")]
+        for documented in (alternative for alternative in part.get("anyOf", [part]) if "properties" in alternative):
+            keys = [key for key, field in documented["properties"].items() if not field.get("description")]
             silent += [f"{name}.{key}" for key in keys if key != "name"]
     assert silent == []
     assert schema["properties"]["keep"]["default"] == "last"
@@ -151,12 +151,12 @@ def test_settings_are_listed_with_their_defaults(kind: str, expected: str, capsy
 
 def test_declared_settings_and_defaults_are_the_checked_ones() -> None:
     for name in ("shapes", "lvis", "coco"):
-        known = registry.known_settings("benchmark", name)
-        assert registry.problems("benchmark", name, {"x": 1})[0].endswith(", ".join(sorted(known)))
+        declared = registry.known_settings("benchmark", name)
+        assert registry.problems("benchmark", name, {"x": 1})[0].endswith(", ".join(sorted(declared)))
     for name in ("open_flamingo", "open_flamingo_hf", "pix2seq", "vlm"):
-        known = registry.known_settings("model", name)
-        assert registry.problems("model", name, {"x": 1})[0].endswith(", ".join(sorted(known)))
-        given = {key: own.default for key, own in known.items() if own.default is not None}
+        declared = registry.known_settings("model", name)
+        assert registry.problems("model", name, {"x": 1})[0].endswith(", ".join(sorted(declared)))
+        given = {key: setting.default for key, setting in declared.items() if setting.default is not None}
         assert registry.problems("model", name, given) == []
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_flamingo.src.helpers import MaskedCrossAttention
 from torch import Tensor
 
 from harness.errors import ConfigError, DataError
@@ -231,7 +232,9 @@ def test_a_wrong_digest_names_both(shipped: Path) -> None:
 
 def test_missing_weights_say_how_to_make_them(shipped: Path) -> None:
     shipped.unlink()
-    with pytest.raises(DataError, match="no such weights file; make it with: detmodes pretrain"):
+    with pytest.raises(
+        DataError, match=r"no such weights file; make it with: detmodes pretrain --base tiny --install$"
+    ):
         OpenFlamingo(small.benchmark().categories, {})
 
 
@@ -265,6 +268,37 @@ def test_every_wrong_setting_is_reported_at_once() -> None:
 @pytest.mark.parametrize("settings", [{}, {"bins": 2}, {"bins": 10_000}, {"trains": "flamingo", "weights": "random"}])
 def test_good_settings_have_no_problems(settings: dict[str, object]) -> None:
     assert OpenFlamingo.problems(settings) == []
+
+
+def test_answers_are_those_of_upstreams_attention_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token by token, while rows end; log-probabilities and all."""
+    adapter, examples = small.fitted(), small.train_examples(5)
+    calls: list[int] = []
+    remembered = LatentAttention.remembered
+
+    def observed(self: LatentAttention, x: Tensor, memo: Tensor, locations: Tensor) -> Tensor:
+        calls.append(len(x))
+        return remembered(self, x, memo, locations)
+
+    monkeypatch.setattr(LatentAttention, "remembered", observed)
+    ours = adapter.generate(examples, [0.0, 1.0, 2.0], 0, 16)
+    assert calls[0] == 15 > calls[-1]  # rows that had ended were left out
+    monkeypatch.setattr(LatentAttention, "forward", MaskedCrossAttention.forward)
+    assert adapter.generate(examples, [0.0, 1.0, 2.0], 0, 16) == ours
+
+
+def test_a_row_without_an_image_reads_nothing() -> None:
+    attention = next(block.attn for block in small.fitted().model.readers())
+    torch.manual_seed(0)
+    x, media = torch.randn(3, 1, 128), torch.randn(3, 1, 16, 128)
+    locations = torch.tensor([[False, True, False], [False, False, False], [True, False, False]])
+    with torch.no_grad():
+        expected = attention(x, media, locations, use_cached_media=True)
+        attention.to_kv.memo = attention.to_kv(media.flatten(1, 2))
+        again = attention(x, media, locations, use_cached_media=True)
+    attention.to_kv.forget()
+    assert torch.equal(again, expected)
+    assert not expected[1].any() and expected[0].any()  # noqa: PT018
 
 
 def test_attention_to_the_image_in_one_kernel_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

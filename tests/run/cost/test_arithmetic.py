@@ -86,15 +86,15 @@ def test_flop_of_a_convolutional_backbone() -> None:
 
 def check_flop_of_training(adapter: OpenFlamingoHf | Pix2Seq, tolerance: float) -> None:
     examples = small.train_examples(4)
-    batch = target_batch([target(own, adapter.codec, "canonical") for own in examples], adapter.codec)
-    kept = batch.labels != IGNORED_LABEL
+    batch = target_batch([target(example, adapter.codec, "canonical") for example in examples], adapter.codec)
+    labelled = batch.labels != IGNORED_LABEL
     adapter.model.train()
     with FlopCounterMode(display=False) as counter:
-        states = adapter.hidden(adapter.pixels(examples), batch.inputs).take(kept)
+        states = adapter.hidden(adapter.pixels(examples), batch.inputs).take(labelled)
         logits = F.linear(states.hidden, states.weight)
-        torch.autograd.backward(F.cross_entropy(logits, batch.labels[kept]))
+        torch.autograd.backward(F.cross_entropy(logits, batch.labels[labelled]))
     rows, length = batch.inputs.shape
-    passed = Passed(rows, rows, rows * length, rows * length**2, int(kept.sum()))
+    passed = Passed(rows, rows, rows * length, rows * length**2, int(labelled.sum()))
     shape, says = shape_of(adapter)
     counted = arithmetic.training(shape, passed, 4, recomputed=False, chunk=10**9).flops
     assert says

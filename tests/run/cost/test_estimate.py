@@ -35,11 +35,11 @@ def context(**changes: Any) -> Context:
     return open_context(small.mini_suite(**changes), None, "cpu")
 
 
-def estimates(own: Context) -> dict[str, CellEstimate]:
+def estimates(given: Context) -> dict[str, CellEstimate]:
     """By the label of the row."""
-    estimator = Estimator(own, H100)
+    estimator = Estimator(given, H100)
     assert estimator.problems() == []
-    return {cell.label: estimator.estimate(cell) for cell in cells(own.suite)}
+    return {cell.label: estimator.estimate(cell) for cell in cells(given.suite)}
 
 
 def seconds(phase: str, label: str = "ce", **changes: Any) -> float:
@@ -66,15 +66,15 @@ def refuse(*_: object, **__: object) -> None:
 
 
 def test_nothing_is_computed_and_no_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = context()
+    given = context()
     monkeypatch.setattr(nn.Module, "__call__", refuse)
     monkeypatch.setattr(checkpoint, "read", refuse)
     monkeypatch.setattr(checkpoint, "sha256", refuse)
-    found = estimates(own)
-    assert set(found["ce"].phases) == {"training", "generation", "scoring", "checkpoints"}
-    assert set(found["base"].phases) == {"generation", "scoring"}
-    assert found["oracle-uniform"] == CellEstimate()
-    assert all(phase.seconds > 0 for phase in found["ce"].phases.values())
+    estimated = estimates(given)
+    assert set(estimated["ce"].phases) == {"training", "generation", "scoring", "checkpoints"}
+    assert set(estimated["base"].phases) == {"generation", "scoring"}
+    assert estimated["oracle-uniform"] == CellEstimate()
+    assert all(phase.seconds > 0 for phase in estimated["ce"].phases.values())
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_an_outline_has_the_parameters_of_the_model(name: str, settings: dict[st
     assert isinstance(built, Adapter)
     assert isinstance(outline, Adapter)
     tensors = [
-        {key: (tuple(p.shape), p.dtype, p.requires_grad) for key, p in own.model.named_parameters()}
-        for own in (built, outline)
+        {key: (tuple(p.shape), p.dtype, p.requires_grad) for key, p in adapter.model.named_parameters()}
+        for adapter in (built, outline)
     ]
     assert tensors[0] == tensors[1]
     assert {p.device.type for p in outline.model.parameters()} == {"meta"}
@@ -168,53 +168,72 @@ def test_a_frozen_mask_asks_the_base_and_keeps_it() -> None:
     live, base = (
         {"name": "sed_sft", "label": "sed", "top_k": 2, "threshold": 0.5, "mask": mask} for mask in ("live", "base")
     )
-    found = {mask: estimates(context(objectives=[own]))["sed"] for mask, own in (("live", live), ("base", base))}
-    assert found["base"].phases["training"].flops > found["live"].phases["training"].flops
-    assert (found["live"].memory["reference"], found["base"].memory["reference"] > 0) == (0.0, True)
+    estimated = {
+        mask: estimates(context(objectives=[objective]))["sed"] for mask, objective in (("live", live), ("base", base))
+    }
+    assert estimated["base"].phases["training"].flops > estimated["live"].phases["training"].flops
+    assert (estimated["live"].memory["reference"], estimated["base"].memory["reference"] > 0) == (0.0, True)
+
+
+def test_a_mixture_reads_a_target_after_every_expert_and_answers_greedily_with_each() -> None:
+    """Each expert more costs the same in training; one expert costs what cross-entropy does. Of 1 + 2 answers to an
+    image, 3 experts make 3 + 2."""
+    one, two, three, four = (
+        estimates(context(objectives=[{"name": "mixture", "experts": n}]))["mixture"].phases for n in (1, 2, 3, 4)
+    )
+    assert one["training"] == estimates(context())["ce"].phases["training"]
+    flops = [phases["training"].flops for phases in (one, two, three, four)]
+    assert flops[3] - flops[2] == pytest.approx(flops[2] - flops[1])
+    assert 0 < flops[3] - flops[2] < flops[0]
+    assert three["generation"].tokens == pytest.approx(one["generation"].tokens * 5 / 3)
+    assert three["generation"].flops > two["generation"].flops > one["generation"].flops
+    assert three["scoring"].flops > one["scoring"].flops
 
 
 def test_the_mean_of_the_weights_is_as_large_as_they_are() -> None:
     """Two moments without it, three times the weights with it."""
     plan = {"steps": 3, "batch_size": 4}
-    plain, mean = (estimates(context(train={**plan, **own}))["ce"].memory for own in ({}, {"ema": 0.9}))
+    plain, mean = (estimates(context(train={**plan, **added}))["ce"].memory for added in ({}, {"ema": 0.9}))
     assert plain["optimizer"] == 2 * plain["trained weights"]
     assert mean == {**plain, "optimizer": 3 * plain["trained weights"]}
 
 
 def test_epochs_cost_what_their_steps_cost() -> None:
     """24 images in batches of 8 are 3 steps."""
-    found = [seconds("training", train={**own, "batch_size": 8}) for own in ({"epochs": 1}, {"steps": 3}, {"steps": 6})]
-    assert found[0] == found[1] < found[2]
+    times = [
+        seconds("training", train={**length, "batch_size": 8}) for length in ({"epochs": 1}, {"steps": 3}, {"steps": 6})
+    ]
+    assert times[0] == times[1] < times[2]
 
 
 def test_what_a_later_stage_draws_and_trains_on_is_counted() -> None:
     chain = {"name": "ce", "label": "chain", "then": {"name": "grpo", "steps": 4, "images": 4, "samples": 4}}
-    own, plain = (estimates(context(objectives=[item])) for item in (chain, "ce"))
+    chained, plain = (estimates(context(objectives=[item])) for item in (chain, "ce"))
     for phase in ("training", "generation"):
-        assert own["chain"].phases[phase].seconds > 1.5 * plain["ce"].phases[phase].seconds
+        assert chained["chain"].phases[phase].seconds > 1.5 * plain["ce"].phases[phase].seconds
 
 
 def test_checkpoints_by_steps_and_their_bytes() -> None:
     """6 steps, one checkpoint each, and one before each of the two evaluations: 8 with 3 numbers for each that trains,
     and the weights that stay."""
-    own = replace(context(train={"steps": 6, "batch_size": 4, "eval_at": [2]}), snapshot_every="1")
-    found = estimates(own)["ce"].phases["checkpoints"]
+    given = replace(context(train={"steps": 6, "batch_size": 4, "eval_at": [2]}), snapshot_every="1")
+    phase = estimates(given)["ce"].phases["checkpoints"]
     numbers = sum(p.numel() for p in small.fresh().model.parameters())
-    assert found.tokens == 4 * numbers * (3 * 8 + 1)
-    assert found.seconds == found.tokens / H100.disk
+    assert phase.tokens == 4 * numbers * (3 * 8 + 1)
+    assert phase.seconds == phase.tokens / H100.disk
 
 
 # ---- memory and devices ----------------------------------------------------------------------------------------------
 
 
 def test_nine_billion_parameters_that_all_train_do_not_fit_into_80_gb() -> None:
-    own = of_size("random-9b", "all")
-    found = estimates(own)["ce"]
-    (warning,) = warnings_of([("9b-ce", found)], H100)
+    large = of_size("random-9b", "all")
+    estimated = estimates(large)["ce"]
+    (warning,) = warnings_of([("9b-ce", estimated)], H100)
     assert warning.startswith("9b-ce: will not fit: about ")
     assert "H100 has 80 GB; the largest part is optimizer" in warning
     # 8.1 billion parameters, 16 bytes each: weights, gradients and two moments in float32.
-    assert 16 * 8.1e9 < found.peak < 16 * 8.4e9 + 10e9
+    assert 16 * 8.1e9 < estimated.peak < 16 * 8.4e9 + 10e9
     assert warnings_of([("9b-ce", estimates(of_size("random-9b", "flamingo"))["ce"])], H100) == []
     many = estimates(of_size("random-9b", "flamingo", micro_batch=8, batch_size=8))["ce"]
     assert many.memory["activations"] > 7 * estimates(of_size("random-9b", "flamingo"))["ce"].memory["activations"]
@@ -229,32 +248,32 @@ def test_a_device_by_name() -> None:
 
 
 def test_a_faster_device_takes_less_time() -> None:
-    own = of_size("random-4b", "flamingo", batch_size=64, micro_batch=64)
-    cell = next(cell for cell in cells(own.suite) if cell.label == "ce")
-    times = [Estimator(own, DEVICES[name]).estimate(cell).phases["training"].seconds for name in ("a100", "h100")]
+    large = of_size("random-4b", "flamingo", batch_size=64, micro_batch=64)
+    cell = next(cell for cell in cells(large.suite) if cell.label == "ce")
+    times = [Estimator(large, DEVICES[name]).estimate(cell).phases["training"].seconds for name in ("a100", "h100")]
     assert times[0] > times[1]
 
 
 def test_this_machine_is_measured() -> None:
-    found = measure_device(torch.device("cpu"))
-    assert (found.name, found.waits) == ("cpu", True)
-    assert min(found.flops, found.flops_fp32, found.bandwidth, found.memory, found.operation) > 0
-    assert 0 < Estimator(context(), found).estimate(next(cells(context().suite))).seconds < 600
+    device = measure_device(torch.device("cpu"))
+    assert (device.name, device.waits) == ("cpu", True)
+    assert min(device.flops, device.flops_fp32, device.bandwidth, device.memory, device.operation) > 0
+    assert 0 < Estimator(context(), device).estimate(next(cells(context().suite))).seconds < 600
 
 
 # ---- finished cells --------------------------------------------------------------------------------------------------
 
 
 def test_finished_cells_cost_nothing(tmp_path: Path) -> None:
-    own = context(train={"steps": 1, "batch_size": 2})
-    runner.run(own, tmp_path, "*-ce-*")
-    chosen = list(cells(own.suite))
-    found = dict(
-        zip([cell.label for cell in chosen], estimate_cells(Estimator(own, H100), tmp_path, chosen), strict=True)
+    given = context(train={"steps": 1, "batch_size": 2})
+    runner.run(given, tmp_path, "*-ce-*")
+    chosen = list(cells(given.suite))
+    costs = dict(
+        zip([cell.label for cell in chosen], estimate_cells(Estimator(given, H100), tmp_path, chosen), strict=True)
     )
-    assert [label for label, cost in found.items() if cost is None] == ["ce"]
+    assert [label for label, cost in costs.items() if cost is None] == ["ce"]
     other = context(train={"steps": 2, "batch_size": 2})
     assert None not in estimate_cells(Estimator(other, H100), tmp_path, chosen)
     (table,) = tmp_path.glob("cells/*-ce-*/samples.parquet")
     table.write_bytes(b"damaged")
-    assert None not in estimate_cells(Estimator(own, H100), tmp_path, chosen)
+    assert None not in estimate_cells(Estimator(given, H100), tmp_path, chosen)

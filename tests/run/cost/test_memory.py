@@ -36,7 +36,7 @@ def test_weights_gradients_and_moments_are_those_of_a_step(trains: str) -> None:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     parameters = list(adapter.model.parameters())
-    moments = [value for own in optimizer.state.values() for name, value in own.items() if name != "step"]
+    moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
     assert parts["trained weights"] == sum(p.nbytes for p in parameters if p.requires_grad)
     assert parts["frozen weights"] == sum(p.nbytes for p in parameters if not p.requires_grad)
     assert parts["gradients"] == sum(p.grad.nbytes for p in parameters if p.grad is not None)
@@ -51,20 +51,20 @@ def test_activations_are_about_what_autograd_keeps(family: str) -> None:
     torch.manual_seed(0)
     adapter: OpenFlamingo | OpenFlamingoHf = small.fresh() if family == "toy" else adapter_that_trains("all")
     examples = small.train_examples(8)
-    batch = target_batch([target(own, adapter.codec, "canonical") for own in examples], adapter.codec)
+    batch = target_batch([target(example, adapter.codec, "canonical") for example in examples], adapter.codec)
     weights = {p.untyped_storage().data_ptr() for p in adapter.model.parameters()}
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = tensor
+            saved[storage.data_ptr()] = tensor
         return tensor
 
     pixels = adapter.pixels(examples)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         states = adapter.hidden(pixels, batch.inputs)
-    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     assert states.hidden.requires_grad
     rows, length = batch.inputs.shape
     passed = Passed(rows, rows, rows * length, rows * length**2, 0)

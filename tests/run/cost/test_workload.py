@@ -27,14 +27,14 @@ def texts(prompts: Sequence[int], targets: Sequence[int]) -> Texts:
 
 
 def images(*categories: Sequence[int]) -> list[Example]:
-    return [example_of(k, [(category, BOX) for category in own]) for k, own in enumerate(categories, start=1)]
+    return [example_of(k, [(category, BOX) for category in ids]) for k, ids in enumerate(categories, start=1)]
 
 
 def test_tokens_of_prompts_and_targets() -> None:
     """A name, four locations and a separator or the end for each object; an image without any has an end alone."""
-    found = workload.texts_of(images([LAMP], [LAMP, SOFA], []), CODEC, Train())
-    assert found.target.tolist() == [6, 12, 1]
-    assert found.prompt.tolist() == [2, 2, 2]
+    counted = workload.texts_of(images([LAMP], [LAMP, SOFA], []), CODEC, Train())
+    assert counted.target.tolist() == [6, 12, 1]
+    assert counted.prompt.tolist() == [2, 2, 2]
     fewer = workload.texts_of(images([LAMP] * 5), CODEC, Train(max_objects=MaxObjects(number=2)))
     assert fewer.target.tolist() == [12]
 
@@ -44,7 +44,7 @@ def test_a_tree_has_as_many_nodes_as_the_one_that_is_scored(score: str) -> None:
     for example in images([LAMP], [SOFA], [LAMP, SOFA], [SOFA, LAMP, LAMP], []):
         tokens = target(example, CODEC, "canonical")
         mentions = CODEC.decode(tokens, example.width, example.height).mentions
-        found = workload.texts_of([example], CODEC, Train(), score)
+        counted = workload.texts_of([example], CODEC, Train(), score)
         nodes = asked = 0
         if score != "constant":
             log_probs = [-1.0] * len(tokens)
@@ -52,21 +52,21 @@ def test_a_tree_has_as_many_nodes_as_the_one_that_is_scored(score: str) -> None:
             asked = len(sequence.queries.tokens) + len(sequence.queries.ends)
             nodes = len(sequence.queries.tree) if asked else 0
         # Names that begin alike share a node in the tree, and are counted apart here.
-        assert nodes <= found.asked[0] <= nodes + 2
-        assert asked - 2 <= found.outputs[0] <= asked
+        assert nodes <= counted.asked[0] <= nodes + 2
+        assert asked - 2 <= counted.outputs[0] <= asked
 
 
 def test_micro_batches_are_padded_to_their_longest_row() -> None:
     """Rows of 3 and 9 places (prompt and target, but for the last token), two at a time: unless both are short, 9 each.
     By tokens they are sorted, so that only one pair is mixed."""
-    own = texts([2, 2], [2, 8])
+    given = texts([2, 2], [2, 8])
     plan = Train(steps=1, batch_size=64, micro_batch=2)
-    passed, largest = workload.trained_on(own, plan, draws=200)
+    passed, largest = workload.trained_on(given, plan, draws=200)
     mean = 2 * (0.25 * 3 + 0.75 * 9)  # of a pair
     assert passed.positions == pytest.approx(32 * mean, rel=0.05)
     assert passed.outputs == pytest.approx(64 * 5, rel=0.05)
     assert (passed.rows, passed.images, passed.passes, largest) == (64, 64, 32, 18)
-    by_tokens, most = workload.trained_on(own, Train(steps=1, batch_size=64, micro_tokens=18), draws=200)
+    by_tokens, most = workload.trained_on(given, Train(steps=1, batch_size=64, micro_tokens=18), draws=200)
     assert by_tokens.positions == pytest.approx(64 * 6, rel=0.05)
     assert most <= 18
 
@@ -104,10 +104,10 @@ def test_answers_are_cut_off_and_batched() -> None:
 
 def test_what_is_scored() -> None:
     """Of four images two are asked about, 10 and 30 positions: 6 answers of each of 8 images are 24 trees of 20."""
-    own = Texts(*(np.array(values) for values in ([2] * 4, [9] * 4, [0, 10, 0, 30], [0, 1, 0, 3])))
-    found = workload.scored(own, images=8, rows=6, at_once=4)
-    assert (found.rows, found.positions, found.outputs, found.passes) == (24, 480, 48, 2)
-    assert found.pairs == 24 * (100 + 900) / 2
+    given = Texts(*(np.array(values) for values in ([2] * 4, [9] * 4, [0, 10, 0, 30], [0, 1, 0, 3])))
+    passed = workload.scored(given, images=8, rows=6, at_once=4)
+    assert (passed.rows, passed.positions, passed.outputs, passed.passes) == (24, 480, 48, 2)
+    assert passed.pairs == 24 * (100 + 900) / 2
 
 
 def test_a_sample_speaks_for_a_large_split() -> None:
@@ -116,4 +116,4 @@ def test_a_sample_speaks_for_a_large_split() -> None:
     some = workload.sampled(many, 7)
     assert len(some) == 7
     assert some == workload.sampled(many, 7)
-    assert [own.image_id for own in some] == sorted(own.image_id for own in some)
+    assert [example.image_id for example in some] == sorted(example.image_id for example in some)

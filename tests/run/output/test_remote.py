@@ -57,8 +57,8 @@ def here(tmp_path: Path) -> Path:
 
 def cell(folder: Path, row: str) -> Path:
     """The folder of a row's only cell."""
-    (found,) = (folder / layout.CELLS).glob(f"[!.]*{row}-s0-*")
-    return found
+    (path,) = (folder / layout.CELLS).glob(f"[!.]*{row}-s0-*")
+    return path
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -154,8 +154,8 @@ def test_a_cell_that_is_not_whole_is_left_there_and_sent_anew(
         store.pipe_file(f"{place}/{RECORD}", b'{"format": 1, "sta')
     other = Mirror(URL, tmp_path / "b")
     other.bring()
-    found = {path.name for path in (tmp_path / "b" / layout.CELLS).iterdir()}
-    assert found == {path.name for path in (here / layout.CELLS).glob("[!.]*")} - {name}
+    names = {path.name for path in (tmp_path / "b" / layout.CELLS).iterdir()}
+    assert names == {path.name for path in (here / layout.CELLS).glob("[!.]*")} - {name}
     if damage == "record":  # its sender was killed, and goes on
         Mirror(URL, here).send()
         other.bring()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness import records
+from harness.commands.console import overview
 from harness.errors import DataError
 from harness.records import layout
 from harness.report.results import load
@@ -72,12 +73,12 @@ def running(output: Path) -> Iterator[Callable[[str], None]]:
 
 
 def test_cells_that_nobody_is_at(output: Path) -> None:
-    found = status.read(output)
-    assert [item.state for item in found.cells] == ["finished", "failed", "waiting", "finished", "finished"]
-    assert [item.error for item in found.cells] == ["", "ValueError: no luck", "", "", ""]
-    assert {item.owner for item in found.cells} == {None}
-    assert found.suite == "fake"
-    assert (found.count("finished"), found.count("running")) == (3, 0)
+    progress = status.read(output)
+    assert [item.state for item in progress.cells] == ["finished", "failed", "waiting", "finished", "finished"]
+    assert [item.error for item in progress.cells] == ["", "ValueError: no luck", "", "", ""]
+    assert {item.owner for item in progress.cells} == {None}
+    assert progress.suite == "fake"
+    assert (progress.count("finished"), progress.count("running")) == (3, 0)
 
 
 def test_a_cell_that_is_computed(output: Path, running: Callable[[str], None]) -> None:
@@ -108,6 +109,22 @@ def test_a_cell_that_was_left(output: Path) -> None:
         assert news.done == 30
 
 
+def test_a_cell_that_workers_finish_is_told_with_what_it_came_to(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that this process computes. The first look tells nothing: what is done then is of an earlier run."""
+    everything = status.read(output)
+    before = replace(everything, cells=tuple(item for item in everything.cells if item.cell.label != "base"))
+    with overview(quiet=False) as show:
+        show(before)
+        show(everything)
+    (cell,) = (item for item in everything.cells if item.cell.label == "base")
+    record = records.read_record(cell.folder)
+    expected = f"finished  {cell.cell.id}  AP {record.evaluations[-1].metrics['AP']:.3f}  {record.seconds:.0f} s"
+    assert [line.strip() for line in capsys.readouterr().err.splitlines() if "finished" in line] == [expected]
+    assert [item.outcome for item in everything.cells if item.state == "failed"] == [""]
+
+
 def test_a_record_that_is_none_is_told(output: Path) -> None:
     (at(output, "base").folder / records.RECORD).write_text("{")
     item = at(output, "base")
@@ -130,8 +147,8 @@ def test_time_left_comes_from_finished_cells_of_the_role(tmp_path: Path) -> None
     missing = [("ce", 2), ("sed", 1), ("sed", 2)]
     output = fake_cells.write_run(tmp_path / "out", suite, images=6, missing=missing)
     cells = {item.cell.id: item.folder for item in status.read(output).cells}
-    own = [cells[name] for name in ("toy-ce-s0", "toy-ce-s1", "toy-sed-s0")]
-    for folder, seconds in zip(own, (80.0, 120.0, 100.0), strict=True):
+    trained = [cells[name] for name in ("toy-ce-s0", "toy-ce-s1", "toy-sed-s0")]
+    for folder, seconds in zip(trained, (80.0, 120.0, 100.0), strict=True):
         fake_cells.rewrite(folder, timings={"train": seconds, "waiting": 50.0, "evaluate": 20.0})
         os.utime(folder / records.RECORD, ns=(1, 1))
     (output / layout.PROGRESS).mkdir()
@@ -140,10 +157,10 @@ def test_time_left_comes_from_finished_cells_of_the_role(tmp_path: Path) -> None
         text = Progress.model_validate(news | {"left": left, "spent": spent}).model_dump_json()
         (output / layout.PROGRESS / f"{cells[name].name}.json").write_text(text)
         assert locks.acquire(output / layout.LOCKS, cells[name].name)
-    found = status.read(output)
-    left_of = {item.cell.id: item.seconds_left for item in found.cells if item.state not in ("finished", "failed")}
+    progress = status.read(output)
+    left_of = {item.cell.id: item.seconds_left for item in progress.cells if item.state not in ("finished", "failed")}
     assert left_of == {"toy-ce-s2": 90.0, "toy-sed-s1": 7.0, "toy-sed-s2": 120.0}
-    assert found.seconds_left == (90 + 7 + 120) / 2
+    assert progress.seconds_left == (90 + 7 + 120) / 2
 
 
 def test_without_a_finished_cell_the_work_in_hand_is_all_there_is(output: Path) -> None:
@@ -178,17 +195,17 @@ def test_a_recorder_writes_now_and_then_and_passes_everything_on(tmp_path: Path)
     (tmp_path / layout.PROGRESS).mkdir()
     before = Progress(kind="train", done=99, total=240, note="", left=None, spent=30.0)
     (tmp_path / layout.PROGRESS / "cell.json").write_text(before.model_dump_json())
-    seen = []
+    passed_on = []
     recorder.work("outside", 1, 2)
     with recorder.during("cell", lambda: checks.append(now)):
         for step in range(100, 106):
             recorder.work("train", step, 240, f"loss {step}")
-            seen.append(progress.read_progress(tmp_path, "cell"))
+            passed_on.append(progress.read_progress(tmp_path, "cell"))
             now += 0.5
         recorder.work("evaluate at 105", 0, 12)
     first = Progress(kind="train", done=100, total=240, note="loss 100", left=None, spent=30.0)
     later = Progress(kind="train", done=104, total=240, note="loss 104", left=68.0, spent=32.0)
-    assert seen == [first] * 4 + [later] * 2
+    assert passed_on == [first] * 4 + [later] * 2
     assert progress.read_progress(tmp_path, "cell") == Progress(
         kind="evaluate at 105", done=0, total=12, note="", left=None, spent=33.0
     )
@@ -230,15 +247,15 @@ def test_clean_takes_what_no_record_needs(output: Path) -> None:
     partial = old(output / f".suite.json.0123{files.PARTIAL}")
     news = output / layout.PROGRESS / f"{at(output, 'base').folder.name}.json"
     size = news.stat().st_size
-    found = clean.find(output)
-    assert {(str(item.path.relative_to(output)), item.size) for item in found} == {
+    removable = clean.find(output)
+    assert {(str(item.path.relative_to(output)), item.size) for item in removable} == {
         (str(work_of(output, "base").relative_to(output)), 1000),
         (str(other.relative_to(output)), 0),
         (str(news.relative_to(output)), size),
         ("locks/dead", 0),
         (partial.name, 4),
     }
-    assert clean.remove(output, found) == 1000 + size + 4
+    assert clean.remove(output, removable) == 1000 + size + 4
     assert tree(output) == before | {"locks", "progress"}
     assert clean.find(output) == []
 
@@ -255,9 +272,9 @@ def test_clean_keeps_what_is_needed(output: Path, running: Callable[[str], None]
 
 def test_what_somebody_begins_before_it_is_removed_stays(output: Path, running: Callable[[str], None]) -> None:
     folder = begin(output, "base")
-    found = clean.find(output)
+    removable = clean.find(output)
     running("base")
-    assert clean.remove(output, found) == 0
+    assert clean.remove(output, removable) == 0
     assert folder.is_dir()
 
 
@@ -267,9 +284,9 @@ def test_weights_go_only_when_asked_for_and_tables_stay(output: Path) -> None:
     digests = {path.name: files.sha256(path) for path in folder.iterdir() if path.name != records.RECORD}
     fake_cells.rewrite(folder, files=digests)
     assert clean.find(output) == []
-    found = clean.find(output, weights=True)
-    assert [(item.path, item.size) for item in found] == [(folder / "model.safetensors", 500)]
-    assert clean.remove(output, found) == 500
+    removable = clean.find(output, weights=True)
+    assert [(item.path, item.size) for item in removable] == [(folder / "model.safetensors", 500)]
+    assert clean.remove(output, removable) == 500
     assert at(output, "base").state == "finished"
     assert len(load(output).records) == 3
 

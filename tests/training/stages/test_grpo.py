@@ -95,7 +95,7 @@ def test_the_first_update_is_the_policy_gradient(micro_batch: int) -> None:
     rows = first_batch(stage, adapter, small.fitted_examples())
     adapter.model.zero_grad()
     output = accumulate(adapter, rows, stage.objective, micro_batch, small.accelerator())
-    found = gradient(adapter)
+    update = gradient(adapter)
     weights = [row.advantage or 0.0 for row in rows]
     tokens = sum(len(row.tokens) for row in rows)
     assert int(output.terms["policy"].count) == tokens
@@ -106,8 +106,8 @@ def test_the_first_update_is_the_policy_gradient(micro_batch: int) -> None:
     adapter.model.zero_grad()
     for weight, row in zip(weights, rows, strict=True):
         torch.autograd.backward(-weight * log_probs(adapter, row).sum() / tokens)
-    assert found.norm() > 1e-3
-    assert (found - gradient(adapter)).norm() < 1e-4 * found.norm()
+    assert update.norm() > 1e-3
+    assert (update - gradient(adapter)).norm() < 1e-4 * update.norm()
 
 
 def test_samples_have_the_advantage_of_their_reward() -> None:
@@ -118,8 +118,8 @@ def test_samples_have_the_advantage_of_their_reward() -> None:
     for group in groups:
         example = group[0].example
         assert {row.example.image_id for row in group} == {example.image_id}
-        said = [adapter.codec.decode(row.tokens, example.width, example.height) for row in group]
-        worth = torch.from_numpy(rewards("detection", [example], [said]))
+        answers = [adapter.codec.decode(row.tokens, example.width, example.height) for row in group]
+        worth = torch.from_numpy(rewards("detection", [example], [answers]))
         assert [row.advantage for row in group] == pytest.approx(advantages(worth)[0].tolist())
 
 
@@ -141,7 +141,7 @@ def test_images_are_encoded_once_in_the_forward_pass(monkeypatch: pytest.MonkeyP
 def said_of(worth: Sequence[Sequence[float]]) -> Rollout:
     """Samples of one token; the image's id is its place."""
     examples = tuple(Example(index, Path(), 8, 8, ()) for index in range(len(worth)))
-    samples = tuple(tuple(Sample((index,), (0.0,)) for index, _ in enumerate(own)) for own in worth)
+    samples = tuple(tuple(Sample((index,), (0.0,)) for index, _ in enumerate(row)) for row in worth)
     return Rollout(examples, samples, torch.tensor(worth), advantages(torch.tensor(worth)), {})
 
 
@@ -167,13 +167,13 @@ def test_groups_without_spread_stay_in_the_mean() -> None:
 
 def test_groups_without_spread_are_left_out_where_asked() -> None:
     """Images 1 and 3 have nothing to teach. Three images are split into updates of one and two, whole."""
-    said = said_of([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [0.2, 0.4]])
+    rolled_out = said_of([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [0.2, 0.4]])
     work = Work(small.fresh(), (), 0, small.accelerator())
 
     def images(updates: int) -> list[list[int]]:
         return [
             [row.example.image_id for row in rows]
-            for rows in split(said, settings_of(updates=updates, filter=True), work)
+            for rows in split(rolled_out, settings_of(updates=updates, filter=True), work)
         ]
 
     assert images(1) == [[0, 0, 2, 2, 4, 4]]
@@ -205,8 +205,8 @@ def test_the_mean_is_over_the_tokens_of_all_images() -> None:
 
 def test_a_step_without_anything_to_learn_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def equal(*arguments: Any, **settings: Any) -> Rollout:
-        said = rollout(*arguments, **settings)
-        return Rollout(said.examples, said.samples, torch.ones(4, 4), torch.zeros(4, 4), said.figures)
+        rolled_out = rollout(*arguments, **settings)
+        return Rollout(rolled_out.examples, rolled_out.samples, torch.ones(4, 4), torch.zeros(4, 4), rolled_out.figures)
 
     monkeypatch.setattr("harness.training.stages.grpo.rollout", equal)
     adapter = small.fitted()
@@ -303,11 +303,11 @@ def test_a_reward_is_a_function_and_a_line_and_rises(monkeypatch: pytest.MonkeyP
 
 
 def test_steps_go_on_counting() -> None:
-    seen: dict[str, list[int]] = {"evaluate": [], "probe": []}
+    steps: dict[str, list[int]] = {"evaluate": [], "probe": []}
     chain = suite(train={"steps": 4, "eval_at": [2], "probe": {"every": 2}}, steps=5, eval_at=[1, 3], log_every=2)
-    hooks = Hooks(evaluate=seen["evaluate"].append, probe=seen["probe"].append)
+    hooks = Hooks(evaluate=steps["evaluate"].append, probe=steps["probe"].append)
     curve = train_chain(small.fitted(), chain, hooks=hooks, examples=small.train_examples(8))
-    assert seen == {"evaluate": [2, 4, 5, 7, 9], "probe": [0, 2, 4, 6, 8, 9]}
+    assert steps == {"evaluate": [2, 4, 5, 7, 9], "probe": [0, 2, 4, 6, 8, 9]}
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6, 8, 9]
     assert [row["step"] for row in rl(curve)] == [5, 6, 8, 9]
 

@@ -58,7 +58,7 @@ def test_of_equally_bad_samples_the_first_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "expected"),
+    ("answers", "expected"),
     [
         # the rarest good one, however good; the most common bad one, however bad
         ([rated(1, 0.9, 3), rated(2, 0.6, 1), rated(3, 0.4, 2), rated(4, 0.0, 1)], (2, 3)),
@@ -68,15 +68,15 @@ def test_of_equally_bad_samples_the_first_is_rejected() -> None:
         ([rated(1, 0.2, 1), rated(2, 0.3, 1)], None),
     ],
 )
-def test_rare_and_good_over_common_and_bad(own: list[RatedAnswer], expected: tuple[int, int] | None) -> None:
-    pair = rare_over_common(own, 0.6, 0.4)
+def test_rare_and_good_over_common_and_bad(answers: list[RatedAnswer], expected: tuple[int, int] | None) -> None:
+    pair = rare_over_common(answers, 0.6, 0.4)
     assert [(chosen.tokens[0], rejected.tokens[0]) for chosen, rejected in pair] == ([expected] if expected else [])
 
 
 def rolled(*objects: list[tuple[str, Box]]) -> tuple[Rollout, Example]:
     """What was said of a training image with several objects, one sequence each."""
     codec, example = small.fresh().codec, two_objects()
-    samples = tuple(Sample(codec.encode(own, example.width, example.height), (0.0,)) for own in objects)
+    samples = tuple(Sample(codec.encode(listed, example.width, example.height), (0.0,)) for listed in objects)
     parsed = [codec.decode(sample.tokens, example.width, example.height) for sample in samples]
     worth = torch.from_numpy(rewards("detection", [example], [parsed]))
     return Rollout((example,), (samples,), worth, advantages(worth), {}), example
@@ -111,15 +111,15 @@ def test_dpo_of_what_a_model_said(targets: str) -> None:
     right = correct(example)
     rollout, _ = rolled(right, right[:1], [], right[:1])
     codec = small.fresh().codec
-    found = pairs.pairs_of(rollout, codec, Dpo(name="dpo", pairs_per_image=3), targets, 7)
-    assert [pair.chosen.tokens for pair in found] == members(example, codec, targets, 7, 0, 3)[:2]
-    assert [pair.rejected.tokens for pair in found] == [rollout.samples[0][2].tokens, rollout.samples[0][1].tokens]
-    assert [pair.rejected.samples for pair in found] == [1, 2]
+    made = pairs.pairs_of(rollout, codec, Dpo(name="dpo", pairs_per_image=3), targets, 7)
+    assert [pair.chosen.tokens for pair in made] == members(example, codec, targets, 7, 0, 3)[:2]
+    assert [pair.rejected.tokens for pair in made] == [rollout.samples[0][2].tokens, rollout.samples[0][1].tokens]
+    assert [pair.rejected.samples for pair in made] == [1, 2]
     canonical = target(example, codec, "canonical")
     same = [s for s in rollout.samples[0] if s.tokens == canonical]  # whether reading order is the annotations' order
     if targets == "canonical":
-        assert found[0].chosen.samples == len(same)
-    assert [pair.chosen.reward for pair in found] == [1.0, 1.0]
+        assert made[0].chosen.samples == len(same)
+    assert [pair.chosen.reward for pair in made] == [1.0, 1.0]
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
@@ -196,14 +196,14 @@ BOTH: dict[str, Any] = {"dpo": {**DPO, "samples": 4}, "divpo": {**DIVPO, "temper
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of two chains, from the shipped weights."""
     output = tmp_path_factory.mktemp("run")
-    found = runner.run(open_context(tiny(**BOTH), None, "cpu"), output, "*-d*po-*")
-    assert [record.status for record in found] == ["finished"] * 2
+    finished = runner.run(open_context(tiny(**BOTH), None, "cpu"), output, "*-d*po-*")
+    assert [record.status for record in finished] == ["finished"] * 2
     return output
 
 
 def cell_of(folder: Path, label: str) -> Path:
-    (found,) = folder.glob(f"cells/open_flamingo-{label}-s0-*")
-    return found
+    (path,) = folder.glob(f"cells/open_flamingo-{label}-s0-*")
+    return path
 
 
 @pytest.mark.parametrize("label", ["dpo", "divpo"])
@@ -216,11 +216,11 @@ def test_the_cell_has_both_stages(folder: Path, label: str) -> None:
     assert [row["step"] for row in preferring] == [3, 4, 5]
     assert preferring[-1]["margin"] > 0
     assert preferring[-1]["loss"] < preferring[0]["loss"]
-    kept = pairs.read(cell_of(folder, label) / "pairs.parquet")
-    assert {*pairs.COLUMNS, *pairs.REFERENCES} == {*kept.columns}
+    stored = pairs.read(cell_of(folder, label) / "pairs.parquet")
+    assert {*pairs.COLUMNS, *pairs.REFERENCES} == {*stored.columns}
     for side in pairs.SIDES:
-        assert list(kept[f"{side}_reference"].map(len)) == list(kept[f"{side}_tokens"].map(len))
-        assert all(np.concatenate(list(kept[f"{side}_reference"])) <= 0)
+        assert list(stored[f"{side}_reference"].map(len)) == list(stored[f"{side}_tokens"].map(len))
+        assert all(np.concatenate(list(stored[f"{side}_reference"])) <= 0)
 
 
 def test_pairs_of_another_cell(folder: Path, tmp_path: Path) -> None:
@@ -236,10 +236,10 @@ def test_pairs_of_another_cell(folder: Path, tmp_path: Path) -> None:
     other = sharing.model_copy(update={"train": sharing.train.model_copy(update={"lr": 1e-2})})
     (record,) = runner.run(open_context(other, None, "cpu"), tmp_path / "out", "*-shared-*")
     assert record.status == "finished"
-    given, own = pairs.read(path), pairs.read(cell_of(tmp_path / "out", "shared") / "pairs.parquet")
-    assert pairs.sequences(given) == pairs.sequences(own)
-    assert list(given["chosen_samples"]) == list(own["chosen_samples"])
-    before, now = (np.concatenate(list(frame["chosen_reference"])) for frame in (given, own))
+    given, copied = pairs.read(path), pairs.read(cell_of(tmp_path / "out", "shared") / "pairs.parquet")
+    assert pairs.sequences(given) == pairs.sequences(copied)
+    assert list(given["chosen_samples"]) == list(copied["chosen_samples"])
+    before, now = (np.concatenate(list(frame["chosen_reference"])) for frame in (given, copied))
     assert not np.allclose(before, now)
 
 
@@ -252,13 +252,13 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 def test_pairs_as_text(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(monkeypatch, folder, "--only", "*-dpo-*", "--images", 2) == 0
-    kept = pairs.read(cell_of(folder, "dpo") / "pairs.parquet")
+    table = pairs.read(cell_of(folder, "dpo") / "pairs.parquet")
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first == f"open_flamingo dpo seed 0: {len(kept)} pairs"
+    assert first == f"open_flamingo dpo seed 0: {len(table)} pairs"
     assert len(lines) == 6
-    assert lines[0] == f"image {kept['image_id'][0]}"
-    assert lines[1] == f"  chosen: reward 1.00, {kept['chosen_samples'][0]}/4      {kept['chosen_text'][0]}"
-    assert kept["rejected_text"][1] in lines[5]
+    assert lines[0] == f"image {table['image_id'][0]}"
+    assert lines[1] == f"  chosen: reward 1.00, {table['chosen_samples'][0]}/4      {table['chosen_text'][0]}"
+    assert table["rejected_text"][1] in lines[5]
 
 
 def test_pairs_drawn(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

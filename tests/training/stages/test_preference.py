@@ -92,14 +92,14 @@ def test_the_first_update_is_that_of_the_pairs_however_they_are_split(micro_batc
     adapter, stage, rows, _ = begun()
     adapter.model.zero_grad()
     output = accumulate(adapter, rows, stage.objective, micro_batch, small.accelerator())
-    found = gradient(adapter)
+    update = gradient(adapter)
     assert int(output.terms["dpo"].count) == 3
     assert float(output.mean()) == pytest.approx(0.6931472, abs=1e-5)
     adapter.model.zero_grad()
     for row in rows:
         assert row.advantage is not None
         torch.autograd.backward(-0.1 / 2 * row.advantage / 3 * log_probs(adapter, row).sum())
-    assert (found - gradient(adapter)).norm() < 1e-3 * found.norm()
+    assert (update - gradient(adapter)).norm() < 1e-3 * update.norm()
 
 
 def test_a_pair_that_comes_twice_in_a_batch_counts_twice() -> None:
@@ -163,13 +163,13 @@ def test_a_group_is_what_an_image_has_to_compare() -> None:
     (rows,) = first_step(stage, adapter, small.fitted_examples(), cache=tables).updates
     groups = sets_of(rows)
     assert len(groups) == 3
-    for own in groups:
-        winners = [row.tokens for row in own if row.advantage == 1.0]
-        losers = [row.tokens for row in own if row.advantage == -1.0]
-        assert len(winners) == len(losers) == len(own) // 2 == len({*winners}) == len({*losers})
+    for group in groups:
+        winners = [row.tokens for row in group if row.advantage == 1.0]
+        losers = [row.tokens for row in group if row.advantage == -1.0]
+        assert len(winners) == len(losers) == len(group) // 2 == len({*winners}) == len({*losers})
         assert not {*winners} & {*losers}
-    assert max(len(own) for own in groups) > 2
-    assert len(tables.made["pairs"]) >= sum(len(own) // 2 for own in groups)
+    assert max(len(group) for group in groups) > 2
+    assert len(tables.made["pairs"]) >= sum(len(group) // 2 for group in groups)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 100])
@@ -180,16 +180,16 @@ def test_the_first_update_of_groups(micro_batch: int) -> None:
     (rows,) = first_step(stage, adapter, small.fitted_examples(), cache=TablesInMemory()).updates
     adapter.model.zero_grad()
     output = accumulate(adapter, rows, stage.objective, micro_batch, small.accelerator())
-    found = gradient(adapter)
+    update = gradient(adapter)
     assert float(output.mean()) == pytest.approx(0.6931472, abs=1e-5)
     assert {name: int(term.count) for name, term in output.terms.items()} == {"gepo": 3, "variance": 3}
     adapter.model.zero_grad()
-    for own in sets_of(rows):
-        for row in own:
+    for group in sets_of(rows):
+        for row in group:
             assert row.advantage is not None
-            share = -0.1 / 2 * row.advantage / (len(own) / 2) / 3
+            share = -0.1 / 2 * row.advantage / (len(group) / 2) / 3
             torch.autograd.backward(share * log_probs(adapter, row).sum())
-    assert (found - gradient(adapter)).norm() < 1e-3 * found.norm()
+    assert (update - gradient(adapter)).norm() < 1e-3 * update.norm()
 
 
 def test_winners_become_likelier_and_equally_so() -> None:
@@ -241,7 +241,7 @@ TINY: dict[str, Any] = {
 def tiny(**then: dict[str, Any]) -> Suite:
     """A row for each stage, labelled by the keyword."""
     return small.mini_suite(
-        **TINY, objectives=[{"name": "ce", "label": label, "then": own} for label, own in then.items()]
+        **TINY, objectives=[{"name": "ce", "label": label, "then": stage} for label, stage in then.items()]
     )
 
 

@@ -42,17 +42,17 @@ class Answering:
         drawn = []
         for example in examples:
             right = [(self.codec.names_of[item.category_id][0], item.box) for item in example.instances]
-            said = [
+            tokens_of_answers = [
                 self.codec.encode(right if good else [], example.width, example.height)
                 for good in self.answers[example.image_id]
             ]
-            drawn.append([Sample(tokens, (0.0,) * len(tokens)) for tokens in said][: len(temperatures)])
+            drawn.append([Sample(tokens, (0.0,) * len(tokens)) for tokens in tokens_of_answers][: len(temperatures)])
         return drawn
 
 
 def work(answers: Sequence[Sequence[bool]], tables: TablesInMemory) -> Work:
     """Four images, of which the base says these."""
-    base: Any = Answering({example.image_id: own for example, own in zip(EXAMPLES, answers, strict=True)})
+    base: Any = Answering({example.image_id: answer for example, answer in zip(EXAMPLES, answers, strict=True)})
     whole = small.work_of(small.fresh())
     return replace(whole, examples=EXAMPLES, fresh=lambda: base, cache=tables)
 
@@ -77,7 +77,7 @@ def test_images_whose_samples_all_succeed_or_all_fail_are_left_out(tmp_path: Pat
 @pytest.mark.parametrize(("success", "used"), [(0.5, 1), (0.3, 0), (0.25, 0), (0.6, 1), (0.75, 0)])
 def test_success_is_a_reward_of_at_least_that_much(success: float, used: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every image has samples worth 0.3 and 0.6."""
-    worth = Reward(lambda truth, answers, found: np.array([[0.3, 0.6]] * len(truth.image_ids)), "", "")
+    worth = Reward(lambda truth, answers, verification: np.array([[0.3, 0.6]] * len(truth.image_ids)), "", "")
     monkeypatch.setitem(REWARDS, "given", worth)
     settings = Grpo(name="grpo", images=1, reward="given", prefilter=Prefilter(samples=2, success=success))
     given = work([(True, True)] * 4, TablesInMemory())

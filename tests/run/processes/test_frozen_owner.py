@@ -1,5 +1,5 @@
 """Two processes, of which one is stopped for so long that the other takes its cell over, and then wakes up in the midst
-of the other's work: that work remains. (Each way to lose the lock by itself: tests/run/test_taken_over.py.)"""
+of the other's work: that work remains. (Each way to lose the lock by itself: test_taken_over.py.)"""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ UNSHARE = ("unshare", "--pid", "--fork", "--kill-child")
 
 def namespaces() -> bool:
     """Whether this machine lets us have some."""
-    found = shutil.which("unshare") is not None
-    return found and subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
+    installed = shutil.which("unshare") is not None
+    return installed and subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
 
 
 def start(folder: Path, role: str, suite: Path, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:

@@ -24,7 +24,7 @@ from harness.sequence.targets import target
 from harness.suite.schema import Suite
 from harness.types import Example
 from model_zoo.flamingo.toy import OpenFlamingo
-from tests.run.test_runner import cell_folder
+from tests.run.mini_runs import cell_folder
 from tests.support import small
 
 PROMPT: dict[str, Any] = {"kind": "categories", "chunk": 7, "negatives": 6}
@@ -51,9 +51,9 @@ def context_of(suite: Suite) -> Context:
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    found = runner.run(context_of(suite()), folder)
-    assert {record.error for record in found} == {None}
-    assert {record.label for record in found} >= {"base", "ce", "sed_sft", "chain"}
+    finished = runner.run(context_of(suite()), folder)
+    assert {record.error for record in finished} == {None}
+    assert {record.label for record in finished} >= {"base", "ce", "sed_sft", "chain"}
     return folder
 
 
@@ -65,15 +65,15 @@ def test_every_image_is_asked_about_all_that_was_verified() -> None:
     context = context_of(suite())
     ids = [category.id for category in context.benchmark.categories]
     chunks = [tuple(ids[start : start + 7]) for start in range(0, len(ids), 7)]
-    found = context.questions("val", 0)
-    assert [question.asked for question in found] == chunks * len(context.benchmark.split("val"))
-    assert context.questions("val", 1) == found
+    questions = context.questions("val", 0)
+    assert [question.asked for question in questions] == chunks * len(context.benchmark.split("val"))
+    assert context.questions("val", 1) == questions
     training = context.questions("train", 0)
     for example in context.benchmark.split("train"):
-        own = [question for question in training if question.image_id == example.image_id]
-        named = [category for question in own for category in question.asked or ()]
+        asked = [question for question in training if question.image_id == example.image_id]
+        named = [category for question in asked for category in question.asked or ()]
         assert set(named) == prompts.taught(example, 6, 0)
-        assert [i for question in own for i in question.instances] == sorted(
+        assert [i for question in asked for i in question.instances] == sorted(
             example.instances, key=lambda instance: (named.index(instance.category_id) // 7, instance.id)
         )
     assert context.questions("train", 1) != training
@@ -111,13 +111,13 @@ def test_a_model_that_cannot_be_asked_is_refused_before_anything_is_computed(
 
 
 def test_the_prompt_is_recorded_and_part_of_what_tells_cells_apart(output: Path, tmp_path: Path) -> None:
-    found = [records.read_record(folder) for folder in (output / "cells").iterdir()]
-    assert {record.role for record in found} == {"base", "trained", "oracle"}
-    for record in found:
+    recorded = [records.read_record(folder) for folder in (output / "cells").iterdir()]
+    assert {record.role for record in recorded} == {"base", "trained", "oracle"}
+    for record in recorded:
         assert record.cell.prompt == {**PROMPT, "evaluate": "verified"}
     planned = [
-        {item.digest for item in runner.plan(context_of(own), tmp_path)}
-        for own in (suite(), suite(negatives=5), suite(chunk=8), suite(evaluate="all"))
+        {item.digest for item in runner.plan(context_of(changed), tmp_path)}
+        for changed in (suite(), suite(negatives=5), suite(chunk=8), suite(evaluate="all"))
     ]
     assert len(set().union(*planned)) == sum(map(len, planned))
 
@@ -125,8 +125,8 @@ def test_the_prompt_is_recorded_and_part_of_what_tells_cells_apart(output: Path,
 def test_tables_have_one_row_for_each_image_and_sample(output: Path) -> None:
     samples = pd.read_parquet(cell_folder(output, "ce") / "samples.parquet")
     images = [example.image_id for example in small.benchmark().split("val")]
-    for _, own in samples.groupby(["temperature", "sample"]):
-        assert own["image_id"].tolist() == images
+    for _, group in samples.groupby(["temperature", "sample"]):
+        assert group["image_id"].tolist() == images
     assert set(zip(samples["temperature"], samples["sample"], strict=True)) == {
         *((0.0, 0),),
         *((heat, sample) for heat in (0.5, 1.0) for sample in (1, 2)),
@@ -163,20 +163,20 @@ def test_a_run_that_is_finished_is_not_run_again(output: Path, monkeypatch: pyte
 
 def test_predictions_of_such_a_cell_ask_about_every_category(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "MAX_TOKENS", 6)
-    seen: list[Any] = []
+    asked: list[Any] = []
     generate = OpenFlamingo.generate
 
     def listening(self: Any, examples: Any, *rest: Any) -> Any:
-        seen.extend(example.asked for example in examples)
+        asked.extend(example.asked for example in examples)
         return generate(self, examples, *rest)
 
     monkeypatch.setattr(OpenFlamingo, "generate", listening)
     path = small.benchmark().split("val")[0].path
-    (found,) = predict.predict([path], str(cell_folder(output, "ce")), samples=2, temperature=1.0, seed=0)
+    (predicted,) = predict.predict([path], str(cell_folder(output, "ce")), samples=2, temperature=1.0, seed=0)
     ids = tuple(category.id for category in small.benchmark().categories)
-    assert seen == [ids[start : start + 7] for start in range(0, len(ids), 7)]
-    assert len(found.samples) == 2
-    assert len(found.scores) == len(found.greedy.mentions)
+    assert asked == [ids[start : start + 7] for start in range(0, len(ids), 7)]
+    assert len(predicted.samples) == 2
+    assert len(predicted.scores) == len(predicted.greedy.mentions)
 
 
 # ---- what is learnt ------------------------------------------------------------------------------------------------
@@ -187,9 +187,11 @@ def test_what_is_answered_depends_on_what_is_asked() -> None:
     adapter = small.fresh()
     questions = []
     for example in [e for e in small.benchmark().split("train") if len(e.instances) == 1][:2]:
-        (own,) = prompts.present(example)
+        (present,) = prompts.present(example)
         (absent,) = sorted(example.negative)[:1]
-        questions += [q for c in (own, absent) for q in prompts.about(example, [c], small.benchmark().categories, 1)]
+        questions += [
+            q for c in (present, absent) for q in prompts.about(example, [c], small.benchmark().categories, 1)
+        ]
     sequences = [target(q, adapter.codec, "canonical") for q in questions]
     assert [len(sequence) for sequence in sequences] == [6, 1, 6, 1]  # an object and the end; the end alone
     batch = target_batch(sequences, adapter.codec, [adapter.codec.prompt(q) for q in questions])
@@ -203,5 +205,5 @@ def test_what_is_answered_depends_on_what_is_asked() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     adapter.model.eval()
-    greedy = [own[0].tokens for own in adapter.generate(questions, [0.0], 0, 10)]
+    greedy = [of_question[0].tokens for of_question in adapter.generate(questions, [0.0], 0, 10)]
     assert greedy == sequences

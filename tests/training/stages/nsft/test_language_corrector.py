@@ -20,7 +20,7 @@ from harness.types import Box
 from tests.support import small
 from tests.support.chains import NSFT, TablesInMemory, chain_of, first_step, stage_of
 from tests.support.chat import Conversation, chat_server
-from tests.training.stages.test_corrections import CODEC, END, FAR, IMAGE, A, B, encoded
+from tests.training.stages.nsft.sequences import CODEC, END, FAR, IMAGE, A, B, encoded
 
 RIGHT = {"name": "couch", "box": list(A)}
 ERROR: dict[str, Any] = {
@@ -125,8 +125,8 @@ def test_the_stage_learns_from_what_it_says(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_server_that_is_not_named_is_told_before_the_first_stage() -> None:
     """Neither a suite nor a record can name it: there is no such setting."""
-    found = problems(Nsft(name="nsft", corrector="language_model"), ())
-    assert found == [
+    reported = problems(Nsft(name="nsft", corrector="language_model"), ())
+    assert reported == [
         f"then.corrector: {name}: expected in the environment, to ask a language model" for name in (ADDRESS, MODEL)
     ]
     with pytest.raises(ConfigError, match="unknown key objectives\\.0\\.then\\.address"):

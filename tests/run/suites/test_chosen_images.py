@@ -81,9 +81,9 @@ def test_the_early_step_has_the_early_images_and_the_last_one_all(results: Resul
 def test_figures_of_an_early_step_are_those_of_its_images_alone(results: Results) -> None:
     """As they were computed when nothing but these images was there (AP is checked whenever points are read)."""
     key = Key("open_flamingo", "ce", 0)
-    points, seen = results.points(key, 2), results.records[key].evaluation(2).diversity
+    points, diversity = results.points(key, 2), results.records[key].evaluation(2).diversity
     for name in ("recall", "precision", "truncation_rate", "unique_sequences"):
-        assert points[name] == pytest.approx(seen[name])
+        assert points[name] == pytest.approx(diversity[name])
     assert points["recall"] > 0
     replicates = results.replicates(key, 2)
     assert {len(values) for values in replicates.values()} == {1000}

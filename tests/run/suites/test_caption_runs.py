@@ -63,8 +63,8 @@ def run(task: Task, folder: Path) -> Path:
 
 
 def folder_of(output: Path, label: str) -> Path:
-    (found,) = (folder for folder in (output / layout.CELLS).iterdir() if f"{label}-s0" in folder.name)
-    return found
+    (path,) = (folder for folder in (output / layout.CELLS).iterdir() if f"{label}-s0" in folder.name)
+    return path
 
 
 def record_of(output: Path, label: str) -> Record:
@@ -77,9 +77,9 @@ def record_of(output: Path, label: str) -> Record:
 def test_the_oracles_bound_captions(captions: Path) -> None:
     """The uniform one names every object, in any order and by any name; the collapsed one always says the same."""
     uniform, collapsed = (record_of(captions, label).evaluations[-1].diversity for label in (CEILING, FLOOR))
-    for found in (uniform, collapsed):
-        assert [found[name] for name in ("recall", "precision", "malformed_rate", "truncation_rate")] == [1, 1, 0, 0]
-        assert found["box_spread"] is None
+    for values in (uniform, collapsed):
+        assert [values[name] for name in ("recall", "precision", "malformed_rate", "truncation_rate")] == [1, 1, 0, 0]
+        assert values["box_spread"] is None
     assert collapsed["name_diversity"] == collapsed["order_distance"] == 0
     assert uniform["name_diversity"] is not None
     assert uniform["order_distance"] is not None
@@ -105,8 +105,8 @@ def test_a_caption_has_no_ap(captions: Path, label: str) -> None:
 def test_captions_and_boxes_have_an_ap(both: Path) -> None:
     assert record_of(both, "ce").cell.benchmark["task"] == "caption+boxes"
     for label in (CEILING, FLOOR):
-        found = record_of(both, label).evaluations[-1]
-        assert (found.metrics["AP"], found.consensus["AP"], found.diversity["recall"]) == (1, 1, 1)
+        evaluation = record_of(both, label).evaluations[-1]
+        assert (evaluation.metrics["AP"], evaluation.consensus["AP"], evaluation.diversity["recall"]) == (1, 1, 1)
     texts = pd.read_parquet(folder_of(both, FLOOR) / "samples.parquet")["text"]
     assert texts.str.fullmatch(r"(\w+ ; )*\w+ \| (\w+( <loc\d+>){4}( ; )?)+ <end>").all()
 
@@ -124,18 +124,18 @@ def test_cells_of_other_tasks_are_other_cells() -> None:
 
 
 def test_the_report_of_captions(captions: Path) -> None:
-    found = results.load(captions)
-    text = to_markdown(found)
+    loaded = results.load(captions)
+    text = to_markdown(loaded)
     assert "### Objects mentioned (K = 3 samples)\n\n| row | seeds | precision | recall | hallucination rate |" in text
     for absent in ("AP", "Detection", "Consensus", "box spread", "evaluator", "Scores"):
         assert absent not in text
     assert "a mentioned category is right as often as the image has instances of it" in text
-    rows = {row.label: row.figures for row in table(found)}
+    rows = {row.label: row.figures for row in table(loaded)}
     assert rows[CEILING]["precision"].estimate == rows[CEILING]["recall"].estimate == 1
     assert all(math.isnan(row[name].estimate) for row in rows.values() for name in ("AP", "consensus_AP"))
-    assert "ap-vs-diversity" not in figures.available(found)
-    assert {"coverage", "gallery"} <= set(figures.available(found))
-    assert "–" in html.to_html(found)  # noqa: RUF001 (an en dash: undefined)
+    assert "ap-vs-diversity" not in figures.available(loaded)
+    assert {"coverage", "gallery"} <= set(figures.available(loaded))
+    assert "–" in html.to_html(loaded)  # noqa: RUF001 (an en dash: undefined)
 
 
 def test_the_report_of_captions_and_boxes(both: Path) -> None:
@@ -161,12 +161,12 @@ def test_the_output_names_its_task(captions: Path) -> None:
 def test_a_family_with_its_own_format(task: Task) -> None:
     pytest.importorskip("transformers")
     suite = small.mini_suite(task=task, models=[{"name": "vlm", "family": "qwen2_5_vl"}])
-    own = open_context(suite, None, "cpu")
-    adapter = build(own, suite.models[0])
-    example = max(own.benchmark.split("train"), key=lambda example: len(example.instances))
+    context = open_context(suite, None, "cpu")
+    adapter = build(context, suite.models[0])
+    example = max(context.benchmark.split("train"), key=lambda example: len(example.instances))
     tokens = target(example, adapter.codec, "random", np.random.default_rng(0))
-    said = adapter.codec.decode(tokens, example.width, example.height)
-    assert sorted(mention.category_id or 0 for mention in said.mentions) == sorted(
+    parsed = adapter.codec.decode(tokens, example.width, example.height)
+    assert sorted(mention.category_id or 0 for mention in parsed.mentions) == sorted(
         i.category_id for i in example.instances
     )
     assert adapter.codec.text(tokens).endswith("<end>" if task == "caption" else "}] <end>")
@@ -194,9 +194,9 @@ def order_distance_after(targets: Literal["canonical", "random"]) -> float:
     categories = small.benchmark().categories
     truth = truth_of(examples, categories)
     emitted = generate(adapter, examples, 1.0, SampleSettings(samples=8, max_tokens=16), seed=0)
-    own = read_and_match(adapter, examples, truth, categories, [samples[1:] for samples in emitted], 1.0)
-    assert (own.verification.instance >= 0).mean() > 0.8, "it has not learnt what to say"
-    return float(np.nanmean(figure_tables(truth, own, categories)[1].order_distance))
+    answers = read_and_match(adapter, examples, truth, categories, [samples[1:] for samples in emitted], 1.0)
+    assert (answers.verification.instance >= 0).mean() > 0.8, "it has not learnt what to say"
+    return float(np.nanmean(figure_tables(truth, answers, categories)[1].order_distance))
 
 
 def test_canonical_captions_collapse_the_order() -> None:

@@ -32,7 +32,7 @@ from harness.run.output import mirror
 from harness.suite import load
 from harness.suite.cells import cells
 from harness.suite.schema import Resources
-from tests.run.test_runner import same
+from tests.run.mini_runs import same
 from tests.run.test_sharing import PATIENCE, nothing_left, start, training, wait_for
 from tests.run.test_sharing import cells as states
 from tests.support import small
@@ -91,7 +91,7 @@ def test_a_cell_on_a_cluster_gives_the_record_of_a_local_run(
     pytest.importorskip("ray", reason=WITHOUT_RAY)
     suite, only = small.mini_suite(), "oracle-uniform-*"
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     monkeypatch.chdir(tmp_path)
 
     def run() -> int:
@@ -158,7 +158,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus", "2"]
     options = ["--include-dashboard", "false", "--object-store-memory", str(ray_cluster.MEMORY), "--port", str(port)]
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": root, "RAY_DISABLE_IMPORT_WARNING": "1"}
     with (tmp_path / "head.log").open("w") as log:
         head = subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -175,7 +175,7 @@ def test_a_cluster_of_others_sends_to_a_url(cluster: str, suite: Path, tmp_path:
     arguments = ["--output", url, "--device", "cpu", "--executor", "ray", "--ray-address", cluster]
     run = subprocess.run(
         [sys.executable, "-P", "-m", "detmodes", "run", str(suite), *arguments],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,

@@ -49,16 +49,16 @@ def test_trials_of_a_length_in_epochs() -> None:
     assert run.suite.tune is not None
     whole = tuning.trials_of(run.suite, run.suite.tune)
     short = tuning.trials_of(run.suite, run.suite.tune.model_copy(update={"steps": 2}))
-    found = [[suite.train_of(suite.models[0], row).steps for row in suite.objectives] for suite in (whole, short)]
-    assert found == [[3, 3], [2, 2]]
+    steps = [[suite.train_of(suite.models[0], row).steps for row in suite.objectives] for suite in (whole, short)]
+    assert steps == [[3, 3], [2, 2]]
 
 
 def test_each_model_has_its_own_training() -> None:
-    found = plans(context(models=[OWN, USUAL]))
-    own, usual = found["own-ce-s0"], found["usual-ce-s0"]
-    assert [(row["lr"], row["steps"]) for row in (own, usual)] == [(1e-4, 2), (3e-4, 3)]
+    planned = plans(context(models=[OWN, USUAL]))
+    special, usual = planned["own-ce-s0"], planned["usual-ce-s0"]
+    assert [(row["lr"], row["steps"]) for row in (special, usual)] == [(1e-4, 2), (3e-4, 3)]
     alone = plans(context(models=[USUAL]))
-    assert alone["usual-ce-s0"] == found["usual-ce-s0"]
+    assert alone["usual-ce-s0"] == planned["usual-ce-s0"]
 
 
 def test_a_group_that_a_model_does_not_have_is_told_with_the_model() -> None:
@@ -74,7 +74,9 @@ def test_a_group_that_a_model_does_not_have_is_told_with_the_model() -> None:
 
 @pytest.mark.parametrize("setting", [{"ema": 0.5}, {"schedule": "linear"}, {"optimizer": {"eps": 1e-3}}])
 def test_what_is_new_is_a_part_of_the_digest_where_it_is_used(setting: dict[str, Any]) -> None:
-    (plain,), (used,) = (plans(context(train={"steps": 3, "batch_size": 4, **own})).values() for own in ({}, setting))
+    (plain,), (used,) = (
+        plans(context(train={"steps": 3, "batch_size": 4, **added})).values() for added in ({}, setting)
+    )
     (name,) = setting
     assert name not in plain
     assert used[name] is not None

@@ -59,9 +59,9 @@ def ids(benchmark: Benchmark, split: str) -> list[int]:
 def test_unreadable_images_are_left_out_of_splits_and_figures(data: Path) -> None:
     damage(data)
     whole = Lvis({}, data)
-    seen: list[tuple[int, int]] = []
-    rest, left_out = without_unreadable(whole, lambda done, total: seen.append((done, total)))
-    assert seen == [(k, 9) for k in range(1, 10)]
+    progress: list[tuple[int, int]] = []
+    rest, left_out = without_unreadable(whole, lambda done, total: progress.append((done, total)))
+    assert progress == [(k, 9) for k in range(1, 10)]
     assert left_out == {"train": {"unreadable": 1}, "val": {"unreadable": 2}}
     assert (ids(rest, "train"), ids(rest, "val"), ids(rest, "calibration")) == ([1, 3, 4, 5], [6, 8], [])
     assert rest.describe()["left_out"] == {"train": [2], "val": [7, 9]}

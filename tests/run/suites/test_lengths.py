@@ -110,10 +110,10 @@ def test_no_target_is_longer_than_foretold(targets: str, limit: MaxObjects | Non
         most = lengths.trained(example, plan)
         assert most <= lengths.bound(example)
         for epoch in range(40):
-            seen = example if limit is None else fewer_objects(example, limit.number, limit.drop, 0, epoch)
-            own = target(seen, codec, "canonical" if targets == "canonical" else "random", rng)
-            assert len(codec.prompt(example)) + len(own) - 1 <= most
-            reached += len(codec.prompt(example)) + len(own) - 1 == most
+            reduced = example if limit is None else fewer_objects(example, limit.number, limit.drop, 0, epoch)
+            tokens = target(reduced, codec, "canonical" if targets == "canonical" else "random", rng)
+            assert len(codec.prompt(example)) + len(tokens) - 1 <= most
+            reached += len(codec.prompt(example)) + len(tokens) - 1 == most
     assert reached > 0
 
 
