@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from harness.system.extras import ALONE, PARTS, install_command
 from tests.support import fake_cells
+from tests.support.killing import Program
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT = """
@@ -30,6 +32,8 @@ class Missing(MetaPathFinder):
 sys.meta_path.insert(0, Missing())
 """
 """A sitecustomize module, which every Python that is started reads: `missing` are not installed there."""
+LOADED = ("harness.commands.app", "harness.suite.load", "pandas", "pyarrow.parquet", "scipy.stats")
+"""Imported once for all commands below."""
 HINT = "detmodes: this needs torch, which is not installed here: pip install 'detmodes[train]'\n"
 
 
@@ -72,11 +76,13 @@ def samples() -> list[dict[str, Any]]:
     ]
 
 
-def start(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def program(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     path = os.pathsep.join((str(place / "without"), str(ROOT)))
-    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", "XDG_CACHE_HOME": str(place)}
-    command = (sys.executable, "-m", "detmodes", *arguments)
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    environment = {"PYTHONPATH": path, "COLUMNS": "200", "XDG_CACHE_HOME": str(place)}
+    started = Program(tmp_path_factory.mktemp("printed"), LOADED, place, environment)
+    yield started
+    started.close()
 
 
 @pytest.mark.parametrize(
@@ -97,15 +103,15 @@ def start(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("measure samples.jsonl --annotations truth.json --protocol coco --bootstrap 10", "recall"),
     ],
 )
-def test_what_needs_no_model_runs_without_torch(command: str, expected: str, place: Path) -> None:
-    done = start(place, *command.split())
-    assert (done.returncode, done.stderr if "--figures" not in command else "") == (0, "")
+def test_what_needs_no_model_runs_without_torch(command: str, expected: str, program: Program) -> None:
+    done = program.start(*command.split())
+    assert (done.status, done.stderr if "--figures" not in command else "") == (0, "")
     assert expected in done.stdout
 
 
-def test_data_are_checked_without_torch(place: Path) -> None:
-    done = start(place, "check-data", "coco", "--data", str(place))
-    assert (done.returncode, done.stderr) == (1, "")
+def test_data_are_checked_without_torch(place: Path, program: Program) -> None:
+    done = program.start("check-data", "coco", "--data", str(place))
+    assert (done.status, done.stderr) == (1, "")
     assert "missing or invalid" in done.stdout
 
 
@@ -119,13 +125,13 @@ def test_data_are_checked_without_torch(place: Path) -> None:
         (("--executor", "ray", "--jobs", "2"), "--jobs: a cluster runs as many cells as it has room for"),
     ],
 )
-def test_options_are_checked_without_torch(option: tuple[str, ...], problem: str, place: Path) -> None:
-    done = start(place, "run", "quickstart", *option)
-    assert (done.returncode, done.stdout) == (2, "")
+def test_options_are_checked_without_torch(option: tuple[str, ...], problem: str, program: Program) -> None:
+    done = program.start("run", "quickstart", *option)
+    assert (done.status, done.stdout) == (2, "")
     assert done.stderr.startswith(f"detmodes: {problem}")
 
 
-def test_suites_are_checked_without_torch(place: Path) -> None:
+def test_suites_are_checked_without_torch(place: Path, program: Program) -> None:
     (place / "wrong.yaml").write_text(
         "suite: wrong\n"
         "benchmark: shapes\n"
@@ -137,8 +143,8 @@ def test_suites_are_checked_without_torch(place: Path) -> None:
         "seeds: [0]\n"
         "train: {stepz: 3}\n"
     )
-    done = start(place, "run", "wrong.yaml")
-    assert (done.returncode, done.stdout) == (2, "")
+    done = program.start("run", "wrong.yaml")
+    assert (done.status, done.stdout) == (2, "")
     for problem in (
         "'stepz', did you mean 'steps'",
         "pix2seq.width: expected an integer from 4 to 8192, got 0",
@@ -164,9 +170,9 @@ def test_suites_are_checked_without_torch(place: Path) -> None:
         "speed model",
     ],
 )
-def test_what_needs_a_model_says_what_to_install(command: str, place: Path) -> None:
-    done = start(place, *command.split())
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", HINT)
+def test_what_needs_a_model_says_what_to_install(command: str, place: Path, program: Program) -> None:
+    done = program.start(*command.split())
+    assert (done.status, done.stdout, done.stderr) == (2, "", HINT)
     assert not (place / "new").exists()
 
 

@@ -1,7 +1,9 @@
 """Runs `detmodes` again and again in processes of their own without importing everything anew: this process imports
-once, and forks for every line on its standard input. Each line and each answer is one JSON object:
+the modules that its arguments name once, and forks for every line on its standard input. Each line and each answer is
+one JSON object:
 
-    {"arguments": [...], "log": PATH, "after": SECONDS or null, "at": null or [MODULE, ATTRIBUTE, NTH, ACTION]}
+    {"arguments": [...], "stdout": PATH, "stderr": PATH, "after": SECONDS or null,
+     "at": null or [MODULE, ATTRIBUTE, NTH, ACTION]}
     {"status": exit code, or minus the signal that ended the process, "seconds": ...}
 
 after: the process is killed (SIGKILL) so long after its start. at: ACTION happens at the NTH call of that attribute
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import resource
@@ -25,13 +28,8 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-import benchmarks.shapes
-import harness.commands.console
-import harness.run.runner
-import model_zoo.flamingo.toy
-from harness.commands.app import main
+from detmodes import main
 
-LOADED = (benchmarks.shapes, harness.commands.console, harness.run.runner, model_zoo.flamingo.toy)
 SMALL_FILES = 1000
 
 
@@ -77,9 +75,8 @@ def patch(module: str, attribute: str, nth: int, action: str) -> None:
 
 def child(request: dict[str, Any]) -> int:
     """The program, as `python -m harness` runs it; its exit code."""
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for standard in (1, 2):
-        os.dup2(log, standard)
+    for standard, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), standard)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell started in the background
     warnings.simplefilter("default")
     if request["at"]:
@@ -124,6 +121,8 @@ def kill(process: int) -> None:
 
 
 if __name__ == "__main__":
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     os.fsync = lambda fd: None  # a killed process is no power cut: what it has written stays
     for line in sys.stdin:
         print(json.dumps(attempt(json.loads(line))), flush=True)

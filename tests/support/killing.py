@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,21 +26,54 @@ class Attempt(NamedTuple):
 
     status: int
     seconds: float
-    printed: str
+    stdout: str
+    stderr: str
+
+    @property
+    def printed(self) -> str:
+        return self.stdout + self.stderr
 
 
-class Server:
-    """`detmodes run` on a suite, in a new process each time (see tests.support.kill_server)."""
+class Program:
+    """`detmodes` in a new process each time, which need not import `modules` anew (see tests.support.kill_server)."""
 
-    def __init__(self, folder: Path, suite: Suite) -> None:
-        self._log, self._suite = folder / "printed.txt", suite_file(folder, suite)
+    def __init__(
+        self, folder: Path, modules: tuple[str, ...], place: Path = ROOT, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._streams = {name: folder / f"{name}.txt" for name in ("stdout", "stderr")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.kill_server"],
-            cwd=ROOT,
+            [sys.executable, "-m", "tests.support.kill_server", *modules],
+            cwd=place,
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def start(self, *arguments: str, after: float | None = None, at: Place | None = None) -> Attempt:
+        """Runs the command, and ends it after so many seconds or at this place."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        streams = {name: str(path) for name, path in self._streams.items()}
+        request = {"arguments": arguments, "after": after, "at": at, **streams}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        stdout, stderr = (path.read_text() for path in self._streams.values())
+        return Attempt(answer["status"], answer["seconds"], stdout, stderr)
+
+    def close(self) -> None:
+        self._process.communicate()
+        assert self._process.returncode == 0
+
+
+class Server(Program):
+    """`detmodes run` on a suite."""
+
+    MODULES = ("benchmarks.shapes", "harness.commands.console", "harness.run.runner", "model_zoo.flamingo.toy")
+
+    def __init__(self, folder: Path, suite: Suite) -> None:
+        super().__init__(folder, self.MODULES)
+        self._suite = suite_file(folder, suite)
 
     def run(
         self,
@@ -48,18 +83,8 @@ class Server:
         at: Place | None = None,
         every: int = 1,
     ) -> Attempt:
-        """Runs the cells whose names match `only`, and ends after so many seconds or at this place."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        command = arguments(self._suite, output, every, only)
-        request = {"arguments": command, "log": str(self._log), "after": after, "at": at}
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline())
-        return Attempt(answer["status"], answer["seconds"], self._log.read_text())
-
-    def close(self) -> None:
-        self._process.communicate()
-        assert self._process.returncode == 0
+        """Runs the cells whose names match `only`."""
+        return self.start(*arguments(self._suite, output, every, only), after=after, at=at)
 
 
 def suite_file(folder: Path, suite: Suite) -> Path:
