@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,6 @@ def write_run(
 ) -> Path:
     """An output folder with all cells of the suite; `failed` and `missing` name cells as (row label, seed), `untrained`
     are the seeds of the base and the oracles."""
-    examples = make_examples(images)
     digests = []
     for cell in cells(suite, untrained):
         info = _info(suite, cell)
@@ -95,7 +96,7 @@ def write_run(
         if (cell.label, cell.seed) in failed:
             records.write_record(_record(suite, cell, info, status="failed", error="ValueError: no luck"), path)
         else:
-            _write_cell(path, suite, cell, info, examples, detectors[cell.label])
+            _write_cell(path, suite, cell, info, images, tuple(detectors[cell.label]))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "suite.json").write_text(suite.model_dump_json(indent=1) + "\n")
     (folder / "cells.json").write_text(json.dumps(digests, indent=1) + "\n")
@@ -122,9 +123,10 @@ def drop_columns(cell: Path, columns: Mapping[str, Sequence[str]], of_consensus:
     rewrite(cell, evaluations=evaluations, files=files)
 
 
-def make_examples(images: int) -> list[Example]:
+@cache
+def make_examples(images: int) -> tuple[Example, ...]:
     rng = np.random.default_rng(0)
-    return [_example(rng, image_id) for image_id in range(100, 100 + images)]
+    return tuple(_example(rng, image_id) for image_id in range(100, 100 + images))
 
 
 def _example(rng: np.random.Generator, image_id: int) -> Example:
@@ -139,17 +141,11 @@ def _example(rng: np.random.Generator, image_id: int) -> Example:
     return Example(image_id, Path("image.png"), 96, 96, instances, negative=absent)
 
 
-def _write_cell(
-    path: Path, suite: Suite, cell: Cell, info: CellInfo, examples: Sequence[Example], skills: Sequence[Skill]
-) -> None:
-    steps = _evaluated(suite, cell)[-len(skills) :]
-    rng = np.random.default_rng([cell.seed, len(cell.label), sum(map(ord, cell.label))])
-    last = steps[-1]
-    heats = {step: suite.sample.curve if step == last else (suite.sample.temperature,) for step in steps}
-    measured = [
-        _measure(rng, step, examples, skill, suite.sample.samples, heats[step], suite.sample.temperature, step == last)
-        for step, skill in zip(steps, skills, strict=True)
-    ]
+def _write_cell(path: Path, suite: Suite, cell: Cell, info: CellInfo, images: int, skills: tuple[Skill, ...]) -> None:
+    steps = tuple(_evaluated(suite, cell)[-len(skills) :])
+    sampled = (suite.sample.samples, tuple(suite.sample.curve), suite.sample.temperature)
+    generator, measured = _measured(cell.label, cell.seed, images, steps, skills, *sampled)
+    rng = deepcopy(generator)
     pd.concat([images for _, images, _, _ in measured]).to_parquet(path / "images.parquet", index=False)
     pd.concat([detections for _, _, detections, _ in measured]).to_parquet(path / "detections.parquet", index=False)
     measured[-1][-1].to_parquet(path / records.GALLERY, index=False)
@@ -158,7 +154,7 @@ def _write_cell(
         cell,
         info,
         status="finished",
-        image_ids=tuple(example.image_id for example in examples),
+        image_ids=tuple(example.image_id for example in make_examples(images)),
         evaluator={"engine": "hotcoco", "version": "1.3.1"},
         score_source="constant" if cell.role == "oracle" else suite.score,
         evaluations=tuple(item[0] for item in measured),
@@ -168,6 +164,29 @@ def _write_cell(
         files={file.name: sha256(file) for file in sorted(path.glob("*.parquet"))},
     )
     records.write_record(record, path)
+
+
+Measured = tuple[EvaluationInfo, pd.DataFrame, pd.DataFrame, pd.DataFrame]
+
+
+@cache
+def _measured(
+    label: str,
+    seed: int,
+    images: int,
+    steps: tuple[int, ...],
+    skills: tuple[Skill, ...],
+    samples: int,
+    curve: tuple[float, ...],
+    main: float,
+) -> tuple[np.random.Generator, list[Measured]]:
+    """What a cell finds at every step, and the generator as it is then: suites share most of their cells."""
+    rng = np.random.default_rng([seed, len(label), sum(map(ord, label))])
+    return rng, [
+        _measure(rng, step, make_examples(images), skill, samples, curve if last else (main,), main, last)
+        for step, skill in zip(steps, skills, strict=True)
+        for last in [step == steps[-1]]
+    ]
 
 
 def _evaluated(suite: Suite, cell: Cell) -> list[int]:
@@ -188,7 +207,7 @@ def _measure(
     heats: Sequence[float],
     main: float,
     last: bool,
-) -> tuple[EvaluationInfo, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> Measured:
     """Record entry, images.parquet, detections.parquet, gallery.parquet."""
     truth = truth_of(examples, CATEGORIES)
     ids, names = [c.id for c in CATEGORIES], np.array([len(c.names) for c in CATEGORIES])
