@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -52,8 +53,9 @@ def model() -> OpenFlamingo:
     return small.fitted()
 
 
+@cache
 def base() -> OpenFlamingo:
-    """The reference, which selects other positions than the model in training would."""
+    """The reference, which selects other positions than the model in training would; nothing trains it."""
     other = small.fitted()
     with torch.no_grad():
         other.model.lang_encoder.get_input_embeddings().weight.mul_(1.5)
@@ -113,13 +115,15 @@ class Scored:
         return self.p_y.log().sum()
 
 
-def expected_gradient(case: str) -> Tensor:
+@cache
+def _scored(sampled: bool, prompted: bool) -> tuple[OpenFlamingo, list[Scored]]:
+    """The model, and its rows: those that it samples among them, and what it says after more tokens of the prompt,
+    where that is asked for. Read once for all objectives."""
     adapter, reference = model(), base()
-    rows = rows_of(adapter, objective_of(case))
-    name, settings = case.split()[0], SETTINGS[case]
+    rows = rows_of(adapter, objective_of("mrt" if sampled else "ce"))
     # 65 locations: of three experts these are in the middle of each third.
-    more = [adapter.tokens.locations[place] for place in (10, 32, 54)] if name == "mixture" else []
-    scored = [
+    more = [adapter.tokens.locations[place] for place in (10, 32, 54)] if prompted else []
+    return adapter, [
         Scored(
             row,
             _logits(adapter, row),
@@ -129,8 +133,14 @@ def expected_gradient(case: str) -> Tensor:
         )
         for row in rows
     ]
+
+
+def expected_gradient(case: str) -> Tensor:
+    name, settings = case.split()[0], SETTINGS[case]
+    adapter, scored = _scored("samples" in objective_of(case).needs, name == "mixture")
     loss = FORMULAS[name]([s for s in scored if not s.row.sampled], scored, **settings)
-    return flat(torch.autograd.grad(loss, list(adapter.model.parameters()), allow_unused=True), adapter)
+    gradients = torch.autograd.grad(loss, list(adapter.model.parameters()), retain_graph=True, allow_unused=True)
+    return flat(gradients, adapter)
 
 
 def _logits(adapter: OpenFlamingo, row: Row, *more: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -52,10 +53,25 @@ def accelerator() -> Accelerator:
 
 def fresh(seed: int = 0, **settings: Any) -> OpenFlamingo:
     """A randomly initialised adapter for the small benchmark, in eval mode."""
+    if settings:
+        return _built(seed, settings)[0]
+    adapter, generator = _pristine(seed)
+    torch.set_rng_state(generator)
+    return copy.deepcopy(adapter)
+
+
+@cache
+def _pristine(seed: int) -> tuple[OpenFlamingo, Tensor]:
+    """The adapter to copy, which takes a third of the time, and the state that building leaves the generator in."""
+    with torch.inference_mode(False):  # whoever asks first
+        return _built(seed, {})
+
+
+def _built(seed: int, settings: Mapping[str, Any]) -> tuple[OpenFlamingo, Tensor]:
     torch.manual_seed(seed)
     adapter = OpenFlamingo(benchmark().categories, {"weights": "random", **settings})
     adapter.model.eval()
-    return adapter
+    return adapter, torch.get_rng_state()
 
 
 def fitted(**settings: Any) -> OpenFlamingo:
