@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -322,21 +322,44 @@ MODELS: dict[str, Callable[[], Adapter]] = {
 TREES = [name for name in MODELS if not name.startswith("vlm")]
 
 
+class Answers(NamedTuple):
+    """What `emitted` gives, and the model that it comes from."""
+
+    adapter: Adapter
+    examples: list[Example]
+    sequences: list[tuple[int, ...]]
+    parsed: list[Parsed]
+    log_probs: list[tuple[float, ...]]
+
+
+@cache
+def answers(name: str) -> Answers:
+    adapter = MODELS[name]()
+    examples, sequences, log_probs = emitted(adapter)
+    parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
+    return Answers(adapter, examples, sequences, parsed, log_probs)
+
+
+@cache
+def plain(name: str) -> list[list[MentionScore]]:
+    """Scores in the straightforward way."""
+    adapter, examples, sequences, parsed, _ = answers(name)
+    return plain_scores.score(adapter, examples, sequences, parsed)
+
+
 @pytest.mark.parametrize("positions", [64, 8192])
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_are_those_of_the_straightforward_way(
     name: str, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tree_queries, "POSITIONS", positions)
-    adapter = MODELS[name]()
-    examples, sequences, log_probs = emitted(adapter)
-    parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
-    expected = plain_scores.score(adapter, examples, sequences, parsed)
+    adapter, examples, sequences, parsed, log_probs = answers(name)
+    expected = plain(name)
     for known_before in (None, log_probs or None):
         found = score(adapter, examples, sequences, parsed, log_probs=known_before)
         assert [len(own) for own in found] == [len(own.mentions) for own in parsed]
-        for own, plain in zip(found, expected, strict=True):
-            for a, b in zip(own, plain, strict=True):
+        for own, others in zip(found, expected, strict=True):
+            for a, b in zip(own, others, strict=True):
                 # Float32: one sequence at a time, the straightforward way differs as much from itself.
                 assert (a.name, a.category) == pytest.approx((b.name, b.category), rel=1e-4, abs=1e-11)
                 assert (a.name, a.category) == pytest.approx((b.name, b.category), rel=0, abs=2e-6)
@@ -348,7 +371,7 @@ def test_scores_are_those_of_the_straightforward_way(
 def test_an_image_is_encoded_once_and_what_stands_before_names_is_read_once(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter = MODELS[name]()
+    adapter, examples, sequences, parsed, _ = answers(name)
     assert isinstance(adapter, EncodesImages)
     assert adapter.reads_trees
     images: list[int] = []
@@ -365,9 +388,6 @@ def test_an_image_is_encoded_once_and_what_stands_before_names_is_read_once(
 
     monkeypatch.setattr(adapter, "encode", counted)
     monkeypatch.setattr(adapter, "read", watched)
-    examples, sequences, _ = emitted(adapter)
-    images.clear()
-    parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
     score(adapter, examples, sequences, parsed)
     assert images == [len({example.image_id for example in examples})]
     (trees,) = read
@@ -385,7 +405,7 @@ def test_an_image_is_encoded_once_and_what_stands_before_names_is_read_once(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_which_families_read_trees_after_a_prompt(family: str) -> None:
-    adapter = MODELS[f"vlm {family}"]()
+    adapter = answers(f"vlm {family}").adapter
     assert isinstance(adapter, ReadsPrompts)
     assert adapter.follows_trees == (family in ("paligemma", "qwen2_5_vl", "qwen3_vl"))
 
@@ -393,7 +413,7 @@ def test_which_families_read_trees_after_a_prompt(family: str) -> None:
 @pytest.mark.parametrize("family", ["paligemma", "florence2"])
 def test_an_image_and_its_prompt_are_read_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the number of sequences about it; every row that follows is as long as what is said, and no longer."""
-    adapter = MODELS[f"vlm {family}"]()
+    adapter, examples, sequences, parsed, log_probs = answers(f"vlm {family}")
     assert isinstance(adapter, ReadsPrompts)
     read: list[int] = []
     followed: list[tuple[int, int]] = []
@@ -411,8 +431,6 @@ def test_an_image_and_its_prompt_are_read_once(family: str, monkeypatch: pytest.
         return first, counted
 
     monkeypatch.setattr(adapter, "read_prompts", watched)
-    examples, sequences, log_probs = emitted(adapter)
-    parsed = [adapter.codec.decode(t, e.width, e.height) for t, e in zip(sequences, examples, strict=True)]
     score(adapter, examples, sequences, parsed, log_probs=log_probs or None)
     assert read == [len({example.image_id for example in examples})]
     longest = max(len(ids) for ids in adapter.codec.name_ids.values())
