@@ -204,7 +204,8 @@ def test_a_cell_keeps_the_table_of_its_stage(whole: Uninterrupted) -> None:
     assert [row["step"] for row in curve if "correction_nll" in row] == [3, 4, 5]
 
 
-OFTEN = ("grpo", "dpo", "nsft")
+OFTEN = ("nsft",)
+"""It has a table of its own, a reference and an evaluation within the stage; each attempt takes seconds."""
 
 
 @pytest.mark.parametrize(
