@@ -42,8 +42,8 @@ def start(folder: Path, *command: str, path: Path = ROOT) -> subprocess.Complete
 @pytest.mark.parametrize(
     ("command", "jobs"),
     [
-        ((str(INSTALLED),), "1"),
         (MODULE, "2"),
+        pytest.param((str(INSTALLED),), "1", marks=pytest.mark.slow),
         pytest.param((str(INSTALLED),), "2", marks=pytest.mark.slow),
         pytest.param(MODULE, "1", marks=pytest.mark.slow),
     ],

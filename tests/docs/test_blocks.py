@@ -15,7 +15,7 @@ from tests.benchmarks.documents import annotation, category, coco_category, coco
 from tests.docs.blocks import MARKS, PUBLISHED, ROOT, Reader, blocks
 from tests.docs.test_pages import PAGES
 
-QUICK = {"README.md", "docs/howto/evaluate.md", "docs/howto/measure.md", "docs/howto/own-data.md"}
+QUICK = {"README.md", "docs/howto/evaluate.md", "docs/howto/measure.md"}
 """Pages whose blocks take seconds."""
 NOT_TRIED = 19
 """Blocks that need what a test has not."""

@@ -193,6 +193,7 @@ def test_a_suite_runs_from_end_to_end(tmp_path: Path) -> None:
     assert not torch.equal(trained["ce"].logits(pixels, tokens), trained["sed"].logits(pixels, tokens))
 
 
+@pytest.mark.slow
 def test_with_noise_objects_it_keeps_the_contract() -> None:
     outcomes = conformance.check(Pix2Seq, {**CNN, "noise_objects": 4})
     assert {o.check: o.message for o in outcomes if o.state == "failed"} == {}

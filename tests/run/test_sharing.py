@@ -1,4 +1,8 @@
-"""Real processes on one folder: they share the cells of a suite, survive each other, and stop and go on together."""
+"""Real processes on one folder: they share the cells of a suite, survive each other, and stop and go on together.
+
+All of them take long. That one of many gets a lock, and the lock of the dead, is in tests/system/test_locks.py; that a
+cell is taken over in tests/run/processes/test_taken_over.py.
+"""
 
 from __future__ import annotations
 
@@ -104,6 +108,7 @@ def nothing_left(output: Path) -> bool:
     return not hidden and all(list(folder.iterdir()) == [] for folder in folders)
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_suite_and_one_takes_over_what_the_other_leaves(suite: Path, tmp_path: Path) -> None:
     """Killed in mid-training. No cell is computed by both."""
     output = tmp_path / "out"

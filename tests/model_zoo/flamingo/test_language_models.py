@@ -25,9 +25,8 @@ from tests.model_zoo.flamingo.toys import NAMES, folder_of, fresh
 from tests.support import small
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[pytest.mark.slow] * (name != "opt")) for name in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_keeps_the_contract(family: str) -> None:
     """GPT-NeoX, the default, is among the registered models."""
     every = {"gpt_neox": 2, "opt": 2}.get(family, 1)  # some layers have no cross-attention
