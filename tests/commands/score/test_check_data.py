@@ -242,8 +242,8 @@ def test_files_of_another_format_are_checked_like_published_ones(data: Path) -> 
 
 def test_files_of_ones_own_in_a_published_format(data: Path) -> None:
     names = {"train": "val.json", "val": "train.json"}
-    found = {(check.part, check.name): check.value for check in checks("lvis", data, 50, names)}
-    assert (found["train", "images"], found["val", "images"]) == ("3", "5")
+    values = {(check.part, check.name): check.value for check in checks("lvis", data, 50, names)}
+    assert (values["train", "images"], values["val", "images"]) == ("3", "5")
     (data / "images" / "7.jpg").unlink()
     assert list(failed_with(data, names)) == [("train", "pictures")]
     with pytest.raises(ConfigError, match=r"lvis: unknown setting 'tarin', did you mean 'train'"):

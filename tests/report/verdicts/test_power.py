@@ -14,7 +14,7 @@ from harness.report.results import Results, load
 from harness.report.verdicts import verdicts
 from harness.suite.schema import Hypothesis
 
-QUICKSTART = Path(__file__).parents[2] / "results" / "quickstart"
+QUICKSTART = Path(__file__).parents[3] / "results" / "quickstart"
 
 
 @pytest.fixture(scope="module")
