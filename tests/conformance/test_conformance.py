@@ -147,8 +147,8 @@ class InfiniteAtPadding(GruDetector):
 
 class ForgetsTheBias(GruDetector):
     def hidden(self, pixels: Tensor, tokens: Tensor) -> Projection:
-        seen = [self.model.embedding(tokens), self.model.encoder(pixels)[:, None].expand(-1, tokens.shape[1], -1)]
-        return Projection(self.model.decoder(torch.cat(seen, dim=-1))[0], self.model.head.weight)
+        states = [self.model.embedding(tokens), self.model.encoder(pixels)[:, None].expand(-1, tokens.shape[1], -1)]
+        return Projection(self.model.decoder(torch.cat(states, dim=-1))[0], self.model.head.weight)
 
 
 def tilted(logits: Tensor, rows: Tensor) -> Tensor:
@@ -178,8 +178,8 @@ Answers = list[list[Sample]]
 
 class LeavesOneOut(GruDetector):
     def generate(self, examples: Any, temperatures: Any, seed: int, max_tokens: int, grammar: bool = False) -> Answers:
-        found = super().generate(examples, temperatures, seed, max_tokens, grammar)
-        return [own[: max(2, len(own) - 1)] for own in found]
+        answers = super().generate(examples, temperatures, seed, max_tokens, grammar)
+        return [of_image[: max(2, len(of_image) - 1)] for of_image in answers]
 
 
 class IgnoresTheLimit(GruDetector):
@@ -201,18 +201,18 @@ class GreedyIsSampled(GruDetector):
 
     def generate(self, examples: Any, temperatures: Any, seed: int, max_tokens: int, grammar: bool = False) -> Answers:
         fixed = super().generate(examples, [1.0], 0, max_tokens, grammar)
-        found = super().generate(examples, temperatures, seed, max_tokens, grammar)
+        answers = super().generate(examples, temperatures, seed, max_tokens, grammar)
         return [
-            [sample if heat else one for sample, heat in zip(own, temperatures, strict=True)]
-            for own, (one,) in zip(found, fixed, strict=True)
+            [sample if heat else one for sample, heat in zip(of_image, temperatures, strict=True)]
+            for of_image, (one,) in zip(answers, fixed, strict=True)
         ]
 
 
 class OneAnswer(GruDetector):
     def generate(self, examples: Any, temperatures: Any, seed: int, max_tokens: int, grammar: bool = False) -> Answers:
         heats = list(dict.fromkeys(temperatures))
-        found = super().generate(examples, heats, seed, max_tokens, grammar)
-        return [[own[heats.index(heat)] for heat in temperatures] for own in found]
+        answers = super().generate(examples, heats, seed, max_tokens, grammar)
+        return [[of_image[heats.index(heat)] for heat in temperatures] for of_image in answers]
 
 
 class IgnoresTheSeed(GruDetector):
@@ -228,8 +228,10 @@ class CountsItsBatch(GruDetector):
 
 class OtherProbabilities(GruDetector):
     def generate(self, examples: Any, temperatures: Any, seed: int, max_tokens: int, grammar: bool = False) -> Answers:
-        found = super().generate(examples, temperatures, seed, max_tokens, grammar)
-        return [[Sample(s.tokens, tuple(value - 0.001 for value in s.log_probs)) for s in own] for own in found]
+        answers = super().generate(examples, temperatures, seed, max_tokens, grammar)
+        return [
+            [Sample(s.tokens, tuple(value - 0.001 for value in s.log_probs)) for s in of_image] for of_image in answers
+        ]
 
 
 class AsksForEverything(GruDetector):
@@ -349,9 +351,9 @@ def test_every_check_has_a_broken_adapter() -> None:
 @pytest.mark.parametrize("check", [check for check in CHECKS if check != "mask"])
 def test_what_is_broken_fails_its_check_and_no_other(check: str) -> None:
     made_by, message = BROKEN[check]
-    found = failing(conformance.check(made_by, SETTINGS))
-    assert list(found) == [check], found
-    assert message in found[check]
+    failures = failing(conformance.check(made_by, SETTINGS))
+    assert list(failures) == [check], failures
+    assert message in failures[check]
 
 
 @dataclass(frozen=True)
@@ -366,9 +368,9 @@ class WrongMask:
 def test_a_wrong_mask_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "target_batch", WrongMask())
     made_by, message = BROKEN["mask"]
-    found = failing(conformance.check(made_by, SETTINGS))
-    assert list(found) == ["mask"], found
-    assert message in found["mask"]
+    failures = failing(conformance.check(made_by, SETTINGS))
+    assert list(failures) == ["mask"], failures
+    assert message in failures["mask"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -98,15 +98,15 @@ def test_a_later_mention_is_scored_in_its_place() -> None:
 def test_an_unknown_name_has_no_category() -> None:
     # couch sofa is no name: 0.2 * 0.5, and sofa -> L0 is 0.3 as before.
     tokens = (COUCH, SOFA, L0, L0, L1, L1, TOKENS.end)
-    (found,) = scored(adapter_of(transitions()[None]), tokens)
-    assert found.category is None
-    assert found.name == pytest.approx(0.1, abs=1e-6)
-    assert found.locations == pytest.approx(0.3 * 0.5 * 0.5 * 0.2, abs=1e-7)
+    (mention,) = scored(adapter_of(transitions()[None]), tokens)
+    assert mention.category is None
+    assert mention.name == pytest.approx(0.1, abs=1e-6)
+    assert mention.locations == pytest.approx(0.3 * 0.5 * 0.5 * 0.2, abs=1e-7)
 
 
 def test_sources() -> None:
-    found = MentionScore(name=0.5, category=0.75, locations=0.25)
-    scored_as = {source: found.of(source) for source in ("category", "name", "sequence", "constant")}
+    mention = MentionScore(name=0.5, category=0.75, locations=0.25)
+    scored_as = {source: mention.of(source) for source in ("category", "name", "sequence", "constant")}
     assert scored_as == {"category": 0.75, "name": 0.5, "sequence": 0.125, "constant": 1.0}
     assert MentionScore(0.5, None, 0.25).of("category") == 0.5
 
@@ -145,11 +145,11 @@ def test_the_model_is_asked_no_more_than_the_source_needs(source: str, name: str
     parsed = CODEC.decode(tokens, 8, 8)
     raw = transitions().log()
     log_probs = [float(raw[a, b]) for a, b in pairwise((TOKENS.begin, *tokens))]
-    ((found,),) = score(adapter, [example], [tokens], [parsed], source, [log_probs])
+    ((mention,),) = score(adapter, [example], [tokens], [parsed], source, [log_probs])
     assert adapter.forwards == forwards
     ((expected,),) = plain_scores.score(adapter, [example], [tokens], [parsed])
-    assert found.of(source) == pytest.approx(expected.of(source), abs=1e-6)
-    assert (found.category is None) == (source != "category")
+    assert mention.of(source) == pytest.approx(expected.of(source), abs=1e-6)
+    assert (mention.category is None) == (source != "category")
 
 
 def test_a_truncated_sequence_is_scored_alike() -> None:
@@ -239,10 +239,10 @@ def test_random_distributions(seed: int) -> None:
         of_category = {}
         for name, category in CODEC.category_of.items():
             tokens = CODEC.encode([("mug", BOX), (name, BOX)], 8, 8)
-            found = scored(adapter_of(tables), tokens, example_of(image_id))[1]
+            mention = scored(adapter_of(tables), tokens, example_of(image_id))[1]
             here = {n: probability(tables[image_id], TOKENS.separator, n) for n in CODEC.names_of[category]}
-            assert found.name == pytest.approx(here[name], rel=1e-4)
-            assert found.category == pytest.approx(sum(here.values()), rel=1e-4)
+            assert mention.name == pytest.approx(here[name], rel=1e-4)
+            assert mention.category == pytest.approx(sum(here.values()), rel=1e-4)
             of_category[category] = sum(here.values())
         assert sum(of_category.values()) <= 1.0 + 1e-6
 
@@ -269,11 +269,11 @@ def test_images_and_lengths_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["couch", "lamp", "cup"]  # the first two need forward passes of their own
     sequences = [CODEC.encode([(names[k % 3], BOX) for k in range(image_id % 4)], 8, 8) for image_id in range(7)]
     parsed: list[Parsed] = [CODEC.decode(tokens, 8, 8) for tokens in sequences]
-    together = score(adapter, examples, sequences, parsed)
-    for found, example, tokens in zip(together, examples, sequences, strict=True):
+    joint = score(adapter, examples, sequences, parsed)
+    for of_image, example, tokens in zip(joint, examples, sequences, strict=True):
         alone = scored(adapter, tokens, example)
-        assert len(found) == len(alone) == example.image_id % 4
-        for a, b in zip(found, alone, strict=True):
+        assert len(of_image) == len(alone) == example.image_id % 4
+        for a, b in zip(of_image, alone, strict=True):
             assert (a.name, a.category, a.locations) == pytest.approx((b.name, b.category, b.locations), rel=1e-5)
 
 
@@ -292,12 +292,12 @@ def emitted(adapter: Adapter, seed: int = 3) -> tuple[list[Example], list[tuple[
     """Different answers to some images, with a decoding grammar: a random model has something to say then. Where the
     format has no grammar, or the model ends at once, targets, whose log-probabilities are not known."""
     examples = list(small.benchmark().split("val")[:5])
-    own: dict[tuple[int, tuple[int, ...]], tuple[float, ...]] = {}
+    log_probs: dict[tuple[int, tuple[int, ...]], tuple[float, ...]] = {}
     if not isinstance(adapter.codec.form, JsonFormat):
         answers = adapter.generate(examples, [0.0, 1.0, 1.0], seed, 40, grammar=True)
-        own = {(i, s.tokens): s.log_probs for i, samples in enumerate(answers) for s in samples}
-    if any(len(tokens) > 1 for _, tokens in own):
-        return [examples[i] for i, _ in own], [tokens for _, tokens in own], list(own.values())
+        log_probs = {(i, s.tokens): s.log_probs for i, samples in enumerate(answers) for s in samples}
+    if any(len(tokens) > 1 for _, tokens in log_probs):
+        return [examples[i] for i, _ in log_probs], [tokens for _, tokens in log_probs], list(log_probs.values())
     targets = [tokens for example in examples for tokens in members(example, adapter.codec, "random", 0, 0, 2)]
     return [example for example in examples for _ in range(2)], targets, []
 
@@ -356,15 +356,15 @@ def test_scores_are_those_of_the_straightforward_way(
     adapter, examples, sequences, parsed, log_probs = answers(name)
     expected = plain(name)
     for known_before in (None, log_probs or None):
-        found = score(adapter, examples, sequences, parsed, log_probs=known_before)
-        assert [len(own) for own in found] == [len(own.mentions) for own in parsed]
-        for own, others in zip(found, expected, strict=True):
-            for a, b in zip(own, others, strict=True):
+        scores = score(adapter, examples, sequences, parsed, log_probs=known_before)
+        assert [len(of_image) for of_image in scores] == [len(of_image.mentions) for of_image in parsed]
+        for of_image, others in zip(scores, expected, strict=True):
+            for a, b in zip(of_image, others, strict=True):
                 # Float32: one sequence at a time, the straightforward way differs as much from itself.
                 assert (a.name, a.category) == pytest.approx((b.name, b.category), rel=1e-4, abs=1e-11)
                 assert (a.name, a.category) == pytest.approx((b.name, b.category), rel=0, abs=2e-6)
                 assert a.locations == pytest.approx(b.locations, rel=1e-4, abs=1e-7)
-    assert sum(len(own) for own in expected) > 1
+    assert sum(len(of_image) for of_image in expected) > 1
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -395,8 +395,8 @@ def test_an_image_is_encoded_once_and_what_stands_before_names_is_read_once(
     names = adapter.codec.name_ids
     most = sum(len(adapter.codec.prompt(e)) + len(t) for e, t in zip(examples, sequences, strict=True)) + sum(
         len(names[other])
-        for own in parsed
-        for mention in own.mentions
+        for answer in parsed
+        for mention in answer.mentions
         for other in adapter.codec.names_of[mention.category_id or 0]
     )
     assert int(trees.sees.diagonal(dim1=1, dim2=2).sum()) == trees.tokens.numel()

@@ -71,20 +71,20 @@ def seed_means(results: Results, label: str, step: int, name: str, temperature: 
 
 
 def test_trajectories_are_seed_means_at_every_step(results: Results) -> None:
-    found = {item.label: item for item in data.trajectories(results, "toy")}
-    assert list(found) == ["base", "ce", "sed"]
-    assert (found["base"].steps, found["ce"].steps) == ((0,), (60, 120, 240))
-    assert found["ce"].ap == pytest.approx([seed_means(results, "ce", step, "AP") for step in (60, 120, 240)])
+    by_label = {item.label: item for item in data.trajectories(results, "toy")}
+    assert list(by_label) == ["base", "ce", "sed"]
+    assert (by_label["base"].steps, by_label["ce"].steps) == ((0,), (60, 120, 240))
+    assert by_label["ce"].ap == pytest.approx([seed_means(results, "ce", step, "AP") for step in (60, 120, 240)])
     last = figures_of(results, "toy", "ce", ("name_diversity", "AP"))
-    assert found["ce"].last == (last["name_diversity"], last["AP"])
-    assert found["ce"].diversity[-1] == last["name_diversity"].estimate
+    assert by_label["ce"].last == (last["name_diversity"], last["AP"])
+    assert by_label["ce"].diversity[-1] == last["name_diversity"].estimate
 
 
 def test_the_frontier_is_read_off_the_paths(results: Results) -> None:
     """It begins and ends at the smallest and largest mean AP of a row's path, and has the figures of that row there."""
-    found = {line.label: line for line in data.frontier_lines(results, "toy")}
-    assert list(found) == ["ce", "sed"]
-    line = found["sed"]
+    by_label = {line.label: line for line in data.frontier_lines(results, "toy")}
+    assert list(by_label) == ["ce", "sed"]
+    line = by_label["sed"]
     path = [
         seed_means(results, label, step, "AP") for label, step in (("base", 0), *(("sed", s) for s in (60, 120, 240)))
     ]
@@ -95,25 +95,25 @@ def test_the_frontier_is_read_off_the_paths(results: Results) -> None:
         interpolate_path(path_of(results, source, s, "AP"), path_of(results, source, s, "name_diversity"), target)
         for s in (0, 1)
     ]
-    expected = interval(np.array([own[0] for own in each]), np.array([own[1:] for own in each]))
+    expected = interval(np.array([of_seed[0] for of_seed in each]), np.array([of_seed[1:] for of_seed in each]))
     assert (line.y[5], line.low[5], line.high[5]) == pytest.approx((expected.estimate, expected.low, expected.high))
 
 
 def test_coverage_lines_are_the_figures_and_the_oracles_find_everything(results: Results) -> None:
-    found = {line.label: line for line in data.coverage_lines(results, "toy")}
-    assert list(found) == ["base", "ce", "sed", "oracle-uniform", "oracle-collapsed"]
-    assert all(line.x == (1, 2, 3, 4) for line in found.values())
-    assert found["oracle-uniform"].y == found["oracle-collapsed"].y == pytest.approx([1] * 4)
-    assert found["sed"].y == pytest.approx([seed_means(results, "sed", 240, f"coverage@{k}") for k in (1, 2, 3, 4)])
+    by_label = {line.label: line for line in data.coverage_lines(results, "toy")}
+    assert list(by_label) == ["base", "ce", "sed", "oracle-uniform", "oracle-collapsed"]
+    assert all(line.x == (1, 2, 3, 4) for line in by_label.values())
+    assert by_label["oracle-uniform"].y == by_label["oracle-collapsed"].y == pytest.approx([1] * 4)
+    assert by_label["sed"].y == pytest.approx([seed_means(results, "sed", 240, f"coverage@{k}") for k in (1, 2, 3, 4)])
     third = figures_of(results, "toy", "sed", ["coverage@3"])["coverage@3"]
-    assert (found["sed"].low[2], found["sed"].high[2]) == (third.low, third.high)
-    assert list(found["sed"].y) == sorted(found["sed"].y)  # more samples never find less
+    assert (by_label["sed"].low[2], by_label["sed"].high[2]) == (third.low, third.high)
+    assert list(by_label["sed"].y) == sorted(by_label["sed"].y)  # more samples never find less
 
 
 def test_heat_lines_are_the_figures_at_each_temperature(results: Results) -> None:
-    found = data.heat_lines(results, "toy")
-    assert list(found) == ["recall", "precision", "name_diversity"]
-    for name, drawn in found.items():
+    by_name = data.heat_lines(results, "toy")
+    assert list(by_name) == ["recall", "precision", "name_diversity"]
+    for name, drawn in by_name.items():
         assert [line.label for line in drawn] == ["base", "ce", "sed"]
         assert all(line.x == (0.5, 1.0, 2.0) for line in drawn)
         expected = [seed_means(results, "sed", 240, name, heat) for heat in (0.5, 1.0, 2.0)]
@@ -131,8 +131,8 @@ def test_clouds_are_the_reportable_categories_by_training_count(results: Results
     clouds = {cloud.label: cloud for cloud in data.clouds(results, "toy")}
     assert list(clouds) == ["base", "ce", "sed"]
     keys = results.finished("toy", "sed")
-    found = [estimates.estimate(results.tables(key), 240, 1.0) for key in keys]
-    each, support = [own.categories["name_diversity"][0] for own in found], found[0].support
+    estimated = [estimates.estimate(results.tables(key), 240, 1.0) for key in keys]
+    each, support = [estimate.categories["name_diversity"][0] for estimate in estimated], estimated[0].support
     drawn = [i for i in range(5) if support[i] >= REPORTABLE and len(fake_cells.CATEGORIES[i].names) > 1]
     assert 2 <= len(drawn) < 4  # of the four that leave a choice of the name, at least one is too rare to report
     expected = {1000 // (i + 1) ** 2: (each[0][i] + each[1][i]) / 2 for i in drawn}
@@ -163,20 +163,20 @@ def test_unknown_training_counts_draw_no_clouds(results: Results) -> None:
 
 def test_training_lines_are_seed_means_of_what_was_logged(results: Results) -> None:
     logs = [results.records[Key("toy", "sed", seed)].curve for seed in (0, 1)]
-    found = data.training_lines(results, "toy")
-    line = next(line for line in found["p_y"] if line.label == "sed")
+    by_name = data.training_lines(results, "toy")
+    line = next(line for line in by_name["p_y"] if line.label == "sed")
     assert list(zip(line.x, line.y, strict=True)) == [
         (a["step"], (a["p_y"] + b["p_y"]) / 2) for a, b in zip(*logs, strict=True)
     ]
-    assert [line.label for line in found["selected"]] == ["sed"]
-    assert found["heldout_nll"][0].x == (0, 60, 120, 240)
+    assert [line.label for line in by_name["selected"]] == ["sed"]
+    assert by_name["heldout_nll"][0].x == (0, 60, 120, 240)
 
 
 def test_probe_lines_are_seed_means_where_every_seed_saw_something(results: Results) -> None:
     first, second = (results.records[Key("toy", "sed", seed)] for seed in (0, 1))
-    found = data.probe_lines(results, "toy")
-    assert list(found) == [measure.name for measure in PROBE]
-    line = next(line for line in found["name_diversity"] if line.label == "sed")
+    by_name = data.probe_lines(results, "toy")
+    assert list(by_name) == [measure.name for measure in PROBE]
+    line = next(line for line in by_name["name_diversity"] if line.label == "sed")
     assert line.x == (0, 60, 120, 180, 240)
     pairs = zip(first.probe, second.probe, strict=True)
     assert line.y == pytest.approx([(a["name_diversity"] + b["name_diversity"]) / 2 for a, b in pairs])
@@ -234,8 +234,8 @@ def test_names_are_counted_by_sample() -> None:
 
 def test_control_characters_are_shown_as_replaced() -> None:
     """They may stand in no XML."""
-    (said, *_) = ANSWER.mentions
-    panel = pictures.answer_panel("ce", ShownSamples(1, (replace(said, name="a\x14 b\n"),)))
+    (mention, *_) = ANSWER.mentions
+    panel = pictures.answer_panel("ce", ShownSamples(1, (replace(mention, name="a\x14 b\n"),)))
     assert [text for text, _ in panel.lines] == ["1/1 a\ufffd b\ufffd"]
 
 
@@ -313,11 +313,11 @@ def test_line_figures_draw_their_data(results: Results) -> None:
     (coverage,) = lines.draw_coverage(results).axes
     assert drawn_lines(coverage) == {line.label: points_of(line) for line in data.coverage_lines(results, "toy")}
     assert len(coverage.collections) == 5  # a band each
-    found = data.heat_lines(results, "toy")
+    by_name = data.heat_lines(results, "toy")
     *panels, along = lines.draw_heat(results).axes
-    for axes, name in zip(panels, found, strict=True):
-        assert drawn_lines(axes) == {line.label: points_of(line) for line in found[name]}
-    paths = lines.paths(found["name_diversity"], found["recall"])
+    for axes, name in zip(panels, by_name, strict=True):
+        assert drawn_lines(axes) == {line.label: points_of(line) for line in by_name[name]}
+    paths = lines.paths(by_name["name_diversity"], by_name["recall"])
     hollow = [[points_of(path)[0]] for path in paths]
     assert drawn_lines_in_order(along) == [*(points_of(path) for path in paths), *hollow]
     for figure, drawn in (
@@ -325,8 +325,8 @@ def test_line_figures_draw_their_data(results: Results) -> None:
         (lines.draw_dynamics(results), data.probe_lines(results, "toy")),
     ):
         assert len(figure.axes) == len(drawn)
-        for axes, own in zip(figure.axes, drawn.values(), strict=True):
-            assert drawn_lines(axes) == {line.label: points_of(line) for line in own}
+        for axes, of_panel in zip(figure.axes, drawn.values(), strict=True):
+            assert drawn_lines(axes) == {line.label: points_of(line) for line in of_panel}
 
 
 def test_point_figures_draw_their_data(results: Results) -> None:
@@ -451,7 +451,7 @@ def test_an_svg_says_what_is_seen(results: Results) -> None:
 
 def test_no_two_objectives_look_alike() -> None:
     looks = [look(index) for index in range(66)]
-    assert len({(own.colour, own.marker) for own in looks}) == 66
+    assert len({(look.colour, look.marker) for look in looks}) == 66
 
 
 def test_figures_are_the_same_bytes_each_time(
@@ -478,8 +478,8 @@ def test_an_svg_embeds_each_picture_once(results: Results) -> None:
     assert text.count("data:image/png;base64") == 2  # two pictures in four panels each
     ElementTree.fromstring(text)  # well-formed
     assert len(re.findall(r'<use xlink:href="#picture-[01]"', text)) == 8
-    known = set(re.findall(r'\bid="([^"]+)"', text))
-    assert set(re.findall(r'xlink:href="#([^"]+)"', text)) <= known
+    ids = set(re.findall(r'\bid="([^"]+)"', text))
+    assert set(re.findall(r'xlink:href="#([^"]+)"', text)) <= ids
 
 
 def test_labels_are_shown_as_they_are(tmp_path: Path) -> None:

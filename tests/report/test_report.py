@@ -86,9 +86,9 @@ def test_recall_and_its_interval_from_the_raw_table(results: Results) -> None:
         frame = pd.read_parquet(results.folders[key] / "images.parquet")
         frame = frame[(frame["step"] == 240) & (frame["temperature"] == 1) & frame["category_id"].notna()]
         columns = []
-        for _, own in frame.groupby("category_id"):
+        for _, of_category in frame.groupby("category_id"):
             hits, pairs = np.zeros(30), np.zeros(30)
-            for _, row in own.iterrows():
+            for _, row in of_category.iterrows():
                 hits[row["image_id"] - 100] += sum(row["verified"])
                 pairs[row["image_id"] - 100] += 4 * row["instances"]
             with np.errstate(invalid="ignore"):
@@ -103,9 +103,9 @@ def test_recall_and_its_interval_from_the_raw_table(results: Results) -> None:
 
 def test_columns_by_frequency_average_to_the_total(results: Results) -> None:
     """Of the five categories 2 are frequent, 2 common, 1 rare: the total is their weighted mean."""
-    found = one(results, "ce").figures
-    r, c, f = (found[f"recall/{group}"].estimate for group in "rcf")
-    assert found["recall"].estimate == pytest.approx((r + 2 * c + 2 * f) / 5)
+    figures = one(results, "ce").figures
+    r, c, f = (figures[f"recall/{group}"].estimate for group in "rcf")
+    assert figures["recall"].estimate == pytest.approx((r + 2 * c + 2 * f) / 5)
 
 
 # ---- rows at the AP of others --------------------------------------------------------------------------------------
@@ -128,7 +128,9 @@ def test_a_row_at_the_ap_of_another_is_read_off_its_path_in_every_replicate(resu
         path += [results.estimates(ce, step) for step in (60, 120, 240)]
         values = [
             read_off(
-                [own.figures["AP"][w] for own in path], [own.figures["name_diversity"][w] for own in path], target[w]
+                [point.figures["AP"][w] for point in path],
+                [point.figures["name_diversity"][w] for point in path],
+                target[w],
             )
             for w in range(len(target))
         ]
@@ -136,15 +138,15 @@ def test_a_row_at_the_ap_of_another_is_read_off_its_path_in_every_replicate(resu
         replicates.append(values[1:])
     expected = interval(np.array(points), np.array(replicates))
     row = one(results, "ce_early")
-    found = row.figures["name_diversity"]
-    assert (found.estimate, found.low, found.high) == pytest.approx((expected.estimate, expected.low, expected.high))
+    figure = row.figures["name_diversity"]
+    assert (figure.estimate, figure.low, figure.high) == pytest.approx((expected.estimate, expected.low, expected.high))
     assert (row.step, row.title) == (None, "ce_early (at the AP of sed)")
 
 
 def test_the_control_reaches_its_own_last_step(tmp_path: Path) -> None:
     """The first edition left the last step out: at CE's own AP, CE is as it is at the end."""
     stop = {"label": "early", "objective": "ce", "at_ap_of": "ce"}
-    rising = fake_cells.DETECTORS | {"ce": tuple(fake_cells.Skill(found, 0.5, 1.0) for found in (0.6, 0.8, 0.98))}
+    rising = fake_cells.DETECTORS | {"ce": tuple(fake_cells.Skill(recall, 0.5, 1.0) for recall in (0.6, 0.8, 0.98))}
     suite = fake_cells.suite(early_stops=[stop], hypotheses=[])
     made = report.load(fake_cells.write_run(tmp_path, suite, images=60, detectors=rising))
     assert one(made, "early").figures["name_diversity"] == one(made, "ce").figures["name_diversity"]
@@ -419,9 +421,9 @@ def test_the_best_of_each_model_is_bold(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_is_bold_is_what_the_rows_say(results: Results) -> None:
     made = report.table(results)
-    own = [row for row in made if row.model == "toy"]
+    of_model = [row for row in made if row.model == "toy"]
     names = diversity_columns(4)
-    expected = rows.best(results, own, names)
+    expected = rows.best(results, of_model, names)
     assert "distinct_names" in expected  # 0.55 against 0.05 in evenness: no tie
     grid = next(grid for grid in report.grids(results) if grid.title.startswith("Diversity"))
     bold = {(names[index - 2], place) for place, row in enumerate(grid.rows) for index, c in enumerate(row) if c.best}
@@ -502,8 +504,8 @@ def test_one_line_per_row_and_temperature(results: Results) -> None:
         (label, heat) for label in ("base", "ce", "sed") for heat in ("0.5", "1", "2")
     ]
     place = grid.headings.index("recall")
-    own = next(row for row in grid.rows if (row[0].text, row[1].text) == ("ce", "1"))
-    assert own[place].text == report.format_interval(one(results, "ce").figures["recall"])
+    line = next(row for row in grid.rows if (row[0].text, row[1].text) == ("ce", "1"))
+    assert line[place].text == report.format_interval(one(results, "ce").figures["recall"])
 
 
 def test_categories_on_few_images_are_left_out_of_text(results: Results) -> None:
@@ -533,9 +535,9 @@ def test_category_csv_holds_every_category(results: Results) -> None:
     points = []
     for key in results.keys("toy", "ce"):
         frame = results.tables(key).images
-        own = frame[(frame["step"] == 240) & (frame["temperature"] == 1.0) & (frame["category_id"] == 5)]
-        assert int(line["images"]) == len(own)
-        points.append(sum(map(sum, own["verified"])) / (4 * own["instances"].sum()))
+        of_category = frame[(frame["step"] == 240) & (frame["temperature"] == 1.0) & (frame["category_id"] == 5)]
+        assert int(line["images"]) == len(of_category)
+        points.append(sum(map(sum, of_category["verified"])) / (4 * of_category["instances"].sum()))
     assert float(line["estimate"]) == pytest.approx(np.mean(points), abs=1e-6)
 
 

@@ -104,10 +104,10 @@ def cells(folder: Path) -> Any:
 
     def run(name: str, only: str) -> list[Any]:
         try:
-            found = ranks.make_on_all(context.accelerator, lambda: runner.run(context, folder / name, only))
+            recorded = ranks.make_on_all(context.accelerator, lambda: runner.run(context, folder / name, only))
         except DetmodesError as error:
             return [str(error)]
-        return [_summary(record) for record in found]
+        return [_summary(record) for record in recorded]
 
     def broken() -> Exception:
         return RuntimeError("no such luck")
@@ -115,18 +115,18 @@ def cells(folder: Path) -> Any:
     def full() -> Exception:
         return OSError(errno.ENOSPC, "No space left on device", str(folder / "full"))
 
-    found = {}
+    outcomes = {}
     with writing_nothing(on=1):
-        found["cells"] = run("cells", "open_flamingo-*")
+        outcomes["cells"] = run("cells", "open_flamingo-*")
     with failing(1, 2, broken, "harness.training.loop.accumulate", step.accumulate):
-        found["rank 1 fails in training"] = run("failing", "open_flamingo-[bc]*")
+        outcomes["rank 1 fails in training"] = run("failing", "open_flamingo-[bc]*")
     with failing(0, 1, broken, "harness.evaluation.evaluate.figure_tables", evaluate.figure_tables):
-        found["rank 0 fails in evaluation"] = run("evaluation", "open_flamingo-base-*")
+        outcomes["rank 0 fails in evaluation"] = run("evaluation", "open_flamingo-base-*")
     with failing(1, 3, broken, "harness.evaluation.scored_samples.generate_batch", generation.generate_batch):
-        found["rank 1 fails in generation"] = run("generation", "open_flamingo-base-*")
+        outcomes["rank 1 fails in generation"] = run("generation", "open_flamingo-base-*")
     with failing(0, 1, full, "harness.training.checkpoints.write_copy", checkpoints.write_copy):
-        found["the disk is full"] = run("full", "open_flamingo-ce-*")
-    return found
+        outcomes["the disk is full"] = run("full", "open_flamingo-ce-*")
+    return outcomes
 
 
 def _summary(record: Record) -> list[str | None]:
@@ -146,10 +146,10 @@ class Two:
 
     def cells(self, label: str) -> tuple[Path, Path]:
         """Of the two ranks, and of one process."""
-        (together,), (alone,) = (
+        (joint,), (alone,) = (
             (self.folder / of / "cells").glob(f"open_flamingo-{label}-*") for of in ("cells", "alone")
         )
-        return together, alone
+        return joint, alone
 
 
 @pytest.fixture(scope="module")
@@ -165,17 +165,17 @@ def test_two_ranks_make_the_same_cells(two: Two) -> None:
         ["ce", "finished", None],
         ["sed", "finished", None],
     ]
-    together, alone = (records.read_record(folder) for folder in two.cells("base"))
-    assert together.evaluations == alone.evaluations
+    joint, alone = (records.read_record(folder) for folder in two.cells("base"))
+    assert joint.evaluations == alone.evaluations
     for name in records.TABLES:
         one, other = (pd.read_parquet(folder / f"{name}.parquet") for folder in two.cells("base"))
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     for label in ("ce", "sed"):
-        together, alone = (records.read_record(folder) for folder in two.cells(label))
-        assert together.steps == alone.steps == (2, 4)
-        assert together.threshold == alone.threshold
+        joint, alone = (records.read_record(folder) for folder in two.cells(label))
+        assert joint.steps == alone.steps == (2, 4)
+        assert joint.threshold == alone.threshold
         for key in ("loss", "grad_norm"):
-            values, expected = ([row[key] for row in record.curve] for record in (together, alone))
+            values, expected = ([row[key] for row in record.curve] for record in (joint, alone))
             np.testing.assert_allclose(values, expected, rtol=1e-5)
         weights = [load_file(folder / "model.safetensors") for folder in two.cells(label)]
         for name, tensor in weights[1].items():
@@ -200,19 +200,19 @@ def test_only_rank_0_writes(two: Two) -> None:
 
 @pytest.mark.slow
 def test_a_failure_of_one_rank_is_a_failed_cell_and_the_run_goes_on(two: Two) -> None:
-    found = two.first
-    said = "process 1: RuntimeError: no such luck"
-    assert found["rank 1 fails in training"] == [["base", "finished", None], ["ce", "failed", said]]
-    assert found["rank 1 fails in generation"] == [["base", "failed", said]]
-    assert found["rank 0 fails in evaluation"] == [["base", "failed", "RuntimeError: no such luck"]]
-    assert all(two.second[name] == [] for name in found if "fails" in name)
+    outcomes = two.first
+    message = "process 1: RuntimeError: no such luck"
+    assert outcomes["rank 1 fails in training"] == [["base", "finished", None], ["ce", "failed", message]]
+    assert outcomes["rank 1 fails in generation"] == [["base", "failed", message]]
+    assert outcomes["rank 0 fails in evaluation"] == [["base", "failed", "RuntimeError: no such luck"]]
+    assert all(two.second[name] == [] for name in outcomes if "fails" in name)
 
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_run_of_all(two: Two) -> None:
-    (said,), (heard,) = (found["the disk is full"] for found in (two.first, two.second))
-    assert said.startswith("the disk is full while writing")
-    assert heard == f"process 0: DataError: {said}"
+    (message,), (heard,) = (outcomes["the disk is full"] for outcomes in (two.first, two.second))
+    assert message.startswith("the disk is full while writing")
+    assert heard == f"process 0: DataError: {message}"
 
 
 # ---- the program -----------------------------------------------------------------------------------------------------
@@ -255,9 +255,9 @@ def steps_kept(output: Path) -> list[str]:
 def test_a_rank_that_is_killed_ends_the_run_with_one_message(tmp_path: Path) -> None:
     """Rank 1, as it begins step 4: no hang, no record, and one process goes on where they were."""
     suite = small.mini_suite(**{**CHANGES, "train": SHORT, "sample": {"samples": 2, "max_tokens": 12}})
-    code, said = run_program(tmp_path, "out", suite, KILL="1 4")
+    code, messages = run_program(tmp_path, "out", suite, KILL="1 4")
     assert code != 0
-    (line,) = said
+    (line,) = messages
     assert line.startswith("detmodes: another process of this run has ended; what was computed is saved: run the same")
     assert not list((tmp_path / "out").glob("cells/[!.]*"))
     assert steps_kept(tmp_path / "out")[-1] == "step-00000003"
@@ -272,8 +272,8 @@ def test_a_rank_that_is_killed_ends_the_run_with_one_message(tmp_path: Path) -> 
 def test_what_two_ranks_began_two_ranks_finish_to_the_last_bit(tmp_path: Path) -> None:
     assert run_program(tmp_path, "whole") == (0, [])
     for killed in ("1 2", "0 2"):  # of the steps that are left: the second one in all, then the third
-        code, said = run_program(tmp_path, "killed", KILL=killed)
-        assert (code != 0, len(said)) == (True, 1)
+        code, messages = run_program(tmp_path, "killed", KILL=killed)
+        assert (code != 0, len(messages)) == (True, 1)
     assert run_program(tmp_path, "killed") == (0, [])
     (whole,), (again,) = (sorted((tmp_path / of / "cells").iterdir()) for of in ("whole", "killed"))
     assert cell_outcome(again) == cell_outcome(whole)
@@ -295,8 +295,8 @@ def test_a_signal_stops_all_ranks_after_the_same_step(tmp_path: Path) -> None:
         time.sleep(0.1)
     process.terminate()
     printed, _ = process.communicate(timeout=LIMIT)
-    said = [line for line in printed.splitlines() if line.startswith("detmodes: ")]
-    assert said == ["detmodes: stopped by SIGTERM; what was computed is saved: run the same command to go on"]
+    messages = [line for line in printed.splitlines() if line.startswith("detmodes: ")]
+    assert messages == ["detmodes: stopped by SIGTERM; what was computed is saved: run the same command to go on"]
     assert len(steps_kept(tmp_path / "out")) == 1
 
 

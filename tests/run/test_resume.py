@@ -82,9 +82,9 @@ def assert_ends_like(server: Server, output: Path, reference: Reference, every: 
     """The same command goes on, says nothing, and leaves what the uninterrupted run left."""
     done = server.run(output, every=every)
     assert (done.status, done.printed) == (0, "")
-    found = outcome(output)
-    assert found.keys() == reference.outcome.keys()
-    for name, cell in found.items():
+    ended = outcome(output)
+    assert ended.keys() == reference.outcome.keys()
+    for name, cell in ended.items():
         assert cell == reference.outcome[name]
 
 
@@ -189,7 +189,7 @@ def test_killed_at_one_chosen_place_after_the_other(server: Server, reference: R
 
 
 @pytest.mark.parametrize(
-    ("action", "place", "code", "kept"),
+    ("action", "place", "code", "saved"),
     [
         pytest.param(
             "terminate", ("harness.training.loop", "accumulate", 5), 143, "step-00000005", marks=pytest.mark.slow
@@ -204,14 +204,20 @@ def test_killed_at_one_chosen_place_after_the_other(server: Server, reference: R
     ],
 )
 def test_a_signal_is_obeyed_when_everything_is_saved(
-    server: Server, reference: Reference, tmp_path: Path, action: str, place: tuple[str, str, int], code: int, kept: str
+    server: Server,
+    reference: Reference,
+    tmp_path: Path,
+    action: str,
+    place: tuple[str, str, int],
+    code: int,
+    saved: str,
 ) -> None:
     """Checkpoints are otherwise rarer than the steps at which the signal comes."""
     stopped = server.run(tmp_path, at=(*place, action), every=50)
     name = {143: "SIGTERM", 130: "SIGINT"}[code]
-    said = f"detmodes: stopped by {name}; what was computed is saved: run the same command to go on\n"
-    assert (stopped.status, stopped.printed) == (code, said)
-    assert list(tmp_path.glob(f"cells/.open_flamingo-sed-*/resume/{kept}"))
+    message = f"detmodes: stopped by {name}; what was computed is saved: run the same command to go on\n"
+    assert (stopped.status, stopped.printed) == (code, message)
+    assert list(tmp_path.glob(f"cells/.open_flamingo-sed-*/resume/{saved}"))
     assert_ends_like(server, tmp_path, reference, every=50)
 
 
@@ -224,9 +230,9 @@ def test_the_program_itself(reference: Reference, server: Server, tmp_path: Path
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
+    _, message = process.communicate()
     assert process.returncode == 143
-    assert said.startswith("detmodes: stopped by SIGTERM; ")
+    assert message.startswith("detmodes: stopped by SIGTERM; ")
     assert_ends_like(server, tmp_path / "out", reference)
 
 
@@ -317,16 +323,16 @@ def killed(_killed_in_step_4: Path, tmp_path: Path) -> Path:
 
 
 def resume_folder(output: Path) -> Path:
-    (found,) = output.glob("cells/.open_flamingo-sed-*/resume")
-    return found
+    (folder,) = output.glob("cells/.open_flamingo-sed-*/resume")
+    return folder
 
 
 def finished_after_damage(output: Path, reference: Reference, *warnings: str) -> None:
     """The run goes on with these warnings and ends as ever."""
-    with pytest.warns(ResumeWarning) as seen:
+    with pytest.warns(ResumeWarning) as warned:
         runner.run(context(), output, "*-sed-*")
-    assert len(seen) == len(warnings)
-    for warning, expected in zip(seen, warnings, strict=True):
+    assert len(warned) == len(warnings)
+    for warning, expected in zip(warned, warnings, strict=True):
         assert re.search(expected, str(warning.message))
     (cell,) = outcome(output).values()
     assert cell == list(reference.outcome.values())[1]

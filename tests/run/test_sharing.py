@@ -143,8 +143,8 @@ def test_jobs_stop_together_and_the_next_run_goes_on(suite: Path, tmp_path: Path
     assert not any(Path(f"/proc/{str(owner).split(':')[1]}").exists() for owner in owners)
     assert Counter(item.state for item in cells(output)) == {"waiting": 3, "interrupted": 2}
 
-    found = runner.run(open_context(load.load(str(suite)), None, "cpu"), output, only)
-    assert [(record.status, record.steps) for record in found] == [("finished", (60,))] * 2
+    finished = runner.run(open_context(load.load(str(suite)), None, "cpu"), output, only)
+    assert [(record.status, record.steps) for record in finished] == [("finished", (60,))] * 2
     assert nothing_left(output)
 
 

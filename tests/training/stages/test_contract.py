@@ -100,9 +100,9 @@ def test_a_damaged_table_is_made_again(name: str, tmp_path: Path) -> None:
     stop_after(3, name, tmp_path)
     (damaged,) = tmp_path.glob(f"table-{TABLES[name]}-*/*.parquet")
     flip_last_byte(damaged)
-    with pytest.warns(ResumeWarning) as seen:
+    with pytest.warns(ResumeWarning) as warned:
         assert_goes_on(name, tmp_path)
-    first, second = (str(warning.message) for warning in seen)
+    first, second = (str(warning.message) for warning in warned)
     assert first.startswith("checkpoint step-00000003 is of no use and was removed: ")
     assert second.startswith(f"table {TABLES[name]} is made again: ")
 
