@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+settings.register_profile("detmodes", deadline=None)  # how busy the machine is says nothing about an example
+settings.load_profile("detmodes")
 
 SHARED = Path(os.environ.get("DETMODES_SHARED", Path(__file__).parents[2] / "shared"))
 

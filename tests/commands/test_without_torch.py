@@ -17,7 +17,7 @@ import pytest
 
 from harness.system.extras import ALONE, PARTS, install_command
 from tests.support import fake_cells
-from tests.support.killing import Program
+from tests.support.processes.killing import Program
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT = """

@@ -29,7 +29,7 @@ from tests.commands.parts.test_skeleton import detmodes
 from tests.support import small
 from tests.support.chains import chain_of, stage_of, train_chain
 from tests.support.packages import install
-from tests.support.ranks import LIMIT, torchrun
+from tests.support.processes.ranks import LIMIT, torchrun
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parent / "parts_outside"

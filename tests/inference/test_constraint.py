@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.inference import constraint
@@ -115,7 +115,6 @@ def codecs(draw: st.DrawFn) -> Codec:
     return Codec([Category(index, (name,), "f") for index, name in enumerate(names, 1)], tokens, space, form)
 
 
-@settings(deadline=None)
 @given(codec=codecs(), source=st.randoms(use_true_random=False), many=st.sampled_from([1, 32]))
 def test_the_table_agrees_with_the_grammar_in_any_format(codec: Codec, source: random.Random, many: int) -> None:
     """Whether a state has its children in a list or over the whole vocabulary."""

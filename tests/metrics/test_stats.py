@@ -107,7 +107,7 @@ def _holm_rejections(p_values: list[float], alpha: float) -> set[int]:
     return rejected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=6))
 def test_holm_levels_reject_what_adjusted_p_values_reject(p_values: list[float]) -> None:
     levels = holm_levels(p_values, 0.05)
@@ -115,7 +115,7 @@ def test_holm_levels_reject_what_adjusted_p_values_reject(p_values: list[float])
     assert rejected == _holm_rejections(p_values, 0.05)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0.1, 1), st.floats(-1, 1)), min_size=1, max_size=5))
 def test_interval_and_p_value_agree(drawn: list[tuple[float, float, float]]) -> None:
     tests = [

@@ -55,7 +55,7 @@ def over(cases: list[Case]) -> pytest.MarkDecorator:
 
 
 every_objective = over(CASES)
-few_examples = hypothesis_settings(max_examples=15, deadline=None)
+few_examples = hypothesis_settings(max_examples=15)
 seeds = st.integers(0, 2**31)
 
 MEMBERS = Members(

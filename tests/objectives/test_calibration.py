@@ -17,7 +17,7 @@ from tests.objectives.cases import selection
 
 
 @given(seed=st.integers(0, 2**31), top_k=st.integers(1, 7), scale=st.floats(0.0, 30.0))
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 def test_mass_is_the_sum_of_the_largest_probabilities(seed: int, top_k: int, scale: float) -> None:
     rng = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(5, 7, generator=rng, dtype=torch.float64)
@@ -52,7 +52,7 @@ def test_top_k_beyond_the_vocabulary_raises() -> None:
 
 
 @given(seed=st.integers(0, 2**31), rank=st.integers(1, 9))
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 def test_a_calibrated_threshold_selects_that_share_of_the_base_model(seed: int, rank: int) -> None:
     # 11 positions: quantile (rank + 1/2) / 10 lies midway between the masses number rank + 1 and rank + 2.
     logits = 2 * torch.randn(11, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

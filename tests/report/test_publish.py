@@ -17,8 +17,8 @@ from harness.report.renderers.latex import to_latex
 from harness.report.renderers.text import to_category_csv, to_csv
 from harness.report.results import load
 from harness.suite.schema import Suite
-from tests.report.test_figures import WITHOUT_GALLERY, add_gallery
-from tests.report.test_report import only_cell
+from tests.report.complete import only_cell
+from tests.report.figures.gallery import WITHOUT_GALLERY, add_gallery
 from tests.support import fake_cells
 
 TEXTS = ("README.md", "table.csv", "categories.csv", "figures.json", "suite.json", "cells.json")

@@ -9,42 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from harness.run import runner
-from harness.run.context import Context, open_context
 from harness.run.resume_folder import ResumeWarning
 from harness.training import checkpoints
-from tests.support import small
-from tests.support.killing import Server, arguments, counted, flip_last_byte, outcome, suite_file
+from tests.run.resuming import BATCHES, SUITE, Reference, assert_ends_like, context, killed_at
+from tests.support.processes.killing import Server, arguments, counted, flip_last_byte, outcome, suite_file
 
 ROOT = Path(__file__).parents[2]
-CHANGES: dict[str, Any] = {
-    "benchmark": {"name": "shapes", **small.SETTINGS, "val_images": 6, "calibration_images": 8},
-    "models": ["open_flamingo"],
-    "objectives": [{"name": "sed_sft", "label": "sed", "top_k": 5, "quantile": 0.5, "weight": 5.0, "mask": "base"}],
-    "train": {
-        "steps": 6,
-        "batch_size": 4,
-        "eval_at": [2, 4],
-        "log_every": 1,
-        "targets": "random",
-        "schedule": "cosine",
-        "ema": 0.9,
-        "probe": {"every": 3, "images": 2},
-    },
-    "sample": {"samples": 2, "max_tokens": 12, "batch_images": 2},
-    "keep": "all",
-}
-"""The smallest suite that has everything: an objective with a reference that is remembered, evaluations of several
-batches on the way, probes, and weights kept at each evaluation."""
-SUITE = small.mini_suite(**CHANGES)
-BATCHES = 3
-"""Of the 6 validation images; evaluations are three, and one of the base."""
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     started = Server(tmp_path_factory.mktemp("server"), SUITE)
     yield started
     started.close()
-
-
-class Reference(NamedTuple):
-    """What an uninterrupted run leaves, and how long it took."""
-
-    outcome: dict[str, Any]
-    seconds: float
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +46,6 @@ def usual_seconds(server: Server, reference: Reference, tmp_path_factory: pytest
     again = server.run(tmp_path_factory.mktemp("again"))
     assert again.status == 0
     return min(reference.seconds, again.seconds)
-
-
-def assert_ends_like(server: Server, output: Path, reference: Reference, every: int = 1) -> None:
-    """The same command goes on, says nothing, and leaves what the uninterrupted run left."""
-    done = server.run(output, every=every)
-    assert (done.status, done.printed) == (0, "")
-    ended = outcome(output)
-    assert ended.keys() == reference.outcome.keys()
-    for name, cell in ended.items():
-        assert cell == reference.outcome[name]
 
 
 def test_the_uninterrupted_run_has_everything(reference: Reference) -> None:
@@ -135,6 +95,7 @@ def test_killed_again_and_again(server: Server, reference: Reference, usual_seco
 
 
 # ---- killed at a chosen place --------------------------------------------------------------------------------------
+
 
 PLACES = {
     "in training": ("harness.training.loop", "accumulate", 4, "kill"),
@@ -260,33 +221,6 @@ def test_a_full_disk(server: Server, reference: Reference, tmp_path: Path, what:
 
 
 # ---- in this process -------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Ends a cell as a kill would: nothing is written after it."""
-
-
-def context(**changes: Any) -> Context:
-    made = open_context(small.mini_suite(**{**CHANGES, **changes}), None, "cpu")
-    made.snapshot_every = 1
-    return made
-
-
-def killed_at(monkeypatch: pytest.MonkeyPatch, output: Path, target: str, call: int, **changes: Any) -> None:
-    """Runs the trained cell up to this call of `module.function`."""
-    module, _, name = target.rpartition(".")
-    original: Callable[..., Any] = getattr(sys.modules[module], name)
-    calls = iter(range(1, 1000))
-
-    def killed(*arguments: Any, **settings: Any) -> Any:
-        if next(calls) == call:
-            raise Killed
-        return original(*arguments, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(target, killed)
-        with pytest.raises(Killed):
-            runner.run(context(**changes), output, "*-sed-*")
 
 
 def test_nothing_that_was_kept_is_computed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.sequence import Codec, CoordinateSpace, Grammar, State, vocabulary_names
@@ -68,7 +68,6 @@ def prefix_codec(order: Order) -> Codec:
 
 
 @both_orders
-@settings(deadline=None)
 @given(source=st.randoms(use_true_random=False))
 def test_random_walks_are_always_read_without_a_complaint(order: Order, source: random.Random) -> None:
     codec = prefix_codec(order)
@@ -96,7 +95,6 @@ def objects_of_bins(draw: st.DrawFn) -> list[tuple[str, Box]]:
 
 
 @both_orders
-@settings(deadline=None)
 @given(objects=objects_of_bins())
 def test_every_encoded_list_is_admitted(order: Order, objects: list[tuple[str, Box]]) -> None:
     codec = prefix_codec(order)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import ConfigError, DataError
@@ -90,7 +90,6 @@ def boxes(draw: st.DrawFn) -> tuple[Box, int, int, int]:
 
 
 @both_orders
-@settings(deadline=None)
 @given(case=boxes())
 def test_every_edge_is_within_half_a_bin(order: Order, case: tuple[Box, int, int, int]) -> None:
     box, width, height, bins = case
@@ -104,7 +103,6 @@ def test_every_edge_is_within_half_a_bin(order: Order, case: tuple[Box, int, int
 
 
 @both_orders
-@settings(deadline=None)
 @given(data=st.data(), side=st.integers(32, 4000))
 def test_integer_boxes_are_exact_with_one_bin_per_pixel_edge(order: Order, data: st.DataObject, side: int) -> None:
     x0, x1 = sorted(data.draw(st.sets(st.integers(0, side), min_size=2, max_size=2)))
@@ -203,7 +201,6 @@ def read_by_pattern(tokens: Sequence[int]) -> tuple[int, int, bool]:
     return sum(good), len(good) - sum(good) - excused, not end
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([PAD, SEP, SEP, END, CAT, DOG, *at(0, 1, 2, 3, 4)]), max_size=30))
 def test_parsing_accounts_for_every_entry(tokens: list[int]) -> None:
     parsed = SMALL.decode(tokens, 4, 4)
@@ -219,7 +216,6 @@ entries_of_tokens = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(entries_of_tokens, st.booleans())
 def test_parsing_accounts_for_almost_well_formed_entries(entries: list[tuple[int, ...]], ended: bool) -> None:
     tokens = [token for entry in entries for token in (*entry, SEP)][:-1] + [END] * ended

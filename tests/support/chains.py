@@ -28,7 +28,7 @@ from harness.training.stages import kinds
 from harness.types import IGNORED_LABEL, Example
 from model_zoo.flamingo.toy import OpenFlamingo
 from tests.support import small
-from tests.support.killing import timeless
+from tests.support.processes.killing import timeless
 
 FINE_TUNING: dict[str, Any] = {"steps": 2, "batch_size": 4, "lr": 1e-5, "log_every": 1}
 LATER: dict[str, Any] = {"steps": 3, "lr": 1e-4, "warm_up": 0, "log_every": 1}

@@ -22,7 +22,7 @@ from harness.suite.schema import SampleSettings
 from harness.system import interrupts, ranks
 from harness.system.interrupts import Interrupted, Interrupts
 from tests.support import tiny
-from tests.support.ranks import on_ranks
+from tests.support.processes.ranks import on_ranks
 
 IMAGES = 7
 """In batches of two: four batches, which three ranks cannot share evenly."""

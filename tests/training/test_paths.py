@@ -23,7 +23,7 @@ from harness.suite.train_settings import Train
 from harness.training.objective import prepare
 from model_zoo.flamingo.toy import OpenFlamingo
 from tests.support import paths, small
-from tests.support.ranks import on_ranks
+from tests.support.processes.ranks import on_ranks
 
 CASES = list(paths.SETTINGS)
 TOLERANCE = 1e-4

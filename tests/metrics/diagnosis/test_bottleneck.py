@@ -49,7 +49,7 @@ def test_a_corner_is_as_good_as_the_bound_lets_it_be() -> None:
     assert divergences[1] == pytest.approx(min(grid), abs=1e-5)
 
 
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([0.5, 2.0, 8.0]))
 def test_no_state_of_that_length_is_closer(seed: int, radius: float) -> None:
     rng = np.random.default_rng(seed)

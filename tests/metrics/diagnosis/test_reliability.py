@@ -43,7 +43,7 @@ def test_an_edge_belongs_to_the_lower_bin() -> None:
     assert reliability(edges, np.ones(BINS + 1, dtype=np.bool_)).count.tolist() == [2, *[1] * (BINS - 1)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.integers(1, 20))
 def test_ece_is_the_mean_size_of_the_summed_residuals(scored: Scored, bins: int) -> None:
     # count / n * |accuracy - confidence| = |sum over the bin of (correct - score)| / n, bin by bin.

@@ -84,13 +84,13 @@ def iou(a: Detection, b: Detection) -> float:
     return shared / (a.box.w * a.box.h + b.box.w * b.box.h - shared) if shared else 0.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sets, thresholds)
 def test_equals_the_rule_as_a_loop(detections: list[Detection], threshold: float) -> None:
     assert rows_left(*detections, threshold=threshold) == brute_force(detections, threshold)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sets, thresholds)
 def test_idempotent_and_nothing_close_is_left(detections: list[Detection], threshold: float) -> None:
     left = [detections[row] for row in rows_left(*detections, threshold=threshold)]

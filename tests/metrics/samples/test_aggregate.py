@@ -184,7 +184,7 @@ def _figures_by_definition(images: Sequence[Example], samples: Sequence[Sequence
     return result
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cases())
 def test_figures_equal_averages_over_all_subsets(case: tuple[list[Example], list[list[Parsed]]]) -> None:
     images, samples = case
@@ -195,7 +195,7 @@ def test_figures_equal_averages_over_all_subsets(case: tuple[list[Example], list
         np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cases())
 def test_all_samples_give_the_plain_mean_of_distinct_names(case: tuple[list[Example], list[list[Parsed]]]) -> None:
     figures = category_figures(tables(*case, CATEGORIES)[0])

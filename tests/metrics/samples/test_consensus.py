@@ -140,7 +140,7 @@ def answers(draw: st.DrawFn) -> list[Row]:
     return draw(st.lists(row, max_size=24))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(answers())
 def test_equals_the_definition(rows: list[Row]) -> None:
     assert_same(clusters_of(consensus(mentions(rows), samples=4)), consensus_by_loops(rows, samples=4))
@@ -174,7 +174,7 @@ def test_random_samples(seed: int) -> None:
     assert_same(clusters_of(consensus(mentions(permuted), samples=6)), clusters_of(result))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answers(), st.integers(1, 5))
 def test_identical_samples_give_the_boxes_and_probabilities_of_one(rows: list[Row], samples: int) -> None:
     first = [row for row in rows if row[1] == 0 and row[3][2] * row[3][3] > 0]

@@ -60,7 +60,7 @@ def order_distance_by_loops(orders: Sequence[Sequence[int]]) -> float:
     return mean(distances)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.lists(st.integers(0, 5), unique=True, max_size=6), min_size=1, max_size=5))
 def test_order_distance_equals_the_definition(orders: list[list[int]]) -> None:
     assert distance_of(orders) == pytest.approx(order_distance_by_loops(orders), nan_ok=True)
@@ -166,7 +166,7 @@ def category_rows_by_definition(image: Example, samples: Sequence[Parsed]) -> li
     return rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 @example_of_hypothesis(random_case())
 def test_category_table_equals_the_definition(case: Case) -> None:
@@ -204,7 +204,7 @@ def image_row_by_definition(image: Example, samples: Sequence[Parsed]) -> dict[s
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 @example_of_hypothesis(random_case())
 def test_image_table_equals_the_definition(case: Case) -> None:

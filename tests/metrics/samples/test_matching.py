@@ -58,7 +58,7 @@ def _best_by_brute_force(image: Example, mentions: Sequence[Mention], threshold:
     return best
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(OBJECTS, st.lists(st.lists(SAID, max_size=3), min_size=2, max_size=2)), min_size=1, max_size=3),
     st.sampled_from([0.2, 0.5]),
@@ -79,7 +79,7 @@ def test_verify_is_the_brute_force_optimum_in_every_sample(
             assert (of_sample.sum(), verification.iou[of_sample].sum()) == (pairs, pytest.approx(total, abs=1e-5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 def test_flags_follow_their_definitions(case: tuple[list[Example], list[list[Parsed]]]) -> None:
     images, samples = case

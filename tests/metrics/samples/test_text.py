@@ -97,7 +97,7 @@ def test_self_bleu_equals_sacrebleu(samples: int) -> None:
     np.testing.assert_allclose(self_bleu(sequences(images)), expected, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SETS)
 def test_self_bleu_equals_sacrebleu_where_much_repeats(images: list[Image]) -> None:
     expected = [sacrebleu_of(image) for image in images]
@@ -117,7 +117,7 @@ def grams(names: list[int], n: int) -> list[tuple[int, ...]]:
     return [tuple(names[i : i + n]) for i in range(len(names) - n + 1)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SETS, st.integers(1, 4))
 def test_distinct_equals_the_definition(images: list[Image], n: int) -> None:
     pooled = [list(chain.from_iterable(grams(names, n) for names in image)) for image in images]
@@ -154,7 +154,7 @@ def vendi_by_counters(image: Image) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SETS)
 def test_vendi_equals_the_definition_and_stays_in_its_bounds(images: list[Image]) -> None:
     values = vendi(sequences(images))
@@ -163,7 +163,7 @@ def test_vendi_equals_the_definition_and_stays_in_its_bounds(images: list[Image]
     assert (values < len(images[0]) + 1e-12).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(images_of(3))
 def test_repeating_every_sample_keeps_vendi_halves_distinct_and_makes_self_bleu_1(images: list[Image]) -> None:
     once, twice = sequences(images), sequences([image * 2 for image in images])
@@ -173,7 +173,7 @@ def test_repeating_every_sample_keeps_vendi_halves_distinct_and_makes_self_bleu_
     np.testing.assert_allclose(self_bleu(twice), copied, rtol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(images_of(4), st.permutations(range(4)), st.permutations(range(4)))
 def test_figures_follow_neither_the_order_of_samples_nor_the_codes(
     images: list[Image], order: list[int], codes: list[int]
@@ -183,7 +183,7 @@ def test_figures_follow_neither_the_order_of_samples_nor_the_codes(
         np.testing.assert_allclose(figure(sequences(other)), figure(sequences(images)), rtol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(images_of(3))
 def test_images_do_not_see_each_other_in_chunks_of_any_size(images: list[Image]) -> None:
     all_at_once = sequences(images)

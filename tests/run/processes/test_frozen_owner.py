@@ -15,8 +15,8 @@ import pytest
 
 from harness import records
 from tests.support import small
-from tests.support.frozen_owner import wait_for
-from tests.support.killing import ROOT, arguments, suite_file
+from tests.support.processes.frozen_owner import wait_for
+from tests.support.processes.killing import ROOT, arguments, suite_file
 
 UNSHARE = ("unshare", "--pid", "--fork", "--kill-child")
 """Starts a command with process ids of its own, as a container has them."""
@@ -29,7 +29,7 @@ def namespaces() -> bool:
 
 
 def start(folder: Path, role: str, suite: Path, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [*before, sys.executable, "-m", "tests.support.frozen_owner", str(folder), role]
+    command = [*before, sys.executable, "-m", "tests.support.processes.frozen_owner", str(folder), role]
     return subprocess.Popen(
         [*command, *arguments(suite, folder / "out", 1, "*-ce-*")],
         cwd=ROOT,

@@ -33,8 +33,8 @@ from harness.suite import load
 from harness.suite.cells import cells
 from harness.suite.schema import Resources
 from tests.run.mini_runs import same
-from tests.run.test_sharing import PATIENCE, nothing_left, start, training, wait_for
-from tests.run.test_sharing import cells as states
+from tests.run.processes.test_sharing import PATIENCE, nothing_left, start, training, wait_for
+from tests.run.processes.test_sharing import cells as states
 from tests.support import small
 
 pytestmark = [

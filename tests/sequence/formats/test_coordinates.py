@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.kosmos2 import processing_kosmos2
 
@@ -19,7 +19,6 @@ from tests.sequence.formats.families import CATEGORIES, NAMES, resized
 from tests.support import small_tokenizers
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 1024), min_size=4, max_size=4, unique=True), st.integers(1, 40))
 def test_patches_are_those_of_kosmos(four: list[float], side: int) -> None:
     """And what they are read as."""

@@ -9,7 +9,7 @@ from itertools import product
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import registry
@@ -81,7 +81,6 @@ def test_grammar_agrees_with_the_parser_on_every_short_sequence(kind: str) -> No
 
 
 @every_form
-@settings(deadline=None)
 @given(source=st.randoms(use_true_random=False))
 def test_random_walks_are_always_read_without_a_complaint(kind: str, source: random.Random) -> None:
     codec = structured(kind, ("sofa", "couch", "sofa_bed", "sofa_bed_cover"), 5)

@@ -7,7 +7,7 @@ import random
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.sequence import (
@@ -105,7 +105,6 @@ def test_reading_json_by_hand(case: str) -> None:
 SCRAPS = (*"[]{},:", " ", "\n", "0", "12", "-1", "1.5", '"label"', '"bbox_2d"', '"x"', '"cat"', "[1, 2, 3, 4]", "null")
 
 
-@settings(deadline=None)
 @given(source=st.randoms(use_true_random=False))
 def test_what_is_read_strictly_is_what_json_says(source: random.Random) -> None:
     """And what is JSON as the model was trained to write it is read strictly."""

@@ -31,7 +31,7 @@ def scenes(draw: st.DrawFn) -> tuple[list[tuple[str, Box]], int, int]:
 
 
 @every_family
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scene=scenes())
 def test_names_come_back_and_edges_within_half_a_step(
     family: str, scene: tuple[list[tuple[str, Box]], int, int]
@@ -67,7 +67,7 @@ def test_a_truncated_answer_is_read_as_far_as_it_goes(family: str) -> None:
 
 
 @every_family
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(source=st.randoms(use_true_random=False))
 def test_damage_is_counted_and_never_raises(family: str, source: random.Random) -> None:
     """A token lost, doubled or swapped for another: what is read and what is malformed is never nothing."""
@@ -83,7 +83,7 @@ def test_damage_is_counted_and_never_raises(family: str, source: random.Random) 
 
 
 @every_family
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_rubbish_never_raises(family: str, data: st.DataObject) -> None:
     codec = FAMILIES[family]()

@@ -22,7 +22,7 @@ from harness.training.schedule import Draw
 from harness.training.step import accumulate
 from model_zoo import checkpoint
 from tests.support import small
-from tests.support.ranks import accelerate, finish, scenario
+from tests.support.processes.ranks import accelerate, finish, scenario
 from tests.training.engines.small_trainings import CONFIGS
 
 STEPS, STOP = 4, 2

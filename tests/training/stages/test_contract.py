@@ -22,8 +22,8 @@ from harness.training.stages import kinds
 from harness.training.stages.nsft import CORRECTIONS
 from tests.support import small
 from tests.support.chains import DIVPO, DPO, GEPO, GRPO, NSFT, SFT, SPL, chain_of, train_chain, weights
-from tests.support.killing import Place, Server, cell_outcome, flip_last_byte
-from tests.support.ranks import on_ranks
+from tests.support.processes.killing import Place, Server, cell_outcome, flip_last_byte
+from tests.support.processes.ranks import on_ranks
 
 STAGES_TRIED: dict[str, dict[str, Any]] = {
     "grpo": GRPO,

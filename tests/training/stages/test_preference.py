@@ -40,7 +40,7 @@ from tests.support.chains import (
     train_chain,
     weights,
 )
-from tests.support.killing import counted
+from tests.support.processes.killing import counted
 
 
 def suite(then: Mapping[str, Any] = DPO) -> Suite:

@@ -61,7 +61,7 @@ def restored(codec: Codec, numbers: Sequence[int]) -> Box:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SCENES, SAID, st.integers(0, 99), st.integers(0, 99), st.sampled_from(["canonical", "random"]))
 def test_answers_are_right_in_every_format(
     family: str, objects: list[tuple[int, Box]], emitted: list[tuple[str, Box]], lost: int, seed: int, targets: Targets

@@ -1,7 +1,7 @@
 """Runs `detmodes` as one of two processes of which the other takes over a cell: see
 tests/run/processes/test_frozen_owner.py.
 
-    python -m tests.support.frozen_owner FOLDER first|second ARGUMENTS...
+    python -m tests.support.processes.frozen_owner FOLDER first|second ARGUMENTS...
 
 first: touches FOLDER/reached in its third step of training, waits there for FOLDER/go, and touches FOLDER/noticed when
 it finds that its lock was taken. second: takes an owner elsewhere for dead after a second, touches FOLDER/overtaken in

@@ -28,7 +28,7 @@ from harness.run.output.status import CellStatus
 from harness.suite import load
 from tests.support import small
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 600.0
 """Seconds after which a test gives up: starting a process takes many of them on a busy machine."""
 

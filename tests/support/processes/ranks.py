@@ -2,7 +2,7 @@
 
 Each rank calls that function with the folder, and leaves what it returns, as JSON, in FOLDER/<rank>.json. By hand:
 
-python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.support.ranks MODULE:FUNCTION FOLDER
+python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.support.processes.ranks MODULE:FUNCTION FOLDER
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LIMIT = 600.0
 """Seconds after which a hang is a hang: starting processes takes many of them on a busy machine."""
 
@@ -59,12 +59,12 @@ def finish(command: Sequence[str], **environment: str) -> tuple[int, str]:
 
 def scenario(launcher: Sequence[str], reference: str, folder: Path, *arguments: str) -> list[str]:
     """The command that plays `reference`, "module:function", on every process of the launcher."""
-    return [*launcher, "tests.support.ranks", reference, str(folder), *arguments]
+    return [*launcher, "tests.support.processes.ranks", reference, str(folder), *arguments]
 
 
 def on_ranks(processes: int, reference: str, folder: Path, **environment: str) -> list[Any]:
     """What the scenario returned on each rank. Modules are imported once for all of them, unlike with torchrun."""
-    command = [sys.executable, "-m", "tests.support.ranks", "--fork", str(processes), reference, str(folder)]
+    command = [sys.executable, "-m", "tests.support.processes.ranks", "--fork", str(processes), reference, str(folder)]
     code, printed = finish(command, **environment)
     assert code == 0, printed[-4000:]
     return [json.loads((folder / f"{index}.json").read_text()) for index in range(processes)]

@@ -32,8 +32,8 @@ from harness.system import ranks
 from harness.training import checkpoints, step
 from harness.types import LossOutput
 from tests.support import small
-from tests.support.killing import cell_outcome
-from tests.support.ranks import LIMIT, finish, on_ranks, rank, scenario, start, torchrun
+from tests.support.processes.killing import cell_outcome
+from tests.support.processes.ranks import LIMIT, finish, on_ranks, rank, scenario, start, torchrun
 
 IMAGES = 7
 """Validation images, one in a batch: neither 2 nor 3 ranks share them evenly."""
@@ -141,7 +141,7 @@ class Two:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.first, self.second = on_ranks(2, "tests.run.test_ranks:cells", folder)
+        self.first, self.second = on_ranks(2, "tests.run.processes.test_ranks:cells", folder)
         runner.run(open_context(SUITE, None, "cpu"), folder / "alone", "open_flamingo-*")
 
     def cells(self, label: str) -> tuple[Path, Path]:
@@ -243,7 +243,7 @@ def arguments(folder: Path, output: str, suite: Suite = SUITE) -> list[str]:
 
 def run_program(folder: Path, output: str, suite: Suite = SUITE, **environment: str) -> tuple[int, list[str]]:
     """`detmodes run` with two ranks; exit code, and what it said itself."""
-    played = scenario(torchrun(2), "tests.run.test_ranks:program", folder, *arguments(folder, output, suite))
+    played = scenario(torchrun(2), "tests.run.processes.test_ranks:program", folder, *arguments(folder, output, suite))
     code, printed = finish(played, **environment)
     return code, [line for line in printed.splitlines() if line.startswith("detmodes: ")]
 

@@ -16,9 +16,9 @@ import yaml
 from harness.suite.schema import Suite
 from harness.system import files
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Place = tuple[str, str, int, str]
-"""Module, attribute, which of its calls, and what happens there: see tests.support.kill_server."""
+"""Module, attribute, which of its calls, and what happens there: see tests.support.processes.kill_server."""
 
 
 class Attempt(NamedTuple):
@@ -35,14 +35,14 @@ class Attempt(NamedTuple):
 
 
 class Program:
-    """`detmodes` in a new process each time, which need not import `modules` anew (see tests.support.kill_server)."""
+    """`detmodes` in a new process each time, which need not import `modules` anew (see kill_server)."""
 
     def __init__(
         self, folder: Path, modules: tuple[str, ...], place: Path = ROOT, environment: Mapping[str, str] | None = None
     ) -> None:
         self._streams = {name: folder / f"{name}.txt" for name in ("stdout", "stderr")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.kill_server", *modules],
+            [sys.executable, "-m", "tests.support.processes.kill_server", *modules],
             cwd=place,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
