@@ -45,8 +45,25 @@ def from_code() -> dict[Path, str]:
     pages = {ROOT / "docs/reference" / f"{name}.md": made[name]() for name in REFERENCE}
     index = ROOT / "docs/results/index.md"
     words = index.read_text().partition(OVERVIEW)[0]
-    timings = RESULTS / "speed/README.md"
-    return {**pages, index: f"{words}{OVERVIEW}\n{overview()}", timings: speed_tables(timings.read_text())}
+    timings, claims = RESULTS / "speed/README.md", ROOT / "docs/explain/objectives.md"
+    return {
+        **pages,
+        index: f"{words}{OVERVIEW}\n{overview()}",
+        timings: speed_tables(timings.read_text()),
+        claims: with_verdicts(claims.read_text()),
+    }
+
+
+def with_verdicts(text: str) -> str:
+    """Makes every block from `<!-- verdicts-SUITE -->` to `<!-- /verdicts-SUITE -->` again: the table of the suite's
+    hypotheses, from its published README."""
+
+    def block(match: re.Match[str]) -> str:
+        published_text = (RESULTS / match[1] / "README.md").read_text()
+        _, _, rest = published_text.partition("### Hypotheses (Holm)\n\n")
+        return f"<!-- verdicts-{match[1]} -->\n{rest.partition(chr(10) * 2)[0]}\n<!-- /verdicts-{match[1]} -->"
+
+    return re.sub(r"<!-- verdicts-([\w-]+) -->.*?<!-- /verdicts-\1 -->", block, text, flags=re.DOTALL)
 
 
 def speed_tables(text: str) -> str:
