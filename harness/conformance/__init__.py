@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar
 
 from harness import registry
-from harness.conformance import contract, forward, learning, sampling, vocabulary
+from harness.conformance import contract, forward, learning, sampling, shortcuts, vocabulary
 from harness.conformance.network import no_network
 from harness.conformance.parts import benchmarks, correctors, measures, objectives, rewards, stages
 from harness.conformance.subject import ContractError, NotApplicableError, Subject
@@ -48,15 +48,18 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     "log_probs": sampling.log_probs,
     "asked": sampling.asked,
     "grammar": vocabulary.grammar,
+    "scores": shortcuts.scores,
     "overfits": learning.overfits,
     "picture": learning.picture,
     "trains": learning.trains,
     "frozen": learning.frozen,
+    "refills": shortcuts.refills,
     "save_load": learning.save_load,
     "bad_weights": learning.bad_weights,
     "offline": contract.offline,
 }
-"""The checks in the order in which an adapter is written. Samples come from the base: only `learning` fine-tunes."""
+"""The checks in the order in which an adapter is written. Samples come from the base, but those of `refills` and
+`learning`."""
 
 
 State = Literal["passed", "failed", "skipped"]

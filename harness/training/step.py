@@ -41,6 +41,7 @@ from harness.training.rows import (
     sets_of,
     weights_of,
 )
+from harness.training.transfer import copied_to, packed_to
 from harness.types import IGNORED_LABEL, LossOutput, TokenBatch, Unit
 
 
@@ -73,7 +74,7 @@ def accumulate(
         idle = number > len(parts)  # other ranks have more: the last part is repeated, without counting
         if not idle:
             part = parts[number - 1]
-            images = images_of(part, pixels or adapter.pixels).to(accelerator.device)
+            images = copied_to(accelerator.device, images_of(part, pixels or adapter.pixels))
         with phase("forward"):
             output = _forward(adapter, part, images, objective, engine, logged)
         terms = [term.weight * term.sum / max(totals[term.unit], 1) for term in output.terms.values()]
@@ -108,14 +109,16 @@ def _forward(
     scored = batch.labels != IGNORED_LABEL
     ties = "reference_logits" in objective.needs
     selected, reference = None, None
+    groups = torch.arange(len(rows))[:, None].expand_as(scored)[scored]
+    inputs, where, labels, group, kinds = packed_to(
+        device, batch.inputs, scored, batch.labels[scored], groups, batch.kinds[scored]
+    )
     with engine.autocast():
         if objective.reference is not None and not ties:
             selected = reference_selection(objective, rows, pixels)
         if ties:
-            reference = _reference_logits(objective, pixels, batch.inputs.to(device), scored.to(device))
-        logits = engine.forward(lambda: _logits(adapter, pixels, batch.inputs.to(device), scored.to(device)))
-        group = torch.arange(len(rows))[:, None].expand_as(scored)[scored].to(device)
-        labels = batch.labels[scored].to(device)
+            reference = _reference_logits(objective, pixels, inputs, where)
+        logits = engine.forward(lambda: _logits(adapter, pixels, inputs, where))
         weight = weights_of(objective.loss_weights, batch.kinds[scored], counted(rows, adapter.codec), device)
         members, rated = members_of(rows, device), rated_of(rows, device)
         batch_of_tokens = TokenBatch(logits, labels, group, members, selected, weight, rated, reference)
@@ -127,7 +130,7 @@ def _forward(
     output = replace(output, stats={**output.stats, "padding": (padding, positions), **shares})
     if output.selected is None:
         return output
-    return replace(output, stats={**output.stats, **_by_kind(output.selected, batch.kinds[scored].to(device))})
+    return replace(output, stats={**output.stats, **_by_kind(output.selected, kinds)})
 
 
 def _logits(adapter: Adapter, pixels: Tensor, tokens: Tensor, scored: Tensor) -> Logits:
@@ -256,9 +259,9 @@ def log_probabilities(
         batch = batch_of(part, adapter)
         scored = batch.labels != IGNORED_LABEL
         with engine.autocast():
-            images = images_of(part, adapter.pixels).to(device)
-            logits = _logits(adapter, images, batch.inputs.to(device), scored.to(device))
-            flat = log_probability(logits, batch.labels[scored].to(device), temperature)
+            images = copied_to(device, images_of(part, adapter.pixels))
+            inputs, where, labels = packed_to(device, batch.inputs, scored, batch.labels[scored])
+            flat = log_probability(_logits(adapter, images, inputs, where), labels, temperature)
         log_probs += torch.split(flat, [len(row.tokens) for row in part])
     return log_probs
 

@@ -270,7 +270,11 @@ class PromptReading:
 
 class PromptDecoding:
     """Decodes token by token with the model's key-value cache. The prompt and its image are read once for each image
-    of pixels [B, 3, S, S], not once for each of `samples` rows."""
+    of pixels [B, 3, S, S], not once for each of `samples` rows.
+
+    Rows that have ended are dropped, and no others take their places (harness.protocols.Refills): caches of
+    transformers select and repeat rows, but have no operation that joins two caches or pads one, layers with a sliding
+    window keep the last positions alone, and only families with a `tree` take masks and positions for each row."""
 
     def __init__(self, adapter: Vlm, pixels: Tensor, samples: int) -> None:
         self._adapter, self._pixels, self._samples = adapter, pixels, samples

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.protocols import DrawSettings
 from harness.sequence import Codec, CoordinateSpace, NameVocabulary
 from harness.types import Box, Category, Example, Projection, Sample
 from tests.support.gru_adapter import GruDetector
@@ -189,6 +190,37 @@ class IgnoresTheGrammar(GruDetector):
         return super().generate(examples, temperatures, seed, max_tokens)
 
 
+class EncodesWrongly(GruDetector):
+    """Every row reads the picture of the first one."""
+
+    reads_trees = False
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return torch.as_tensor(self.model.encoder(pixels))
+
+    def read(self, encoded: Tensor, tokens: Tensor) -> Projection:
+        hidden, _ = self.model.decoder(
+            torch.cat([self.model.embedding(tokens), encoded[:1, None].expand(*tokens.shape, -1)], dim=-1)
+        )
+        # The bias as one more column, as a Projection has none.
+        ones = torch.ones_like(hidden[..., :1])
+        weight = torch.cat([self.model.head.weight, self.model.head.bias[:, None]], dim=1)
+        return Projection(torch.cat([hidden, ones], dim=-1), weight)
+
+
+class RefillsWrongly(GruDetector):
+    """Rows that join read the noise of those that stood there before."""
+
+    refills = True
+
+    def generate_queue(
+        self, examples: Sequence[Example], temperatures: Sequence[float], settings: DrawSettings, images: int
+    ) -> list[list[Sample]]:
+        first, rest = examples[:images], examples[images:]
+        drawn = self.generate(first, temperatures, settings.seed, settings.max_tokens)
+        return drawn + self.generate(rest, temperatures, settings.seed + 1, settings.max_tokens)
+
+
 class WithoutGradient(GruDetector):
     def logits(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         return super().logits(pixels, tokens).detach()
@@ -249,7 +281,7 @@ BROKEN: dict[str, tuple[type[GruDetector], str]] = {
     "mask": (GruDetector, "labels: expected the target"),  # see test_a_wrong_mask_is_noticed
     "round_trip": (OneBinOff, "within half a bin"),
     "parsing": (RaisesOnRubbish, "got KeyError"),
-    "pixels": (SquarePicturesOnly, "(test_conformance.py:"),
+    "pixels": (SquarePicturesOnly, "(broken.py:"),
     "logits": (InfiniteAtPadding, "expected finite logits"),
     "hidden": (ForgetsTheBias, "must have no bias"),
     "padding": (SeesPadding, "beside a longer one"),
@@ -265,10 +297,12 @@ BROKEN: dict[str, tuple[type[GruDetector], str]] = {
     "log_probs": (OtherProbabilities, "expected the log-probabilities of `logits` within 0.0001"),
     "asked": (AsksForEverything, "expected an answer to a prompt that names categories"),
     "grammar": (IgnoresTheGrammar, "expected entries that can be read"),
+    "scores": (EncodesWrongly, "expected the log-probabilities of a mention that `logits` gives"),
     "overfits": (WithoutGradient, "does not require grad"),
     "picture": (Blind, "do `pixels` reach the logits"),
     "trains": (AllFrozen, "expected a parameter that requires a gradient, got none"),
     "frozen": (FrozenDrifts, "got 1 changed ones: embedding.weight"),
+    "refills": (RefillsWrongly, "expected the samples of `generate` where 2 pictures at a time"),
     "save_load": (ForgetsATensor, "what is not saved"),
     "bad_weights": (LoadsAnything, "expected a DataError, got SafetensorError"),
     "offline": (PhonesHome, "got attempts to reach weights.example.org"),

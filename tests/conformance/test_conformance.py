@@ -42,7 +42,9 @@ def test_registered_models_keep_the_contract(name: str) -> None:
     if name.startswith("oracle-"):
         assert skipped == {check for check in CHECKS if check not in ORACLES_ARE_ASKED}
     else:
-        assert skipped <= {"hidden", "grammar"}
+        assert skipped <= {"hidden", "grammar", "scores", "refills"}
+        if name == "open_flamingo":
+            assert skipped == set()
 
 
 ORACLES_ARE_ASKED = (

@@ -124,13 +124,19 @@ def _show_settings(context: Context) -> None:
 
 
 def _assumptions(hardware: Hardware) -> str:
-    phases: Sequence[str] = [f"{name} times {factor:g}" for name, factor in hardware.phases.items()]
-    measured = f" ({', '.join(phases)}, as measured once)" if phases else ""
+    if hardware.phases:
+        measured = "; ".join(
+            f"{name} {rates.flops / GIGA:.0f} GFLOP/s, {rates.bandwidth / GIGA:.3g} GB/s of new tensors, "
+            f"{rates.operation * 1e6:.1f} microseconds an operation"
+            for name, rates in hardware.phases.items()
+        )
+        stays = f"{hardware.bandwidth / GIGA:.3g} GB/s of tensors that stay, {hardware.disk / GIGA:g} GB/s to disk"
+        return f"{measured}; {stays}; answers as long as targets"
     parts = (
         f"{hardware.share:.0%} of {hardware.flops / 1e12:.3g} TFLOP/s in bf16",
         f"of {hardware.flops_fp32 / 1e12:.3g} in float32",
         f"{hardware.bandwidth_share:.0%} of {hardware.bandwidth / 1e12:.3g} TB/s",
-        f"{hardware.operation * 1e6:.1f} microseconds an operation{measured}",
+        f"{hardware.operation * 1e6:.1f} microseconds an operation",
         f"{hardware.disk / GIGA:g} GB/s to disk",
     )
     return f"{', '.join(parts)}; answers as long as targets"

@@ -20,12 +20,15 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import registry
+from harness.commands.speed import model_estimate
 from harness.errors import ConfigError, unknown
 from harness.inference.confidence import score
 from harness.inference.device import Device, accelerator_on, base_of
 from harness.inference.padding import target_batch
 from harness.inference.precision import Numbers, choose_numbers
 from harness.protocols import Adapter, HiddenStates
+from harness.run.cost.benchmark import measure_device
+from harness.run.cost.reference import clock
 from harness.sequence.targets import target
 from harness.suite.train_settings import Train
 from harness.system import timing
@@ -37,12 +40,13 @@ from harness.types import IGNORED_LABEL, Example
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"weights": "random"},
     "small": {"language": "toy-gpt_neox"},
+    "medium": {"language": "toy-gpt_neox", "vision": "ViT-S-32"},
     "3b": {"language": "random-3b", "every": 1},
     "4b": {"language": "random-4b", "every": 2},
     "9b": {"language": "random-9b", "every": 4},
 }
 """Settings of open_flamingo_hf, by the name of the shape; the tiny one is open_flamingo, the model of quickstart."""
-AS_THEY_ARE = {"tiny": "three", "small": "two"}
+AS_THEY_ARE = {"tiny": "three", "small": "two", "medium": "two"}
 """Layers of the shapes that have no fewer."""
 SAMPLES = 8
 SYNONYMS = {"domain": "cluttered", "calibration_images": 0}
@@ -72,7 +76,19 @@ def measure(shape: str, device: Device, layers: int | None, images: int, repeats
     assert isinstance(made, Adapter)
     examples, watch = benchmark.split("train"), _Stopwatch(accelerator.device)
     optimizer = optimizer_of(made.model, Train(steps=1))
+    before = measure_device(accelerator.device)
     training = _training(made, examples, numbers, optimizer, watch, repeats)
+    evaluation = _evaluation(made, examples, numbers, watch, repeats)
+    costs = model_estimate.costs_of(
+        made,
+        examples,
+        numbers,
+        positions=training["positions"],
+        tokens=training["tokens"],
+        length=evaluation["tokens"],
+        rows=1 + SAMPLES,
+    )
+    machines = (before, measure_device(accelerator.device))
     return {
         "machine": {**timing.machine(), "torch": torch.__version__, "device": _name(accelerator.device)},
         "shape": shape,
@@ -81,7 +97,9 @@ def measure(shape: str, device: Device, layers: int | None, images: int, repeats
         "images": images,
         "threads": torch.get_num_threads(),
         "training": training | {"peak": _peak(accelerator.device, numbers, watch)},
-        "evaluation": _evaluation(made, examples, numbers, watch, repeats),
+        "evaluation": evaluation,
+        "fastest": watch.fastest,
+        "estimated": model_estimate.seconds_of(costs, machines, numbers),
         "memory": _memory(made, optimizer),
         "checkpoint": _checkpoint(made, optimizer, watch),
     }
@@ -107,17 +125,22 @@ class _Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._clock = time.perf_counter if device.type == "cuda" else clock
+        self.fastest: dict[str, float] = {}
 
-    def median(self, call: Callable[[], object], repeats: int) -> float:
-        """Returns the median of this many calls, after one that is not counted."""
-        return statistics.median([self.once(call) for _ in range(repeats + 1)][1:])
+    def median(self, call: Callable[[], object], repeats: int, name: str | None = None) -> float:
+        """Returns the median of this many calls, after one that is not counted. name: notes the fastest under it."""
+        seconds = [self.once(call) for _ in range(repeats + 1)][1:]
+        if name is not None:
+            self.fastest[name] = min(seconds)
+        return statistics.median(seconds)
 
     def once(self, call: Callable[[], object]) -> float:
         self._settle()
-        started = time.perf_counter()
+        started = self._clock()
         call()
         self._settle()
-        return time.perf_counter() - started
+        return self._clock() - started
 
     def _settle(self) -> None:
         if self._device.type == "cuda":
@@ -162,7 +185,7 @@ def _training(
     with counter:
         step()
     return {
-        "seconds": watch.median(step, repeats),
+        "seconds": watch.median(step, repeats, "training"),
         "tokens": int(scored.sum()),
         "positions": inputs.numel(),
         "flop": counter.get_total_flops(),
@@ -200,7 +223,7 @@ def _evaluation(
         "scoring": lambda: score(adapter, asked, answers, parsed, "category", log_probs),
     }
     with numbers.autocast():
-        seconds = {name: watch.median(call, repeats) for name, call in calls.items()}
+        seconds = {name: watch.median(call, repeats, name) for name, call in calls.items()}
     mentions = sum(len(answer.mentions) for answer in parsed)
     return {**seconds, "tokens": length, "rows": len(asked), "mentions": mentions}
 
@@ -260,6 +283,7 @@ def _rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (f"generation with K = {SAMPLES}, tokens a second", f"{drawn:,.0f}", ""),
         ("K samples and the greedy answer, of greedy alone", f"{evaluation['samples'] / evaluation['greedy']:.2f}", ""),
         ("scoring, of generation's time", f"{evaluation['scoring'] / evaluation['samples']:.2f}", "at most 0.5"),
+        *_compared(document),
         *((f"memory, {name}", _size(value), "") for name, value in document["memory"].items()),
         ("a checkpoint", f"{document['checkpoint']['seconds']:.2f} s", ""),
         ("of this size", _size(document["checkpoint"]["bytes"]), ""),
@@ -274,6 +298,14 @@ def _step(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     what = f"a training step of {training['flop'] / 1e9:,.1f} GFLOP, with {document['threads']} threads"
     rate = training["flop"] / training["seconds"] / 1e9
     return [(what, f"{1e3 * training['seconds']:,.0f} ms, {rate:,.0f} GFLOP/s", "")]
+
+
+def _compared(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Nothing for a document of earlier code, which estimated nothing."""
+    if "estimated" not in document:
+        return []
+    estimates, fastest = document["estimated"], document["fastest"]
+    return model_estimate.comparison_rows(estimates, fastest, document["machine"]["device"])
 
 
 def _size(count: int) -> str:

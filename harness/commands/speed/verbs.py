@@ -80,14 +80,16 @@ def speed_report(
 
 @app.command(name="model")
 def speed_model(
-    shape: Annotated[str, typer.Option(help="tiny, small, 3b, 4b or 9b: OpenFlamingo, random weights.")] = "small",
+    shape: Annotated[
+        str, typer.Option(help="tiny, small, medium, 3b, 4b or 9b: OpenFlamingo, random weights.")
+    ] = "small",
     device: DeviceOption = "auto",
     layers: Annotated[Optional[int], typer.Option(min=1, help="Fewer of its layers.")] = None,  # noqa: UP045
     images: Annotated[int, typer.Option(min=1, help="Of a training step, and generated at once.")] = 16,
     repeats: Annotated[int, typer.Option(min=1, help="Of each measurement; the table has medians.")] = 3,
     output: Annotated[Optional[Path], typer.Option(help="Also write the measurements as JSON.")] = None,  # noqa: UP045
 ) -> None:
-    """What a model costs at its true shape: training, generation, scoring, memory, a checkpoint; a Markdown table."""
+    """What a model costs at its true shape, beside what --dry-run estimates: training, generation, scoring, memory."""
     from harness.commands.speed.model import command
 
     raise typer.Exit(command(shape, device, layers, images, repeats, output))

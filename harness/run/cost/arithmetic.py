@@ -14,16 +14,18 @@ from dataclasses import dataclass
 
 from harness.inference.outline import NetworkPart, NetworkShape
 
-TRAFFIC = 24
+TRAFFIC, TRAFFIC_OF_OTHERS = 24, 6
 """Numbers that a layer reads and writes, beside its matrices, for each of a position's `width`: normalisations,
-residual sums, the activation of four times the width."""
+residual sums, the activation of four times the width. A convolution has an input, an output, a
+normalisation and an activation of its own width."""
 OPERATIONS = {4: 5.0, 2: 7.0}
 """Small operations for each module that tokens pass (itself, sums, rotations, caches, the casts of autocast), by the
-bytes of a number: counted in a decoding step of OpenFlamingo. Image encoders take 0.6 of them."""
+bytes of a number: counted by torch's dispatcher in decoding steps of OpenFlamingo, Qwen and PaliGemma, views left out.
+Image encoders take 0.6 of them."""
 ENCODER = 0.6
 HEAD_OPERATIONS = 30.0
 """Of choosing a token, or of a chunk of the loss."""
-TREE_OPERATIONS, ANSWER_OPERATIONS = 1.2, 65.0
+TREE_OPERATIONS, ANSWER_OPERATIONS = 0.4, 22.0
 """Of each position that is read to score, and of each answer: these are parsed, and trees made, in Python."""
 CHOICE_BYTES = 90
 """Moved for each logit that a token is drawn from: softmax and cumulative sum in float64, log-softmax in float32."""
@@ -34,17 +36,24 @@ written, in float32."""
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """flops; moved: bytes; operations: asked for one after the other."""
+    """flops; moved: bytes of tensors that are made anew; operations: asked for one after the other; streamed: bytes of
+    tensors that stay, read or changed in place (weights, moments, keys and values)."""
 
     flops: float = 0.0
     moved: float = 0.0
     operations: float = 0.0
+    streamed: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.flops + other.flops, self.moved + other.moved, self.operations + other.operations)
+        return Cost(*(a + b for a, b in zip(self.amounts, other.amounts, strict=True)))
 
     def __mul__(self, times: float) -> Cost:
-        return Cost(self.flops * times, self.moved * times, self.operations * times)
+        return Cost(*(amount * times for amount in self.amounts))
+
+    @property
+    def amounts(self) -> tuple[float, float, float, float]:
+        """In the order of the fields."""
+        return self.flops, self.moved, self.operations, self.streamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +104,9 @@ def forward(shape: NetworkShape, passed: Passed, number: int) -> Cost:
     parts = [_forward(part, passed, number) for part in shape.parts]
     head = Cost(
         2 * shape.head * passed.outputs,
-        number * (shape.head * passed.passes + shape.vocabulary * passed.outputs),
+        number * shape.vocabulary * passed.outputs,
         HEAD_OPERATIONS * passed.passes,
+        number * shape.head * passed.passes,
     )
     return sum(parts, start=head)
 
@@ -104,10 +114,12 @@ def forward(shape: NetworkShape, passed: Passed, number: int) -> Cost:
 def _forward(part: NetworkPart, passed: Passed, number: int) -> Cost:
     positions = passed.of_part(part)
     pairs = passed.pairs if part.keys is None else positions * part.keys
+    traffic = TRAFFIC_OF_OTHERS if part.per == "image" and not part.layers else TRAFFIC
     return Cost(
         2 * part.matrices * positions + 4 * part.layers * part.width * pairs,
-        number * (part.matrices * passed.passes + TRAFFIC * part.breadth * positions),
+        number * traffic * part.breadth * positions,
         operations(part, number) * passed.passes,
+        number * part.matrices * passed.passes,
     )
 
 
@@ -126,10 +138,12 @@ def training(shape: NetworkShape, passed: Passed, number: int, *, recomputed: bo
         if reached:
             attention = once.flops - 2 * part.matrices * passed.of_part(part)
             again = once if recomputed else Cost()
-            total += Cost(once.flops + attention + weights, 2 * once.moved, 2 * once.operations) + again
+            total += (
+                Cost(once.flops + attention + weights, 2 * once.moved, 2 * once.operations, 2 * once.streamed) + again
+            )
     # The loss keeps no logits: each chunk's gradient is computed with it, that of the output embedding added up.
     chunks = passed.passes * max(1.0, passed.outputs / max(passed.passes, 1) / chunk)
-    added = Cost(4 * shape.head * passed.outputs, 12 * shape.head * chunks, HEAD_OPERATIONS * chunks)
+    added = Cost(4 * shape.head * passed.outputs, 0, HEAD_OPERATIONS * chunks, 12 * shape.head * chunks)
     return total + added
 
 
@@ -150,7 +164,7 @@ def gradients(shape: NetworkShape) -> Iterator[tuple[NetworkPart, bool]]:
 
 def update(trained: float, calls: float) -> Cost:
     """AdamW and clipping, for so many numbers that train. calls: modules that they are in."""
-    return Cost(12 * trained, (STATE_BYTES + 8) * trained, 4 * calls)
+    return Cost(12 * trained, 0, 4 * calls, (STATE_BYTES + 8) * trained)
 
 
 def decoding(shape: NetworkShape, decoded: Decoded, number: int) -> Cost:
@@ -169,11 +183,13 @@ def decoding(shape: NetworkShape, decoded: Decoded, number: int) -> Cost:
     one_token = Passed(0, 0, decoded.row_steps, decoded.cached, decoded.row_steps, decoded.steps)
     for part in shape.of_tokens():
         caches = part.layers * part.cached * decoded.cached
-        # A cache that grows is copied for every token: read and written, and then read.
-        total += _forward(part, one_token, number) + Cost(moved=3 * number * caches)
+        # A cache that grows is copied for every token: read and written, and then read. Keys that stay are read.
+        read = 2 * part.layers * part.width * (part.keys or 0) * decoded.row_steps
+        total += _forward(part, one_token, number) + Cost(moved=2 * number * caches, streamed=number * (caches + read))
     head = Cost(
         2 * shape.head * decoded.row_steps,
-        number * shape.head * decoded.steps + CHOICE_BYTES * shape.vocabulary * decoded.row_steps,
+        CHOICE_BYTES * shape.vocabulary * decoded.row_steps,
         HEAD_OPERATIONS * decoded.steps,
+        number * shape.head * decoded.steps,
     )
     return total + head

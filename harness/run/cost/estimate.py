@@ -138,10 +138,7 @@ class RowEstimate:
 
     def _phase(self, name: str, tokens: float, parts: Sequence[tuple[Cost, bool]]) -> PhaseCost:
         """parts: of a phase, each with whether it is computed in bf16."""
-        seconds = sum(
-            self.hardware.seconds(cost.flops, cost.moved, cost.operations, bf16=bf16, phase=name)
-            for cost, bf16 in parts
-        )
+        seconds = sum(self.hardware.seconds(cost, bf16=bf16, phase=name) for cost, bf16 in parts)
         flops = sum(cost.flops for cost, _ in parts)
         return PhaseCost(tokens, flops, seconds)
 

@@ -1,8 +1,9 @@
 """Devices as far as the cost of a run depends on them. Pure: those by name; this machine is measured elsewhere
 (harness.run.cost.benchmark).
 
-A device computes and moves memory at a share of what its maker states. Whoever calls it operation by operation also
-takes time; a GPU computes meanwhile, a CPU does not.
+A GPU computes and moves memory at a share of what its maker states, and does so while the host asks for the next
+operation: a phase takes the longest of three times. A CPU does one after the other: a phase takes their sum, at the
+rates that were measured with and without gradients.
 """
 
 from __future__ import annotations
@@ -11,6 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.errors import ConfigError, unknown
+from harness.run.cost.arithmetic import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What is reached: FLOP/s, bytes a second of tensors that are made anew (on a CPU they often lie in a cache, or in
+    memory that is new to the process), seconds of one small operation, and bytes a second of tensors that stay."""
+
+    flops: float
+    bandwidth: float
+    operation: float
+    streaming: float
+
+    def times(self, cost: Cost) -> tuple[float, float, float]:
+        """Seconds of computing, of moving, and of asking for operations."""
+        moving = cost.moved / self.bandwidth + cost.streamed / self.streaming
+        return cost.flops / self.flops, moving, cost.operations * self.operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +36,7 @@ class Hardware:
     """flops: FLOP/s of matrix products in bf16 at the most; flops_fp32: in float32. bandwidth, disk: bytes a second.
     memory: bytes. operation: seconds that the host takes to ask for one small operation. share, bandwidth_share: what
     is assumed to be reached of `flops` and `bandwidth`. waits: whether the host waits for each operation, as a CPU
-    does. phases: how much longer than in a row of nothing else an operation takes in training, generation or scoring,
-    where that was measured."""
+    does. phases: rates that were measured for a phase by its name (training), instead of those above."""
 
     name: str
     flops: float
@@ -31,15 +48,16 @@ class Hardware:
     bandwidth_share: float = 0.6
     disk: float = 1e9
     waits: bool = False
-    phases: Mapping[str, float] = field(default_factory=dict)
+    phases: Mapping[str, Rates] = field(default_factory=dict)
 
-    def seconds(self, flops: float, moved: float, operations: float, *, bf16: bool, phase: str = "") -> float:
-        """Of so many FLOP, bytes moved, and operations asked for one after the other."""
-        peak = self.flops if bf16 else self.flops_fp32
-        computing = flops / (peak * self.share)
-        moving = moved / (self.bandwidth * self.bandwidth_share)
-        asking = operations * self.operation * self.phases.get(phase, 1.0)
-        return computing + moving + asking if self.waits else max(computing, moving, asking)
+    def seconds(self, cost: Cost, *, bf16: bool, phase: str = "") -> float:
+        """What it takes here."""
+        times = (self.phases.get(phase) or self._assumed(bf16)).times(cost)
+        return sum(times) if self.waits else max(times)
+
+    def _assumed(self, bf16: bool) -> Rates:
+        peak, bandwidth = self.flops if bf16 else self.flops_fp32, self.bandwidth * self.bandwidth_share
+        return Rates(peak * self.share, bandwidth, self.operation, bandwidth)
 
 
 GPU_OPERATION = 8e-6

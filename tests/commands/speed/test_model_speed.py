@@ -30,6 +30,10 @@ def test_the_command_prints_what_it_writes(
     assert document["evaluation"]["rows"] == 2 * (1 + model.SAMPLES)
     assert document["evaluation"]["mentions"] > document["evaluation"]["rows"]
     assert all(value > 0 for value in document["evaluation"].values())
+    assert set(document["estimated"]) == set(document["fastest"]) == {"training", "greedy", "samples", "scoring"}
+    # How near they are is not a test's business; an estimate that is off by a factor of ten counts something wrong.
+    for name, seconds in document["fastest"].items():
+        assert 0.1 < document["estimated"][name] / seconds < 10, name
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -57,6 +61,7 @@ def test_a_step_has_its_time_and_its_rate() -> None:
         ("tinny", None, "unknown shape 'tinny', did you mean 'tiny'"),
         ("small", 2, "--layers: small has two"),
         ("tiny", 2, "--layers: tiny has three"),
+        ("medium", 2, "--layers: medium has two"),
     ],
 )
 def test_a_wrong_shape_is_refused(shape: str, layers: int | None, message: str) -> None:

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.inference.outline import NetworkPart, NetworkShape, shape_of
 from harness.inference.padding import target_batch
-from harness.run.cost import arithmetic
-from harness.run.cost.arithmetic import Decoded, Passed
-from harness.run.cost.hardware import Hardware
+from harness.run.cost import arithmetic, reference
+from harness.run.cost.arithmetic import Cost, Decoded, Passed
+from harness.run.cost.hardware import Hardware, Rates
 from harness.sequence.targets import target
 from harness.types import IGNORED_LABEL
 from model_zoo.flamingo.published import OpenFlamingoHf
@@ -104,8 +104,21 @@ def check_flop_of_training(adapter: OpenFlamingoHf | Pix2Seq, tolerance: float) 
 def test_of_several_operations_a_cpu_waits_and_a_gpu_does_not() -> None:
     """1 TFLOP at 40% of 1 TFLOP/s is 2.5 s, 6 GB at 60% of 10 GB/s 1 s, 1,000 operations of 1 ms 1 s."""
     device = Hardware("one", flops=1e12, flops_fp32=5e11, bandwidth=1e10, memory=1e9, operation=1e-3)
-    assert device.seconds(1e12, 6e9, 1000, bf16=True) == 2.5
-    assert device.seconds(1e12, 6e9, 1000, bf16=False) == 5.0
-    waiting = replace(device, waits=True, phases={"training": 2.0})
-    assert waiting.seconds(1e12, 6e9, 1000, bf16=True) == 4.5
-    assert waiting.seconds(1e12, 6e9, 1000, bf16=True, phase="training") == 5.5
+    cost = Cost(1e12, 4e9, 1000, 2e9)
+    assert device.seconds(cost, bf16=True) == 2.5
+    assert device.seconds(cost, bf16=False) == 5.0
+    measured = Rates(flops=1e12, bandwidth=2e9, operation=2e-3, streaming=1e9)
+    waiting = replace(device, waits=True, phases={"training": measured})
+    assert waiting.seconds(cost, bf16=True) == 4.5
+    assert waiting.seconds(cost, bf16=True, phase="training") == 1 + 2 + 2 + 2
+
+
+def test_rates_are_those_that_explain_what_was_measured() -> None:
+    """Passes whose seconds are made from rates give these rates back; what no pass has takes no time."""
+    rates = Rates(flops=1e11, bandwidth=5e9, operation=1e-5, streaming=2e10)
+    amounts = [(1e6, 1e6, 90, 0), (5e8, 1e7, 100, 1e6), (1e9, 9e8, 10, 5e6), (2e10, 1e6, 1, 1e7)]
+    passes = [(cost, sum(rates.times(cost))) for cost in (Cost(*each) for each in amounts)]
+    fitted = reference.fitted_rates(passes, 2e10)
+    assert (fitted.flops, fitted.bandwidth, fitted.operation) == pytest.approx((1e11, 5e9, 1e-5))
+    lean = [(Cost(cost.flops, 0, cost.operations), cost.flops / 1e11) for cost, _ in passes]
+    assert reference.fitted_rates(lean, 2e10).times(Cost(1e11, 1e9, 5)) == pytest.approx((1, 0, 0), abs=1e-6)
