@@ -23,5 +23,5 @@ def packed_to(
     if device.type == "cpu":
         return list(tensors)
     joined = copy(device, torch.cat([tensor.flatten().long() for tensor in tensors]))
-    parts = joined.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(joined, [tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
