@@ -53,9 +53,9 @@ def test_packed_tensors_are_one_copy_and_the_same_afterwards() -> None:
         copies.append(tensor)
         return tensor.clone()
 
-    found = transfer.packed_to(GPU, *tensors(), copy=copy)
+    moved = transfer.packed_to(GPU, *tensors(), copy=copy)
     assert len(copies) == 1
-    for tensor, wanted in zip(found, tensors(), strict=True):
+    for tensor, wanted in zip(moved, tensors(), strict=True):
         assert (tensor.dtype, tensor.shape) == (wanted.dtype, wanted.shape)
         assert torch.equal(tensor, wanted)
 
@@ -91,7 +91,7 @@ def gradients() -> dict[str, Tensor]:
 def test_a_step_of_packed_batches_has_the_same_gradient(request: pytest.FixtureRequest) -> None:
     expected = gradients()
     packed = request.getfixturevalue("_as_on_a_gpu")
-    found = gradients()
+    moved = gradients()
     assert packed == [5, 5]  # all there is of each micro-batch
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert moved.keys() == expected.keys()
+    assert all(torch.equal(moved[name], expected[name]) for name in expected)
