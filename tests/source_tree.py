@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -91,8 +89,9 @@ def references(source: str) -> set[str]:
     """Names of modules of ours in the strings and comments of a source, each as far as it is written:
     "harness.registry", "benchmarks.lvis:Lvis", harness.types.Card."""
     written = r"(?<![\w./\[])(?:harness|benchmarks|model_zoo|tests)(?:\.[a-zA-Z_]\w*)+(?::[a-zA-Z_]\w*)?"
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    texts = [token.string for token in tokens if token.type in (tokenize.STRING, tokenize.COMMENT)]
+    nodes = ast.walk(ast.parse(source))
+    strings = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    texts = [*strings, *re.findall("#.*", source)]
     return {name for text in texts for name in re.findall(written, text)}
 
 
