@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from harness.errors import ConfigError, unknown
-from harness.run.cost.arithmetic import Cost
+
+if TYPE_CHECKING:  # it knows networks, which takes torch; options are checked without
+    from harness.run.cost.arithmetic import Cost
 
 
 @dataclass(frozen=True, slots=True)
