@@ -100,8 +100,7 @@ def cost(record: Record, step: int) -> dict[str, float]:
     """Computes seconds of a training step (see `_step_seconds`), peak memory of the cell in MiB, and the natural
     logarithms of both: a difference of 0.05 is 5% more. nan where nothing was trained or measured."""
     curve = [(row["step"], row["seconds"]) for row in record.curve if "seconds" in row]
-    train = record.cell.train or {}
-    seconds = _step_seconds(curve, step, since=train["steps"] if "then" in train else math.inf)
+    seconds = _step_seconds(curve, step, since=_end_of_fine_tuning(record))
     memory = math.nan if record.own_peak_mib is None or not curve else record.own_peak_mib
     return {
         "step_seconds": seconds,
@@ -114,8 +113,7 @@ def cost(record: Record, step: int) -> dict[str, float]:
 def selected_share(record: Record, step: int) -> float:
     """Averages the share of tokens that the mask selects over the last quarter (rounded up) of the logged steps of
     fine-tuning up to this step; nan where none was logged."""
-    train = record.cell.train or {}
-    until = min(step, train["steps"]) if "then" in train else step
+    until = min(step, _end_of_fine_tuning(record))
     shares = [row["selected"] for row in record.curve if row.get("selected") is not None and row["step"] <= until]
     return float(np.mean(shares[-math.ceil(len(shares) / 4) :])) if shares else math.nan
 
@@ -123,9 +121,15 @@ def selected_share(record: Record, step: int) -> float:
 def groups_without_spread(record: Record, step: int) -> float:
     """Averages the share of groups without spread over the logged steps of a chain's last stage up to this step; nan
     where none was logged."""
-    since = (record.cell.train or {}).get("steps", math.inf)
+    since = _end_of_fine_tuning(record)
     shares = [row["filtered"] for row in record.curve if "filtered" in row and since < row["step"] <= step]
     return float(np.mean(shares)) if shares else math.nan
+
+
+def _end_of_fine_tuning(record: Record) -> float:
+    """Returns the step after which a chain's last stage begins; infinity for a cell without one."""
+    train = record.cell.train or {}
+    return float(train["steps"]) if "then" in train else math.inf
 
 
 def _step_seconds(curve: Sequence[tuple[int, float]], step: int, since: float) -> float:
