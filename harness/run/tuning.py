@@ -72,14 +72,23 @@ def tuned(context: Context, output: Path, since: float | None = None) -> Context
         return context
     if not context.benchmark.split("calibration"):
         raise ConfigError("tune: the benchmark has no calibration split to choose on; give it calibration_images")
-    trials = replace(context, suite=trials_of(context.suite, tune), benchmark=OnCalibration(context.benchmark))
-    made = runner.run(trials, output / TRIALS, f"*-lr*-s{tune.seed}", since)  # neither base nor oracles
+    made = runner.run(on_trials(context, tune), output / TRIALS, only_trials(tune), since)
     chosen = context.suite
     if main:
         record = choose(context.suite, tune, made)
         record.write(output)
         chosen = with_choices(context.suite, record)
     return replace(context, suite=ranks.same(context.accelerator, chosen))
+
+
+def on_trials(context: Context, tune: Tune) -> Context:
+    """Returns the context of the trials, which are evaluated on the calibration split."""
+    return replace(context, suite=trials_of(context.suite, tune), benchmark=OnCalibration(context.benchmark))
+
+
+def only_trials(tune: Tune) -> str:
+    """Returns the pattern of the trials' cells: neither the base nor oracles."""
+    return f"*-lr*-s{tune.seed}"
 
 
 def trials_of(suite: Suite, tune: Tune) -> Suite:

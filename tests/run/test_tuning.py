@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,15 @@ def test_the_table_and_what_is_published_show_it(output: Path, tmp_path: Path) -
 
 
 def test_a_dry_run_tells_of_the_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show_plan(open_context(suite(), None, "cpu"), tmp_path, "oracle-*")
-    assert "tuning:    4 trials of 2 steps before these cells, not estimated" in capsys.readouterr().out
+    tune = suite().tune
+    assert tune is not None
+    long = suite().model_copy(update={"tune": tune.model_copy(update={"steps": 2000})})
+    show_plan(open_context(long, None, "cpu"), tmp_path, "oracle-*")
+    told = capsys.readouterr().out
+    trials = re.search(r"^tuning:    4 trials of 2000 steps first, ([0-9.]+) minutes$", told, re.MULTILINE)
+    assert trials
+    assert float(trials[1]) > 0
+    assert f"estimated: {trials[1]} minutes on cpu" in told  # the oracles themselves cost nothing
     assert not list(tmp_path.iterdir())
 
 

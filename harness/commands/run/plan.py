@@ -12,7 +12,8 @@ from rich.table import Table
 from harness import objectives
 from harness.commands.console import describe_duration
 from harness.errors import ConfigError
-from harness.run import runner
+from harness.records.layout import TRIALS
+from harness.run import runner, tuning
 from harness.run.context import Context
 from harness.run.cost.benchmark import measure_device
 from harness.run.cost.estimate import Estimator
@@ -20,6 +21,7 @@ from harness.run.cost.finished import is_finished
 from harness.run.cost.hardware import Hardware, device_named
 from harness.run.cost.result import CellEstimate, warnings_of
 from harness.suite.cells import Cell, cells, select_cells
+from harness.suite.schema import Suite
 from harness.system.terminal import screen
 
 GIGA = 1e9
@@ -28,8 +30,7 @@ GIGA = 1e9
 def show_plan(context: Context, folder: Path, only: str | None, on: str | None = None) -> None:
     """Prints the plan. on: a device by name; this machine, measured for a second, if None."""
     runner.require_possible(context)
-    every = list(cells(context.suite))
-    chosen = [every[place] for place in select_cells({i: item.id for i, item in enumerate(every)}, only, "--only")]
+    chosen = _chosen(context.suite, only)
     hardware = measure_device(context.accelerator.device) if on is None else device_named(on)
     estimator = Estimator(context, hardware)
     if problems := estimator.problems():
@@ -54,8 +55,19 @@ def show_plan(context: Context, folder: Path, only: str | None, on: str | None =
     console.print(f"assumed:   {_assumptions(hardware)}", soft_wrap=True, highlight=False, markup=False)
     for warning in warnings_of(list(by_row.items()), hardware):
         console.print(f"warning:   {warning}", soft_wrap=True, highlight=False, markup=False)
-    total = sum(cost.seconds for cost in costs if cost is not None)
+    total = _seconds(costs)
+    if (tune := context.suite.tune) is not None:
+        trials = Estimator(tuning.on_trials(context, tune), hardware)
+        costs = estimate_cells(trials, folder / TRIALS, _chosen(trials.suite, tuning.only_trials(tune)))
+        budget = "" if tune.steps is None else f" of {tune.steps} steps"
+        console.print(f"tuning:    {len(costs)} trials{budget} first, {_total(_seconds(costs))}", highlight=False)
+        total += _seconds(costs)
     console.print(f"estimated: {_total(total)} on {hardware.name}", highlight=False)
+
+
+def _chosen(suite: Suite, only: str | None) -> list[Cell]:
+    every = list(cells(suite))
+    return [every[place] for place in select_cells({i: item.id for i, item in enumerate(every)}, only, "--only")]
 
 
 def estimate_cells(estimator: Estimator, folder: Path, chosen: Sequence[Cell]) -> list[CellEstimate | None]:
@@ -117,10 +129,6 @@ def _show_settings(context: Context) -> None:
     for heading, value in settings.items():  # as a suite may say it
         text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).strip()
         console.print(f"{f'{heading}:':<11}{text}", soft_wrap=True, highlight=False, markup=False)
-    if (tune := suite.tune) is not None:
-        trials = len(suite.objectives) * len(tune.lr)
-        budget = "" if tune.steps is None else f" of {tune.steps} steps"
-        console.print(f"tuning:    {trials} trials{budget} before these cells, not estimated", highlight=False)
 
 
 def _assumptions(hardware: Hardware) -> str:
@@ -140,6 +148,10 @@ def _assumptions(hardware: Hardware) -> str:
         f"{hardware.disk / GIGA:g} GB/s to disk",
     )
     return f"{', '.join(parts)}; answers as long as targets"
+
+
+def _seconds(costs: Sequence[CellEstimate | None]) -> float:
+    return sum(cost.seconds for cost in costs if cost is not None)
 
 
 def _total(seconds: float) -> str:
