@@ -33,7 +33,7 @@ from harness.training import checkpoints, step
 from harness.types import LossOutput
 from tests.support import small
 from tests.support.processes.killing import cell_outcome
-from tests.support.processes.ranks import LIMIT, finish, on_ranks, rank, scenario, start, torchrun
+from tests.support.processes.ranks import LIMIT, finish, forks, on_ranks, rank, scenario, start, torchrun
 
 IMAGES = 7
 """Validation images, one in a batch: neither 2 nor 3 ranks share them evenly."""
@@ -241,10 +241,14 @@ def arguments(folder: Path, output: str, suite: Suite = SUITE) -> list[str]:
     return ["run", str(path), "--output", str(folder / output), *only]
 
 
-def run_program(folder: Path, output: str, suite: Suite = SUITE, **environment: str) -> tuple[int, list[str]]:
+def run_program(folder: Path, output: str, **environment: str) -> tuple[int, list[str]]:
     """`detmodes run` with two ranks; exit code, and what it said itself."""
-    played = scenario(torchrun(2), "tests.run.processes.test_ranks:program", folder, *arguments(folder, output, suite))
-    code, printed = finish(played, **environment)
+    played = scenario(torchrun(2), "tests.run.processes.test_ranks:program", folder, *arguments(folder, output))
+    return what_it_said(played, **environment)
+
+
+def what_it_said(command: list[str], **environment: str) -> tuple[int, list[str]]:
+    code, printed = finish(command, **environment)
     return code, [line for line in printed.splitlines() if line.startswith("detmodes: ")]
 
 
@@ -255,7 +259,8 @@ def steps_kept(output: Path) -> list[str]:
 def test_a_rank_that_is_killed_ends_the_run_with_one_message(tmp_path: Path) -> None:
     """Rank 1, as it begins step 4: no hang, no record, and one process goes on where they were."""
     suite = small.mini_suite(**{**CHANGES, "train": SHORT, "sample": {"samples": 2, "max_tokens": 12}})
-    code, messages = run_program(tmp_path, "out", suite, KILL="1 4")
+    played = forks(2, "tests.run.processes.test_ranks:program", tmp_path, *arguments(tmp_path, "out", suite))
+    code, messages = what_it_said(played, KILL="1 4")
     assert code != 0
     (line,) = messages
     assert line.startswith("detmodes: another process of this run has ended; what was computed is saved: run the same")

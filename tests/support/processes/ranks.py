@@ -62,10 +62,16 @@ def scenario(launcher: Sequence[str], reference: str, folder: Path, *arguments: 
     return [*launcher, "tests.support.processes.ranks", reference, str(folder), *arguments]
 
 
+def forks(processes: int, reference: str, folder: Path, *arguments: str) -> list[str]:
+    """The command that plays `reference` on so many processes. Modules are imported once for all of them, unlike with
+    torchrun."""
+    command = [sys.executable, "-m", "tests.support.processes.ranks", "--fork", str(processes)]
+    return [*command, reference, str(folder), *arguments]
+
+
 def on_ranks(processes: int, reference: str, folder: Path, **environment: str) -> list[Any]:
-    """What the scenario returned on each rank. Modules are imported once for all of them, unlike with torchrun."""
-    command = [sys.executable, "-m", "tests.support.processes.ranks", "--fork", str(processes), reference, str(folder)]
-    code, printed = finish(command, **environment)
+    """What the scenario returned on each rank."""
+    code, printed = finish(forks(processes, reference, folder), **environment)
     assert code == 0, printed[-4000:]
     return [json.loads((folder / f"{index}.json").read_text()) for index in range(processes)]
 
@@ -80,7 +86,7 @@ def play(reference: str, place: str, *arguments: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def fork(processes: int, reference: str, place: str) -> int:
+def fork(processes: int, reference: str, place: str, *arguments: str) -> int:
     """Plays the scenario in forks of this process, with the environment that torchrun gives its own. The largest of
     their exit codes."""
     importlib.import_module(reference.partition(":")[0])
@@ -97,7 +103,7 @@ def fork(processes: int, reference: str, place: str) -> int:
                 os.environ.update(
                     address, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size, RANK=index_of_rank, LOCAL_RANK=index_of_rank
                 )
-                play(reference, place)
+                play(reference, place, *arguments)
                 code = 0
             except BaseException:
                 traceback.print_exc()
