@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,12 +25,24 @@ from harness.report.figures.data import (
     probe_lines,
     training_lines,
 )
-from harness.report.figures.style import BEHIND, OTHERS, Look, label_ends, legend_below, looks, shown, within_share
+from harness.report.figures.style import (
+    OTHERS,
+    Look,
+    even_lines,
+    keep_panels,
+    label_ends,
+    legend_below,
+    looks,
+    shown,
+    within_share,
+)
 from harness.report.results import Results
 from harness.suite.cells import BASE, ORACLES
 
-BOUNDS = dict(zip((BASE, *ORACLES), (("#000000", "*", "-"), ("#808080", "", "--"), ("#808080", "", ":")), strict=True))
-"""Base and oracles are drawn without a hue, as the objectives are compared with them."""
+BOUNDS = dict(zip((BASE, *ORACLES), (("#000000", "*", "-"), ("#505050", "", "--"), ("#b8b8b8", "", "-")), strict=True))
+"""Base and oracles are drawn without a hue, as the objectives are compared with them. Where the oracles coincide, the
+dashes of the first lie on the pale line of the second."""
+IN_FRONT = {ORACLES[1]: 3.0, ORACLES[0]: 3.1, BASE: 3.2}
 MARKS = 6
 """Approximate number of markers along a line."""
 
@@ -47,8 +60,6 @@ def draw_frontier(results: Results) -> Figure:
         axes.set_title(model if len(panels) > 1 else "")
         axes.xaxis.set_major_locator(MaxNLocator(6))
     panels[0].set_ylabel(axis_label("name_diversity"))
-    if BEHIND in look_of.values():
-        legend_below(figure, panels, only=(OTHERS,))
     return figure
 
 
@@ -105,40 +116,32 @@ def paths(across: Sequence[Line], up: Sequence[Line]) -> list[Line]:
 
 
 def draw_training(results: Results) -> Figure:
-    """Draws the training log, one line of panels per model."""
+    """Draws the training log."""
     by_name = by_model(results, training_lines)
     drawn = [measure for measure in TRAINING if any(measure.name in names for names in by_name.values())]
-    return _draw_over_steps(results, by_name, drawn, across=len(drawn), width=2.9, height=2.7)
+    return _draw_over_steps(results, by_name, drawn, even_lines(len(drawn)))
 
 
 def draw_dynamics(results: Results) -> Figure:
     """Draws the probe, two lines of panels per model: all tokens, and names."""
-    return _draw_over_steps(
-        results, by_model(results, probe_lines), PROBE, across=len(PROBE) // 2, width=3.1, height=2.4
-    )
+    return _draw_over_steps(results, by_model(results, probe_lines), PROBE, across=len(PROBE) // 2)
 
 
 def _draw_over_steps(
-    results: Results,
-    by_name: Mapping[str, Mapping[str, Sequence[Line]]],
-    drawn: Sequence[Measure],
-    across: int,
-    width: float,
-    height: float,
+    results: Results, by_name: Mapping[str, Mapping[str, Sequence[Line]]], drawn: Sequence[Measure], across: int
 ) -> Figure:
-    """Draws one panel per model and measure of `drawn`, `across` of them in a line; width, height: of a panel in
-    inches."""
-    contents = [(model, measure) for model in by_name for measure in drawn]
-    down = len(contents) // across
-    figure = Figure(figsize=(width * across, height * down + 0.5), layout="constrained")
-    panels = figure.subplots(down, across, sharex=True, squeeze=False)
-    look_of = row_looks(results)
-    for axes, (model, measure) in zip(panels.flat, contents, strict=True):
-        draw_lines(axes, by_name[model].get(measure.name, ()), look_of)
-        axes.set_title(_titled(results, model, measure.heading), fontsize=9)
-    for axes in panels[-1]:
-        axes.set_xlabel("training step")
-    legend_below(figure, list(panels.flat))
+    """Draws one panel per model and measure of `drawn`, `across` of them in a line; each model begins a line."""
+    down = math.ceil(len(drawn) / across)
+    figure = Figure(figsize=(3 * across, 2.4 * down * len(by_name) + 0.5), layout="constrained")
+    panels = figure.subplots(down * len(by_name), across, sharex=True, squeeze=False)
+    look_of, used = row_looks(results), []
+    for model, of_model in zip(by_name, np.split(panels, len(by_name)), strict=True):
+        for axes, measure in zip(of_model.flat, drawn, strict=False):
+            draw_lines(axes, by_name[model].get(measure.name, ()), look_of)
+            axes.set_title(_titled(results, model, measure.heading), fontsize=9)
+            used.append(axes)
+    keep_panels(panels, used, "training step")
+    legend_below(figure, used)
     return figure
 
 
@@ -149,7 +152,7 @@ def draw_lines(
     the values are shares, beyond which no band goes."""
     for line in lines:
         style = look_of[line.label]
-        if line.low and style is not BEHIND:
+        if line.low and not style.behind:
             bands = zip(line.y, line.low, line.high, strict=True)
             low, high = zip(*(within_share(*band) if shares else band[1:] for band in bands), strict=True)
             axes.fill_between(line.x, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
@@ -161,9 +164,9 @@ def draw_lines(
             marker=style.marker,
             markevery=1 if every_point else max(1, len(line.x) // MARKS),
             markersize=7 if style.marker == "*" else 3.5,
-            linewidth=0.8 if style is BEHIND else 1.4,
-            label=OTHERS if style is BEHIND else shown(line.label, style),
-            zorder=1.5 if style is BEHIND else 3 if line.label in BOUNDS else 2,
+            linewidth=0.8 if style.behind else 1.4,
+            label=OTHERS if style.behind else shown(line.label, style),
+            zorder=1.5 if style.behind else IN_FRONT.get(line.label, 2),
         )
     if any(line.low for line in lines):
         _keep_in_view(axes, lines)

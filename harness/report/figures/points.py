@@ -14,10 +14,12 @@ from harness.metrics.stats import Interval
 from harness.report.figures.data import Cloud, Trajectory, clouds, models, rows_of, trajectories
 from harness.report.figures.lines import row_looks
 from harness.report.figures.style import (
-    BEHIND,
     GREY,
+    GREY_TEXT,
     OTHERS,
     Look,
+    even_lines,
+    keep_panels,
     label_points,
     legend_below,
     look,
@@ -28,8 +30,6 @@ from harness.report.results import Results
 from harness.suite.cells import BASE
 
 BASE_CLOUD = Look("#8a8a8a", "*", "--")
-ACROSS = 4
-"""Panels in a line."""
 PANEL = (3.4, 2.9)
 """Inches of one of two panels for AP against diversity, about."""
 
@@ -47,7 +47,7 @@ def draw_trajectories(results: Results) -> Figure:
             axes.set_title(title if len(panels) == 1 else f"{model}: {title}", pad=16, fontsize=9)
             axes.set_xlabel(axis_label("name_diversity"))
         paths.set_ylabel(axis_label("AP"))
-    if BEHIND in look_of.values():
+    if any(look.behind for look in look_of.values()):
         legend_below(figure, list(panels[:, 0]), only=(OTHERS,))
     return figure
 
@@ -56,7 +56,7 @@ def _draw_paths(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping
     axes.grid(visible=False, axis="x")
     for bound, meaning, side in ((0.0, "one name", "left"), (1.0, "uniform", "right")):
         axes.axvline(bound, color=GREY, linewidth=1, zorder=0.5)
-        axes.text(bound, 1.01, meaning, color="#707070", size=8, ha=side, transform=axes.get_xaxis_transform())
+        axes.text(bound, 1.01, meaning, color=GREY_TEXT, size=8, ha=side, transform=axes.get_xaxis_transform())
     for path in trajectories:
         style = look_of[path.label]
         if path.label == BASE:
@@ -68,10 +68,10 @@ def _draw_paths(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping
             style.dash,
             marker=style.marker,
             color=style.colour,
-            linewidth=0.8 if style is BEHIND else 1.4,
+            linewidth=0.8 if style.behind else 1.4,
             markersize=4,
-            label=OTHERS if style is BEHIND else shown(path.label, style),
-            zorder=1.5 if style is BEHIND else 3,
+            label=OTHERS if style.behind else shown(path.label, style),
+            zorder=1.5 if style.behind else 3,
         )
     axes.xaxis.set_major_locator(MaxNLocator(6))
     starts = {path.label: (path.diversity[-1], path.ap[-1]) for path in trajectories if path.label == BASE}
@@ -84,7 +84,7 @@ def _draw_ends(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping[
     for path in trajectories:
         style = look_of[path.label]
         x, y = path.diversity[-1], path.ap[-1]
-        if style is BEHIND:
+        if style.behind:
             axes.plot(x, y, "o", color=style.colour, markersize=4, zorder=2)
             continue
         diversity, ap = path.last or (None, None)
@@ -124,8 +124,8 @@ def draw_clouds(results: Results) -> Figure:
         for cloud in of_model
         if cloud.label != BASE or len(of_model) == 1
     ]
-    down = math.ceil(len(drawn) / ACROSS)
-    across = math.ceil(len(drawn) / down)
+    across = even_lines(len(drawn))
+    down = math.ceil(len(drawn) / across)
     figure = Figure(figsize=(max(2.4 * across, 3.6), 2.1 * down + 0.7), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     labels, titled = rows_of(results)[1:], row_looks(results)
@@ -137,14 +137,11 @@ def draw_clouds(results: Results) -> Figure:
         title = shown(cloud.label, titled.get(cloud.label)).strip()
         axes.set_title(title if len(by_model) == 1 else f"{model}: {title}", fontsize=9)
         _log_axis(axes)
-    for axes in list(panels.flat)[len(drawn) :]:
-        axes.remove()
-    for axes in list(panels.flat)[max(0, len(drawn) - across) : len(drawn)]:  # the lowest of each column
-        axes.tick_params(labelbottom=True)
-        axes.set_xlabel("training images")
+    used = list(panels.flat)[: len(drawn)]
+    keep_panels(panels, used, "training images")
     figure.supylabel(axis_label("name_diversity"), size=9)
-    if any(axes.get_legend_handles_labels()[0] for axes in panels.flat):
-        legend_below(figure, list(panels.flat))
+    if any(axes.get_legend_handles_labels()[0] for axes in used):
+        legend_below(figure, used)
     return figure
 
 

@@ -19,7 +19,7 @@ from harness.images import read_rgb
 from harness.records import GALLERY, gallery
 from harness.records.gallery import Picture, ShownSamples
 from harness.report.figures.data import models, rows_of
-from harness.report.figures.style import COLOURS
+from harness.report.figures.style import COLOURS, GREY_TEXT
 from harness.report.results import Key, Results
 from harness.types import Box
 
@@ -212,7 +212,7 @@ def _draw_panel(
             xycoords="axes fraction",
             textcoords="offset points",
             size=8,
-            color="black" if verified else "#707070",
+            color="black" if verified else GREY_TEXT,
             style="normal" if verified else "italic",
         )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from xml.sax.saxutils import escape
 
+import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,8 +25,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#8A6D00", "#332288")
 """Colours that colour-blind readers can tell apart, with a contrast of 3 to 1 or more on white; black is the base's."""
 GREY = "#949494"
 """The colour of rows that stand behind the emphasised ones."""
+GREY_TEXT = "#707070"
+"""Of what is written in grey: with a contrast of 4.5 to 1."""
 OTHERS = "other rows"
-LINE_HEIGHT = 0.2
+ACROSS = 4
+"""Panels in a line, at most."""
+LINE_HEIGHT = 0.18
 """Inches between the names of two rows, about."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 """Markers for readers of grey prints; eleven, so that no pair of colour and marker repeats before 66 objectives."""
@@ -53,6 +59,8 @@ class Look:
     dash: str
     title: str = ""
     """What the row is called in words, if the suite says so."""
+    behind: bool = False
+    """Whether the row stands behind the emphasised ones: a thin grey line."""
 
 
 def within_share(value: float, low: float, high: float) -> tuple[float, float]:
@@ -69,12 +77,12 @@ def looks(titles: Mapping[str, str], emphasised: Sequence[str]) -> dict[str, Loo
     """Returns the look of each row: its own where it is emphasised, a thin grey line elsewhere. titles: by label, what
     rows are called in words, or empty."""
     return {
-        label: replace(look(emphasised.index(label)), title=title) if label in emphasised else BEHIND
+        label: replace(look(emphasised.index(label)) if label in emphasised else BEHIND, title=title)
         for label, title in titles.items()
     }
 
 
-BEHIND = Look(GREY, "", "-")
+BEHIND = Look(GREY, "", "-", behind=True)
 
 
 def shown(label: str, look: Look | None = None) -> str:
@@ -82,6 +90,24 @@ def shown(label: str, look: Look | None = None) -> str:
     underscore."""
     text = (look.title if look is not None else "") or label
     return f" {text}" if text.startswith("_") else text
+
+
+def even_lines(panels: int) -> int:
+    """Returns how many panels stand in a line: at most ACROSS, and in all lines about equally many."""
+    return math.ceil(panels / math.ceil(panels / ACROSS)) if panels else 1
+
+
+def keep_panels(panels: npt.NDArray[Any], used: Collection[Axes], x: str) -> None:
+    """Removes the panels of a grid, [lines, columns], that are not used, and puts numbers and this label below the
+    lowest of each column."""
+    for column in panels.T:
+        lowest = [axes for axes in column if axes in used][-1:]
+        for axes in lowest:
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel(x)
+    for axes in panels.flat:
+        if axes not in used:
+            axes.remove()
 
 
 def legend_below(figure: Figure, panels: Sequence[Axes], only: Sequence[str] = ()) -> Legend:
@@ -100,29 +126,48 @@ def legend_below(figure: Figure, panels: Sequence[Axes], only: Sequence[str] = (
 
 
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], look_of: Mapping[str, Look]) -> None:
-    """Writes the name of each emphasised row beside the end of its line, apart from each other, in room that it makes
-    on the right. ends: (x, y) of each row."""
-    written = {label: end for label, end in ends.items() if look_of[label] is not BEHIND}
-    if not written:
+    """Writes the name of each row beside the end of its line, apart from each other, in room that it makes on the
+    right: in grey where the row stands behind the others. ends: (x, y) of each row."""
+    if not ends:
         return
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     gap = (high - low) * LINE_HEIGHT / axes.get_figure(root=True).get_figheight()  # type: ignore[union-attr]
-    edge = max(x for x, _ in written.values())
-    longest = max(len(shown(label, look_of[label])) for label in written)
+    edge = max(x for x, _ in ends.values())
+    longest = max(len(shown(label, look_of[label])) for label in ends)
     width = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
     axes.set_xlim(left, max(right, edge + (edge - left) * (0.3 + 0.08 * longest) / width))
-    at = -math.inf
-    for label, (x, y) in sorted(written.items(), key=lambda item: item[1][1]):
-        at = max(y, at + gap)
+    ascending = sorted(ends.items(), key=lambda item: item[1][1])
+    heights = spread([y for _, (_, y) in ascending], gap, low + gap / 2)
+    for (label, (x, y)), at in zip(ascending, heights, strict=True):
+        behind = look_of[label].behind
         axes.annotate(
             shown(label, look_of[label]),
             (x, y),
             (edge + (edge - left) * 0.03, at),
-            color=look_of[label].colour,
+            color=GREY_TEXT if behind else look_of[label].colour,
             va="center",
-            size=8.5,
-            arrowprops={"arrowstyle": "-", "color": look_of[label].colour, "linewidth": 0.5, "shrinkB": 2},
+            size=7.5 if behind else 8.5,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": look_of[label].colour,
+                "linewidth": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 2,
+            },
         )
+
+
+def spread(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
+    """Returns ascending heights moved apart by at least a gap, as little as possible (least squares), and none below
+    the lowest."""
+    blocks: list[list[float]] = []  # of neighbours that touch: heights, less a gap for each one below
+    for place, height in enumerate(heights):
+        blocks.append([height - place * gap])
+        while len(blocks) > 1 and fmean(blocks[-2]) > fmean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    levels = [fmean(block) for block in blocks for _ in block]
+    return [max(level, lowest) + place * gap for place, level in enumerate(levels)]
 
 
 def label_points(
@@ -132,8 +177,9 @@ def label_points(
     size: tuple[float, float],
     bars: Sequence[tuple[float, float, float]] = (),
 ) -> None:
-    """Writes the name of each emphasised row right of its point (x, y), or left of it where there is no room, so far
-    above that it covers no bar and no other name. Comes last, as it takes the limits of the axes as they are.
+    """Writes the name of each emphasised row right of its point (x, y), left of it where there is no room, or as far
+    right as there is, so far above that it covers no bar and no other name. Comes last, as it takes the limits of the
+    axes as they are.
 
     size: of the panel in inches, about. bars: where each horizontal line to be avoided begins and ends, and its height.
     """
@@ -142,13 +188,15 @@ def label_points(
     taken = [(*bar, 0.6 * gap) for bar in bars]  # begin, end, height, how far a name stays away
     highest = high
     for label, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
-        if look_of[label] is BEHIND:
+        if look_of[label].behind:
             continue
         name = shown(label, look_of[label]).strip()
         width, height = 0.075 * len(name) * inch, y + gap / 2
         start = x + 0.08 * inch
         if start + width > right:
             start = x - 0.08 * inch - width
+        if start < left:
+            start = max(left, right - width)
         for begin, end, other, away in sorted(taken, key=lambda item: item[2]):
             if begin < start + width and start < end and abs(height - other) < away:
                 height = other + away

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,10 +15,10 @@ from matplotlib.figure import Figure
 
 from harness.metrics.stats import Interval
 from harness.report import figures
-from harness.report.figures import data, lines, points
+from harness.report.figures import data, lines, points, style
 from harness.report.figures import strips as pictures
 from harness.report.figures.data import Line
-from harness.report.figures.style import BEHIND, COLOURS, GREY, OTHERS, Look, label_points, look
+from harness.report.figures.style import BEHIND, COLOURS, GREY, GREY_TEXT, LINE_HEIGHT, OTHERS, Look, label_points, look
 from harness.report.renderers.text import to_markdown
 from harness.report.results import Results, load
 from tests.report.figures.gallery import IMAGES, WITHOUT_GALLERY, seed_means
@@ -110,16 +111,26 @@ def test_names_stand_beside_their_points_and_apart() -> None:
     written = {text.get_text(): text for text in axes.texts}
     assert written.keys() == {"low", "high", "corner"}
     heights = {name: text.get_position()[1] for name, text in written.items()}
-    assert heights["high"] - heights["low"] >= 0.2 / 2.9 - 1e-9  # an inch is 1 / 2.9 here
+    assert heights["high"] - heights["low"] >= LINE_HEIGHT / 2.9 - 1e-9  # an inch is 1 / 2.9 here
     assert heights["low"] - 0.5 < 0.05
     assert [written[name].get_horizontalalignment() for name in ("low", "corner")] == ["left", "right"]
     assert axes.get_ylim()[1] > heights["corner"]
     assert [written[name].get_color() for name in ("low", "high")] == list(COLOURS[:2])
 
 
+def test_a_name_that_fits_on_neither_side_ends_at_the_right() -> None:
+    axes = Figure().subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    label_points(axes, {"row": (0.4, 0.5)}, {"row": replace(look(0), title="x" * 36)}, (3.4, 2.9))
+    (text,) = axes.texts
+    assert text.get_position()[0] == pytest.approx(1)
+    assert text.get_horizontalalignment() == "right"
+
+
 def test_of_many_rows_those_that_hypotheses_are_about_are_in_colour(tmp_path: Path) -> None:
     labels = ["ce", *(f"row{index}" for index in range(7))]
     rows = [{"name": "ce", "label": label} for label in labels]
+    rows[2]["title"] = "Row 1"
     about = [("row6", "ce"), ("row6", "row5"), ("row3", "ce")]
     hypotheses = [
         {"id": f"H{number}", "claim": "", "metric": "AP", "a": a, "b": b} for number, (a, b) in enumerate(about)
@@ -129,10 +140,13 @@ def test_of_many_rows_those_that_hypotheses_are_about_are_in_colour(tmp_path: Pa
     made = load(fake_cells.write_run(tmp_path, suite, images=5, detectors=fake_cells.DETECTORS | skills))
     assert data.emphasised_rows(made) == ["ce", "row0", "row3", "row5", "row6"]
     looks = lines.row_looks(made)
-    assert [label for label in labels if looks[label] is BEHIND] == ["row1", "row2", "row4"]
+    assert [label for label in labels if looks[label].behind] == ["row1", "row2", "row4"]
     figure = lines.draw_coverage(made)
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == OTHERS
     assert len(figure.axes[0].collections) == 8  # bands of five objectives, base and oracles
+    names = {text.get_text(): text.get_color() for text in lines.draw_frontier(made).axes[0].texts}
+    assert set(names) == {*labels, "Row 1"} - {"row1"}
+    assert {label for label, colour in names.items() if colour == GREY_TEXT} == {"Row 1", "row2", "row4"}
 
 
 def test_figures_call_a_row_by_its_title(tmp_path: Path) -> None:
@@ -230,6 +244,30 @@ def test_several_models_have_a_panel_each(tmp_path: Path) -> None:
     assert figures.available(made) == WITHOUT_GALLERY
     for name in ("ap-vs-diversity", "category-diversity", "temperature"):
         ElementTree.fromstring(figures.svg(made, name))
+
+
+def test_names_are_moved_apart_as_little_as_possible() -> None:
+    assert style.spread([0.0, 0.5, 1.0], 0.1, 0.0) == pytest.approx([0, 0.5, 1])
+    assert style.spread([0.0, 0.5, 0.5, 1.0], 0.1, 0.0) == pytest.approx([0, 0.45, 0.55, 1])
+    assert style.spread([0.4, 0.4, 0.45, 0.5], 0.1, 0.0) == pytest.approx([0.2875, 0.3875, 0.4875, 0.5875])
+    assert style.spread([0.0, 0.01, 0.4], 0.1, 0.05) == pytest.approx([0.05, 0.15, 0.4])
+    assert style.spread([], 0.1, 0.0) == []
+
+
+def test_panels_stand_in_even_lines_whose_columns_end_in_numbers() -> None:
+    assert [style.even_lines(panels) for panels in (0, 1, 4, 5, 7, 8, 9)] == [1, 1, 4, 3, 4, 4, 3]
+    panels = Figure().subplots(2, 3, sharex=True, squeeze=False)
+    used = list(panels.flat)[:4]
+    style.keep_panels(panels, used, "step")
+    assert panels[0, 0].figure.axes == used
+    assert [axes.get_xlabel() for axes in used] == ["", "step", "step", "step"]
+
+
+def test_the_oracles_are_both_seen_where_they_coincide(results: Results) -> None:
+    drawn = {line.get_label(): line for line in lines.draw_coverage(results).axes[0].lines}
+    dashed, pale = drawn["oracle-uniform"], drawn["oracle-collapsed"]
+    assert [line.get_linestyle() for line in (dashed, pale)] == ["--", "-"]
+    assert dashed.get_zorder() > pale.get_zorder()
 
 
 def test_a_suite_that_trains_nothing_has_no_training(tmp_path: Path) -> None:
