@@ -27,10 +27,12 @@ class EqualApRow:
 
 @once
 def equal_ap_rows(results: Results) -> list[EqualApRow]:
-    """Makes one row for each objective and model where the suite has a control, which is the first row of plain CE.
-    Empty without a control, where the task has no AP, and of models whose learning rate falls: no step on their path
-    is a fair place to stop."""
-    control = next((row.label for row in results.suite.objectives if row.name == "ce" and not row.train), None)
+    """Makes one row for each objective and model where the suite has a control: the first row of plain CE, whatever its
+    learning rate (`tune` gives each row its own). Empty without a control, where the task has no AP, and of models
+    whose learning rate falls: no step on their path is a fair place to stop."""
+    control = next(
+        (row.label for row in results.suite.objectives if row.name == "ce" and not row.train.keys() - {"lr"}), None
+    )
     if control is None or results.suite.task == "caption":
         return []
     names = ["AP", *(name for name in diversity_columns(results.samples) if name != "recall")]

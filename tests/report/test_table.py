@@ -154,6 +154,16 @@ def test_rows_that_no_step_brings_to_equal_ap_are_not_comparable(tmp_path: Path)
     assert line.row.figures["AP"] == finding.gap
 
 
+def test_the_control_is_plain_ce_at_any_learning_rate(tmp_path: Path) -> None:
+    """`tune` writes the rate that it has chosen into each row."""
+    for number, (train, controls) in enumerate([({"lr": 1e-3}, {"ce"}), ({"targets": "random"}, set())]):
+        ce = {"name": "ce", "label": "ce", "train": train}
+        rows_of_suite = [ce, *fake_cells.suite().model_dump(mode="json")["objectives"][1:]]
+        suite = fake_cells.suite(objectives=rows_of_suite, early_stops=[], hypotheses=[], seeds=[0])
+        made = report.load(fake_cells.write_run(tmp_path / str(number), suite))
+        assert {row.control for row in equal_ap_rows(made)} == controls
+
+
 # ---- differences and verdicts ------------------------------------------------------------------------------------
 
 
