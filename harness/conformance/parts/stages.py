@@ -27,8 +27,9 @@ from harness.training.stage import Work
 from harness.training.stages import kinds
 
 UNKNOWN = "no_such_setting"
-SMALL = {"steps": 3, "images": 4, "samples": 4, "log_every": 1, "warm_up": 0}
-"""What a stage is asked for, as far as it has such a setting and is given no other."""
+SMALL = {"steps": 3, "images": 16, "samples": 4, "log_every": 1, "warm_up": 0}
+"""What a stage is asked for, as far as it has such a setting and is given no other: so many images that some have good
+samples and bad ones, of which pairs are made."""
 BEFORE = Train(steps=1, batch_size=4, lr=1e-5, log_every=1)
 """The fine-tuning before it."""
 
