@@ -70,8 +70,6 @@ def tuned(context: Context, output: Path, since: float | None = None) -> Context
         if main:
             files.remove(output / TUNING)  # of another suite on this folder
         return context
-    if not context.benchmark.split("calibration"):
-        raise ConfigError("tune: the benchmark has no calibration split to choose on; give it calibration_images")
     made = runner.run(on_trials(context, tune), output / TRIALS, only_trials(tune), since)
     chosen = context.suite
     if main:
@@ -82,7 +80,10 @@ def tuned(context: Context, output: Path, since: float | None = None) -> Context
 
 
 def on_trials(context: Context, tune: Tune) -> Context:
-    """Returns the context of the trials, which are evaluated on the calibration split."""
+    """Returns the context of the trials, which are evaluated on the calibration split. ConfigError where there is
+    none."""
+    if not context.benchmark.split("calibration"):
+        raise ConfigError("tune: the benchmark has no calibration split to choose on; give it calibration_images")
     return replace(context, suite=trials_of(context.suite, tune), benchmark=OnCalibration(context.benchmark))
 
 

@@ -188,6 +188,8 @@ def test_without_a_calibration_split_there_is_nothing_to_choose_on(tmp_path: Pat
     context = open_context(suite(benchmark=benchmark, objectives=["ce"]), None, "cpu")
     with pytest.raises(ConfigError, match="tune: the benchmark has no calibration split"):
         tuning.run(context, tmp_path)
+    with pytest.raises(ConfigError, match="tune: the benchmark has no calibration split"):
+        show_plan(context, tmp_path, None)
 
 
 def test_a_damaged_choice_is_told_in_one_line(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def show_plan(context: Context, folder: Path, only: str | None, on: str | None =
     if problems := estimator.problems():
         raise ConfigError(*problems)
     costs = estimate_cells(estimator, folder, chosen)
+    trials = _estimate_trials(context, folder, hardware)
     console = screen()
     table = Table(title=f"{context.suite.suite}: {len(chosen)} cells into {folder}")
     for heading in ("cell", "objective", "estimated"):
@@ -55,14 +56,10 @@ def show_plan(context: Context, folder: Path, only: str | None, on: str | None =
     console.print(f"assumed:   {_assumptions(hardware)}", soft_wrap=True, highlight=False, markup=False)
     for warning in warnings_of(list(by_row.items()), hardware):
         console.print(f"warning:   {warning}", soft_wrap=True, highlight=False, markup=False)
-    total = _seconds(costs)
     if (tune := context.suite.tune) is not None:
-        trials = Estimator(tuning.on_trials(context, tune), hardware)
-        costs = estimate_cells(trials, folder / TRIALS, _chosen(trials.suite, tuning.only_trials(tune)))
         budget = "" if tune.steps is None else f" of {tune.steps} steps"
-        console.print(f"tuning:    {len(costs)} trials{budget} first, {_total(_seconds(costs))}", highlight=False)
-        total += _seconds(costs)
-    console.print(f"estimated: {_total(total)} on {hardware.name}", highlight=False)
+        console.print(f"tuning:    {len(trials)} trials{budget} first, {_total(_seconds(trials))}", highlight=False)
+    console.print(f"estimated: {_total(_seconds([*costs, *trials]))} on {hardware.name}", highlight=False)
 
 
 def _chosen(suite: Suite, only: str | None) -> list[Cell]:
@@ -78,6 +75,15 @@ def estimate_cells(estimator: Estimator, folder: Path, chosen: Sequence[Cell]) -
         else estimator.estimate(cell)
         for cell in chosen
     ]
+
+
+def _estimate_trials(context: Context, folder: Path, hardware: Hardware) -> list[CellEstimate | None]:
+    """What each trial of `tune` will cost; empty for a suite without."""
+    tune = context.suite.tune
+    if tune is None:
+        return []
+    estimator = Estimator(tuning.on_trials(context, tune), hardware)
+    return estimate_cells(estimator, folder / TRIALS, _chosen(estimator.suite, tuning.only_trials(tune)))
 
 
 def _objective(cell: Cell) -> str:

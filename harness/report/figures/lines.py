@@ -43,6 +43,7 @@ BOUNDS = dict(zip((BASE, *ORACLES), (("#000000", "*", "-"), ("#505050", "", "--"
 """Base and oracles are drawn without a hue, as the objectives are compared with them. Where the oracles coincide, the
 dashes of the first lie on the pale line of the second."""
 IN_FRONT = {ORACLES[1]: 3.0, ORACLES[0]: 3.1, BASE: 3.2}
+"""Heights at which they are drawn, above the objectives."""
 MARKS = 6
 """Approximate number of markers along a line."""
 
