@@ -1,7 +1,7 @@
 """Stores all cells of a published suite in one folder of a few files: what tables and figures are made of, and
 nothing else.
 
-    DIR/archive/records.jsonl.gz     a line for every cell: its folder's name, its record, how many rows it has
+    DIR/archive/records.jsonl.xz     a line for every cell: its folder's name, its record, how many rows it has
     DIR/archive/images.parquet       the rows of every cell's images.parquet, with the column `cell` in front
     DIR/archive/detections.parquet   likewise the detections that count, in the order in which they are ranked, without
                                      boxes and scores, as AP is computed from ranks and matches
@@ -9,16 +9,17 @@ nothing else.
     DIR/archive/files.json           sha256 of these
 
 A record names the digests of the whole tables, so a whole cell can be verified against it, and publishing whole cells
-gives these files again. Without whole cells, AP and all other figures at every evaluated step are computed from the
-rows here, and AP is compared with the record. Columns of CONTINUOUS are stored to PRECISION, all others exactly.
+gives these files again. Without whole cells, AP at every evaluated step is computed from the rows here, and compared
+with the record. All other figures are computed from them at the steps and temperatures that rows of tables are made of;
+at the others, which lines over training or temperatures alone pass through, those of LINE_COLUMNS (see `thin_images`).
+Columns of CONTINUOUS are stored to PRECISION, all others exactly.
 """
 
 from __future__ import annotations
 
-import gzip
+import lzma
 import re
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,14 +38,21 @@ from harness.system.files import PLAIN_NAME, read_json, sha256, write_json
 from harness.system.strict import StrictModel, first_problem
 
 FOLDER = ARCHIVE
-RECORDS, DIGESTS = "records.jsonl.gz", "files.json"
-PRECISION = 2.0**-30
-"""Nine decimals: a mean over images changes by less than the sixth decimal that tables show, at 60% of the size."""
+RECORDS, DIGESTS = "records.jsonl.xz", "files.json"
+PRECISION = 2.0**-24
+"""Seven decimals: a mean over images changes by less than the sixth decimal that tables show, at half of the size."""
 GROUP = 1 << 20
 """Approximate number of rows that are read at once: beyond it, the next cell begins a new row group."""
 
 RANKED = ("step", "temperature", "image_id", "category_id", "true_positive", "left_out", "ignored")
 """Columns of detections.parquet that AP is computed from."""
+LINE_COLUMNS = (
+    *("step", "temperature", "image_id", "category_id", "instances", "samples"),
+    *("verified", "present", "choices", "name_diversity", "distinct_names", "unique_name_sequences"),
+    *("mentions", "verified_mentions", "neutral_mentions"),
+)
+"""Columns of images.parquet that figures over training and over temperatures are made of: AP, recall, coverage, names
+in use, precision."""
 CONTINUOUS = ("box_spread", "vendi", "self_bleu")
 """Columns of images.parquet with about as many values as rows, for which a dictionary would be no shorter."""
 
@@ -80,6 +88,15 @@ class ArchivedCell:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
+def thin_images(images: pd.DataFrame, whole: Collection[tuple[int, float]]) -> pd.DataFrame:
+    """Returns the rows of images.parquet where columns that are not of LINE_COLUMNS are null, but at the steps and
+    temperatures in `whole`: a suite with four evaluations gets three fifths of its size."""
+    # Records of older code know a single temperature.
+    heats = images["temperature"] if "temperature" in images else [heat for _, heat in whole][:1] * len(images)
+    between = [point not in whole for point in zip(images["step"], heats, strict=True)]
+    return images.assign(**{name: images[name].mask(between, None) for name in images if name not in LINE_COLUMNS})
+
+
 def write_archive(folder: Path, cells: Iterable[ArchivedCell]) -> None:
     """Writes the archive of these cells into `folder`, which must have none; the same cells give the same bytes.
 
@@ -99,7 +116,7 @@ def write_archive(folder: Path, cells: Iterable[ArchivedCell]) -> None:
             writers[name].add(cell.name, frame)
     for writer in writers.values():
         writer.close()
-    (place / RECORDS).write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    (place / RECORDS).write_bytes(lzma.compress("".join(lines).encode(), preset=9))
     write_json(place / DIGESTS, {path.name: sha256(path) for path in sorted(place.iterdir())})
 
 
@@ -217,10 +234,10 @@ def open_archive(folder: Path) -> Archive | None:
         if not (place / name).is_file() or sha256(place / name) != digest:
             raise DataError(f"{place / name}: missing, or not the file that {DIGESTS} describes")
     try:
-        lines = gzip.decompress((place / RECORDS).read_bytes()).decode().splitlines()
+        lines = lzma.decompress((place / RECORDS).read_bytes()).decode().splitlines()
         entries = [ArchiveLine.model_validate_json(line) for line in lines]
     except ValidationError as error:
         raise DataError(f"{place / RECORDS}: {first_problem(error)}") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise DataError(f"{place / RECORDS}: cannot be read: {error}") from None
     return Archive(place, {line.cell: line for line in entries})

@@ -25,6 +25,7 @@ from harness.report.figures.strips import shown_cells
 from harness.report.notes import code_text, command
 from harness.report.renderers.text import to_category_csv, to_csv, to_markdown
 from harness.report.results import GALLERY, Key, Results, load
+from harness.report.rows import sources
 from harness.system.files import PARTIAL, write_text
 
 README = "README.md"
@@ -159,17 +160,37 @@ def _published(results: Results, key: Key) -> list[str]:
 
 
 def _archived(results: Results) -> Iterator[archive.ArchivedCell]:
-    """Returns the tables that go into the archive: of those for the gallery only the ones that are drawn."""
+    """Returns the tables that go into the archive: those of images whole where rows are made of them, of those for
+    the gallery only the ones that are drawn."""
     drawn_of = set(shown_cells(results).values())
+    whole = _in_tables(results)
     for key, cell in results.folders.items():
         if key in results.failed:
             yield archive.ArchivedCell(cell.name, results.failed[key])
             continue
         frames = {name: results.read_table(key, name) for name in records.PUBLISHED_TABLES}
+        frames["images"] = archive.thin_images(frames["images"], whole[key])
         if key in drawn_of:
             results.store.verify_table(cell.name, GALLERY)
             frames[GALLERY] = results.read_table(key, GALLERY)
         yield archive.ArchivedCell(cell.name, results.records[key], frames)
+
+
+def _in_tables(results: Results) -> dict[Key, set[tuple[int, float]]]:
+    """Lists, for every finished cell, the steps and temperatures that rows of tables are made of: every step where a
+    row is read at another row's AP, for which a hypothesis or an early stop may name any figure."""
+    along = {stop.objective for stop in results.suite.early_stops}
+    along |= {stated.b.rpartition("/")[2] for stated in results.suite.hypotheses if stated.at}
+    points = {
+        key: {(step, results.temperature) for step in (record.steps if key.label in along else record.steps[-1:])}
+        for key, record in results.records.items()
+    }
+    for source in sources(results):
+        heat = results.temperature if source.temperature is None else source.temperature
+        for key in source.cells:
+            if key in points and source.step is not None:
+                points[key].add((source.step, heat))
+    return points
 
 
 def may_show_pictures(results: Results) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
+import io
+import lzma
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 
 from harness import records
 from harness.errors import DataError
+from harness.metrics.catalogue import diversity_columns
 from harness.records import archive
 from harness.records.store import open_store
-from harness.report.publish import publish
+from harness.report.publish import publish, tables
 from harness.report.results import Results, load
 from harness.system.files import sha256, write_json
 from tests.support import fake_cells
@@ -43,13 +45,45 @@ def points(results: Results) -> dict[str, dict[str, float]]:
     }
 
 
-def test_every_figure_at_every_step_is_kept(run: Path, published: Path) -> None:
-    """To PRECISION; AP to the last bit. Records are the same."""
+LINE_FIGURES = ("AP", "AP50", "APr", "APc", "APf", "precision", *diversity_columns(4))
+"""What lines over training and temperatures show."""
+
+
+def test_every_figure_of_a_row_is_kept(run: Path, published: Path) -> None:
+    """To PRECISION; AP to the last bit. At the steps between, what lines show; of a row that is read along its path,
+    every figure. Records are the same."""
     whole, archived = load(run), load(published)
     assert archived.records == whole.records
+    between = {
+        f"{key} step {step}" for key, record in whole.records.items() for step in record.steps[:-1] if key.label != "ce"
+    }
+    assert between
     for name, figures in points(whole).items():
-        assert points(archived)[name] == pytest.approx(figures, abs=archive.PRECISION, nan_ok=True)
-        assert points(archived)[name]["AP"] == figures["AP"]
+        kept = {figure: figures[figure] for figure in LINE_FIGURES} if name in between else figures
+        read = {figure: points(archived)[name][figure] for figure in kept}
+        assert read == pytest.approx(kept, abs=archive.PRECISION, nan_ok=True)
+        assert read["AP"] == figures["AP"]
+
+
+CHAIN = {"name": "grpo", "steps": 60, "eval_at": [20]}
+AT_EQUAL_AP = {"id": "H", "claim": "c", "metric": "box_spread", "a": "gem", "b": "ce", "at": "equal_AP", "margin": 0.1}
+
+
+def test_tables_of_an_archive_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a row before its last stage or at another temperature, and of any figure that is read along a path."""
+    monkeypatch.setattr("harness.report.publish.draw", lambda results, folder, suffixes: [])
+    rows = ["ce", {"name": "sed_sft", "label": "sed", "then": CHAIN}, "gem"]
+    hot = {"label": "hot", "objective": "ce", "temperature": 2.0}
+    stated = {"early_stops": [], "hypotheses": [AT_EQUAL_AP], "resampled": [hot]}
+    suite = fake_cells.suite(objectives=rows, seeds=[0], **stated)
+    of_ce, of_sed = fake_cells.DETECTORS["ce"], fake_cells.DETECTORS["sed"]
+    skills = fake_cells.DETECTORS | {"gem": of_ce, "sed": (*of_sed, *of_sed[:2])}
+    run = fake_cells.write_run(tmp_path / "run", suite, images=12, detectors=skills)
+    publish(run, tmp_path / "fake")
+    made, expected = tables(load(tmp_path / "fake")), tables(load(run))
+    figures, others = (pd.read_csv(io.StringIO(texts.pop("table.csv"))) for texts in (made, expected))
+    pd.testing.assert_frame_equal(figures, others, rtol=0, atol=2e-6)  # PRECISION may turn the last digit
+    assert made == expected
 
 
 def test_what_nothing_is_made_of_is_left_out(run: Path, published: Path) -> None:
@@ -117,7 +151,7 @@ def _change_a_row(folder: Path) -> None:
         (_change_a_row, r"images\.parquet: missing, or not the file"),
         (lambda folder: (folder / "detections.parquet").unlink(), r"detections\.parquet: missing, or not the file"),
         (lambda folder: (folder / "files.json").write_text("{}"), r"files\.json: expected JSON with its digest"),
-        (lambda folder: (folder / "records.jsonl.gz").write_bytes(b"x"), r"records\.jsonl\.gz: missing, or not"),
+        (lambda folder: (folder / "records.jsonl.xz").write_bytes(b"x"), r"records\.jsonl\.xz: missing, or not"),
     ],
 )
 def test_a_damaged_archive_is_one_line(
@@ -133,8 +167,8 @@ def test_a_damaged_archive_is_one_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"nothing", r"records\.jsonl\.gz: cannot be read: "),
-        (gzip.compress(b'{"cell": "a"}\n'), r"records\.jsonl\.gz: field record: Field required"),
+        (b"nothing", r"records\.jsonl\.xz: cannot be read: "),
+        (lzma.compress(b'{"cell": "a"}\n'), r"records\.jsonl\.xz: field record: Field required"),
     ],
     ids=["not compressed", "without a record"],  # not the content: gzip notes the second
 )

@@ -22,7 +22,7 @@ from tests.report.figures.gallery import WITHOUT_GALLERY, add_gallery
 from tests.support import fake_cells
 
 TEXTS = ("README.md", "table.csv", "categories.csv", "figures.json", "suite.json", "cells.json")
-ARCHIVE = ("records.jsonl.gz", "images.parquet", "detections.parquet", "gallery.parquet", "files.json")
+ARCHIVE = ("records.jsonl.xz", "images.parquet", "detections.parquet", "gallery.parquet", "files.json")
 CELL = ("record.json", "images.parquet", "detections.parquet", "gallery.parquet")
 DRAWN = [*(name for name in WITHOUT_GALLERY if name != "category-diversity"), "gallery"]
 """Ten images make no category reportable."""

@@ -13,7 +13,7 @@ from harness.report.publish import FIGURES, README, tables
 from harness.report.results import load
 
 RESULTS = Path(__file__).parents[2] / "results"
-LARGE = {"alternatives", "objectives", "sed-vs-ce", "sed-vs-ce-spelled", "sed_sft_claims"}
+LARGE = {"alternatives", "equivalence_sets", "objectives", "sed-vs-ce", "sed-vs-ce-spelled", "sed_sft_claims"}
 PUBLISHED = [
     pytest.param(path.parent, id=path.parent.name, marks=[pytest.mark.slow] if path.parent.name in LARGE else [])
     for path in sorted(RESULTS.glob("*/suite.json"))

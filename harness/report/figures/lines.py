@@ -27,6 +27,7 @@ from harness.report.figures.data import (
 )
 from harness.report.figures.style import (
     OTHERS,
+    PALE,
     Look,
     even_lines,
     keep_panels,
@@ -39,7 +40,7 @@ from harness.report.figures.style import (
 from harness.report.results import Results
 from harness.suite.cells import BASE, ORACLES
 
-BOUNDS = dict(zip((BASE, *ORACLES), (("#000000", "*", "-"), ("#505050", "", "--"), ("#b8b8b8", "", "-")), strict=True))
+BOUNDS = dict(zip((BASE, *ORACLES), (("#000000", "*", "-"), ("#505050", "", "--"), (PALE, "", "-")), strict=True))
 """Base and oracles are drawn without a hue, as the objectives are compared with them. Where the oracles coincide, the
 dashes of the first lie on the pale line of the second."""
 IN_FRONT = {ORACLES[1]: 3.0, ORACLES[0]: 3.1, BASE: 3.2}
@@ -71,16 +72,18 @@ def row_looks(results: Results) -> dict[str, Look]:
 
 
 def draw_coverage(results: Results) -> Figure:
-    figure = Figure(figsize=(4.8 * len(models(results)), 4.2), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(models(results)), 4.4), layout="constrained")
     panels = figure.subplots(1, len(models(results)), sharey=True, squeeze=False)[0]
     look_of = row_looks(results)
+    ticks = MaxNLocator(8, integer=True).tick_values(1, results.samples)
     for axes, model in zip(panels, models(results), strict=True):
-        draw_lines(axes, coverage_lines(results, model), look_of, shares=True)
+        drawn = coverage_lines(results, model)
+        draw_lines(axes, drawn, look_of, shares=True)
+        label_ends(axes, {line.label: (line.x[-1], line.y[-1]) for line in drawn}, look_of)
         axes.set_xlabel("samples per image, k")
         axes.set_title(model if len(panels) > 1 else "")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.set_xticks([k for k in ticks if 1 <= k <= results.samples])
     panels[0].set_ylabel(axis_label("coverage@k"))
-    legend_below(figure, panels)
     return figure
 
 

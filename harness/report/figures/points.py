@@ -66,7 +66,7 @@ def _draw_paths(axes: Axes, trajectories: Sequence[Trajectory], look_of: Mapping
             path.diversity,
             path.ap,
             style.dash,
-            marker=style.marker,
+            marker=style.marker or ("o" if len(path.ap) == 1 else ""),  # of one point, nothing else would be seen
             color=style.colour,
             linewidth=0.8 if style.behind else 1.4,
             markersize=4,

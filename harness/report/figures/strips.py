@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
 from PIL import Image
 
 from harness.errors import DataError
@@ -227,16 +228,16 @@ def _alike(boxes: Sequence[Drawn]) -> Iterator[list[Drawn]]:
 def _draw_boxes(axes: Axes, boxes: Sequence[Drawn]) -> None:
     sample, verified = boxes[0].sample, boxes[0].verified
     corners = [drawn.box.corners for drawn in boxes]
-    outlines = [[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in corners]
+    outlines = np.array([[(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in corners])
     colour = "black" if sample is None else SAMPLE_COLOURS[sample % len(SAMPLE_COLOURS)]
-    made = PolyCollection(
-        outlines,
-        facecolors="none",
-        edgecolors=colour,
-        linewidths=1.4 if sample is None else 0.9,
-        linestyles="-" if verified else (0, (2.0, 1.6)),
+    made = PathPatch(
+        Outline.make_compound_path_from_polys(outlines),  # one path: an SVG repeats the style of each
+        fill=False,
+        edgecolor=colour,
+        linewidth=1.4 if sample is None else 0.9,
+        linestyle="-" if verified else (0, (2.0, 1.6)),
     )
-    axes.add_collection(made, autolim=False)
+    axes.add_artist(made)
 
 
 def _fitting(lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:

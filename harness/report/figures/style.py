@@ -25,6 +25,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#8A6D00", "#332288")
 """Colours that colour-blind readers can tell apart, with a contrast of 3 to 1 or more on white; black is the base's."""
 GREY = "#949494"
 """The colour of rows that stand behind the emphasised ones."""
+PALE = "#b8b8b8"
+"""The colour of a line that another one may lie upon."""
 GREY_TEXT = "#707070"
 """Of what is written in grey: with a contrast of 4.5 to 1."""
 OTHERS = "other rows"
@@ -39,6 +41,7 @@ DASHES = ("-", "--", "-.", ":")
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "detmodes",  # ids in an SVG are random without it
     "svg.fonttype": "none",  # text that can be searched, read aloud and scaled
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],  # Verdana is as wide; an SVG repeats the list with every text
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -137,19 +140,19 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], look_of: Map
     width = axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
     axes.set_xlim(left, max(right, edge + (edge - left) * (0.3 + 0.08 * longest) / width))
     ascending = sorted(ends.items(), key=lambda item: item[1][1])
-    heights = spread([y for _, (_, y) in ascending], gap, low + gap / 2)
+    heights = spread([y for _, (_, y) in ascending], gap, low + gap / 2, high - gap / 2)
     for (label, (x, y)), at in zip(ascending, heights, strict=True):
-        behind = look_of[label].behind
+        look = look_of[label]
         axes.annotate(
-            shown(label, look_of[label]),
+            shown(label, look),
             (x, y),
             (edge + (edge - left) * 0.03, at),
-            color=GREY_TEXT if behind else look_of[label].colour,
+            color=GREY_TEXT if look.colour in (GREY, PALE) else look.colour,
             va="center",
-            size=7.5 if behind else 8.5,
+            size=7.5 if look.behind else 8.5,
             arrowprops={
                 "arrowstyle": "-",
-                "color": look_of[label].colour,
+                "color": look.colour,
                 "linewidth": 0.5,
                 "relpos": (0, 0.5),
                 "shrinkA": 1,
@@ -158,16 +161,17 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], look_of: Map
         )
 
 
-def spread(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
-    """Returns ascending heights moved apart by at least a gap, as little as possible (least squares), and none below
-    the lowest."""
+def spread(heights: Sequence[float], gap: float, lowest: float, highest: float) -> list[float]:
+    """Returns ascending heights moved apart by at least a gap, as little as possible (least squares), none of them
+    below the lowest, and none above the highest where there is room for all."""
     blocks: list[list[float]] = []  # of neighbours that touch: heights, less a gap for each one below
     for place, height in enumerate(heights):
         blocks.append([height - place * gap])
         while len(blocks) > 1 and fmean(blocks[-2]) > fmean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
     levels = [fmean(block) for block in blocks for _ in block]
-    return [max(level, lowest) + place * gap for place, level in enumerate(levels)]
+    top = highest - (len(levels) - 1) * gap
+    return [max(lowest, min(level, top)) + place * gap for place, level in enumerate(levels)]
 
 
 def label_points(
@@ -222,7 +226,7 @@ def render(figure: Figure, suffix: str, words: Words | None = None) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=suffix, dpi=160, metadata=metadata)
     if suffix == "svg":
-        return _with_words(_pictures_once(file.getvalue().decode()), words).encode()
+        return _with_words(_rounded(_pictures_once(file.getvalue().decode())), words).encode()
     return _few_colours(file) if any(axes.images for axes in figure.axes) else file.getvalue()
 
 
@@ -241,6 +245,17 @@ def _with_words(svg: str, words: Words | None) -> str:
     start = svg.index(">", svg.index("<svg")) + 1
     told = f"\n <title>{escape(words.title)}</title>\n <desc>{escape(words.description)}</desc>"
     return svg[:start] + told + svg[start:]
+
+
+def _rounded(svg: str) -> str:
+    """Rounds the coordinates of paths, texts and marks to hundredths of a point: a third of the size of the paths."""
+
+    def shorten(match: re.Match[str]) -> str:
+        return re.sub(
+            r"-?\d+\.\d{3,}(?:e-\d+)?", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), match[0]
+        )
+
+    return re.sub(r' (?:d|x|y)="[^"]*"', shorten, svg)
 
 
 def _few_colours(png: io.BytesIO) -> bytes:

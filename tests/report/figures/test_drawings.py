@@ -29,6 +29,11 @@ def drawn_lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
     return {str(line.get_label()): [(x, y) for x, y in np.asarray(line.get_xydata()).tolist()] for line in axes.lines}
 
 
+def in_legend(figure: Figure) -> list[str]:
+    (legend,) = figure.legends
+    return [text.get_text().strip() for text in legend.get_texts()]
+
+
 def points_of(line: Line) -> list[tuple[float, float]]:
     return list(zip(line.x, line.y, strict=True))
 
@@ -141,9 +146,9 @@ def test_of_many_rows_those_that_hypotheses_are_about_are_in_colour(tmp_path: Pa
     assert data.emphasised_rows(made) == ["ce", "row0", "row3", "row5", "row6"]
     looks = lines.row_looks(made)
     assert [label for label in labels if looks[label].behind] == ["row1", "row2", "row4"]
-    figure = lines.draw_coverage(made)
-    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == OTHERS
-    assert len(figure.axes[0].collections) == 8  # bands of five objectives, base and oracles
+    assert in_legend(lines.draw_dynamics(made))[-1] == OTHERS
+    (coverage,) = lines.draw_coverage(made).axes
+    assert len(coverage.collections) == 8  # bands of five objectives, base and oracles
     names = {text.get_text(): text.get_color() for text in lines.draw_frontier(made).axes[0].texts}
     assert set(names) == {*labels, "Row 1"} - {"row1"}
     assert {label for label, colour in names.items() if colour == GREY_TEXT} == {"Row 1", "row2", "row4"}
@@ -154,8 +159,7 @@ def test_figures_call_a_row_by_its_title(tmp_path: Path) -> None:
     rows = [{"name": "ce", "label": "ce"}, {"name": "ce", "label": "sed", "title": "SED-SFT, weight 5"}]
     suite = fake_cells.suite(objectives=rows, early_stops=[], hypotheses=[], seeds=[0])
     made = load(fake_cells.write_run(tmp_path, suite, images=IMAGES))
-    (legend,) = lines.draw_coverage(made).legends
-    assert [text.get_text() for text in legend.get_texts()][:3] == ["base", "ce", "SED-SFT, weight 5"]
+    assert in_legend(lines.draw_dynamics(made)) == ["ce", "SED-SFT, weight 5"]
     assert [panel.get_title() for panel in points.draw_clouds(made).axes] == ["ce", "SED-SFT, weight 5"]
     assert "SED-SFT, weight 5" in [text.get_text() for text in lines.draw_frontier(made).axes[0].texts]
     assert "SED-SFT, weight 5" not in to_markdown(made)
@@ -227,9 +231,9 @@ def test_labels_are_shown_as_they_are(tmp_path: Path) -> None:
         objectives=[{"name": "ce", "label": label} for label in labels], early_stops=[], hypotheses=[], seeds=[0]
     )
     made = load(fake_cells.write_run(tmp_path, suite, images=12, detectors=fake_cells.DETECTORS | skills))
-    (legend,) = lines.draw_coverage(made).legends
-    shown = [text.get_text().strip() for text in legend.get_texts()]
-    assert shown == ["base", *labels, "oracle-uniform", "oracle-collapsed"]
+    assert in_legend(lines.draw_dynamics(made)) == labels
+    named = [text.get_text().strip() for text in lines.draw_coverage(made).axes[0].texts]
+    assert {*named} == {"base", *labels, "oracle-uniform", "oracle-collapsed"}
     for name in figures.available(made):
         text = figures.svg(made, name)
         ElementTree.fromstring(text)
@@ -247,11 +251,13 @@ def test_several_models_have_a_panel_each(tmp_path: Path) -> None:
 
 
 def test_names_are_moved_apart_as_little_as_possible() -> None:
-    assert style.spread([0.0, 0.5, 1.0], 0.1, 0.0) == pytest.approx([0, 0.5, 1])
-    assert style.spread([0.0, 0.5, 0.5, 1.0], 0.1, 0.0) == pytest.approx([0, 0.45, 0.55, 1])
-    assert style.spread([0.4, 0.4, 0.45, 0.5], 0.1, 0.0) == pytest.approx([0.2875, 0.3875, 0.4875, 0.5875])
-    assert style.spread([0.0, 0.01, 0.4], 0.1, 0.05) == pytest.approx([0.05, 0.15, 0.4])
-    assert style.spread([], 0.1, 0.0) == []
+    assert style.spread([0.0, 0.5, 1.0], 0.1, 0.0, 2.0) == pytest.approx([0, 0.5, 1])
+    assert style.spread([0.0, 0.5, 0.5, 1.0], 0.1, 0.0, 2.0) == pytest.approx([0, 0.45, 0.55, 1])
+    assert style.spread([0.4, 0.4, 0.45, 0.5], 0.1, 0.0, 2.0) == pytest.approx([0.2875, 0.3875, 0.4875, 0.5875])
+    assert style.spread([0.0, 0.01, 0.4], 0.1, 0.05, 2.0) == pytest.approx([0.05, 0.15, 0.4])
+    assert style.spread([0.2, 0.99, 1.0], 0.1, 0.0, 1.0) == pytest.approx([0.2, 0.9, 1.0])
+    assert style.spread([0.1, 0.1, 0.1], 0.1, 0.0, 0.1) == pytest.approx([0.0, 0.1, 0.2])  # no room for all
+    assert style.spread([], 0.1, 0.0, 1.0) == []
 
 
 def test_panels_stand_in_even_lines_whose_columns_end_in_numbers() -> None:
