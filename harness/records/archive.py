@@ -93,8 +93,9 @@ def thin_images(images: pd.DataFrame, whole: Collection[tuple[int, float]]) -> p
     temperatures in `whole`: a suite with four evaluations gets three fifths of its size."""
     # Records of older code know a single temperature.
     heats = images["temperature"] if "temperature" in images else [heat for _, heat in whole][:1] * len(images)
-    between = [point not in whole for point in zip(images["step"], heats, strict=True)]
-    return images.assign(**{name: images[name].mask(between, None) for name in images if name not in LINE_COLUMNS})
+    between = np.array([point not in whole for point in zip(images["step"], heats, strict=True)], dtype=np.bool_)
+    others = [name for name in map(str, images) if name not in LINE_COLUMNS]
+    return images.assign(**{name: images[name].mask(between, None) for name in others})
 
 
 def write_archive(folder: Path, cells: Iterable[ArchivedCell]) -> None:
