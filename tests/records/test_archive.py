@@ -59,9 +59,9 @@ def test_every_figure_of_a_row_is_kept(run: Path, published: Path) -> None:
     }
     assert between
     for name, figures in points(whole).items():
-        kept = {figure: figures[figure] for figure in LINE_FIGURES} if name in between else figures
-        read = {figure: points(archived)[name][figure] for figure in kept}
-        assert read == pytest.approx(kept, abs=archive.PRECISION, nan_ok=True)
+        stored = {figure: figures[figure] for figure in LINE_FIGURES} if name in between else figures
+        read = {figure: points(archived)[name][figure] for figure in stored}
+        assert read == pytest.approx(stored, abs=archive.PRECISION, nan_ok=True)
         assert read["AP"] == figures["AP"]
 
 

@@ -333,7 +333,7 @@ def test_attention_to_the_image_in_one_kernel_computes_the_same(monkeypatch: pyt
     again = everything()
     assert {True, False} == set(calls)
     torch.testing.assert_close(again[0], logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(again[1], gradient, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(again[1], gradient, atol=3e-4, rtol=1e-4)  # of sums over all rows, by the processor
     assert [[s.tokens for s in of_image] for of_image in again[2]] == [
         [s.tokens for s in of_image] for of_image in answers
     ]
