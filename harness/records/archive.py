@@ -90,7 +90,7 @@ class ArchivedCell:
 
 def thin_images(images: pd.DataFrame, whole: Collection[tuple[int, float]]) -> pd.DataFrame:
     """Returns the rows of images.parquet where columns that are not of LINE_COLUMNS are null, but at the steps and
-    temperatures in `whole`: a suite with four evaluations gets three fifths of its size."""
+    temperatures in `whole`."""
     # Records of older code know a single temperature.
     heats = images["temperature"] if "temperature" in images else [heat for _, heat in whole][:1] * len(images)
     between = np.array([point not in whole for point in zip(images["step"], heats, strict=True)], dtype=np.bool_)

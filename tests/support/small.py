@@ -81,6 +81,15 @@ def fitted(**settings: Any) -> OpenFlamingo:
     return adapter
 
 
+def fitted_in_double() -> OpenFlamingo:
+    """The same in double precision: in float32, how far two ways to one sum differ depends on the processor."""
+    adapter = fitted()
+    adapter.model.double()
+    to_pixels = adapter.pixels
+    adapter.pixels = lambda examples: to_pixels(examples).double()  # type: ignore[method-assign]
+    return adapter
+
+
 def fitting_losses() -> list[float]:
     """Nats per target token along those steps."""
     return _fitted()[1]

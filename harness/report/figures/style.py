@@ -248,7 +248,7 @@ def _with_words(svg: str, words: Words | None) -> str:
 
 
 def _rounded(svg: str) -> str:
-    """Rounds the coordinates of paths, texts and marks to hundredths of a point: a third of the size of the paths."""
+    """Rounds the coordinates of paths, texts and marks to hundredths of a point, which makes a file shorter."""
 
     def shorten(match: re.Match[str]) -> str:
         return re.sub(
