@@ -121,7 +121,7 @@ def tables(frame: pd.DataFrame, step: int, temperature: float, record: Record) -
     width = int(per_image["samples"].max()) + 1
     category_ids = [info.id for info in record.categories]
     named = np.full((len(per_category), width), np.nan)
-    if "names" in frame and per_category["names"].notna().all():  # an archive leaves them out between steps
+    if "names" in frame and per_category["names"].notna().any():  # an archive leaves them out between steps
         named = _histogram(per_category["names"].to_list(), width).astype(np.float64)
     table = CategoryTable(
         n_images=len(record.image_ids),

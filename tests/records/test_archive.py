@@ -16,6 +16,7 @@ from harness import records
 from harness.errors import DataError
 from harness.metrics.catalogue import diversity_columns
 from harness.records import archive
+from harness.records import tables as record_tables
 from harness.records.store import open_store
 from harness.report.publish import publish, tables
 from harness.report.results import Results, load
@@ -84,6 +85,15 @@ def test_tables_of_an_archive_are_those_of_the_run(tmp_path: Path, monkeypatch: 
     figures, others = (pd.read_csv(io.StringIO(texts.pop("table.csv"))) for texts in (made, expected))
     pd.testing.assert_frame_equal(figures, others, rtol=0, atol=2e-6)  # PRECISION may turn the last digit
     assert made == expected
+
+
+def test_names_are_left_out_of_all_rows_or_of_none(run: Path) -> None:
+    """A row that lost its names is no row of a step between."""
+    key, record = next(iter(load(run).records.items()))
+    frame = load(run).read_table(key, "images")
+    frame.at[0, "names"] = None
+    with pytest.raises(TypeError, match="NoneType"):
+        record_tables.tables(frame, record.steps[0], float(frame["temperature"][0]), record)
 
 
 def test_what_nothing_is_made_of_is_left_out(run: Path, published: Path) -> None:
